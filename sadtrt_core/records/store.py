@@ -1,0 +1,205 @@
+"""Writes a run's folder under results/ record by record, and reads runs back, refusing whatever is damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from sadtrt_core.records import codec
+from sadtrt_core.records.codec import RecordsError
+from sadtrt_core.records.files import point_at, write_atomically
+from sadtrt_core.records.merge import merge_records
+from sadtrt_core.records.schema import SCHEMA_VERSION, Environment, Record, Run, Weights, Workload
+
+RECORDS_FILE = "records.json"
+SUMMARY_FILE = "summary.csv"
+ENVIRONMENT_FILE = "environment.json"
+FRAMES_FOLDER = "frames"
+LATEST = "latest"
+SIZE_LIMIT = 64 * 1024 * 1024
+
+
+class RunWriter:
+    """One run's folder, `<root>/<UTC time>-<gpu or cpu>-<commit>/`, whose records.json is whole after every `add`.
+
+    Raises RecordsError when the folder cannot be made or written.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        environment: Environment,
+        weights: Weights,
+        workload: Workload,
+        options: Mapping[str, str],
+    ) -> None:
+        started = utc_now()
+        self.root = Path(root)
+        self.run = Run(
+            SCHEMA_VERSION, _iso(started), None, False, environment, weights, workload, dict(options), records=()
+        )
+        self.folder = _make_folder(self.root, _folder_name(started, environment))
+        write_run(self.run, self.folder / RECORDS_FILE)
+
+    def add(self, record: Record) -> Record:
+        """Keep `record`, merged with what the run already holds under its key, and return the merged one.
+
+        Drift under seeded weights is kept as not meaningful, whatever the record says.
+        """
+        if self.run.weights.kind == "seeded" and record.drift is not None:
+            record = dataclasses.replace(record, drift=dataclasses.replace(record.drift, meaningful=False))
+        kept = {known.key: known for known in self.run.records}
+        known = kept.get(record.key)
+        kept[record.key] = merged = record if known is None else merge_records(known, record)
+        grown = dataclasses.replace(self.run, records=tuple(kept.values()))
+        write_run(grown, self.folder / RECORDS_FILE)
+        self.run = grown
+        return merged
+
+    def finish(self) -> Run:
+        """Write summary.csv and environment.json, mark the run complete, and point `<root>/latest` at its folder."""
+        from sadtrt_core.records.summary import summary_csv
+
+        finished = dataclasses.replace(self.run, finished_utc=_iso(utc_now()), complete=True)
+        write_atomically(self.folder / SUMMARY_FILE, summary_csv(finished))
+        write_atomically(
+            self.folder / ENVIRONMENT_FILE, json.dumps(finished.environment.to_json(), indent=2, sort_keys=True) + "\n"
+        )
+        # Complete is said last, so that a run marked complete has all its files.
+        write_run(finished, self.folder / RECORDS_FILE)
+        self.run = finished
+        point_at(self.root / LATEST, self.folder.name)
+        return finished
+
+
+def write_run(run: Run, path: Path) -> None:
+    """Write `run` as a records file: one record a line, with the SHA-256 of its canonical JSON."""
+    body = run.to_json()
+    head = {"sha256": _digest(body), "schema_version": run.schema_version}
+    fields = [f'"{name}": {json.dumps(value, sort_keys=True)}' for name, value in body.items() if name != "records"]
+    records = ",\n  ".join(json.dumps(record, sort_keys=True, allow_nan=False) for record in body["records"])
+    fields.append(f'"records": [\n  {records}\n ]')
+    text = json.dumps(head)[:-1] + ', "run": {\n ' + ",\n ".join(fields) + "\n}}\n"
+    write_atomically(path, text)
+
+
+def read_run(path: Path) -> Run:
+    """The run in a records file, or in a results folder (`results/latest` too, where that is a text pointer).
+
+    Raises RecordsError, one sentence, for what is missing, over 64 MB, not JSON, truncated, of another schema version,
+    changed since it was written, or holding fields that this version does not know.
+    """
+    file = _records_file(Path(path))
+    try:
+        size = file.stat().st_size
+        if size > SIZE_LIMIT:
+            raise RecordsError(
+                f"{file} has {size / 1e6:.0f} MB, more than the {SIZE_LIMIT / 1e6:.0f} MB a run may have"
+            )
+        # A file may still grow or be a device without a size, so the read is bounded too.
+        with open(file, "rb") as stream:
+            raw = stream.read(SIZE_LIMIT + 1)
+    except OSError as error:
+        raise RecordsError(f"cannot read {file}: {error.strerror or error}") from error
+    if len(raw) > SIZE_LIMIT:
+        raise RecordsError(f"{file} has more than the {SIZE_LIMIT / 1e6:.0f} MB a run may have")
+    return _parse(raw, file)
+
+
+def _parse(raw: bytes, file: Path) -> Run:
+    try:
+        data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise RecordsError(f"{file} is not whole JSON, truncated perhaps: {error}; write it again") from error
+    if not isinstance(data, dict) or not isinstance(data.get("run"), dict):
+        raise RecordsError(f"{file} is JSON but not a sadtrt run: it should hold schema_version, sha256 and run")
+    body = data["run"]
+    for version in (data.get("schema_version"), body.get("schema_version")):
+        if version != SCHEMA_VERSION or type(version) is not int:
+            raise RecordsError(
+                f"{file} has schema version {version!r} but this sadtrt reads version {SCHEMA_VERSION}: "
+                "measure again, or use the sadtrt that wrote it"
+            )
+    if unknown := sorted(set(data) - {"schema_version", "sha256", "run"}):
+        raise RecordsError(f"{file} has the unknown field {unknown[0]!r}")
+    try:
+        digest = _digest(body)
+    except (ValueError, RecursionError) as error:
+        raise RecordsError(f"{file} holds a number that JSON has not: {error}") from error
+    if digest != data.get("sha256"):
+        raise RecordsError(f"{file} was changed after it was written: its content does not match its sha256")
+    try:
+        return codec.from_json(Run, body, "run")
+    except RecordsError as error:
+        raise RecordsError(f"{file}: {error}") from error
+
+
+def _digest(body: Any) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("an object names a field twice")
+    return result
+
+
+def _records_file(path: Path) -> Path:
+    if path.is_dir():
+        return path / RECORDS_FILE
+    pointer = path.with_name(path.name + ".txt")
+    if path.exists() or not pointer.is_file():
+        return path
+    try:
+        name = pointer.read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise RecordsError(f"cannot read {pointer}: {error}") from error
+    # The pointer may only name a sibling: it is text that anybody could have edited.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise RecordsError(f"{pointer} should hold the name of a folder beside it but holds {name[:60]!r}")
+    return path.with_name(name) / RECORDS_FILE
+
+
+def utc_now() -> datetime:
+    """The present time in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def _iso(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _folder_name(started: datetime, environment: Environment) -> str:
+    device = re.sub(r"[^a-z0-9]+", "-", (environment.gpu or "cpu").lower()).strip("-")[:40] or "gpu"
+    commit = re.sub(r"[^A-Za-z0-9]", "", environment.commit or "")[:10] or "nocommit"
+    return f"{started:%Y%m%dT%H%M%SZ}-{device}-{commit}"
+
+
+def _make_folder(root: Path, name: str) -> Path:
+    """A new folder of this name, numbered from 2 where another run that started in the same second has it already."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            folder = root / (name if number == 1 else f"{name}-{number}")
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise RecordsError(
+            f"cannot make a results folder in {root}: {error.strerror or error}; choose a folder that can be written"
+        ) from error
