@@ -1,0 +1,1 @@
+"""From a renderer stage to a typed ONNX graph."""

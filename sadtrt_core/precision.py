@@ -1,0 +1,67 @@
+"""Precisions as data: what computes in which type, which parts stay fp32 and why.
+
+A precision is applied once, to a stage's ONNX graph (graph/typed.py), which then carries its own types. The PyTorch
+runner reads the same declaration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+ComputeType = Literal["float32", "float16", "bfloat16"]
+TORCH_TYPES: dict[ComputeType, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One way to compute the renderer.
+
+    `compute` is the type of everything that is not kept. `keep_coordinates` keeps fp32 on the backward slice from every
+    sampling grid to the nearest convolution (coordinates, softmax, mask-weighted sum). `keep_nodes` are shell-style
+    patterns over ONNX node names that stay fp32 as well, for plans found by search. `tf32` lets fp32 matrix arithmetic
+    round its operands to TF32.
+    """
+
+    name: str
+    compute: ComputeType
+    why: str
+    tf32: bool = False
+    keep_coordinates: bool = False
+    keep_nodes: tuple[str, ...] = ()
+
+    @property
+    def torch_type(self) -> torch.dtype:
+        """The compute type as PyTorch names it."""
+        return TORCH_TYPES[self.compute]
+
+
+PRECISIONS: dict[str, Precision] = {
+    precision.name: precision
+    for precision in (
+        Precision("fp32", "float32", "the reference: TF32 off everywhere"),
+        Precision("tf32", "float32", "fp32 graph whose matrix operands may be rounded to 10 mantissa bits", tf32=True),
+        Precision("fp16", "float16", "everything half, coordinates too, as the usual recipe does: the honest baseline"),
+        Precision(
+            "fp16-mixed",
+            "float16",
+            "convolutions half; coordinates, softmax and the mask-weighted sum fp32, because a coordinate rounded to "
+            "half moves the picture by up to 1/32 of a feature pixel",
+            keep_coordinates=True,
+        ),
+        Precision("bf16", "bfloat16", "everything bfloat16: fp32's range with 8 bits of precision"),
+    )
+}
+
+
+def precision_named(name: str) -> Precision:
+    """The precision of that name; ValueError lists the names there are."""
+    if name not in PRECISIONS:
+        raise ValueError(f"precision {name!r} is not known: expected one of {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]

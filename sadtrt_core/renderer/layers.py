@@ -1,0 +1,132 @@
+"""Building blocks shared by the keypoint detector and the generator.
+
+Attribute names follow the entry names of SadTalker's published checkpoints, because a state dict must load strictly.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvBlock2d(nn.Module):
+    """Convolution, batch norm, activation; (N, C, H, W) to (N, out, H, W)."""
+
+    def __init__(self, channels: int, out: int, kernel: int = 3, negative_slope: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out, kernel, padding=kernel // 2)
+        self.norm = nn.BatchNorm2d(out)
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return F.leaky_relu(x, self.negative_slope) if self.negative_slope else F.relu(x)
+
+
+class DownBlock2d(ConvBlock2d):
+    """A convolution block followed by a 2x2 mean: (N, C, H, W) to (N, out, H/2, W/2)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(super().forward(x), 2)
+
+
+class ConvBlock3d(nn.Module):
+    """Convolution, batch norm, ReLU over a volume; (N, C, D, H, W) to (N, out, D, H, W)."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(channels, out, 3, padding=1)
+        self.norm = nn.BatchNorm3d(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x)))
+
+
+class DownBlock3d(ConvBlock3d):
+    """A volume block that halves height and width and keeps the depth."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool3d(super().forward(x), (1, 2, 2))
+
+
+class UpBlock3d(ConvBlock3d):
+    """A volume block that first doubles height and width (nearest) and keeps the depth."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.interpolate(x, scale_factor=(1.0, 2.0, 2.0), mode="nearest"))
+
+
+class ResBlock3d(nn.Module):
+    """Pre-activation residual block over a volume; the shape is kept."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.norm1 = nn.BatchNorm3d(channels)
+        self.norm2 = nn.BatchNorm3d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.relu(self.norm1(x)))
+        return x + self.conv2(F.relu(self.norm2(y)))
+
+
+class SpectralConv2d(nn.Module):
+    """Convolution with spectral norm (Miyato et al. 2018): weight_orig / (u^T W v), W of shape (out, rest).
+
+    Keeps the checkpoint's entries `weight_orig`, `weight_u`, `weight_v`. `folded()` gives the plain convolution that
+    inference, export and timing use. In training mode each call makes one power iteration, as spectral norm is
+    defined.
+    """
+
+    weight_u: Tensor
+    weight_v: Tensor
+
+    def __init__(self, channels: int, out: int, kernel: int, bias: bool = True) -> None:
+        super().__init__()
+        plain = nn.Conv2d(channels, out, kernel, bias=bias)
+        self.weight_orig = nn.Parameter(plain.weight.detach().clone())
+        self.bias = plain.bias
+        self.padding = kernel // 2
+        self.register_buffer("weight_u", F.normalize(torch.randn(out), dim=0))
+        self.register_buffer("weight_v", F.normalize(torch.randn(channels * kernel * kernel), dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        matrix = self.weight_orig.flatten(1)
+        if self.training:
+            with torch.no_grad():
+                self.weight_v.copy_(F.normalize(matrix.t() @ self.weight_u, dim=0))
+                self.weight_u.copy_(F.normalize(matrix @ self.weight_v, dim=0))
+        # Cloned: the next call's power iteration must not change what this call's backward pass reads.
+        sigma = torch.dot(self.weight_u.clone(), matrix @ self.weight_v.clone())
+        return F.conv2d(x, self.weight_orig / sigma, self.bias, padding=self.padding)
+
+    def folded(self) -> nn.Conv2d:
+        """The same convolution with the norm divided out once, in double precision."""
+        out, channels, kernel, _ = self.weight_orig.shape
+        plain = nn.Conv2d(channels, out, kernel, padding=self.padding, bias=self.bias is not None)
+        weight = self.weight_orig.detach().double()
+        sigma = torch.dot(self.weight_u.double(), weight.flatten(1) @ self.weight_v.double())
+        with torch.no_grad():
+            plain.weight.copy_(weight / sigma)
+            if self.bias is not None and plain.bias is not None:
+                plain.bias.copy_(self.bias)
+        return plain
+
+
+def fold_spectral_norm(module: nn.Module) -> None:
+    """Replace every SpectralConv2d below `module` by its plain convolution, in place."""
+    for name, child in module.named_children():
+        if isinstance(child, SpectralConv2d):
+            folded = child.folded().to(device=child.weight_orig.device, dtype=child.weight_orig.dtype)
+            setattr(module, name, folded.train(child.training))
+        else:
+            fold_spectral_norm(child)
+
+
+def coordinate_grid(depth: int, height: int, width: int) -> Tensor:
+    """Coordinates -1..1 inclusive along each axis, (depth, height, width, 3) in the order x, y, z; float32."""
+    axes = [torch.linspace(-1.0, 1.0, n, dtype=torch.float64) for n in (depth, height, width)]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack((x, y, z), dim=-1).float()

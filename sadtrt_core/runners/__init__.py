@@ -1,0 +1,1 @@
+"""What runs a stage: PyTorch, ONNX Runtime or TensorRT, behind one protocol."""

@@ -1,0 +1,140 @@
+"""The runner protocol: one stage in one precision, loaded and ready to run, whoever computes it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from sadtrt_core.precision import Precision
+from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.stages import Stage, TensorSpec
+
+GridSample = Literal["torch", "native", "plugin", "builtin"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a runner is asked to load: a stage, in a precision, at a batch size.
+
+    `grid_sample` says how an exported graph samples a volume; PyTorch runners always use `torch`. `cache` is the folder
+    of graphs, engines and the timing cache.
+    """
+
+    renderer: Renderer
+    stage: Stage
+    precision: Precision
+    grid_sample: GridSample
+    batch: int
+    device: torch.device
+    cache: Path
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self.stage.inputs(self.renderer.config)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self.stage.outputs(self.renderer.config)
+
+
+class StageRunner(abc.ABC):
+    """A life cycle in five calls, so that timing sees the arithmetic alone.
+
+    `activate` loads; `bind` hands over inputs; `execute` enqueues the stage once and may return before the device is
+    done; `synchronize` waits for it; `fetch` gives the outputs of the last `execute`. `infer` is all of them. Inputs
+    and outputs are float32 tensors on `job.device`. Use as a context manager: leaving it frees everything.
+    """
+
+    #: Bytes of the built engine, where there is one.
+    engine_bytes: int | None = None
+    #: The stream `execute` enqueues on; None on a CPU.
+    stream: torch.cuda.Stream | None = None
+    #: What a reader of the figures has to know, one sentence each.
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    @abc.abstractmethod
+    def activate(self) -> None:
+        """Load weights or an engine and allocate; called once."""
+
+    @abc.abstractmethod
+    def deactivate(self) -> None:
+        """Free what `activate` took; safe to call after a failed `activate`."""
+
+    @abc.abstractmethod
+    def _bind(self, inputs: dict[str, Tensor]) -> None:
+        """Take inputs that were checked at the door."""
+
+    @abc.abstractmethod
+    def execute(self) -> None:
+        """Enqueue the stage once on the bound inputs."""
+
+    @abc.abstractmethod
+    def fetch(self) -> dict[str, Tensor]:
+        """Outputs of the last `execute` by name. They stay valid until the next `execute`."""
+
+    def synchronize(self) -> None:
+        """Wait until everything enqueued is done."""
+        if self.stream is not None:
+            self.stream.synchronize()
+
+    def bind(self, inputs: Mapping[str, Tensor]) -> None:
+        """Hand over inputs by name; ValueError names the tensor that is missing, unexpected or of another make."""
+        check_inputs(self.job, inputs)
+        self._bind(dict(inputs))
+
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Bind, execute, wait and fetch."""
+        self.bind(inputs)
+        self.execute()
+        self.synchronize()
+        return self.fetch()
+
+    def __enter__(self) -> Self:
+        try:
+            self.activate()
+        except BaseException:
+            self.deactivate()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.deactivate()
+
+
+def check_inputs(job: Job, inputs: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless `inputs` has exactly the stage's tensors, float32, of the right shape and device."""
+    names = [spec.name for spec in job.inputs]
+    for name in inputs:
+        if name not in names:
+            raise ValueError(f"stage {job.stage.name} takes no input {name!r}: expected {', '.join(names)}")
+    for spec in job.inputs:
+        if spec.name not in inputs:
+            raise ValueError(f"stage {job.stage.name} lacks its input {spec.name!r}: expected {', '.join(names)}")
+        tensor, expected = inputs[spec.name], spec.batched(job.batch)
+        if tuple(tensor.shape) != expected:
+            raise ValueError(
+                f"input {spec.name!r} of stage {job.stage.name} has shape {tuple(tensor.shape)}: expected {expected}"
+            )
+        if tensor.dtype != torch.float32:
+            raise ValueError(
+                f"input {spec.name!r} of stage {job.stage.name} {tuple(tensor.shape)} is {tensor.dtype}: "
+                f"expected torch.float32 {expected}"
+            )
+        if tensor.device.type != job.device.type:
+            raise ValueError(
+                f"input {spec.name!r} of stage {job.stage.name} {tuple(tensor.shape)} is on {tensor.device}: "
+                f"expected {expected} on {job.device}"
+            )
