@@ -73,7 +73,7 @@ class KeypointDetector(nn.Module):
         self.register_buffer("grid", grid.reshape(-1, 3), persistent=False)
 
     def forward(self, source_image: Tensor) -> Tensor:
-        logits = self.kp(self.predictor(self.down(source_image))).flatten(2)
+        logits = self.kp(self.predictor(self.down(source_image))).reshape(-1, NUM_KEYPOINTS, self.grid.shape[0])
         heatmap = torch.softmax(logits / TEMPERATURE, dim=2)
         return heatmap @ self.grid
 
@@ -114,7 +114,9 @@ def bins_to_radians(bins: Tensor) -> Tensor:
 
 def rotation_matrix(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
     """Rotation pitch(x) @ yaw(y) @ roll(z) for angles (N,) in radians; (N, 3, 3)."""
-    one, zero = torch.ones_like(yaw), torch.zeros_like(yaw)
+    # Arithmetic instead of zeros_like, which would export as a fill of unknown type and length.
+    zero = yaw * 0.0
+    one = zero + 1.0
 
     def matrix(*entries: Tensor) -> Tensor:
         return torch.stack(entries, dim=1).reshape(-1, 3, 3)
@@ -132,7 +134,7 @@ def transform_keypoints(canonical: Tensor, rotation: Tensor, translation: Tensor
     Only the y of the translation is used, as SadTalker's renderer does.
     """
     rotated = canonical @ rotation.transpose(1, 2)
-    only_y = torch.stack((torch.zeros_like(translation[:, 1]), translation[:, 1], torch.zeros_like(translation[:, 1])), 1)
+    only_y = F.pad(translation[:, 1:2], (1, 1))
     return rotated + only_y[:, None, :] + expression.reshape(-1, NUM_KEYPOINTS, 3)
 
 

@@ -126,13 +126,14 @@ class DenseMotion(nn.Module):
         depth, height, width = self.volume_shape
         volume = F.relu(self.norm(self.compress(feature_3d)))
         motions = self.motions(kp_driving, kp_source, jacobian_driving, jacobian_source)
-        sampled = sample_volume(volume, motions.flatten(0, 1)).reshape(-1, MOTIONS, volume.shape[1], *self.volume_shape)
+        grids = motions.reshape(-1, *self.volume_shape, 3)
+        sampled = sample_volume(volume, grids).reshape(-1, MOTIONS, volume.shape[1], *self.volume_shape)
         heatmaps = self.heatmaps(kp_driving, kp_source)[:, :, None]
         features = torch.cat((heatmaps, sampled), dim=2).reshape(-1, MOTIONS * (volume.shape[1] + 1), *self.volume_shape)
         features = self.hourglass(features)
 
         mask = torch.softmax(self.mask(features), dim=1)
-        mask = torch.where(mask < MASK_FLOOR, torch.zeros_like(mask), mask)
+        mask = torch.where(mask < MASK_FLOOR, 0.0, mask)
         deformation = (mask[..., None] * motions).sum(dim=1)
         occlusion = torch.sigmoid(self.occlusion(features.reshape(-1, features.shape[1] * depth, height, width)))
         return deformation, occlusion, mask

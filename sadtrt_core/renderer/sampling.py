@@ -12,19 +12,35 @@ NODE_TYPE = "GridSample3D"
 
 
 class _ExportedGridSample(torch.autograd.Function):
-    """Becomes one GridSample3D node in ONNX; never called outside an export."""
+    """Becomes one GridSample3D node in ONNX; never called outside an export.
+
+    The static sizes travel as attributes, because no shape inference knows a custom node: `volume_shape` is
+    (C, D, H, W), `grid_shape` is (D', H', W'), `repeats` is how many grids read each volume.
+    """
 
     @staticmethod
-    def forward(ctx: Any, volume: Tensor, grid: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, volume: Tensor, grid: Tensor, volume_shape: list[int], grid_shape: list[int], repeats: int
+    ) -> Tensor:
         return _sample(volume, grid)
 
     @staticmethod
-    def symbolic(g: Any, volume: Any, grid: Any) -> Any:
-        shape, places = volume.type().sizes(), grid.type().sizes()
-        node = g.op(NODE_TYPE, volume, grid, interpolation_i=0, padding_i=0, align_corners_i=0, plugin_version_s="1")
-        if shape is not None and places is not None:
-            node.setType(volume.type().with_sizes([places[0], shape[1], *places[1:4]]))
-        return node
+    def symbolic(
+        g: Any, volume: Any, grid: Any, volume_shape: list[int], grid_shape: list[int], repeats: int
+    ) -> Any:
+        node = g.op(
+            NODE_TYPE,
+            volume,
+            grid,
+            interpolation_i=0,
+            padding_i=0,
+            align_corners_i=0,
+            plugin_version_s="1",
+            volume_shape_i=volume_shape,
+            grid_shape_i=grid_shape,
+            repeats_i=repeats,
+        )
+        return node.setType(volume.type().with_sizes([None, volume_shape[0], *grid_shape]))
 
 
 def _sample(volume: Tensor, grid: Tensor) -> Tensor:
@@ -41,5 +57,7 @@ def sample_volume(volume: Tensor, grid: Tensor) -> Tensor:
     Returns (N * k, C, D', H', W').
     """
     if torch.onnx.is_in_onnx_export():
-        return _ExportedGridSample.apply(volume, grid)
+        volume_shape, grid_shape = [int(n) for n in volume.shape[1:]], [int(n) for n in grid.shape[1:4]]
+        repeats = int(grid.shape[0]) // int(volume.shape[0])
+        return _ExportedGridSample.apply(volume, grid, volume_shape, grid_shape, repeats)
     return _sample(volume, grid)

@@ -1,0 +1,123 @@
+"""Small tools for editing ONNX graphs: a node builder with unique names, and element types of every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+#: Operators whose output type is not that of their first input.
+_BOOL_OUTPUT = frozenset({"Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Equal", "And", "Or", "Not"})
+_TYPE_OF_SECOND = frozenset({"Where"})
+
+
+class GraphBuilder:
+    """Appends nodes and constants under one name prefix; every name it makes is unique within the prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[TensorProto] = []
+        self._count = 0
+
+    def _name(self, kind: str) -> str:
+        self._count += 1
+        return f"{self.prefix}/{kind}_{self._count}"
+
+    def op(self, op_type: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+        """Append a node of one output and return the output's name."""
+        name = self._name(op_type)
+        result = output or f"{name}_output_0"
+        self.nodes.append(helper.make_node(op_type, list(inputs), [result], name=name, **attributes))
+        return result
+
+    def constant(self, values: object, dtype: int) -> str:
+        """Append an initializer of an ONNX element type and return its name."""
+        name = self._name("constant")
+        numpy_type = helper.tensor_dtype_to_np_dtype(dtype)
+        self.initializers.append(numpy_helper.from_array(np.asarray(values).astype(numpy_type), name))
+        return name
+
+
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """ONNX element type of every tensor in a topologically sorted graph, custom nodes included.
+
+    ONNX's own shape inference stops at a custom node, so the types are followed operator by operator: a node's outputs
+    have the type of its first input unless the operator says otherwise.
+    """
+    types: dict[str, int] = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    types.update({tensor.name: tensor.data_type for tensor in model.graph.initializer})
+    for node in model.graph.node:
+        kind = _output_type(node, types)
+        types.update(dict.fromkeys(node.output, kind))
+    return types
+
+
+def _output_type(node: onnx.NodeProto, types: dict[str, int]) -> int:
+    if node.op_type == "Cast":
+        return int(attribute(node, "to"))
+    if node.op_type == "Constant":
+        return node.attribute[0].t.data_type
+    if node.op_type == "ConstantOfShape":
+        return node.attribute[0].t.data_type if node.attribute else TensorProto.FLOAT
+    if node.op_type in ("Shape", "Size"):
+        return TensorProto.INT64
+    if node.op_type in _BOOL_OUTPUT:
+        return TensorProto.BOOL
+    return types[node.input[1 if node.op_type in _TYPE_OF_SECOND else 0]]
+
+
+def attribute(node: onnx.NodeProto, name: str) -> int:
+    """An integer attribute of a node; KeyError when the node lacks it."""
+    for item in node.attribute:
+        if item.name == name:
+            return item.i
+    raise KeyError(f"node {node.name} ({node.op_type}) has no attribute {name!r}")
+
+
+def integers(node: onnx.NodeProto, name: str) -> tuple[int, ...]:
+    """An attribute of several integers; KeyError when the node lacks it."""
+    for item in node.attribute:
+        if item.name == name:
+            return tuple(item.ints)
+    raise KeyError(f"node {node.name} ({node.op_type}) has no attribute {name!r}")
+
+
+def constants_to_initializers(model: onnx.ModelProto) -> None:
+    """Replace every Constant node by an initializer of the same name, in place, so that constants are one kind."""
+    kept = []
+    for node in model.graph.node:
+        if node.op_type != "Constant":
+            kept.append(node)
+            continue
+        tensor = TensorProto()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+        model.graph.initializer.append(tensor)
+    replace_nodes(model, kept)
+
+
+def replace_nodes(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Set the graph's node list, in place."""
+    copied = list(nodes)
+    del model.graph.node[:]
+    model.graph.node.extend(copied)
+
+
+def drop_unused(model: onnx.ModelProto) -> None:
+    """Remove nodes and initializers that no output depends on, and every stale shape annotation, in place."""
+    needed = {value.name for value in model.graph.output}
+    kept = []
+    for node in reversed(model.graph.node):
+        if any(name in needed for name in node.output):
+            kept.append(node)
+            needed.update(node.input)
+    replace_nodes(model, reversed(kept))
+    used = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(used)
+    del model.graph.value_info[:]

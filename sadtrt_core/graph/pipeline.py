@@ -1,0 +1,46 @@
+"""From a stage and a precision to the bytes of a typed ONNX graph, the fp32 export cached on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import onnx
+import torch
+
+from sadtrt_core import __version__
+from sadtrt_core.graph.export import OPSET, OPSET_BUILTIN, export_stage
+from sadtrt_core.graph.gridsample import resolve_grid_sample
+from sadtrt_core.graph.typed import apply_precision
+from sadtrt_core.precision import Precision
+from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.runners.base import GridSample
+from sadtrt_core.stages import Stage
+
+
+def typed_graph(
+    renderer: Renderer, stage: Stage, precision: Precision, grid_sample: GridSample, cache: Path
+) -> bytes:
+    """Serialized ONNX of a stage: typed as `precision` says, its samplers resolved as `grid_sample` says.
+
+    Inputs and outputs are float32 with a dynamic batch. Raises ValueError for a stage without a graph.
+    """
+    exported = cached_export(renderer, stage, OPSET_BUILTIN if grid_sample == "builtin" else OPSET, cache)
+    typed = resolve_grid_sample(apply_precision(exported, precision), grid_sample)
+    return typed.SerializeToString(deterministic=True)
+
+
+def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> onnx.ModelProto:
+    """The fp32 export of a stage, read from `cache/graphs` when these weights were exported before."""
+    # The exporter belongs to the key: another torch release may write another graph for the same weights.
+    key = f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{opset}|{torch.__version__}|{__version__}"
+    path = cache / "graphs" / f"{stage.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.onnx"
+    if path.exists():
+        return onnx.load(path)
+    model = export_stage(renderer, stage, opset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_bytes(model.SerializeToString(deterministic=True))
+    temporary.replace(path)
+    return model

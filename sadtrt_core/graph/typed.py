@@ -1,0 +1,140 @@
+"""A precision applied to an fp32 ONNX graph: the result carries its own types.
+
+TensorRT 10 and later build such a graph strongly typed, 8.6 gets the same types as layer precisions it must obey. The
+graph's inputs and outputs stay float32.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from sadtrt_core.graph.edit import (
+    FLOAT_TYPES,
+    GraphBuilder,
+    constants_to_initializers,
+    drop_unused,
+    element_types,
+    replace_nodes,
+)
+from sadtrt_core.precision import Precision
+from sadtrt_core.renderer.sampling import NODE_TYPE
+
+ONNX_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+#: Outputs that are coordinates themselves, and grids for whatever samples with them next.
+_COORDINATE_OUTPUTS = frozenset({"deformation", "kp_canonical", "keypoints"})
+#: Inputs that ONNX wants in float32 whatever the data's type is: the region of interest and scales of Resize.
+_ALWAYS_FLOAT32 = {"Resize": frozenset({1, 2})}
+
+
+def apply_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+    """A typed copy of an fp32 graph whose volume samplers are still GridSample3D nodes.
+
+    Casts are inserted where types meet, weights are stored in the type that reads them. A sampler's grid keeps fp32
+    where the precision keeps coordinates.
+    """
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    constants_to_initializers(typed)
+    low = ONNX_TYPES[precision.compute]
+    if low != TensorProto.FLOAT:
+        _retype(typed, low, kept_nodes(typed, precision), TensorProto.FLOAT if precision.keep_coordinates else low)
+    drop_unused(typed)
+    return typed
+
+
+def kept_nodes(model: onnx.ModelProto, precision: Precision) -> frozenset[str]:
+    """Names of the nodes that a precision keeps in fp32."""
+    names = {node.name for node in model.graph.node}
+    kept: set[str] = set()
+    for pattern in precision.keep_nodes:
+        matched = {name for name in names if fnmatchcase(name, pattern)}
+        kept |= matched
+    if precision.keep_coordinates:
+        kept |= coordinate_slice(model)
+    return frozenset(kept)
+
+
+def coordinate_slice(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of every node between a sampler's grid and the nearest convolutions before it, the samplers excluded.
+
+    For dense motion that is the identity grid, the keypoint differences, softmax, floor and mask-weighted sum. Keypoints
+    and a deformation that leave the graph count as grids: they are that for the stage that comes next.
+    """
+    producer = {name: node for node in model.graph.node for name in node.output}
+    pending = [node.input[1] for node in model.graph.node if node.op_type == NODE_TYPE]
+    pending += [value.name for value in model.graph.output if value.name in _COORDINATE_OUTPUTS]
+    found: set[str] = set()
+    while pending:
+        node = producer.get(pending.pop())
+        if node is None or node.name in found or node.op_type in _CONVOLUTIONS or node.op_type == NODE_TYPE:
+            continue
+        found.add(node.name)
+        pending.extend(node.input)
+    return frozenset(found)
+
+
+def _retype(model: onnx.ModelProto, low: int, kept: frozenset[str], grid_type: int) -> None:
+    """Give every float node `low` or, where kept, float32; insert the casts; in place."""
+    types = element_types(model)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    outputs = {value.name for value in model.graph.output}
+    builder = GraphBuilder("/precision")
+    actual = {value.name: TensorProto.FLOAT for value in model.graph.input}
+    converted: dict[tuple[str, int], str] = {}
+    nodes: list[onnx.NodeProto] = []
+
+    def as_type(name: str, wanted: int) -> str:
+        """The name of `name`'s value in type `wanted`, casting or converting it once."""
+        if types.get(name) not in FLOAT_TYPES or (name not in weights and actual[name] == wanted):
+            return name
+        if (name, wanted) not in converted:
+            if name in weights:
+                converted[name, wanted] = _convert_weight(builder, weights[name], wanted)
+            else:
+                converted[name, wanted] = builder.op("Cast", name, to=wanted)
+                nodes.append(builder.nodes[-1])
+        return converted[name, wanted]
+
+    for node in model.graph.node:
+        own = TensorProto.FLOAT if node.name in kept else low
+        always = _ALWAYS_FLOAT32.get(node.op_type, frozenset())
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for position, name in enumerate(node.input):
+            wanted = grid_type if node.op_type == NODE_TYPE and position == 1 else own
+            copy.input[position] = as_type(name, TensorProto.FLOAT if position in always else wanted)
+        if node.op_type == "Cast" and types[node.output[0]] in FLOAT_TYPES:
+            _set_cast_target(copy, own)
+        elif node.op_type == "ConstantOfShape" and types[node.output[0]] in FLOAT_TYPES:
+            raise ValueError(f"node {node.name}: a filled tensor of unknown shape cannot be retyped; use a constant")
+        nodes.append(copy)
+        for position, name in enumerate(node.output):
+            if types[name] not in FLOAT_TYPES:
+                continue
+            if name in outputs and own != TensorProto.FLOAT:
+                inner = f"{name}_inner"
+                copy.output[position] = inner
+                types[inner], actual[inner] = types[name], own
+                converted[name, own] = inner
+                nodes.append(helper.make_node("Cast", [inner], [name], name=f"/precision/{name}", to=TensorProto.FLOAT))
+                actual[name] = TensorProto.FLOAT
+            else:
+                actual[name] = own
+    replace_nodes(model, nodes)
+    model.graph.initializer.extend(builder.initializers)
+
+
+def _convert_weight(builder: GraphBuilder, tensor: TensorProto, wanted: int) -> str:
+    with np.errstate(over="ignore"):  # A weight beyond 65504 becomes infinite, as it would on the device.
+        return builder.constant(numpy_helper.to_array(tensor), wanted)
+
+
+def _set_cast_target(node: onnx.NodeProto, wanted: int) -> None:
+    for item in node.attribute:
+        if item.name == "to":
+            item.i = wanted

@@ -1,0 +1,142 @@
+"""PyTorch as a runner: eager and torch.compile, on a GPU or a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sadtrt_core.runners.base import Job, StageRunner
+from sadtrt_core.stages import call_stage, stage_module
+
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d)
+
+
+class _HalfConvolutionsOnCpu(TorchFunctionMode):
+    """Computes half convolutions in float32 and rounds the result to half, as tensor cores accumulate.
+
+    PyTorch's own half Conv3d on a CPU takes minutes where the float32 one takes milliseconds.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _CONVOLUTIONS and args[0].dtype == torch.float16:
+            args = tuple(a.float() if isinstance(a, Tensor) else a for a in args)
+            kwargs = {k: v.float() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+            return func(*args, **kwargs).half()
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def matrix_arithmetic(tf32: bool, benchmark: bool) -> Iterator[None]:
+    """Allow or forbid TF32 and cuDNN's algorithm search inside the block; what was set before returns after it."""
+    before = (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
+    )
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, not benchmark
+    try:
+        yield
+    finally:
+        (
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.deterministic,
+        ) = before
+
+
+class PyTorchRunner(StageRunner):
+    """Eager PyTorch.
+
+    fp32 and tf32 run float32 weights; fp16 and bf16 convert the module (`.half()`), coordinates included; fp16-mixed
+    runs under autocast, which keeps sampling, softmax and sums in float32.
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self._inputs: tuple[Tensor, ...] = ()
+        self._outputs: tuple[Tensor, ...] = ()
+        self._module: nn.Module | None = None
+        self._autocast = job.precision.keep_coordinates and job.precision.compute != "float32"
+        self._type = torch.float32 if self._autocast else job.precision.torch_type
+        self._emulated = job.device.type == "cpu" and job.precision.compute == "float16"
+        if self._emulated:
+            self.notes = ("half convolutions are computed in float32 and rounded: a CPU has none of its own",)
+
+    def activate(self) -> None:
+        if self.job.device.type == "cuda":
+            self.stream = torch.cuda.current_stream(self.job.device)
+        # A copy, because converting a module changes it and the renderer is shared.
+        module = copy.deepcopy(stage_module(self.job.stage, self.job.renderer))
+        self._module = module.to(device=self.job.device, dtype=self._type).eval()
+
+    def deactivate(self) -> None:
+        self._module, self._inputs, self._outputs, self.stream = None, (), (), None
+        if self.job.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _bind(self, inputs: dict[str, Tensor]) -> None:
+        self._inputs = tuple(inputs[spec.name] for spec in self.job.inputs)
+
+    def _call(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        assert self._module is not None, "execute before activate"
+        return call_stage(self._module, inputs)
+
+    def _half_on_cpu(self) -> contextlib.AbstractContextManager[Any]:
+        return _HalfConvolutionsOnCpu() if self._emulated else contextlib.nullcontext()
+
+    def execute(self) -> None:
+        autocast = torch.autocast(self.job.device.type, self.job.precision.torch_type, enabled=self._autocast)
+        arithmetic = matrix_arithmetic(self.job.precision.tf32, benchmark=True)
+        with torch.inference_mode(), arithmetic, autocast, self._half_on_cpu():
+            outputs = self._call(tuple(t.to(self._type) for t in self._inputs))
+            self._outputs = tuple(t.float() for t in outputs)
+
+    def fetch(self) -> dict[str, Tensor]:
+        return {spec.name: tensor for spec, tensor in zip(self.job.outputs, self._outputs, strict=True)}
+
+
+class TorchCompileRunner(PyTorchRunner):
+    """torch.compile; on a GPU with CUDA graphs ("reduce-overhead"), on a CPU with its C++ code generator."""
+
+    def activate(self) -> None:
+        super().activate()
+        assert self._module is not None
+        if self.job.device.type == "cuda":
+            self._module = torch.compile(self._module, mode="reduce-overhead", dynamic=False)  # type: ignore[assignment]
+        else:
+            self._module = torch.compile(self._module, dynamic=False)  # type: ignore[assignment]
+
+    def deactivate(self) -> None:
+        super().deactivate()
+        torch.compiler.reset()
+
+    def _call(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        # The compiled module's outputs live in its CUDA graph's memory until this call says they are done with.
+        torch.compiler.cudagraph_mark_step_begin()
+        return super()._call(inputs)
+
+
+def reference_frames(job: Job, inputs: list[dict[str, Tensor]], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """The job's first output for each of `inputs`, in `dtype` with TF32 off and deterministic algorithms.
+
+    The reference that drift is measured against (float32), and what the reference itself is checked with (float64).
+    Results are float32 (float64 where asked for) on the host.
+    """
+    module = copy.deepcopy(stage_module(job.stage, job.renderer)).to(device=job.device, dtype=dtype).eval()
+    frames = []
+    with torch.inference_mode(), matrix_arithmetic(tf32=False, benchmark=False):
+        for item in inputs:
+            outputs = call_stage(module, tuple(item[spec.name].to(dtype) for spec in job.inputs))
+            frames.append(outputs[0].cpu())
+    return frames
