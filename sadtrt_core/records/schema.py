@@ -115,7 +115,7 @@ class Drift(JsonValue):
 
     psnr_db: decibels at peak 1.0; None where it has no finite value, that is an identical frame, or, where `non_finite`
     is set for the frame, a NaN or infinity in the picture. ssim: 0 to 1 on uint8 frames, None for a non-finite frame.
-    max_lsb: largest uint8 difference. flicker_db: PSNR of frame-to-frame differences, perhaps empty, None as in psnr_db.
+    max_lsb: largest uint8 difference. flicker_db: PSNR of frame-to-frame differences, may be empty; None as in psnr_db.
     `meaningful` is False under seeded weights; `reference` names what was compared with. Infinities and NaN given to
     the constructor become None; a NaN for a frame that is not marked non-finite is refused.
     """

@@ -33,8 +33,8 @@ def summary_rows(run: Run) -> pd.DataFrame:
     """A row for every record, in the run's order; NaN where a figure was not measured.
 
     Times are in ms with 95% intervals of the median, sizes in MB, PSNR in dB (a frame counts at most 120), energy in
-    mJ, clocks in MHz, temperature in deg C and power in W (medians). `ratio_to_pytorch_fp32` is how many times faster than
-    PyTorch fp32 at the same stage and batch.
+    mJ, clocks in MHz, temperature in deg C, power in W (medians). `ratio_to_pytorch_fp32` is how many times faster
+    than PyTorch fp32 at the same stage and batch.
     """
     rows = [_row(run, record) for record in run.records]
     table = pd.DataFrame(rows, columns=[*LEADING_COLUMNS, *FURTHER_COLUMNS])

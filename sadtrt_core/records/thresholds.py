@@ -1,0 +1,162 @@
+"""What the gate lets pass: limits for each metric, with overrides for a stage, runner or precision, read from TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sadtrt_core.records.codec import RecordsError
+from sadtrt_core.records.schema import RecordKey
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+OVERRIDE_SELECTORS = ("stage", "runner", "precision")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a candidate may fall behind its baseline before a row is a regression; None: that metric is not judged.
+
+    Percentages are of the baseline. `slowdown_percent` is the smallest effect of interest for device time,
+    `host_slowdown_percent` for host time, which other processes disturb. `psnr_enough_db` caps every PSNR before
+    frames are compared: at 90 dB the root-mean-square error is 3e-5 of the peak, a hundredth of a grey level, where
+    changes come from the order of additions only. `lsb_rise` is in uint8 grey levels, the drops in dB or SSIM.
+    """
+
+    slowdown_percent: float | None = 3.0
+    host_slowdown_percent: float | None = 10.0
+    psnr_min_drop_db: float | None = 0.5
+    psnr_mean_drop_db: float | None = 0.3
+    psnr_enough_db: float | None = 90.0
+    ssim_drop: float | None = 0.001
+    lsb_rise: float | None = 0.0
+    flicker_drop_db: float | None = 0.5
+    engine_growth_percent: float | None = 5.0
+    memory_growth_percent: float | None = 10.0
+    energy_growth_percent: float | None = 20.0
+
+
+@dataclass(frozen=True)
+class Override:
+    """Limits that differ where every given selector equals the row's; `limits` holds only those that differ."""
+
+    stage: str | None
+    runner: str | None
+    precision: str | None
+    limits: Mapping[str, float | None]
+
+    def applies_to(self, key: RecordKey) -> bool:
+        """Whether this override is for `key`."""
+        return all(getattr(self, name) in (None, getattr(key, name)) for name in OVERRIDE_SELECTORS)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """All that the gate decides by.
+
+    `false_alarm` is the probability, over all latency tests of one comparison together, that the rank test alone calls
+    equal samples unequal. A row whose own slow variation could hide a change of `too_noisy_percent` is not comparable.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    overrides: tuple[Override, ...] = ()
+    false_alarm: float = 0.01
+    too_noisy_percent: float = 50.0
+
+    def for_key(self, key: RecordKey) -> Limits:
+        """The limits for one row; where several overrides apply, the later one wins."""
+        limits = self.limits
+        for override in self.overrides:
+            if override.applies_to(key):
+                limits = dataclasses.replace(limits, **override.limits)
+        return limits
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], where: str = "gate") -> Thresholds:
+        """Thresholds from a parsed TOML table; see `read` for its form. RecordsError names what is wrong in it."""
+        names = {item.name for item in dataclasses.fields(Limits)}
+        general: dict[str, float] = {}
+        limits: dict[str, float | None] = {}
+        for name, value in table.items():
+            if name in names:
+                limits[name] = _limit(value, f"{where}.{name}")
+            elif name in ("false_alarm", "too_noisy_percent"):
+                general[name] = _number(value, f"{where}.{name}")
+            elif name != "override":
+                known = ", ".join(sorted({*names, "false_alarm", "too_noisy_percent", "override"}))
+                raise RecordsError(f"{where} has the unknown entry {name!r}; it knows {known}")
+        if not 0 < general.get("false_alarm", 0.01) < 0.5:
+            raise RecordsError(f"{where}.false_alarm must be a probability between 0 and 0.5")
+        overrides = table.get("override", [])
+        if not isinstance(overrides, list) or not all(isinstance(entry, dict) for entry in overrides):
+            raise RecordsError(f"{where}.override should be a list of tables, written [[{where}.override]]")
+        return cls(
+            limits=Limits(**limits),
+            overrides=tuple(_override(entry, f"{where}.override[{i}]") for i, entry in enumerate(overrides)),
+            **general,
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Thresholds:
+        """Thresholds from `[tool.sadtrt.gate]` of a pyproject.toml, or the table `[gate]` of any other TOML file.
+
+        A pyproject.toml without that table gives the defaults. A limit that is `false` is not judged:
+
+            [tool.sadtrt.gate]
+            slowdown_percent = 3.0
+            [[tool.sadtrt.gate.override]]
+            stage = "decode"
+            precision = "fp16"
+            slowdown_percent = 5.0
+            energy_growth_percent = false
+
+        Raises RecordsError if the file cannot be read, is not TOML or has an entry that is not known.
+        """
+        path = Path(path)
+        try:
+            data = tomllib.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise RecordsError(f"cannot read thresholds from {path}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise RecordsError(f"{path} is not a TOML file: {error}") from error
+        if path.name == "pyproject.toml":
+            table, where = data.get("tool", {}).get("sadtrt", {}).get("gate", {}), "tool.sadtrt.gate"
+        elif "gate" in data:
+            table, where = data["gate"], "gate"
+        else:
+            raise RecordsError(f"{path} should hold a table [gate] with the thresholds")
+        if not isinstance(table, dict):
+            raise RecordsError(f"{where} in {path} should be a table")
+        return cls.from_table(table, where)
+
+
+def _override(entry: Mapping[str, Any], where: str) -> Override:
+    names = {item.name for item in dataclasses.fields(Limits)}
+    if unknown := sorted(set(entry) - names - set(OVERRIDE_SELECTORS)):
+        raise RecordsError(f"{where} has the unknown entry {unknown[0]!r}")
+    selectors = {name: entry.get(name) for name in OVERRIDE_SELECTORS}
+    if all(value is None for value in selectors.values()):
+        raise RecordsError(f"{where} should say for which stage, runner or precision it is")
+    for name, value in selectors.items():
+        if value is not None and not isinstance(value, str):
+            raise RecordsError(f"{where}.{name} should be a name in quotes but is {value!r}")
+    limits = {name: _limit(entry[name], f"{where}.{name}") for name in entry if name in names}
+    return Override(limits=limits, **selectors)
+
+
+def _limit(value: Any, where: str) -> float | None:
+    return None if value is False else _number(value, where)
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise RecordsError(f"{where} should be a number of at least 0, or false, but is {value!r}")
+    return float(value)
