@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import xml.etree.ElementTree as ElementTree
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sadtrt_core.records.text import markdown_cell, xml_text
 from sadtrt_core.records.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, Verdict
 
 MARKDOWN_LIMIT = 60_000
@@ -71,24 +71,24 @@ def gate_junit(result: GateResult) -> str:
     failures = errors = 0
     for problem in result.problems:
         case = ElementTree.SubElement(suite, "testcase", classname="gate", name="runs can be compared")
-        ElementTree.SubElement(case, "error", message=_xml_text(problem), type="not comparable")
+        ElementTree.SubElement(case, "error", message=xml_text(problem), type="not comparable")
         errors += 1
     for row in result.rows:
         case = ElementTree.SubElement(
-            suite, "testcase", classname=_xml_text(f"gate.{row.key.stage}"), name=_xml_text(row.key.label())
+            suite, "testcase", classname=xml_text(f"gate.{row.key.stage}"), name=xml_text(row.key.label())
         )
-        message = {"message": _xml_text(row.detail), "type": row.reason}
+        message = {"message": xml_text(row.detail), "type": row.reason}
         if row.verdict in REGRESSIONS:
-            ElementTree.SubElement(case, "failure", message).text = _xml_text(_findings_text(row))
+            ElementTree.SubElement(case, "failure", message).text = xml_text(_findings_text(row))
             failures += 1
         elif row.verdict in ("not comparable", "missing"):
-            ElementTree.SubElement(case, "error", message).text = _xml_text(_findings_text(row))
+            ElementTree.SubElement(case, "error", message).text = xml_text(_findings_text(row))
             errors += 1
         else:
-            ElementTree.SubElement(case, "system-out").text = _xml_text(_findings_text(row))
+            ElementTree.SubElement(case, "system-out").text = xml_text(_findings_text(row))
     if not failures and not errors and result.exit_code != ExitCode.PASS:
         case = ElementTree.SubElement(suite, "testcase", classname="gate", name="the gate passes")
-        ElementTree.SubElement(case, "error", message=_xml_text(result.headline()), type="gate")
+        ElementTree.SubElement(case, "error", message=xml_text(result.headline()), type="gate")
         errors += 1
     suite.set("tests", str(len(suite)))
     suite.set("failures", str(failures))
@@ -102,9 +102,9 @@ def gate_junit(result: GateResult) -> str:
 def gate_markdown(result: GateResult) -> str:
     """Markdown for a pull-request comment: headline, rows that changed, and the others folded away; at most 60 kB."""
     mark = "✅" if result.exit_code == ExitCode.PASS else "❌"
-    lines = [f"### {mark} {_cell(result.headline())}", ""]
-    lines += [f"- **cannot compare:** {_cell(problem)}" for problem in result.problems]
-    lines += [f"- {_cell(remark)}" for remark in result.remarks]
+    lines = [f"### {mark} {markdown_cell(result.headline())}", ""]
+    lines += [f"- **cannot compare:** {markdown_cell(problem)}" for problem in result.problems]
+    lines += [f"- {markdown_cell(remark)}" for remark in result.remarks]
     changed = [row for row in result.rows if row.verdict != "same"]
     if changed and not result.problems:
         lines += ["", *_markdown_table(changed)]
@@ -129,7 +129,7 @@ def _markdown_table(rows: list[GateRow]) -> list[str]:
     lines = ["| row | time | worst PSNR | verdict | why |", "|---|---:|---:|---|---|"]
     for row in rows:
         cells = (row.key.label(), _time_change(row), _psnr_change(row), row.verdict, row.detail)
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+        lines.append("| " + " | ".join(markdown_cell(cell) for cell in cells) + " |")
     return lines
 
 
@@ -156,15 +156,3 @@ def _findings_text(row: GateRow) -> str:
 
 def _finding_line(finding: Finding) -> str:
     return f"{finding.verdict} [{finding.reason}] {finding.sentence}"
-
-
-def _cell(text: str) -> str:
-    """Text that stays text in a Markdown table or list: no pipes, line breaks, HTML or mentions."""
-    flat = " ".join(text.split())
-    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
-    return re.sub(r"([\\|`*_\[\]])", r"\\\1", flat)
-
-
-def _xml_text(text: str) -> str:
-    """`text` without the characters that XML 1.0 cannot hold even escaped."""
-    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)
