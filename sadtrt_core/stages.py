@@ -17,7 +17,7 @@ Every tensor at a stage's door is float32, whatever precision computes inside.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -33,14 +33,18 @@ When = Literal["once a clip", "each frame", "a clip"]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name and shape of a float32 tensor at a stage's door; the batch axis is not part of `shape`."""
+    """Name and shape of a float32 tensor at a stage's door; the batch axis is not part of `shape`.
+
+    `once` marks an input of which there is one for a whole clip, however many frames it has.
+    """
 
     name: str
     shape: tuple[int, ...]
+    once: bool = False
 
     def batched(self, batch: int) -> tuple[int, ...]:
         """The shape with the batch axis in front."""
-        return (batch, *self.shape)
+        return (1 if self.once else batch, *self.shape)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Stage:
     """One row of the table.
 
     `module` gives the stage's PyTorch module (tensors in the order of `inputs`, one tensor or a tuple in the order of
-    `outputs`). None for the clip, which has no graph of its own: it is made of the others, with the transfers.
+    `outputs`). None for the clip, which has no graph of its own: it is made of the others, with the transfers, so its
+    tensors are on the host and its batch is a number of frames.
     """
 
     name: str
@@ -168,8 +173,8 @@ STAGES: dict[str, Stage] = {
             "clip",
             "a clip",
             inputs=lambda c: (
-                _image(c, "source_image"),
-                _coefficients(c, "source_coefficients"),
+                replace(_image(c, "source_image"), once=True),
+                replace(_coefficients(c, "source_coefficients"), once=True),
                 _coefficients(c, "driving_coefficients"),
             ),
             outputs=lambda c: (_image(c, "frames"),),

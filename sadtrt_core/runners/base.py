@@ -41,6 +41,11 @@ class Job:
         return self.stage.inputs(self.renderer.config)
 
     @property
+    def input_device(self) -> torch.device:
+        """Where inputs have to be: the device, or the host for the clip, which makes the transfers itself."""
+        return torch.device("cpu") if self.stage.module is None else self.device
+
+    @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         return self.stage.outputs(self.renderer.config)
 
@@ -133,8 +138,8 @@ def check_inputs(job: Job, inputs: Mapping[str, Tensor]) -> None:
                 f"input {spec.name!r} of stage {job.stage.name} {tuple(tensor.shape)} is {tensor.dtype}: "
                 f"expected torch.float32 {expected}"
             )
-        if tensor.device.type != job.device.type:
+        if tensor.device.type != job.input_device.type:
             raise ValueError(
                 f"input {spec.name!r} of stage {job.stage.name} {tuple(tensor.shape)} is on {tensor.device}: "
-                f"expected {expected} on {job.device}"
+                f"expected {expected} on {job.input_device}"
             )

@@ -24,7 +24,8 @@ class ClipRunner(StageRunner):
     """Image and coefficients on the host to uint8 frames on the host.
 
     Keypoints and appearance run once, the other stages once for each frame, each by the same kind of runner. `make` is
-    that runner's factory. The job's batch is the number of frames.
+    that runner's factory. The job's batch is the number of frames. The work is spread over several streams and the
+    host, so `stream` is None and only host time is meant by its latency.
     """
 
     def __init__(self, job: Job, make: Callable[[Job], StageRunner]) -> None:
@@ -38,45 +39,57 @@ class ClipRunner(StageRunner):
         for part in self._parts.values():
             self._active.append(part)
             part.activate()
-        self.stream = self._parts["decode"].stream
         self.notes = tuple(dict.fromkeys(note for part in self._parts.values() for note in part.notes))
         sizes = [part.engine_bytes for part in self._parts.values() if part.engine_bytes is not None]
         self.engine_bytes = sum(sizes) if sizes else None
+        size = self.job.renderer.config.image_size
+        # Pinned on a GPU, so that a frame travels while the next one is computed.
+        pinned = self.job.device.type == "cuda"
+        self._frames = torch.empty((self.job.batch, size, size, 3), dtype=torch.uint8, pin_memory=pinned)
 
     def deactivate(self) -> None:
         while self._active:
             self._active.pop().deactivate()
+        self._frames = None
 
     def _bind(self, inputs: dict[str, Tensor]) -> None:
         self._inputs = inputs
 
-    def _run(self, name: str, **inputs: Tensor) -> Tensor:
-        """One stage's first output. Cloned, because runners reuse their output buffers."""
-        return next(iter(self._parts[name].infer(inputs).values())).clone()
+    def _run(self, name: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One stage without waiting for it: binding and fetching are ordered on the device by the runner."""
+        part = self._parts[name]
+        part.bind(inputs)
+        part.execute()
+        return part.fetch()
+
+    def _run_kept(self, name: str, inputs: dict[str, Tensor]) -> Tensor:
+        """A stage's only output, copied out of the buffer that the runner's next call overwrites."""
+        (output,) = self._run(name, inputs).values()
+        return output.clone()
 
     def execute(self) -> None:
-        device = self.job.device
-        image = self._inputs["source_image"].to(device, non_blocking=True)
-        source = self._inputs["source_coefficients"].to(device, non_blocking=True)
-        driving = self._inputs["driving_coefficients"].to(device, non_blocking=True)
-        canonical = self._run("keypoints", source_image=image)
-        kp_source = self._run("mapping", coefficients=source, kp_canonical=canonical)
-        volume = self._run("appearance", source_image=image)
-        frames = []
-        for coefficients in driving.split(1):
-            kp_driving = self._run("mapping", coefficients=coefficients, kp_canonical=canonical)
-            motion = self._parts["motion"].infer(
-                {"feature_3d": volume, "kp_driving": kp_driving, "kp_source": kp_source}
-            )
-            feature_map = self._parts["warp"].infer({"feature_3d": volume, **motion})
-            frame = self._parts["decode"].infer(feature_map)["prediction"]
-            frames.append(to_uint8(frame).to("cpu", non_blocking=True))
-        self.synchronize()
-        if device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()
-        self._frames = torch.cat(frames)
+        assert self._frames is not None, "execute before activate"
+        on_device = {name: tensor.to(self.job.device, non_blocking=True) for name, tensor in self._inputs.items()}
+        image = {"source_image": on_device["source_image"]}
+        canonical = self._run_kept("keypoints", image)
+
+        def posed(coefficients: Tensor) -> Tensor:
+            return self._run_kept("mapping", {"coefficients": coefficients, "kp_canonical": canonical})
+
+        kp_source = posed(on_device["source_coefficients"])
+        volume = {"feature_3d": self._run_kept("appearance", image)}
+        for index, coefficients in enumerate(on_device["driving_coefficients"].split(1)):
+            keypoints = {"kp_driving": posed(coefficients), "kp_source": kp_source}
+            motion = self._run("motion", {**volume, **keypoints})
+            feature_map = self._run("warp", {**volume, **motion})
+            frame = self._run("decode", feature_map)["prediction"]
+            self._frames[index].copy_(to_uint8(frame)[0], non_blocking=True)
+
+    def synchronize(self) -> None:
+        if self.job.device.type == "cuda":
+            torch.cuda.synchronize(self.job.device)
 
     def fetch(self) -> dict[str, Tensor]:
         """Frames as float32 (T, 3, H, W) in 0..1 on the host, from the uint8 ones that were made."""
-        assert self._frames is not None, "fetch before execute"
+        assert self._frames is not None, "fetch before activate"
         return {"frames": self._frames.permute(0, 3, 1, 2).float() / 255}

@@ -1,0 +1,148 @@
+"""Options of the suite, the fixtures that bench/ composes, and what pytest-benchmark is told about this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.stages import STAGES
+
+ROOT = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("sadtrt", "what to render, in which precisions, with which runners")
+    group.addoption("--size", type=int, default=256, choices=(256, 512), help="image size in pixels (default: 256)")
+    group.addoption(
+        "--weights",
+        default="auto",
+        choices=("auto", "demo", "fitted", "seeded"),
+        help="weights without a checkpoint: the shipped demo, full-size weights from `sadtrt fit`, or noise "
+        "(default: fitted on a GPU where they are cached, else demo)",
+    )
+    group.addoption("--checkpoint", type=Path, help="SadTalker's .safetensors, .pth or .pth.tar")
+    group.addoption("--mapping-checkpoint", type=Path, help="the mapping network's own .pth.tar")
+    group.addoption("--source-image", type=Path, help="a picture to animate instead of the built-in portrait")
+    group.addoption("--samples", type=Path, help="folder of source_image.pt, kp_driving.pt, kp_source.pt")
+    group.addoption("--frames", type=int, default=32, help="frames of the driving sequence (default: 32)")
+    group.addoption("--clip-frames", type=int, help="frames of the clip stage (default: 16 on a GPU, 3 on a CPU)")
+    group.addoption("--stage", action="append", help=f"only these stages: {', '.join(STAGES)}")
+    group.addoption("--runner", action="append", help="only these runners (torch-compile on a CPU only runs when named)")
+    group.addoption("--precision", action="append", help=f"only these precisions: {', '.join(PRECISIONS)}")
+    group.addoption("--batch", action="append", type=int, help="batch sizes (default: 1)")
+    group.addoption("--device", default="auto", choices=("auto", "cuda", "cpu"), help="where runners compute")
+    group.addoption(
+        "--grid-sample",
+        default="auto",
+        choices=("auto", "plugin", "native", "builtin"),
+        help="how exported graphs sample a volume (default: the plugin where it is built, else native)",
+    )
+    group.addoption("--cache", type=Path, default=None, help="folder of graphs, engines, weights, timing cache")
+    group.addoption("--results", type=Path, default=ROOT / "results", help="folder for results (default: results/)")
+    group.addoption("--jobs", type=int, default=os.cpu_count() or 1, help="engines built at the same time")
+
+
+def _named(config: pytest.Config, option: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The values of a repeatable option, checked; all known ones when it was not given."""
+    wanted = tuple(config.getoption(option) or known)
+    for name in wanted:
+        if name not in known:
+            raise pytest.UsageError(f"--{option} {name!r} is not known: expected one of {', '.join(known)}")
+    return wanted
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Spread a benchmark over the stages, runners, precisions and batches that were asked for."""
+    from sadtrt_core.runners.registry import RUNNERS
+
+    config = metafunc.config
+    values: dict[str, tuple[Any, ...]] = {
+        "stage": _named(config, "stage", tuple(STAGES)),
+        "runner": _named(config, "runner", tuple(RUNNERS)),
+        "precision": _named(config, "precision", tuple(PRECISIONS)),
+        "batch": tuple(config.getoption("batch") or (1,)),
+    }
+    if "suite" in metafunc.fixturenames:
+        for name in ("batch", "precision", "runner", "stage"):
+            if name in metafunc.fixturenames:
+                metafunc.parametrize(name, values[name])
+
+
+@pytest.fixture(scope="session")
+def suite(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The run that every benchmark of this session records into."""
+    from sadtrt_core.engine.cache import default_cache
+    from sadtrt_core.suite import Suite, SuiteOptions
+
+    option = request.config.getoption
+    made = Suite(
+        SuiteOptions(
+            size=option("size"),
+            weights=option("weights"),
+            checkpoint=option("checkpoint"),
+            mapping_checkpoint=option("mapping_checkpoint"),
+            source_image=option("source_image"),
+            samples=option("samples"),
+            frames=option("frames"),
+            clip_frames=option("clip_frames"),
+            device=option("device"),
+            grid_sample=option("grid_sample"),
+            cache=option("cache") or default_cache(),
+            results=option("results"),
+            jobs=option("jobs"),
+        )
+    )
+    request.config.stash[SUITE] = made
+    yield made
+
+
+SUITE = pytest.StashKey[Any]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    suite = session.config.stash.get(SUITE, None)
+    # An interrupted run stays marked incomplete: what it measured is readable, but no gate may pass on it.
+    if suite is not None and suite.started and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        suite.finish()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    suite = config.stash.get(SUITE, None)
+    if suite is None or not suite.started:
+        return
+    from sadtrt_core.records.report import print_tables
+    from sadtrt_core.records.store import read_run
+
+    console = Console(file=terminalreporter._tw._file)
+    print_tables(read_run(suite.writer.folder), console)
+    console.print(f"results: {os.path.relpath(suite.writer.folder)}", soft_wrap=True)
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Stable identity only: any difference makes pytest-benchmark warn that two runs do not compare."""
+    import dataclasses
+
+    import torch
+
+    from sadtrt_core.environment import read_environment
+
+    device = torch.device("cuda" if torch.cuda.is_available() and config.getoption("device") != "cpu" else "cpu")
+    environment = dataclasses.asdict(read_environment(device))
+    names = ("gpu", "compute_capability", "driver", "cuda", "tensorrt", "tensorrt_flavour", "torch", "onnxruntime")
+    machine_info["sadtrt"] = {name: environment[name] for name in names}
+
+
+def pytest_benchmark_compare_machine_info(
+    config: pytest.Config, benchmarksession: Any, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
+) -> None:
+    """Refuse to compare with a run of another GPU: such a ratio says nothing."""
+    here = machine_info.get("sadtrt", {}).get("gpu")
+    there = compared_benchmark.get("machine_info", {}).get("sadtrt", {}).get("gpu")
+    if here != there:
+        raise pytest.UsageError(f"the saved benchmark ran on {there or 'a CPU'}, this run on {here or 'a CPU'}")

@@ -1,0 +1,1 @@
+"""Latency, drift, telemetry and the statistics they are judged by."""

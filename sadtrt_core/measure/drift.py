@@ -1,0 +1,83 @@
+"""How far a candidate's frames are from the reference's: PSNR, SSIM, uint8 levels, flicker."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from sadtrt_core.records.schema import Drift
+from sadtrt_core.runners.clip import to_uint8
+
+
+def psnr(reference: Tensor, candidate: Tensor) -> float:
+    """10 log10(1 / mean squared error), peak 1.0, in dB; infinite for equal tensors, NaN for NaN. Computed in float64."""
+    error = (reference.double() - candidate.double()).square().mean().item()
+    return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def measure_drift(
+    reference: Tensor, candidate: Tensor, *, meaningful: bool = True, reference_name: str = "pytorch fp32"
+) -> Drift:
+    """Drift of frames (T, 3, H, W) in 0..1 against a reference of the same shape, frame by frame.
+
+    PSNR is taken on the float frames, SSIM (Wang et al. 2004, scikit-image's default window) and the largest level
+    difference on uint8 frames, flicker as the PSNR of frame-to-frame differences. Raises ValueError for other shapes.
+    """
+    if reference.shape != candidate.shape:
+        raise ValueError(
+            f"frames of shape {tuple(candidate.shape)} cannot be compared with a reference of {tuple(reference.shape)}"
+        )
+    broken = [not bool(torch.isfinite(frame).all()) for frame in candidate]
+    old, new = to_uint8(reference).numpy(), to_uint8(candidate).numpy()
+    levels = np.abs(old.astype(np.int16) - new.astype(np.int16)).max(axis=(1, 2, 3))
+    return Drift(
+        psnr_db=tuple(_decibels(r, c) for r, c in zip(reference, candidate, strict=True)),
+        ssim=tuple(
+            None if bad else float(structural_similarity(r, c, channel_axis=-1, data_range=255))
+            for r, c, bad in zip(old, new, broken, strict=True)
+        ),
+        max_lsb=tuple(int(level) for level in levels),
+        non_finite=tuple(broken),
+        flicker_db=tuple(
+            _decibels(r, c) for r, c in zip(reference.diff(dim=0), candidate.diff(dim=0), strict=True)
+        ),
+        meaningful=meaningful,
+        reference=reference_name,
+    )
+
+
+def _decibels(reference: Tensor, candidate: Tensor) -> float | None:
+    value = psnr(reference, candidate)
+    return value if math.isfinite(value) else None
+
+
+def save_worst_frame(path: Path, title: str, reference: Tensor, candidate: Tensor, drift: Drift) -> None:
+    """A PNG of the worst frame: reference, candidate, and the error in uint8 levels with its scale; atomically."""
+    index = drift.worst_frame
+    old, new = to_uint8(reference[index : index + 1])[0].numpy(), to_uint8(candidate[index : index + 1])[0].numpy()
+    error = np.abs(old.astype(np.int16) - new.astype(np.int16)).max(axis=2)
+    figure = Figure(figsize=(9.6, 3.6), dpi=100, layout="constrained")
+    axes = figure.subplots(1, 3)
+    axes[0].imshow(old)
+    axes[0].set_title(f"reference: {drift.reference}", fontsize=9)
+    axes[1].imshow(new)
+    axes[1].set_title(title, fontsize=9)
+    # At least 4 levels of scale: one level of difference must not look like a broken picture.
+    heat = axes[2].imshow(error, cmap="inferno", vmin=0, vmax=max(4, int(error.max())))
+    axes[2].set_title(f"largest difference of a channel: {int(error.max())} of 255", fontsize=9)
+    figure.colorbar(heat, ax=axes[2], label="uint8 levels", shrink=0.8)
+    for axis in axes:
+        axis.set_axis_off()
+    value = drift.psnr_db[index]
+    words = "non-finite" if drift.non_finite[index] else "identical" if value is None else f"{value:.1f} dB"
+    figure.suptitle(f"worst frame: {index} ({words})", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    figure.savefig(temporary, format="png")
+    temporary.replace(path)

@@ -1,0 +1,117 @@
+"""Every kind of runner, and why it cannot serve a job on this machine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from sadtrt_core.runners.base import GridSample, Job, StageRunner
+from sadtrt_core.runners.clip import ClipRunner
+from sadtrt_core.runners.onnxruntime import OnnxRuntimeRunner
+from sadtrt_core.runners.pytorch import PyTorchRunner, TorchCompileRunner
+from sadtrt_core.runners.tensorrt import TensorRTEnqueueRunner, TensorRTRunner, tensorrt_absence
+from sadtrt_core.stages import STAGES
+
+
+@dataclass(frozen=True)
+class Absence:
+    """Why a runner cannot serve, in one sentence, and the command that mends it where there is one."""
+
+    reason: str
+    mend: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.mend})" if self.mend else self.reason
+
+
+@dataclass(frozen=True)
+class RunnerKind:
+    """One kind of runner: what it is, how to make one, and why it would be absent for a job."""
+
+    name: str
+    make: Callable[[Job], StageRunner]
+    absence: Callable[[Job], Absence | None]
+    #: Whether the runner computes an exported graph, so that the way of sampling a volume matters.
+    graph: bool
+
+    def create(self, job: Job) -> StageRunner:
+        """A runner for the job, not yet activated; the clip is made of this kind's runners of the other stages."""
+        return ClipRunner(job, self.make) if job.stage.module is None else self.make(job)
+
+    def available(self, job: Job) -> Absence | None:
+        """None when the runner can serve the job on this machine, else why not."""
+        if job.stage.module is None:
+            job = replace(job, stage=STAGES["motion"], batch=1)
+        return self.absence(job)
+
+
+def _pytorch_absence(job: Job) -> Absence | None:
+    precision = job.precision
+    if job.device.type == "cpu":
+        if precision.tf32:
+            return Absence("TF32 is arithmetic of NVIDIA GPUs: the CPU has none")
+        if precision.keep_coordinates:
+            return Absence(
+                "autocast to half has no convolutions on the CPU: ONNX Runtime runs the fp16-mixed graph instead"
+            )
+    elif precision.tf32 and torch.cuda.get_device_capability(job.device) < (8, 0):
+        return Absence("TF32 needs a GPU of compute capability 8.0 or later")
+    if precision.keep_nodes:
+        return Absence("plans name ONNX nodes, which eager PyTorch does not have")
+    return None
+
+
+def _torch_compile_absence(job: Job) -> Absence | None:
+    if job.device.type == "cpu" and job.precision.compute == "float16":
+        return Absence("torch.compile has no half convolutions on the CPU")
+    if job.device.type == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
+        return Absence("torch.compile needs a C++ compiler on the CPU", "apt-get install g++")
+    return _pytorch_absence(job)
+
+
+def _onnxruntime_absence(job: Job) -> Absence | None:
+    if job.device.type != "cpu":
+        return Absence("ONNX Runtime is the runner for machines without a GPU", "pytest bench/ --device cpu")
+    if job.precision.tf32:
+        return Absence("TF32 is arithmetic of NVIDIA GPUs: the CPU has none")
+    if job.grid_sample == "plugin":
+        return Absence("ONNX Runtime does not load TensorRT plugins", "--grid-sample native")
+    return None
+
+
+def _tensorrt_absence(job: Job) -> Absence | None:
+    reason = tensorrt_absence(job)
+    return Absence(reason) if reason else None
+
+
+RUNNERS: dict[str, RunnerKind] = {
+    kind.name: kind
+    for kind in (
+        RunnerKind("pytorch", PyTorchRunner, _pytorch_absence, graph=False),
+        RunnerKind("torch-compile", TorchCompileRunner, _torch_compile_absence, graph=False),
+        RunnerKind("onnxruntime", OnnxRuntimeRunner, _onnxruntime_absence, graph=True),
+        RunnerKind("tensorrt", TensorRTRunner, _tensorrt_absence, graph=True),
+        RunnerKind("tensorrt-enqueue", TensorRTEnqueueRunner, _tensorrt_absence, graph=True),
+    )
+}
+
+
+def runner_named(name: str) -> RunnerKind:
+    """The runner of that name; ValueError lists the names there are."""
+    if name not in RUNNERS:
+        raise ValueError(f"runner {name!r} is not known: expected one of {', '.join(RUNNERS)}")
+    return RUNNERS[name]
+
+
+def grid_sample_label(kind: RunnerKind, job: Job) -> str:
+    """How the job samples volumes, for records: `torch`, the graph's mode, or `none` for stages that sample nothing."""
+    if job.stage.name not in SAMPLING_STAGES:
+        return "none"
+    return job.grid_sample if kind.graph else "torch"
+
+
+SAMPLING_STAGES = frozenset({"motion", "warp", "generator", "clip"})
+GRAPH_GRID_SAMPLES: tuple[GridSample, ...] = ("plugin", "native", "builtin")

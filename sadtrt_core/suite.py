@@ -1,0 +1,244 @@
+"""One run of the suite: what was asked for, the renderer and workload it is asked of, and where records go.
+
+`bench/` composes this with pytest; nothing here knows of pytest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sadtrt_core.environment import read_environment
+from sadtrt_core.measure.drift import measure_drift
+from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, TimingPlan
+from sadtrt_core.precision import precision_named
+from sadtrt_core.records import schema
+from sadtrt_core.records.schema import Drift, Record, RecordKey, Resources
+from sadtrt_core.records.store import RunWriter
+from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.renderer.standin import choose_weights
+from sadtrt_core.runners.base import GridSample, Job, StageRunner
+from sadtrt_core.runners.pytorch import reference_frames
+from sadtrt_core.runners.registry import RunnerKind, grid_sample_label
+from sadtrt_core.stage_inputs import frame_inputs, stage_inputs
+from sadtrt_core.stages import STAGES, stage_named
+from sadtrt_core.workload import Workload, make_workload
+
+#: Raised when the benchmarks measure something else than before; older baselines then do not compare.
+BENCHMARK_VERSION = 1
+#: What the reference has to hold against float64, in dB: a reference worse than that cannot judge 70 dB.
+REFERENCE_FLOOR_DB = 80.0
+_CHECKED_FRAMES = 2
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """What a run was asked for. Sizes in pixels, frames and batches in frames."""
+
+    size: int
+    weights: str
+    checkpoint: Path | None
+    mapping_checkpoint: Path | None
+    source_image: Path | None
+    samples: Path | None
+    frames: int
+    clip_frames: int | None
+    device: str
+    grid_sample: str
+    cache: Path
+    results: Path
+    jobs: int
+
+    def as_text(self) -> dict[str, str]:
+        """The options as a record keeps them: only names, never paths of the machine that ran them."""
+        named = {"checkpoint": self.checkpoint, "source_image": self.source_image, "samples": self.samples}
+        text = {name: path.name for name, path in named.items() if path is not None}
+        return text | {"size": str(self.size), "frames": str(self.frames), "grid_sample": self.grid_sample}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Frames of PyTorch fp32 with TF32 off, and what checking them gave.
+
+    `frames` is (T, 3, H, W) float32 on the host. `repeatable` says that a second run gave the same bits;
+    `against_float64` is the PSNR in dB of the first frames against a float64 run of the same weights.
+    """
+
+    frames: Tensor
+    repeatable: bool
+    against_float64: Drift
+
+    @property
+    def sound(self) -> bool:
+        """Whether drift may be measured against it."""
+        return self.repeatable and self.against_float64.psnr_min >= REFERENCE_FLOOR_DB
+
+
+@dataclass
+class Suite:
+    """The state of one run. Heavy parts are made when they are first asked for."""
+
+    options: SuiteOptions
+    _writer: RunWriter | None = field(default=None, init=False)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where runners compute: the GPU when there is one, unless another was asked for."""
+        wanted = self.options.device
+        if wanted == "auto":
+            wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda was asked for, but PyTorch sees no GPU: run `sadtrt doctor`")
+        return torch.device(wanted)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """The renderer under the weights that were asked for, or the best there are."""
+        options = self.options
+        return choose_weights(
+            options.size,
+            options.checkpoint,
+            options.mapping_checkpoint,
+            options.weights,
+            has_gpu=self.device.type == "cuda",
+            cache=options.cache,
+        )
+
+    @cached_property
+    def workload(self) -> Workload:
+        """What is rendered."""
+        options = self.options
+        return make_workload(self.renderer.config, options.frames, options.source_image, options.samples)
+
+    @cached_property
+    def timing_plan(self) -> TimingPlan:
+        """How long to warm up and sample on this device."""
+        return GPU_PLAN if self.device.type == "cuda" else CPU_PLAN
+
+    @property
+    def grid_sample(self) -> GridSample:
+        """How graphs sample volumes: what was asked for, or the plugin where it is built, else native."""
+        wanted = self.options.grid_sample
+        if wanted != "auto":
+            return wanted  # type: ignore[return-value]
+        from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
+
+        on_gpu = self.device.type == "cuda"
+        return "plugin" if on_gpu and isinstance(find_plugin(), PluginLibrary) else "native"
+
+    def job(self, stage: str, kind: RunnerKind, precision: str, batch: int) -> Job:
+        """What a runner is asked for. A clip's batch is its number of frames."""
+        return Job(
+            renderer=self.renderer,
+            stage=stage_named(stage),
+            precision=precision_named(precision),
+            # ONNX Runtime loads no TensorRT plugin: without a wish of the user's it takes the native rewriting.
+            grid_sample="native" if kind.name == "onnxruntime" and self.options.grid_sample == "auto" else self.grid_sample,
+            batch=self._clip_frames if stage == "clip" and batch == 1 else batch,
+            device=self.device,
+            cache=self.options.cache,
+        )
+
+    @property
+    def _clip_frames(self) -> int:
+        # On a CPU a frame takes a good part of a second; a few show the transfers and the once-a-clip parts.
+        return self.options.clip_frames or (16 if self.device.type == "cuda" else 3)
+
+    def key(self, kind: RunnerKind, job: Job) -> RecordKey:
+        """The key that the job's records carry."""
+        return RecordKey(job.stage.name, kind.name, job.precision.name, grid_sample_label(kind, job), job.batch)
+
+    def inputs(self, job: Job) -> dict[str, Tensor]:
+        """Inputs of the job's stage where its runner wants them."""
+        made = stage_inputs(self.renderer, self.workload, job.stage, job.batch)
+        return {name: tensor.to(job.input_device) for name, tensor in made.items()}
+
+    def frame_inputs(self) -> list[dict[str, Tensor]]:
+        """Inputs of the generator for every frame of the driving sequence, on the device."""
+        items = frame_inputs(self.renderer, self.workload, STAGES["generator"])
+        return [{name: tensor.to(self.device) for name, tensor in item.items()} for item in items]
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The frames that drift is measured against, checked before anything is judged by them."""
+        job = self._reference_job
+        items = self.frame_inputs()
+        first = torch.cat(reference_frames(job, items))
+        again = torch.cat(reference_frames(job, items[:_CHECKED_FRAMES]))
+        exact = torch.cat(reference_frames(job, items[:_CHECKED_FRAMES], torch.float64))
+        checked = first[:_CHECKED_FRAMES]
+        drift = measure_drift(
+            exact.float(), checked, meaningful=self.drift_is_meaningful, reference_name="pytorch fp64"
+        )
+        return Reference(first, bool(torch.equal(checked, again)), drift)
+
+    @property
+    def _reference_job(self) -> Job:
+        return Job(
+            self.renderer, STAGES["generator"], precision_named("fp32"), "torch", 1, self.device, self.options.cache
+        )
+
+    @property
+    def drift_is_meaningful(self) -> bool:
+        """False under seeded weights: noise says nothing about a trained renderer."""
+        return self.renderer.weights.kind != "seeded"
+
+    def render_sequence(self, runner: StageRunner, items: Sequence[dict[str, Tensor]]) -> Tensor:
+        """The generator's frames (T, 3, H, W), float32 on the host, through an activated runner of batch 1."""
+        return torch.cat([runner.infer(item)["prediction"].cpu() for item in items])
+
+    def drift(self, frames: Tensor) -> Drift:
+        """Drift of the whole sequence against the reference."""
+        return measure_drift(self.reference.frames, frames, meaningful=self.drift_is_meaningful)
+
+    @property
+    def writer(self) -> RunWriter:
+        """Where records go; the run's folder is made with the first record."""
+        if self._writer is None:
+            weights, workload = self.renderer.weights, self.workload
+            self._writer = RunWriter(
+                self.options.results,
+                read_environment(self.device),
+                schema.Weights(weights.kind, weights.name, weights.digest),
+                schema.Workload(
+                    workload.name, workload.kp_driving.shape[0], self.renderer.config.image_size, workload.digest
+                ),
+                self.options.as_text(),
+            )
+        return self._writer
+
+    @property
+    def started(self) -> bool:
+        """Whether anything was recorded."""
+        return self._writer is not None
+
+
+def device_memory_used(device: torch.device) -> float | None:
+    """MB (1e6 bytes) in use on the whole device, None on a CPU. Cached blocks of PyTorch count: they are taken."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return (total - free) / 1e6
+
+
+def resources(runner: StageRunner, before_mb: float | None) -> Resources:
+    """What an activated runner holds: device memory beyond `before_mb`, and its engine's size."""
+    after = device_memory_used(runner.job.device)
+    memory = None if after is None or before_mb is None else max(0.0, after - before_mb)
+    return Resources(memory, None if runner.engine_bytes is None else runner.engine_bytes / 1e6)
+
+
+def skipped(key: RecordKey, reason: str) -> Record:
+    """A record that says why a row was not run."""
+    return Record(key, "skipped", reason=reason, benchmark_version=BENCHMARK_VERSION)
+
+
+def failed(key: RecordKey, error: BaseException) -> Record:
+    """A record that says how a row broke."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return Record(key, "failed", reason=f"{type(error).__name__}: {words}"[:500], benchmark_version=BENCHMARK_VERSION)
