@@ -10,10 +10,27 @@ from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Value = TypeVar("Value")
+Self = TypeVar("Self", bound="JsonValue")
 
 
 class RecordsError(ValueError):
     """A record, run or results folder that cannot be used; the message is one sentence for the user."""
+
+
+class JsonValue:
+    """Adds strict JSON conversion to a frozen dataclass."""
+
+    def to_json(self) -> Any:
+        """Plain JSON value of this dataclass; RecordsError for a NaN or infinity."""
+        return to_json(self, type(self).__name__)
+
+    @classmethod
+    def from_json(cls: type[Self], data: Any) -> Self:
+        """The value from parsed JSON; RecordsError names the first field that is unknown, absent or of a wrong type."""
+        return from_json(cls, data)
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 @cache
@@ -117,7 +134,7 @@ def _decode_scalar(hint: Any, data: Any, where: str) -> Any:
         return number
     # bool is an int to isinstance, so the exact type is compared.
     if type(data) is not hint:
-        raise _mismatch(where, f"a {hint.__name__}", data)
+        raise _mismatch(where, _WORDS[hint], data)
     return data
 
 

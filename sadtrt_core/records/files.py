@@ -15,7 +15,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
     Raises RecordsError naming the path and the system's reason; the old file, if any, is then still there whole.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         try:

@@ -36,7 +36,7 @@ def frame_file(folder: Path, key: RecordKey, kind: str) -> Path:
 
 
 def frames_of(folder: Path) -> tuple[FrameSet, ...]:
-    """Every worst frame in a run's folder, by name; links, files over PICTURE_LIMIT and what is not PNG are left out."""
+    """Every worst frame in a run's folder, by name; links, files over PICTURE_LIMIT and other formats are left out."""
     found: dict[str, dict[str, str]] = {}
     for path in sorted((folder / FRAMES_FOLDER).glob("*.png")):
         name, _, kind = path.stem.rpartition("-")

@@ -6,6 +6,7 @@ import io
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from sadtrt_core.measure import stats
 from sadtrt_core.records.parts import WHOLE
@@ -31,9 +32,11 @@ def pareto_points(run: Run) -> tuple[str, tuple[Point, ...]]:
     on_device = all(record.latency is not None and record.latency.device_ms is not None for record in records)
     points = []
     for record in records:
-        assert record.latency is not None and record.drift is not None  # Selected above.
-        samples = record.latency.device_ms if on_device else record.latency.host_ms
-        points.append((stats.median(samples or ()) / record.key.batch, record.drift.psnr_min, record))
+        latency, drift = record.latency, record.drift
+        if latency is None or drift is None:
+            continue  # Not so after the selection above, which the type checker cannot see.
+        samples = (latency.device_ms if on_device else None) or latency.host_ms
+        points.append((stats.median(samples) / record.key.batch, drift.psnr_min, record))
     return ("device" if on_device else "host"), tuple(points)
 
 
@@ -64,6 +67,10 @@ def draw_pareto(run: Run) -> bytes | None:
         name = record.key.precision if record.key.batch == 1 else f"{record.key.precision}, batch {record.key.batch}"
         axes.annotate(name, (time, psnr), xytext=(5, 4), textcoords="offset points", fontsize=8, parse_math=False)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.12, y=0.1)
     axes.set_xlabel(f"median {clock} time of the generator, ms a frame")
     axes.set_ylabel("PSNR of the worst frame, dB")
     axes.set_title(f"{run.environment.gpu or run.environment.cpu}, {run.workload.size} px", parse_math=False)

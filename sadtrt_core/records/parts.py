@@ -17,7 +17,7 @@ The parts run with a pause between them and write what the whole may fuse away, 
 
 @dataclass(frozen=True)
 class PartsSum:
-    """Medians in ms of the whole and of its parts' sum on one clock ("device" or "host") for one way of running them."""
+    """Medians in ms of a generator and of its parts' sum, both on one clock, "device" or "host"."""
 
     whole: Record
     clock: str

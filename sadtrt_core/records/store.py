@@ -44,16 +44,19 @@ class RunWriter:
         self.run = Run(
             SCHEMA_VERSION, _iso(started), None, False, environment, weights, workload, dict(options), records=()
         )
+        _check_readable(self.run)
         self.folder = _make_folder(self.root, _folder_name(started, environment))
         write_run(self.run, self.folder / RECORDS_FILE)
 
     def add(self, record: Record) -> Record:
         """Keep `record`, merged with what the run already holds under its key, and return the merged one.
 
-        Drift under seeded weights is kept as not meaningful, whatever the record says.
+        Drift under seeded weights is kept as not meaningful, whatever the record says. Raises RecordsError for a field
+        of a wrong type or a file that cannot be written; the run then holds what it held before.
         """
         if self.run.weights.kind == "seeded" and record.drift is not None:
             record = dataclasses.replace(record, drift=dataclasses.replace(record.drift, meaningful=False))
+        _check_readable(record)
         kept = {known.key: known for known in self.run.records}
         known = kept.get(record.key)
         kept[record.key] = merged = record if known is None else merge_records(known, record)
@@ -138,6 +141,11 @@ def _parse(raw: bytes, file: Path) -> Run:
         return codec.from_json(Run, body, "run")
     except RecordsError as error:
         raise RecordsError(f"{file}: {error}") from error
+
+
+def _check_readable(value: Run | Record) -> None:
+    """Refuse now, where the culprit is known, what `read_run` would refuse later, such as text in place of a number."""
+    codec.from_json(type(value), value.to_json())
 
 
 def _digest(body: Any) -> str:

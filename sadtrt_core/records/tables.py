@@ -15,7 +15,7 @@ KEY_HEADINGS = ("stage", "runner", "precision", "grid", "batch")
 
 @dataclass(frozen=True)
 class TextTable:
-    """Headings and cells; the first `words` columns are words, the others figures. `breaks`: rows that start a group."""
+    """Headings and cells; the first `words` columns are words, the rest figures; a group starts at each of `breaks`."""
 
     title: str
     headings: tuple[str, ...]

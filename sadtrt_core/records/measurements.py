@@ -1,0 +1,218 @@
+"""The measured parts of a record: latency, drift, resources and telemetry, checked when made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sadtrt_core.measure import stats
+from sadtrt_core.records.codec import JsonValue
+
+PSNR_CEILING_DB = 120.0
+"""What one frame's PSNR counts for at most in a minimum or mean, so that identical frames have a number too.
+
+120 dB is a root-mean-square error of 1e-6 of the peak: below the rounding of fp32 arithmetic through a deep network.
+"""
+Spread = tuple[float, float, float]
+"""Minimum, median and maximum of a quantity over one measurement."""
+
+
+@dataclass(frozen=True)
+class Latency(JsonValue):
+    """Raw samples in milliseconds for one call of a stage; `device_ms` is None where no device clock exists (a CPU).
+
+    `device_ms` comes from device events, `host_ms` from the host's clock around a synchronised call. `steady` says that
+    the clocks and times had settled before the first sample and stayed so; `disturbed` holds the indices of samples
+    during which a clock dropped or a throttle reason was seen (kept and counted, only marked).
+    """
+
+    device_ms: tuple[float, ...] | None
+    host_ms: tuple[float, ...]
+    warmup_calls: int
+    steady: bool
+    disturbed: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _set(self, host_ms=_milliseconds("host_ms", self.host_ms), disturbed=tuple(int(i) for i in self.disturbed))
+        if self.device_ms is not None:
+            _set(self, device_ms=_milliseconds("device_ms", self.device_ms))
+        if self.warmup_calls < 0:
+            raise ValueError(f"warmup_calls must not be negative but is {self.warmup_calls}")
+        longest = max(len(self.host_ms), len(self.device_ms or ()))
+        if any(not 0 <= index < longest for index in self.disturbed):
+            raise ValueError(f"disturbed names a sample outside the {longest} that were taken: {self.disturbed}")
+
+    @property
+    def device_ms_median(self) -> float | None:
+        """Median device time in ms, None on a CPU."""
+        return None if self.device_ms is None else stats.median(self.device_ms)
+
+    @property
+    def host_ms_median(self) -> float:
+        """Median host latency in ms."""
+        return stats.median(self.host_ms)
+
+    @property
+    def judged_ms(self) -> tuple[float, ...]:
+        """The samples a ratio or a gate judges by, in ms: the device's where there is one, else the host's."""
+        return self.host_ms if self.device_ms is None else self.device_ms
+
+
+@dataclass(frozen=True)
+class Drift(JsonValue):
+    """How far each frame is from the reference's, one entry a frame.
+
+    psnr_db: decibels at peak 1.0; None where it has no finite value, that is an identical frame, or, where `non_finite`
+    is set for the frame, a NaN or infinity in the picture. ssim: 0 to 1 on uint8 frames, None for a non-finite frame.
+    max_lsb: largest uint8 difference. flicker_db: PSNR of frame-to-frame differences, may be empty; None as in psnr_db.
+    `meaningful` is False under seeded weights; `reference` names what was compared with. Infinities and NaN given to
+    the constructor become None; a NaN for a frame that is not marked non-finite is refused.
+    """
+
+    psnr_db: tuple[float | None, ...]
+    ssim: tuple[float | None, ...]
+    max_lsb: tuple[int, ...]
+    non_finite: tuple[bool, ...]
+    flicker_db: tuple[float | None, ...] = ()
+    meaningful: bool = True
+    reference: str = "pytorch fp32"
+
+    def __post_init__(self) -> None:
+        flags = tuple(bool(flag) for flag in self.non_finite)
+        frames = len(flags)
+        if not frames:
+            raise ValueError("drift needs at least one frame")
+        for name in ("psnr_db", "ssim", "max_lsb"):
+            if len(getattr(self, name)) != frames:
+                raise ValueError(f"drift has {frames} frames but {len(getattr(self, name))} values of {name}")
+        _set(
+            self,
+            non_finite=flags,
+            max_lsb=tuple(int(value) for value in self.max_lsb),
+            psnr_db=_decibels("psnr_db", self.psnr_db, flags),
+            ssim=tuple(None if flag else _finite("ssim", value) for value, flag in zip(self.ssim, flags, strict=True)),
+            # A flicker value belongs to a pair of frames, so a broken frame anywhere may explain a NaN.
+            flicker_db=_decibels("flicker_db", self.flicker_db, (any(flags),) * len(self.flicker_db)),
+        )
+
+    @property
+    def psnr_min(self) -> float:
+        """Lowest PSNR in dB, each frame counted at most PSNR_CEILING_DB; NaN if any frame is non-finite."""
+        return min(self._capped()) if not self.has_non_finite else math.nan
+
+    @property
+    def psnr_mean(self) -> float:
+        """Mean PSNR over frames in dB, a frame counted at most PSNR_CEILING_DB (an identical one exactly that)."""
+        return math.fsum(self._capped()) / len(self.psnr_db) if not self.has_non_finite else math.nan
+
+    @property
+    def ssim_min(self) -> float:
+        """Lowest SSIM; NaN if any frame is non-finite."""
+        return min(math.nan if value is None else value for value in self.ssim) if not self.has_non_finite else math.nan
+
+    @property
+    def max_lsb_worst(self) -> int:
+        """Largest uint8 difference over all frames, in least significant bits."""
+        return max(self.max_lsb)
+
+    @property
+    def flicker_min(self) -> float | None:
+        """Lowest flicker PSNR in dB, capped as psnr_min; None where not measured, NaN with a non-finite frame."""
+        if not self.flicker_db:
+            return None
+        return math.nan if self.has_non_finite else min(map(_capped_db, self.flicker_db))
+
+    @property
+    def worst_frame(self) -> int:
+        """Index of the first non-finite frame, else of the frame with the lowest PSNR."""
+        if self.has_non_finite:
+            return self.non_finite.index(True)
+        capped = self._capped()
+        return capped.index(min(capped))
+
+    @property
+    def has_non_finite(self) -> bool:
+        """Whether any frame held a NaN or infinity."""
+        return any(self.non_finite)
+
+    def _capped(self) -> list[float]:
+        return [_capped_db(value) for value in self.psnr_db]
+
+
+@dataclass(frozen=True)
+class Resources(JsonValue):
+    """Peak GPU memory and engine file in MB (1e6 bytes), energy in millijoules a frame; None where not measured."""
+
+    gpu_memory_mb: float | None
+    engine_mb: float | None
+    energy_mj_per_frame: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("gpu_memory_mb", "engine_mb", "energy_mj_per_frame"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            _set(self, **{name: _finite(name, value)})
+            if value < 0:
+                raise ValueError(f"{name} must not be negative but is {value}")
+
+
+@dataclass(frozen=True)
+class Telemetry(JsonValue):
+    """Minimum, median and maximum over one measurement of clocks (MHz), temperature (deg C) and board power (W)."""
+
+    sm_clock_mhz: Spread | None
+    memory_clock_mhz: Spread | None
+    temperature_c: Spread | None
+    power_w: Spread | None
+    throttle_reasons: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w"):
+            spread = getattr(self, name)
+            if spread is None:
+                continue
+            low, middle, high = (_finite(name, value) for value in spread)
+            if not low <= middle <= high:
+                raise ValueError(f"{name} must be (minimum, median, maximum) but is {spread}")
+            _set(self, **{name: (low, middle, high)})
+
+
+def _set(instance: object, **values: object) -> None:
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
+
+
+def _finite(name: str, value: float | None) -> float:
+    if value is None or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number but is {value}")
+    return float(value)
+
+
+def _milliseconds(name: str, samples: Iterable[float]) -> tuple[float, ...]:
+    values = tuple(_finite(name, value) for value in samples)
+    if not values:
+        raise ValueError(f"{name} needs at least one sample")
+    if min(values) < 0:
+        raise ValueError(f"{name} must not be negative but holds {min(values)}")
+    return values
+
+
+def _decibels(name: str, values: Iterable[float | None], flags: tuple[bool, ...]) -> tuple[float | None, ...]:
+    """Infinity becomes None (identical); anything not finite needs its frame's flag."""
+    result: list[float | None] = []
+    for value, flag in zip(values, flags, strict=True):
+        if value is None or value == math.inf:
+            result.append(None)
+        elif math.isfinite(value):
+            result.append(float(value))
+        elif flag:
+            result.append(None)
+        else:
+            raise ValueError(f"{name} is {value} for a frame that is not marked non-finite")
+    return tuple(result)
+
+
+def _capped_db(value: float | None) -> float:
+    return PSNR_CEILING_DB if value is None else min(value, PSNR_CEILING_DB)
