@@ -59,6 +59,8 @@ def _named(config: pytest.Config, option: str, known: tuple[str, ...]) -> tuple[
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Spread a benchmark over the stages, runners, precisions and batches that were asked for."""
+    if "suite" not in metafunc.fixturenames:
+        return
     from sadtrt_core.runners.registry import RUNNERS
 
     config = metafunc.config
@@ -68,10 +70,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "precision": _named(config, "precision", tuple(PRECISIONS)),
         "batch": tuple(config.getoption("batch") or (1,)),
     }
-    if "suite" in metafunc.fixturenames:
-        for name in ("batch", "precision", "runner", "stage"):
-            if name in metafunc.fixturenames:
-                metafunc.parametrize(name, values[name])
+    for name in ("batch", "precision", "runner", "stage"):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, values[name])
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from sadtrt_core.measure.drift import save_worst_frame
 from sadtrt_core.records.schema import Record
 from sadtrt_core.suite import BENCHMARK_VERSION, REFERENCE_FLOOR_DB, Suite
 
@@ -31,9 +30,7 @@ def test_precision_drift(runner: str, precision: str, suite: Suite, benchmark: A
         checked = reference.against_float64
         notes = (*notes, f"the reference: repeatable, {checked.psnr_min:.1f} dB against float64")
     suite.writer.add(Record(key, "measured", drift=drift, notes=notes, benchmark_version=BENCHMARK_VERSION))
-    save_worst_frame(
-        suite.writer.folder / "frames" / f"{runner}-{precision}.png", f"{runner} {precision}", reference.frames, frames, drift
-    )
+    suite.save_frames(key, frames, drift)
     benchmark.group = "drift over the driving sequence"
     benchmark.extra_info.update(
         psnr_min=None if drift.has_non_finite else drift.psnr_min,

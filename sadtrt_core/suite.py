@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from sadtrt_core.environment import read_environment
-from sadtrt_core.measure.drift import measure_drift
+from sadtrt_core.measure.drift import measure_drift, worst_frame_pictures
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, TimingPlan
 from sadtrt_core.precision import precision_named
 from sadtrt_core.records import schema
+from sadtrt_core.records.files import write_atomically
+from sadtrt_core.records.frames import frame_file
+from sadtrt_core.records.report import write_html
 from sadtrt_core.records.schema import Drift, Record, RecordKey, Resources
 from sadtrt_core.records.store import RunWriter
 from sadtrt_core.renderer.renderer import Renderer
@@ -211,6 +214,16 @@ class Suite:
                 self.options.as_text(),
             )
         return self._writer
+
+    def save_frames(self, key: RecordKey, frames: Tensor, drift: Drift) -> None:
+        """Keep the worst frame beside the reference's and an error map in the run's folder."""
+        for kind, picture in worst_frame_pictures(self.reference.frames, frames, drift).items():
+            write_atomically(frame_file(self.writer.folder, key, kind), picture)
+
+    def finish(self) -> None:
+        """Write the summary and the report, and mark the run complete."""
+        folder = self.writer.folder
+        write_html(self.writer.finish(), folder)
 
     @property
     def started(self) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -57,27 +58,29 @@ def _decibels(reference: Tensor, candidate: Tensor) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def save_worst_frame(path: Path, title: str, reference: Tensor, candidate: Tensor, drift: Drift) -> None:
-    """A PNG of the worst frame: reference, candidate, and the error in uint8 levels with its scale; atomically."""
+def worst_frame_pictures(reference: Tensor, candidate: Tensor, drift: Drift) -> dict[str, bytes]:
+    """PNG files of the worst frame: `reference`, `candidate` and `error`, the largest difference of a channel.
+
+    The error map's scale is labelled in uint8 levels and never below 4, so that one level does not look like a broken
+    picture.
+    """
     index = drift.worst_frame
     old, new = to_uint8(reference[index : index + 1])[0].numpy(), to_uint8(candidate[index : index + 1])[0].numpy()
     error = np.abs(old.astype(np.int16) - new.astype(np.int16)).max(axis=2)
-    figure = Figure(figsize=(9.6, 3.6), dpi=100, layout="constrained")
-    axes = figure.subplots(1, 3)
-    axes[0].imshow(old)
-    axes[0].set_title(f"reference: {drift.reference}", fontsize=9)
-    axes[1].imshow(new)
-    axes[1].set_title(title, fontsize=9)
-    # At least 4 levels of scale: one level of difference must not look like a broken picture.
-    heat = axes[2].imshow(error, cmap="inferno", vmin=0, vmax=max(4, int(error.max())))
-    axes[2].set_title(f"largest difference of a channel: {int(error.max())} of 255", fontsize=9)
-    figure.colorbar(heat, ax=axes[2], label="uint8 levels", shrink=0.8)
-    for axis in axes:
-        axis.set_axis_off()
+    figure = Figure(figsize=(3.6, 3.2), dpi=100, layout="constrained")
+    axis = figure.subplots()
+    heat = axis.imshow(error, cmap="inferno", vmin=0, vmax=max(4, int(error.max())))
+    figure.colorbar(heat, ax=axis, label="uint8 levels", shrink=0.8)
     value = drift.psnr_db[index]
     words = "non-finite" if drift.non_finite[index] else "identical" if value is None else f"{value:.1f} dB"
-    figure.suptitle(f"worst frame: {index} ({words})", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    axis.set_title(f"frame {index}: {words}, largest {int(error.max())} of 255", fontsize=8)
+    axis.set_axis_off()
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    return {"reference": _png(old), "candidate": _png(new), "error": drawn.getvalue()}
+
+
+def _png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,207 @@
+"""Typed graphs on ONNX Runtime against PyTorch, stage by stage, precision by precision, sampler by sampler."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
+from sadtrt_core.graph.export import export_stage
+from sadtrt_core.graph.gridsample import resolve_grid_sample
+from sadtrt_core.graph.pipeline import typed_graph
+from sadtrt_core.graph.rounding import explicit_rounding
+from sadtrt_core.graph.typed import apply_precision, coordinate_slice
+from sadtrt_core.precision import PRECISIONS, Precision
+from sadtrt_core.renderer.sampling import NODE_TYPE, sample_volume
+from sadtrt_core.stages import GRAPH_STAGES, STAGES, call_stage, stage_module
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        explicit_rounding(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def random_inputs(stage, config, batch, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    # Keypoints, deformations and pictures all live within -1..1; a few samples fall outside the volume.
+    return {s.name: torch.rand(s.batched(batch), generator=generator) * 2.1 - 1.05 for s in stage.inputs(config)}
+
+
+def run_both(renderer, stage, model, batch):
+    inputs = random_inputs(stage, renderer.config, batch)
+    expected = call_stage(stage_module(stage, renderer), tuple(inputs.values()))
+    actual = session(model).run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    return expected, [torch.from_numpy(value) for value in actual]
+
+
+@pytest.mark.parametrize("grid_sample", ["native", "builtin"])
+@pytest.mark.parametrize("name", GRAPH_STAGES)
+def test_fp32_graph_gives_what_pytorch_gives(seeded_demo, cache, name, grid_sample):
+    stage = STAGES[name]
+    model = onnx.load_from_string(typed_graph(seeded_demo, stage, PRECISIONS["fp32"], grid_sample, cache))
+    onnx.checker.check_model(model, full_check=True)
+    # Another batch than the exporter saw: the axis must be dynamic.
+    expected, actual = run_both(seeded_demo, stage, model, batch=3)
+    for old, new in zip(expected, actual, strict=True):
+        assert new.shape == old.shape
+        # Seeded weights amplify rounding through the whole generator; single stages agree to 2e-5.
+        assert (new - old).abs().max() < (1e-3 if name == "generator" else 2e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp16-mixed", "bf16"])
+@pytest.mark.parametrize("name", [n for n in GRAPH_STAGES if n != "generator"])
+def test_low_precision_graph_stays_near_and_keeps_fp32_at_its_doors(seeded_demo, cache, name, precision):
+    stage = STAGES[name]
+    model = onnx.load_from_string(typed_graph(seeded_demo, stage, PRECISIONS[precision], "native", cache))
+    onnx.checker.check_model(model, full_check=True)
+    for value in (*model.graph.input, *model.graph.output):
+        assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    expected, actual = run_both(seeded_demo, stage, model, batch=1)
+    steps = 2.0**-8 if precision == "bf16" else 2.0**-11
+    for old, new in zip(expected, actual, strict=True):
+        error = (new - old).abs().max() / old.abs().max()
+        assert 0 < error < 60 * steps
+
+
+def test_mixed_precision_keeps_the_coordinates_and_nothing_else(seeded_demo):
+    graph = export_stage(seeded_demo, STAGES["generator"])
+    kept = coordinate_slice(graph)
+    by_name = {node.name: node for node in graph.graph.node}
+    operators = {by_name[name].op_type for name in kept}
+    assert {"Softmax", "ReduceSum", "Mul", "Sub", "Where"} <= operators
+    assert not operators & {"Conv", NODE_TYPE, "InstanceNormalization"}
+    assert not any("decoder" in name for name in kept)
+    typed = apply_precision(graph, PRECISIONS["fp16-mixed"])
+    types = element_types(typed)
+    for node in typed.graph.node:
+        if node.op_type == NODE_TYPE:
+            assert [types[name] for name in node.input] == [onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT]
+        if node.op_type == "Conv":
+            assert {types[name] for name in node.input} == {onnx.TensorProto.FLOAT16}
+    halves = apply_precision(graph, PRECISIONS["fp16"])
+    types = element_types(halves)
+    grids = [types[node.input[1]] for node in halves.graph.node if node.op_type == NODE_TYPE]
+    assert grids == [onnx.TensorProto.FLOAT16] * 2
+
+
+def test_nodes_named_by_a_plan_stay_fp32(seeded_demo):
+    plan = Precision("plan", "float16", "a test", keep_nodes=("/G_middle_0/*",))
+    typed = apply_precision(export_stage(seeded_demo, STAGES["decode"]), plan)
+    types = element_types(typed)
+    convolutions = {node.name: types[node.input[1]] for node in typed.graph.node if node.op_type == "Conv"}
+    inside = {kind for name, kind in convolutions.items() if name.startswith("/G_middle_0/")}
+    outside = {kind for name, kind in convolutions.items() if not name.startswith("/G_middle_0/")}
+    assert inside == {onnx.TensorProto.FLOAT}
+    assert outside == {onnx.TensorProto.FLOAT16}
+
+
+@pytest.mark.parametrize("name", GRAPH_STAGES)
+@pytest.mark.parametrize("precision", ["fp16", "fp16-mixed", "bf16"])
+def test_operands_meet_in_one_type(seeded_demo, cache, name, precision):
+    """What a strongly typed builder demands: no operator mixes float types."""
+    model = onnx.load_from_string(typed_graph(seeded_demo, STAGES[name], PRECISIONS[precision], "native", cache))
+    types = element_types(model)
+    for node in model.graph.node:
+        if node.op_type == "Resize":
+            continue
+        kinds = {types[i] for i in node.input if types.get(i) in FLOAT_TYPES}
+        assert len(kinds) <= 1, f"{node.name} mixes {kinds}"
+
+
+def test_plugin_graph_samples_without_repeating_the_volume_and_with_fp32_coordinates(seeded_demo, cache):
+    for precision in ("fp32", "fp16", "fp16-mixed"):
+        model = onnx.load_from_string(
+            typed_graph(seeded_demo, STAGES["generator"], PRECISIONS[precision], "plugin", cache)
+        )
+        types = element_types(model)
+        samplers = [node for node in model.graph.node if node.op_type == NODE_TYPE]
+        assert len(samplers) == 2
+        for node in samplers:
+            assert types[node.input[1]] == onnx.TensorProto.FLOAT
+            assert {item.name for item in node.attribute} == {
+                "interpolation",
+                "padding",
+                "align_corners",
+                "plugin_version",
+            }
+        assert not {"Tile", "Expand"} & {node.op_type for node in model.graph.node}
+
+
+class _Sampler(torch.nn.Module):
+    def forward(self, volume, grid):
+        return sample_volume(volume, grid)
+
+
+@pytest.mark.parametrize("grid_sample", ["native", "builtin"])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_sampler_agrees_where_samples_fall_outside(repeats, grid_sample):
+    generator = torch.Generator().manual_seed(1)
+    volume = torch.randn((2, 3, 4, 5, 6), generator=generator)
+    grid = torch.rand((2 * repeats, 3, 4, 7, 3), generator=generator) * 3 - 1.5
+    grid[0, 0, 0, :2] = torch.tensor([[1.0, -1.0, 1.0], [1e9, -1e9, 0.0]])
+    import io
+
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        _Sampler(),
+        (volume, grid),
+        buffer,
+        input_names=["volume", "grid"],
+        output_names=["y"],
+        opset_version=20 if grid_sample == "builtin" else 17,
+        dynamo=False,
+    )
+    model = resolve_grid_sample(onnx.load_from_string(buffer.getvalue()), grid_sample)
+    (actual,) = session(model).run(None, {"volume": volume.numpy(), "grid": grid.numpy()})
+    expected = sample_volume(volume, grid)
+    assert np.abs(actual - expected.numpy()).max() < 2e-6
+    assert expected.abs().max() > 0.5
+
+
+def test_rounding_between_half_operators_is_kept():
+    """ONNX Runtime drops the casts it makes itself: (0.3 + 2048) - 2048 would come out as 0.3, half gives 0."""
+    add = [
+        onnx.helper.make_node("Cast", ["x"], ["h"], to=onnx.TensorProto.FLOAT16),
+        onnx.helper.make_node("Add", ["h", "big"], ["sum"], name="add"),
+        onnx.helper.make_node("Sub", ["sum", "big"], ["rest"], name="sub"),
+        onnx.helper.make_node("Cast", ["rest"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    graph = onnx.helper.make_graph(
+        add,
+        "rounding",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [3])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [3])],
+        [onnx.numpy_helper.from_array(np.float16([2048.0]), "big")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    x = np.float32([0.3, 1.7, 3.1])
+    (actual,) = session(model).run(None, {"x": x})
+    half = (x.astype(np.float16) + np.float16(2048)) - np.float16(2048)
+    assert actual.tolist() == half.astype(np.float32).tolist() == [0.0, 2.0, 4.0]
+
+
+def test_an_unknown_sampler_is_refused(seeded_demo):
+    graph = export_stage(seeded_demo, STAGES["warp"])
+    with pytest.raises(ValueError, match="grid sample 'cubic' is not for graphs: expected one of plugin, native"):
+        resolve_grid_sample(graph, "cubic")
+    for node in graph.graph.node:
+        if node.op_type == NODE_TYPE:
+            next(item for item in node.attribute if item.name == "padding").i = 1
+    with pytest.raises(ValueError, match="only trilinear sampling with zeros outside"):
+        resolve_grid_sample(graph, "native")
+
+
+def test_the_clip_has_no_graph(seeded_demo, cache):
+    with pytest.raises(ValueError, match="'clip' has no module of its own"):
+        typed_graph(seeded_demo, STAGES["clip"], PRECISIONS["fp32"], "native", cache)
