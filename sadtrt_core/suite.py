@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from sadtrt_core.environment import read_environment
-from sadtrt_core.measure.drift import measure_drift, worst_frame_pictures
+from sadtrt_core.measure.drift import measure_drift, worst_frame_picture
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, TimingPlan
 from sadtrt_core.precision import precision_named
 from sadtrt_core.records import schema
 from sadtrt_core.records.files import write_atomically
-from sadtrt_core.records.frames import frame_file
 from sadtrt_core.records.report import write_html
 from sadtrt_core.records.schema import Drift, Record, RecordKey, Resources
-from sadtrt_core.records.store import RunWriter
+from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.standin import choose_weights
 from sadtrt_core.runners.base import GridSample, Job, StageRunner
@@ -216,9 +215,13 @@ class Suite:
         return self._writer
 
     def save_frames(self, key: RecordKey, frames: Tensor, drift: Drift) -> None:
-        """Keep the worst frame beside the reference's and an error map in the run's folder."""
-        for kind, picture in worst_frame_pictures(self.reference.frames, frames, drift).items():
-            write_atomically(frame_file(self.writer.folder, key, kind), picture)
+        """Keep a picture of the worst frame, beside the reference's and an error map, in the run's folder."""
+        name = "-".join((key.stage, key.runner, key.precision, key.grid_sample))
+        title = " ".join((key.runner, key.precision))
+        picture = worst_frame_picture(title, self.reference.frames, frames, drift)
+        folder = self.writer.folder / FRAMES_FOLDER
+        folder.mkdir(exist_ok=True)
+        write_atomically(folder / f"{name}.png", picture)
 
     def finish(self) -> None:
         """Write the summary and the report, and mark the run complete."""

@@ -8,7 +8,6 @@ import math
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -58,8 +57,8 @@ def _decibels(reference: Tensor, candidate: Tensor) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def worst_frame_pictures(reference: Tensor, candidate: Tensor, drift: Drift) -> dict[str, bytes]:
-    """PNG files of the worst frame: `reference`, `candidate` and `error`, the largest difference of a channel.
+def worst_frame_picture(title: str, reference: Tensor, candidate: Tensor, drift: Drift) -> bytes:
+    """A PNG of the worst frame: the reference's, the candidate's, and the largest difference of a channel.
 
     The error map's scale is labelled in uint8 levels and never below 4, so that one level does not look like a broken
     picture.
@@ -67,20 +66,20 @@ def worst_frame_pictures(reference: Tensor, candidate: Tensor, drift: Drift) -> 
     index = drift.worst_frame
     old, new = to_uint8(reference[index : index + 1])[0].numpy(), to_uint8(candidate[index : index + 1])[0].numpy()
     error = np.abs(old.astype(np.int16) - new.astype(np.int16)).max(axis=2)
-    figure = Figure(figsize=(3.6, 3.2), dpi=100, layout="constrained")
-    axis = figure.subplots()
-    heat = axis.imshow(error, cmap="inferno", vmin=0, vmax=max(4, int(error.max())))
-    figure.colorbar(heat, ax=axis, label="uint8 levels", shrink=0.8)
+    figure = Figure(figsize=(9.6, 3.5), dpi=100, layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    left.imshow(old)
+    left.set_title(f"reference: {drift.reference}", fontsize=9)
+    middle.imshow(new)
+    middle.set_title(title, fontsize=9)
+    heat = right.imshow(error, cmap="inferno", vmin=0, vmax=max(4, int(error.max())))
+    right.set_title(f"largest difference of a channel: {int(error.max())} of 255", fontsize=9)
+    figure.colorbar(heat, ax=right, label="uint8 levels", shrink=0.8)
+    for axis in (left, middle, right):
+        axis.set_axis_off()
     value = drift.psnr_db[index]
     words = "non-finite" if drift.non_finite[index] else "identical" if value is None else f"{value:.1f} dB"
-    axis.set_title(f"frame {index}: {words}, largest {int(error.max())} of 255", fontsize=8)
-    axis.set_axis_off()
+    figure.suptitle(f"worst frame: {index} of {len(drift.psnr_db)}, {words}", fontsize=10)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
-    return {"reference": _png(old), "candidate": _png(new), "error": drawn.getvalue()}
-
-
-def _png(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    return drawn.getvalue()
