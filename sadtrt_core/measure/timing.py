@@ -16,7 +16,7 @@ from sadtrt_core.runners.base import StageRunner
 class TimingPlan:
     """How long to warm up and how many samples to take.
 
-    Warm-up runs at least `warmup_calls` calls and then until the times are steady (measure/stats.py), at most
+    Warm-up runs `warmup_calls` calls and then more until the times are steady (measure/stats.py), for at most
     `warmup_seconds`. Sampling aims at `sample_seconds`, within the two limits on the number of samples.
     """
 
@@ -51,7 +51,6 @@ class LatencySampler:
         self.host_ms: list[float] = []
         self.device_ms: list[float] = []
         self.warmup_ms: list[float] = []
-        self._warm_steady = False
 
     def _call(self) -> tuple[float, float | None]:
         runner = self.runner
@@ -72,18 +71,21 @@ class LatencySampler:
 
     def warm_up(self, plan: TimingPlan) -> float:
         """Run until the times are steady; returns the seconds that one call takes by then."""
+        for _ in range(plan.warmup_calls):
+            self._warm_call()
+        # The clock starts here, because the first calls may compile, tune and load for minutes.
         deadline = time.perf_counter() + plan.warmup_seconds
-        while True:
-            host, device = self._call()
-            self.warmup_ms.append(host if device is None else device)
-            enough = len(self.warmup_ms) >= plan.warmup_calls
-            # Single calls of milliseconds need a window; a call of seconds is not repeated to prove itself.
-            self._warm_steady = len(self.warmup_ms) >= _STEADY_WINDOW and stats.is_steady(
-                self.warmup_ms[-_STEADY_WINDOW:]
-            )
-            if enough and (self._warm_steady or time.perf_counter() >= deadline):
-                # The later half: the first calls still compile, tune or load.
-                return stats.median(self.warmup_ms[len(self.warmup_ms) // 2 :]) / 1e3
+        while not self._settled() and time.perf_counter() < deadline:
+            self._warm_call()
+        return stats.median(self.warmup_ms[-plan.warmup_calls :]) / 1e3
+
+    def _warm_call(self) -> None:
+        host, device = self._call()
+        self.warmup_ms.append(host if device is None else device)
+
+    def _settled(self) -> bool:
+        recent = self.warmup_ms[-_STEADY_WINDOW:]
+        return len(recent) == _STEADY_WINDOW and stats.is_steady(recent)
 
     def sample(self) -> None:
         """Take one counted sample."""

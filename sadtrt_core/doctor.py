@@ -1,0 +1,67 @@
+"""What this machine has, and for every runner and precision that would be skipped: why, and what mends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
+from sadtrt_core.environment import package_version, read_environment
+from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.runners.registry import RUNNERS
+from sadtrt_core.suite import Suite
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is here or is not."""
+
+    thing: str
+    state: str
+    present: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a runner serves a precision on this machine; `mend` is a command, where one helps."""
+
+    runner: str
+    precision: str
+    reason: str | None
+    mend: str | None
+
+
+def look_around(suite: Suite) -> tuple[Finding, ...]:
+    """What is installed and usable on this machine."""
+    environment = read_environment(suite.device)
+    plugin = find_plugin()
+    weights = suite.renderer.weights
+
+    def finding(thing: str, state: str | None, absent: str = "not found") -> Finding:
+        return Finding(thing, state or absent, state is not None)
+
+    capability = environment.compute_capability
+    tensorrt = environment.tensorrt and f"{environment.tensorrt} ({environment.tensorrt_flavour})"
+    library = f"{plugin.path} (version {plugin.version})" if isinstance(plugin, PluginLibrary) else None
+    return (
+        finding("GPU", environment.gpu and f"{environment.gpu}, compute capability {capability}"),
+        finding("driver", environment.driver),
+        finding("CUDA of PyTorch", environment.cuda),
+        finding("PyTorch", environment.torch),
+        finding("TensorRT", tensorrt, "not installed: pip install 'sadtrt[gpu]'"),
+        finding("pycuda", package_version("pycuda"), "not installed: pip install 'sadtrt[gpu]'"),
+        finding("GridSample3D plugin", library, str(plugin)),
+        finding("ONNX Runtime", environment.onnxruntime),
+        Finding("weights", f"{weights.kind}: {weights.name}", weights.kind != "seeded"),
+    )
+
+
+def verdicts(suite: Suite) -> tuple[Verdict, ...]:
+    """Every runner with every precision, for the generator."""
+    found = []
+    for kind in RUNNERS.values():
+        for precision in PRECISIONS:
+            absence = kind.available(suite.job("generator", kind, precision, 1))
+            found.append(
+                Verdict(kind.name, precision, absence and absence.reason, absence.mend if absence else None)
+            )
+    return tuple(found)
