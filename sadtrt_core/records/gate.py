@@ -62,7 +62,7 @@ def _problems(candidate: Run, baseline: Run) -> list[tuple[str, str]]:
         problems.append(("nothing_measured", "the baseline measured nothing, so nothing can be compared with it"))
     for code, name, was, now in _identities(candidate, baseline):
         if was != now:
-            problems.append((f"{code}_differs", f"{name} differs: the baseline's is {was}, this run's is {now}"))
+            problems.append((f"{code}_differs", f"{name} changed: {was} in the baseline, {now} in this run"))
     return problems
 
 

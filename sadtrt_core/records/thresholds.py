@@ -127,15 +127,15 @@ class Thresholds:
             raise RecordsError(f"cannot read thresholds from {path}: {error.strerror or error}") from error
         except ValueError as error:
             raise RecordsError(f"{path} is not a TOML file: {error}") from error
-        if path.name == "pyproject.toml":
-            table, where = data.get("tool", {}).get("sadtrt", {}).get("gate", {}), "tool.sadtrt.gate"
-        elif "gate" in data:
-            table, where = data["gate"], "gate"
-        else:
+        names = ("tool", "sadtrt", "gate") if path.name == "pyproject.toml" else ("gate",)
+        if names == ("gate",) and "gate" not in data:
             raise RecordsError(f"{path} should hold a table [gate] with the thresholds")
-        if not isinstance(table, dict):
-            raise RecordsError(f"{where} in {path} should be a table")
-        return cls.from_table(table, where)
+        table: Any = data
+        for depth, name in enumerate(names, 1):
+            table = table.get(name, {})
+            if not isinstance(table, dict):
+                raise RecordsError(f"{'.'.join(names[:depth])} in {path} should be a table")
+        return cls.from_table(table, ".".join(names))
 
 
 def _override(entry: Mapping[str, Any], where: str) -> Override:

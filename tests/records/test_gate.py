@@ -1,0 +1,450 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from record_examples import (
+    ENVIRONMENT,
+    WEIGHTS,
+    WORKLOAD,
+    drift,
+    key,
+    latency,
+    measured,
+    on_cpu,
+    run_of,
+    samples,
+)
+from record_examples import runs as any_runs
+
+from sadtrt_core.records.baselines import find_baseline, write_baseline
+from sadtrt_core.records.gate import compare_runs, gate_files
+from sadtrt_core.records.schema import Drift, Latency, Record, RecordsError, Resources, Run
+from sadtrt_core.records.store import read_run, write_run
+from sadtrt_core.records.thresholds import Limits, Override, Thresholds
+from sadtrt_core.records.verdicts import ExitCode, GateResult, GateRow
+
+THRESHOLDS = Thresholds()
+
+
+def judge(candidate: Record, baseline: Record, thresholds: Thresholds = THRESHOLDS) -> tuple[GateRow, int]:
+    result = compare_runs(run_of(candidate), run_of(baseline), thresholds)
+    (row,) = result.rows
+    return row, result.exit_code
+
+
+def device_times(values: object) -> Latency:
+    times = tuple(float(value) for value in values)
+    return Latency(times, times, 5, True)
+
+
+# Latency
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_code_again_passes(seed: int) -> None:
+    row, code = judge(measured(latency=latency(seed=seed)), measured(latency=latency(seed=seed + 50)))
+    assert (row.verdict, row.reason, code) == ("same", "within_limit", ExitCode.PASS)
+
+
+def test_a_slower_and_a_faster_row() -> None:
+    slow, fast = measured(latency=latency(5.25, seed=1)), measured(latency=latency(5.0, seed=2))
+    row, code = judge(slow, fast)
+    assert (row.verdict, row.reason, code) == ("slower", "slower", ExitCode.REGRESSION)
+    finding = row.finding("device_ms")
+    assert finding is not None
+    assert 4.5 < finding.low < finding.change < finding.high < 5.5
+    assert "(+5." in row.detail or "(+4." in row.detail
+    row, code = judge(fast, slow)
+    assert (row.verdict, code) == ("faster", ExitCode.PASS)
+
+
+def test_a_real_change_below_the_effect_of_interest_is_shown_and_passes() -> None:
+    row, code = judge(measured(latency=latency(5.12, seed=1)), measured(latency=latency(5.0, seed=2)))
+    finding = row.finding("device_ms")
+    assert finding is not None
+    assert (finding.verdict, finding.reason, code) == ("same", "below_effect", ExitCode.PASS)
+    assert finding.change == pytest.approx(2.4, abs=0.3)
+
+
+def test_a_busy_machine_is_not_called_slower() -> None:
+    shifting = np.asarray(samples(5.0, 1)) * np.repeat([1.0, 1.15, 1.02], 20)
+    row, code = judge(measured(latency=device_times(shifting)), measured(latency=device_times(samples(4.85, 2))))
+    assert (row.verdict, row.reason, code) == ("same", "within_noise", ExitCode.PASS)
+    assert "inside the noise" in row.finding("device_ms").sentence
+
+
+def test_what_could_hide_any_change_never_passes() -> None:
+    shifting = np.asarray(samples(5.0, 1)) * np.tile(np.repeat([1.0, 2.0], 15), 2)
+    row, code = judge(measured(latency=device_times(shifting)), measured(latency=device_times(samples(5.0, 2))))
+    assert (row.verdict, row.reason, code) == ("not comparable", "too_noisy", ExitCode.NOT_COMPARABLE)
+    few = device_times(samples(5.0, 1)[:3])
+    row, code = judge(measured(latency=few), measured(latency=few))
+    assert (row.verdict, row.reason, code) == ("not comparable", "too_few_samples", ExitCode.NOT_COMPARABLE)
+    none = device_times([0.0] * 60)
+    row, code = judge(measured(latency=none), measured(latency=none))
+    assert (row.reason, code) == ("zero_times", ExitCode.NOT_COMPARABLE)
+
+
+def test_samples_disturbed_by_a_clock_drop_are_left_out_and_said() -> None:
+    times = np.asarray(samples(5.0, 1))
+    times[10:38] *= 1.5
+    disturbed = dataclasses.replace(device_times(times), disturbed=tuple(range(10, 38)))
+    baseline = measured(latency=device_times(samples(5.0, 2)))
+    row, code = judge(measured(latency=disturbed), baseline)
+    assert (row.verdict, code) == ("same", ExitCode.PASS)
+    assert "28 disturbed samples left out" in row.finding("device_ms").sentence
+    mostly = dataclasses.replace(device_times(np.asarray(samples(5.5, 1))), disturbed=tuple(range(40)))
+    row, code = judge(measured(latency=mostly), baseline)
+    assert (row.verdict, code) == ("slower", ExitCode.REGRESSION)
+    assert "most samples were disturbed" in row.detail
+
+
+def test_host_time_is_judged_beside_device_time_and_alone_on_a_cpu() -> None:
+    row, code = judge(measured(latency=latency(5.0, 8.0, seed=1)), measured(latency=latency(5.0, 5.5, seed=2)))
+    assert (row.verdict, row.findings[0].metric, code) == ("slower", "host_ms", ExitCode.REGRESSION)
+    slow, fast = (on_cpu(run_of(measured(latency=latency(None, ms, seed=int(ms))))) for ms in (120.0, 100.0))
+    result = compare_runs(slow, fast, THRESHOLDS)
+    assert (result.rows[0].verdict, result.exit_code) == ("slower", ExitCode.REGRESSION)
+    row, code = judge(measured(latency=latency(None)), measured(latency=latency()))
+    assert (row.verdict, row.reason, code) == ("not comparable", "clock_differs", ExitCode.NOT_COMPARABLE)
+
+
+def decisions(slowdown: float, count: int, spread: float, between: float) -> int:
+    """How many of `count` simulated pairs of runs are called slower; spreads are relative, within and between runs."""
+    draw = np.random.default_rng(11)
+    called = 0
+    for _ in range(count):
+        made = []
+        for factor in (1.0 + slowdown, 1.0):
+            level = factor * np.exp(draw.normal(0, between))
+            drifting = np.linspace(0, draw.normal(0, spread / 2), 60)
+            made.append(5.0 * level * np.exp(draw.normal(0, spread, 60) + drifting))
+        row, _ = judge(*(measured(latency=device_times(times)) for times in made))
+        called += row.verdict == "slower"
+    return called
+
+
+def test_identical_code_raises_no_alarm_and_five_percent_is_caught() -> None:
+    # A quiet GPU: half a percent from sample to sample, a little less from run to run.
+    assert decisions(0.0, 100, spread=0.005, between=0.004) <= 1
+    assert decisions(0.05, 100, spread=0.005, between=0.004) >= 95
+
+
+def test_noise_of_a_shared_cpu_raises_no_alarm() -> None:
+    assert decisions(0.0, 100, spread=0.08, between=0.008) <= 1
+
+
+# Picture
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reason"),
+    [
+        (drift((69.0, 71.0)), "psnr_min_drop"),
+        (drift((70.0, 71.0)), "psnr_mean_drop"),
+        (drift(lsb=(2, 3)), "lsb_rise"),
+        (drift(ssim=(0.999, 0.99)), "ssim_drop"),
+        (drift(flicker_db=(60.0,)), "flicker_drop"),
+        (Drift((70.0, math.nan), (0.999, math.nan), (2, 2), (False, True), (66.0,)), "non_finite"),
+    ],
+)
+def test_a_worse_picture_is_a_regression(candidate: Drift, reason: str) -> None:
+    row, code = judge(measured(drift=candidate), measured(drift=drift(flicker_db=(66.0,))))
+    reasons = [finding.reason for finding in row.findings if finding.verdict == "worse picture"]
+    if candidate.flicker_db:
+        assert reasons == [reason]
+    assert reason in reasons
+    assert (row.verdict, code) == ("worse picture", ExitCode.REGRESSION)
+
+
+@given(st.floats(1.0, 40.0), st.floats(20.0, 88.0), st.integers(0, 254))
+def test_one_decibel_or_one_grey_level_is_always_caught(loss: float, level: float, lsb: int) -> None:
+    before = measured(latency=None, drift=drift((level, level), (lsb, lsb)))
+    row, code = judge(measured(latency=None, drift=drift((level - loss, level), (lsb, lsb))), before)
+    assert (row.verdict, code) == ("worse picture", ExitCode.REGRESSION)
+    row, code = judge(measured(latency=None, drift=drift((level, level), (lsb, lsb + 1))), before)
+    assert (row.reason, code) == ("lsb_rise", ExitCode.REGRESSION)
+
+
+def test_changes_beyond_what_can_be_seen_pass() -> None:
+    row, code = judge(measured(drift=drift((100.0, 101.0))), measured(drift=drift((None, 118.0))))
+    assert (row.verdict, code) == ("same", ExitCode.PASS)
+    row, _ = judge(measured(drift=drift((90.0, 101.0))), measured(drift=drift((70.0, 72.0))))
+    assert row.verdict == "same"
+
+
+def test_a_nan_frame_never_passes_not_even_in_a_new_row_or_with_a_nan_baseline() -> None:
+    broken = measured(drift=Drift((70.0, math.nan), (0.999, math.nan), (2, 255), (False, True)))
+    row, code = judge(broken, broken)
+    assert (row.verdict, row.reason, code) == ("worse picture", "non_finite", ExitCode.REGRESSION)
+    assert "1 of 2 frames hold NaN or infinity, frame 1 first" in row.detail
+    new = compare_runs(run_of(broken, measured(key("warp"))), run_of(measured(key("warp"))), THRESHOLDS)
+    assert new.exit_code == ExitCode.REGRESSION
+    meaningless = dataclasses.replace(broken, drift=dataclasses.replace(broken.drift, meaningful=False))
+    assert judge(meaningless, measured())[1] == ExitCode.REGRESSION
+
+
+def test_drift_that_cannot_be_compared() -> None:
+    row, code = judge(measured(drift=drift(reference="pytorch fp64")), measured())
+    assert (row.reason, code) == ("reference_differs", ExitCode.NOT_COMPARABLE)
+    row, code = judge(measured(drift=drift((70.0,), (2,))), measured())
+    assert (row.reason, code) == ("frames_differ", ExitCode.NOT_COMPARABLE)
+    worse = measured(latency=None, resources=None, drift=drift((30.0, 30.0), meaningful=False))
+    row, code = judge(worse, measured(latency=None, resources=None, drift=drift(meaningful=False)))
+    assert (row.reason, code) == ("not_meaningful", ExitCode.NOT_COMPARABLE)
+
+
+# Sizes and energy
+
+
+@pytest.mark.parametrize(
+    ("resources", "reason"),
+    [
+        (Resources(900.0, 240.0, 800.0), "engine_growth"),
+        (Resources(1100.0, 220.0, 800.0), "memory_growth"),
+        (Resources(900.0, 220.0, 1000.0), "energy_growth"),
+    ],
+)
+def test_growth_is_a_regression(resources: Resources, reason: str) -> None:
+    row, code = judge(measured(resources=resources), measured())
+    assert (row.verdict, row.reason, code) == ("heavier", reason, ExitCode.REGRESSION)
+
+
+def test_small_growth_passes_and_a_figure_that_vanished_does_not() -> None:
+    small = measured(resources=Resources(40.0, 2.0, 800.0))
+    assert judge(measured(resources=Resources(60.0, 2.4, 850.0)), small)[1] == ExitCode.PASS
+    row, code = judge(measured(resources=None), measured())
+    assert (row.verdict, row.reason, code) == ("missing", "part_missing", ExitCode.ROWS_MISSING)
+    assert judge(measured(), measured(resources=None))[1] == ExitCode.PASS
+    zero = measured(resources=Resources(None, 0.0))
+    row, code = judge(measured(resources=Resources(None, 5.0)), zero)
+    assert (row.reason, code) == ("engine_growth", ExitCode.REGRESSION)
+    json.dumps(row.to_json(), allow_nan=False)
+
+
+# Rows that are not in both
+
+
+def test_missing_new_failed_and_skipped_rows() -> None:
+    died = Record(key("decode"), "failed", "RuntimeError: the runner died")
+    skipped = Record(key("warp"), "skipped", "no plugin")
+    baseline = run_of(
+        measured(), measured(key("decode")), measured(key("warp")), measured(key("motion")), measured(key("mapping"))
+    )
+    candidate = run_of(measured(), died, skipped, measured(key("clip")), measured(key("mapping"), drift=None))
+    result = compare_runs(candidate, baseline, THRESHOLDS)
+    answers = {row.key.stage: (row.verdict, row.reason) for row in result.rows}
+    assert answers == {
+        "clip": ("new", "new"),
+        "decode": ("missing", "failed"),
+        "generator": ("same", "within_limit"),
+        "mapping": ("missing", "part_missing"),
+        "motion": ("missing", "absent"),
+        "warp": ("missing", "skipped"),
+    }
+    assert result.exit_code == ExitCode.ROWS_MISSING
+    assert result.headline() == "gate: rows missing (4 missing, 1 new, 1 same)"
+    assert "the runner died" in next(row.detail for row in result.rows if row.key.stage == "decode")
+
+
+def test_rows_without_a_baseline() -> None:
+    failed, skipped = Record(key("warp"), "failed", "no memory"), Record(key("warp"), "skipped", "no GPU")
+    base = run_of(measured())
+    assert compare_runs(run_of(measured(), failed), base, THRESHOLDS).exit_code == ExitCode.ROWS_MISSING
+    assert compare_runs(run_of(measured(), skipped), base, THRESHOLDS).exit_code == ExitCode.PASS
+    both = compare_runs(run_of(measured(), skipped), run_of(measured(), skipped), THRESHOLDS)
+    assert [row.reason for row in both.rows] == ["within_limit", "both_skipped"]
+    assert both.exit_code == ExitCode.PASS
+    new = compare_runs(run_of(measured(), measured(key("warp"))), run_of(measured(), failed), THRESHOLDS)
+    assert [row.verdict for row in new.rows] == ["same", "new"]
+
+
+def test_another_benchmark_version_is_not_compared() -> None:
+    row, code = judge(measured(benchmark_version=2), measured())
+    assert (row.verdict, row.reason, code) == ("not comparable", "benchmark_version", ExitCode.NOT_COMPARABLE)
+
+
+def test_a_regression_outweighs_missing_rows() -> None:
+    slow = run_of(measured(latency=latency(6.0)))
+    assert compare_runs(slow, run_of(measured(), measured(key("warp"))), THRESHOLDS).exit_code == ExitCode.REGRESSION
+
+
+# Whole runs
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"environment": {"gpu": "NVIDIA A100"}},
+            r"the GPU changed: NVIDIA H200 \(compute capability 9.0\) in the baseline, NVIDIA A100",
+        ),
+        ({"environment": {"gpu": None}}, "the GPU changed: .*None in this run"),
+        ({"environment": {"driver": "580.1"}}, "the driver changed: 575.57 in the baseline, 580.1 in this run"),
+        (
+            {"environment": {"tensorrt": "10.9.0"}},
+            "TensorRT changed: tensorrt 8.6.0 in the baseline, tensorrt 10.9.0 in this run",
+        ),
+        (
+            {"environment": {"tensorrt_flavour": "tensorrt_rtx"}},
+            "TensorRT changed: tensorrt 8.6.0 in the baseline, tensorrt_rtx 8.6.0",
+        ),
+        ({"weights": {"digest": "other"}}, "the weights changed"),
+        ({"workload": {"size": 512}}, "the picture size changed: 256 in the baseline, 512 in this run"),
+        ({"workload": {"digest": "other"}}, "the workload changed"),
+    ],
+)
+def test_runs_of_another_kind_are_not_compared(changes: dict, words: str) -> None:
+    parts = {"environment": ENVIRONMENT, "weights": WEIGHTS, "workload": WORKLOAD}
+    other = {name: dataclasses.replace(parts[name], **change) for name, change in changes.items()}
+    result = compare_runs(run_of(measured(), **other), run_of(measured()), THRESHOLDS)
+    assert result.exit_code == ExitCode.NOT_COMPARABLE
+    assert {row.verdict for row in result.rows} == {"not comparable"}
+    assert any(re.search(words, problem) for problem in result.problems)
+
+
+def test_another_processor_matters_only_without_a_gpu() -> None:
+    other = dataclasses.replace(ENVIRONMENT, cpu="EPYC")
+    result = compare_runs(run_of(measured(), environment=other), run_of(measured()), THRESHOLDS)
+    assert result.exit_code == ExitCode.PASS
+    record = measured(latency=latency(None))
+    result = compare_runs(on_cpu(run_of(record, environment=other)), on_cpu(run_of(record)), THRESHOLDS)
+    assert result.exit_code == ExitCode.NOT_COMPARABLE
+    assert result.rows[0].reason == "cpu_differs"
+
+
+def test_what_may_be_the_change_under_test_is_only_remarked() -> None:
+    other = dataclasses.replace(ENVIRONMENT, torch="2.14.0", dirty=True)
+    candidate = run_of(measured(), environment=other, options={"grid_sample": "plugin"})
+    result = compare_runs(candidate, run_of(measured()), THRESHOLDS)
+    assert result.exit_code == ExitCode.PASS
+    assert result.remarks == (
+        "torch: 2.13.0 in the baseline, 2.14.0 now",
+        "option grid_sample: native in the baseline, plugin now",
+        "this run's checkout had changes that are not committed",
+    )
+
+
+SKIPPED = Record(key(), "skipped", "no GPU")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "baseline", "code"),
+    [
+        (run_of(), run_of(measured()), ExitCode.NOT_COMPARABLE),
+        (run_of(measured()), run_of(), ExitCode.NOT_COMPARABLE),
+        (run_of(), run_of(), ExitCode.NOT_COMPARABLE),
+        (run_of(measured(), complete=False), run_of(measured()), ExitCode.NOT_COMPARABLE),
+        (run_of(measured()), run_of(measured(), complete=False), ExitCode.NOT_COMPARABLE),
+        (run_of(SKIPPED), run_of(measured()), ExitCode.ROWS_MISSING),
+        (run_of(measured()), run_of(SKIPPED), ExitCode.NOT_COMPARABLE),
+        (run_of(SKIPPED), run_of(SKIPPED), ExitCode.NOT_COMPARABLE),
+        (run_of(measured(key("warp"))), run_of(measured()), ExitCode.ROWS_MISSING),
+    ],
+)
+def test_it_fails_closed(candidate: Run, baseline: Run, code: ExitCode) -> None:
+    assert compare_runs(candidate, baseline, THRESHOLDS).exit_code == code
+
+
+def test_limits_that_are_all_off_compare_nothing_and_so_do_not_pass() -> None:
+    off = Thresholds(Limits(**dict.fromkeys(vars(Limits()))))
+    row, code = judge(measured(), measured(), off)
+    assert (row.reason, code) == ("not_judged", ExitCode.NOT_COMPARABLE)
+
+
+def test_overrides_reach_their_rows_only() -> None:
+    lenient = Thresholds(overrides=(Override("generator", None, "fp16", {"slowdown_percent": 8.0}),))
+    slow, fast = (
+        run_of(*(measured(key(stage), latency=latency(ms, seed=int(10 * ms))) for stage in ("generator", "warp")))
+        for ms in (5.3, 5.0)
+    )
+    result = compare_runs(slow, fast, lenient)
+    assert [(row.key.stage, row.verdict) for row in result.rows] == [("generator", "same"), ("warp", "slower")]
+
+
+@settings(max_examples=25, deadline=None)
+@given(any_runs, any_runs, st.randoms(use_true_random=False))
+def test_the_verdict_does_not_depend_on_the_order_of_rows(first: Run, second: Run, shuffle: random.Random) -> None:
+    second = dataclasses.replace(
+        second,
+        environment=first.environment,
+        weights=first.weights,
+        workload=first.workload,
+        complete=True,
+        records=tuple({**{r.key: r for r in first.records[::2]}, **{r.key: r for r in second.records}}.values()),
+    )
+    first = dataclasses.replace(first, complete=True)
+    answer = compare_runs(first, second, THRESHOLDS)
+    shuffled = [
+        dataclasses.replace(run, records=tuple(shuffle.sample(run.records, len(run.records))))
+        for run in (first, second)
+    ]
+    assert compare_runs(*shuffled, THRESHOLDS) == answer
+    if answer.exit_code == ExitCode.PASS:
+        assert any(finding.limit is not None for row in answer.rows for finding in row.findings)
+    json.dumps(answer.to_json(), allow_nan=False)
+
+
+def test_the_order_of_measured_rows_changes_nothing() -> None:
+    records = [
+        measured(key(stage), latency=latency(5.0 + seed / 10, seed=seed), drift=drift((70.0 - seed, 75.0)))
+        for seed, stage in enumerate(("generator", "warp", "decode", "motion"))
+    ]
+    baseline = run_of(*(measured(record.key) for record in records))
+    answer = compare_runs(run_of(*records), baseline, THRESHOLDS)
+    assert {row.verdict for row in answer.rows} == {"same", "worse picture"}
+    assert compare_runs(run_of(*records[::-1]), baseline, THRESHOLDS) == answer
+
+
+# Files
+
+
+def gate_in(tmp_path: Path, candidate: Run, baseline: Run) -> GateResult:
+    write_run(candidate, tmp_path / "candidate.json")
+    write_run(baseline, tmp_path / "baseline.json")
+    return gate_files(tmp_path / "candidate.json", tmp_path / "baseline.json", THRESHOLDS)
+
+
+def test_files_that_cannot_be_used_never_pass(tmp_path: Path) -> None:
+    assert gate_in(tmp_path, run_of(measured()), run_of(measured())).exit_code == ExitCode.PASS
+    content = (tmp_path / "baseline.json").read_bytes()
+    (tmp_path / "baseline.json").write_bytes(content[:-100])
+    result = gate_files(tmp_path / "candidate.json", tmp_path / "baseline.json", THRESHOLDS)
+    assert result.exit_code == ExitCode.NOT_COMPARABLE
+    assert "the baseline cannot be used" in result.problems[0]
+    assert "truncated" in result.problems[0]
+    (tmp_path / "baseline.json").write_bytes(content.replace(b'"schema_version": 1', b'"schema_version": 9'))
+    result = gate_files(tmp_path / "nowhere.json", tmp_path / "baseline.json", THRESHOLDS)
+    assert result.exit_code == ExitCode.NOT_COMPARABLE
+    assert "the run cannot be used: cannot read" in result.problems[0]
+    assert "has schema version 9 but this sadtrt reads version 1" in result.problems[1]
+
+
+def test_a_baseline_is_written_whole_and_found_again(tmp_path: Path) -> None:
+    run = run_of(measured())
+    write_baseline(run, tmp_path / "baselines" / "h200-trt8.6")
+    write_baseline(run, tmp_path / "baselines" / "single.json")
+    folder = find_baseline(tmp_path, "h200-trt8.6")
+    assert sorted(path.name for path in folder.iterdir()) == ["environment.json", "records.json", "summary.csv"]
+    assert read_run(folder) == read_run(find_baseline(tmp_path, "single")) == run
+    assert find_baseline(tmp_path, str(folder)) == folder
+    with pytest.raises(RecordsError, match=r"no baseline 'other' in .*; there are h200-trt8\.6, single"):
+        find_baseline(tmp_path, "other")
+    with pytest.raises(RecordsError, match="there are none yet"):
+        find_baseline(tmp_path / "empty", "other")
+
+
+def test_a_run_that_could_not_serve_is_no_baseline(tmp_path: Path) -> None:
+    for run, words in ((run_of(measured(), complete=False), "interrupted"), (run_of(SKIPPED), "measured nothing")):
+        with pytest.raises(RecordsError, match=words):
+            write_baseline(run, tmp_path / "x")
+    assert not (tmp_path / "x").exists()

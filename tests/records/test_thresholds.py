@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from record_examples import key
+
+from sadtrt_core.records.schema import RecordsError
+from sadtrt_core.records.thresholds import Limits, Thresholds
+
+PYPROJECT = """
+[tool.sadtrt.gate]
+slowdown_percent = 4
+energy_growth_percent = false
+false_alarm = 0.005
+[[tool.sadtrt.gate.override]]
+stage = "decode"
+slowdown_percent = 6
+[[tool.sadtrt.gate.override]]
+stage = "decode"
+precision = "fp16"
+slowdown_percent = 8.5
+psnr_min_drop_db = false
+"""
+
+
+def read(tmp_path: Path, text: str, name: str = "pyproject.toml") -> Thresholds:
+    (tmp_path / name).write_text(text)
+    return Thresholds.read(tmp_path / name)
+
+
+def test_overrides_hold_where_all_their_selectors_do(tmp_path: Path) -> None:
+    thresholds = read(tmp_path, PYPROJECT)
+    assert thresholds.false_alarm == 0.005
+    assert thresholds.for_key(key("warp")).slowdown_percent == 4
+    assert thresholds.for_key(key("warp")).energy_growth_percent is None
+    assert thresholds.for_key(key("warp")).psnr_min_drop_db == Limits().psnr_min_drop_db
+    assert thresholds.for_key(key("decode", "fp32")).slowdown_percent == 6
+    assert thresholds.for_key(key("decode")).slowdown_percent == 8.5
+    assert thresholds.for_key(key("decode")).psnr_min_drop_db is None
+
+
+def test_a_project_without_the_table_has_the_defaults(tmp_path: Path) -> None:
+    assert read(tmp_path, "[project]\nname = 'x'\n") == Thresholds()
+    assert read(tmp_path, "[gate]\nslowdown_percent = 1.5\n", "gate.toml").limits.slowdown_percent == 1.5
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[gate]\nslow_percent = 1", "unknown entry 'slow_percent'; it knows .*slowdown_percent"),
+        ("[gate]\nslowdown_percent = true", "gate.slowdown_percent should be a number of at least 0, or false"),
+        ("[gate]\nslowdown_percent = -1", "of at least 0"),
+        ("[gate]\nslowdown_percent = nan", "of at least 0"),
+        ("[gate]\nslowdown_percent = '3'", "of at least 0"),
+        ("[gate]\nfalse_alarm = 0", "between 0 and 0.5"),
+        ("[gate]\noverride = 3", "list of tables"),
+        ("[[gate.override]]\nslowdown_percent = 3", "for which stage, runner or precision"),
+        ("[[gate.override]]\nstage = 3", "should be a name in quotes"),
+        ("[[gate.override]]\nstage = 'decode'\nbatch = 3", "unknown entry 'batch'"),
+        ("gate = 3", "should be a table"),
+        ("[other]\n", r"should hold a table \[gate\]"),
+        ("[gate", "not a TOML file"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(RecordsError, match=words):
+        read(tmp_path, text, "gate.toml")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordsError, match=r"cannot read thresholds from .*nowhere"):
+        Thresholds.read(tmp_path / "nowhere.toml")
+    (tmp_path / "pyproject.toml").write_text("tool = 3")
+    with pytest.raises(RecordsError, match="should be a table"):
+        Thresholds.read(tmp_path / "pyproject.toml")
