@@ -25,12 +25,6 @@ class Interval:
         """Whether `value` lies inside, ends included."""
         return self.low <= value <= self.high
 
-    @property
-    def half_width_ratio(self) -> float:
-        """Half the width over the centre, dimensionless: 0.01 reads as 'known within 1%'."""
-        centre = (self.low + self.high) / 2
-        return (self.high - self.low) / 2 / centre if centre else math.inf
-
 
 def median(samples: Samples) -> float:
     """Middle value, or the mean of the two middle values. Raises ValueError without samples."""
@@ -149,8 +143,8 @@ def slow_variation(samples: Samples, segments: int = 8) -> float:
     if segments < 2 or centre == 0:
         return 0.0
     medians = [float(np.median(part)) for part in np.array_split(values, segments)]
-    low, high = np.percentile(medians, [25, 75])
-    return float(high - low) / 1.349 / centre
+    low, _, high = quartiles(medians)
+    return (high - low) / 1.349 / centre
 
 
 def quick_variation(samples: Samples) -> float:

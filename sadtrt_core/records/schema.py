@@ -146,10 +146,6 @@ class Run(JsonValue):
             if self.weights.kind == "seeded" and record.drift is not None and record.drift.meaningful:
                 raise ValueError(f"drift of {record.key.label()} under seeded weights must be marked as not meaningful")
 
-    def record(self, key: RecordKey) -> Record | None:
-        """The record of `key`, or None."""
-        return next((record for record in self.records if record.key == key), None)
-
 
 def _check_time(name: str, text: str | None) -> None:
     if text is None:
