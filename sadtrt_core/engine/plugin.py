@@ -1,0 +1,161 @@
+"""The GridSample3D plugin library: find it, check that it fits the TensorRT in use, load it into the registry.
+
+Libraries are told apart by the TensorRT generation whose headers they were built with: "trt8", "trt10", "trt11",
+"rtx1". TensorRT for RTX takes those of 10 and 11 as well (its headers are in its archive only).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from sadtrt_core.engine.plugin_build import build_plugin
+from sadtrt_core.engine.plugin_library import (
+    BUILD_FOLDER,
+    HOW_TO_BUILD,
+    PluginAbsent,
+    PluginError,
+    PluginLibrary,
+    read_plugin,
+)
+from sadtrt_core.engine.tensorrt_api import Absent, tensorrt_module
+
+PLUGIN_NAME = "GridSample3D"
+PLUGIN_VERSION = "1"
+"""Name and version of the node, as the ONNX parser looks it up."""
+
+PATH_VARIABLE = "SADTRT_PLUGIN"
+"""Environment variable that names the library to use instead of looking in BUILD_FOLDER."""
+
+__all__ = [
+    "PluginAbsent",
+    "PluginError",
+    "PluginLibrary",
+    "build_plugin",
+    "find_plugin",
+    "fits",
+    "load_plugin",
+    "read_plugin",
+    "tensorrt_generation",
+]
+
+
+def tensorrt_generation(tensorrt: ModuleType) -> str:
+    """The generation of a TensorRT module: "trt8", "trt10", "trt11", or "rtx1" for TensorRT for RTX."""
+    prefix = "rtx" if "rtx" in tensorrt.__name__ else "trt"
+    return prefix + str(tensorrt.__version__).split(".")[0]
+
+
+def fits(library: PluginLibrary, generation: str) -> bool:
+    """Whether a library may be loaded by a TensorRT generation.
+
+    TensorRT for RTX 1.7 was seen to parse and build with libraries made from the headers of 10.13 and of 11.1.
+    """
+    if library.generation == generation:
+        return True
+    return generation.startswith("rtx") and library.generation in ("trt10", "trt11")
+
+
+def find_plugin(
+    generation: str | None = None, environment: Mapping[str, str] = os.environ, folder: Path = BUILD_FOLDER
+) -> PluginLibrary | PluginAbsent:
+    """Find a usable library for a TensorRT generation such as "trt8", or say why there is none.
+
+    None means the TensorRT that is installed, or any generation where none is.
+    SADTRT_PLUGIN names the one to use. Otherwise folder is searched; a library built for just this generation wins
+    over one that also fits, and a later generation over an earlier one.
+    """
+    if generation is None:
+        installed = tensorrt_module()
+        generation = None if isinstance(installed, Absent) else tensorrt_generation(installed)
+    named = environment.get(PATH_VARIABLE)
+    if named:
+        found = read_plugin(Path(named))
+        if isinstance(found, PluginAbsent):
+            return PluginAbsent(f"{PATH_VARIABLE}: {found.reason}")
+        if generation is not None and not fits(found, generation):
+            return PluginAbsent(f"{PATH_VARIABLE}: {_misfit(found, generation)}")
+        return found
+    libraries, reasons = [], []
+    for path in sorted(folder.glob("libsadtrt_plugin_*.so")):
+        found = read_plugin(path)
+        if isinstance(found, PluginAbsent):
+            reasons.append(found.reason)
+        elif generation is not None and not fits(found, generation):
+            reasons.append(_misfit(found, generation))
+        else:
+            libraries.append(found)
+    if libraries:
+        return max(libraries, key=lambda library: (library.generation == generation, _age(library)))
+    return PluginAbsent(reasons[0] if reasons else f"no GridSample3D plugin library in {folder}; {HOW_TO_BUILD}")
+
+
+def load_plugin(library: PluginLibrary, tensorrt: ModuleType) -> None:
+    """Make GridSample3D known to the registry of an imported TensorRT module; a second call changes nothing.
+
+    Raises PluginError when the library is for another generation, when it cannot be loaded, or when TensorRT for
+    RTX could not use it afterwards.
+    """
+    generation = tensorrt_generation(tensorrt)
+    if not fits(library, generation):
+        raise PluginError(_misfit(library, generation))
+    registry = tensorrt.get_plugin_registry()
+    if _creator(registry) is not None:
+        return
+    if generation == "trt8":
+        _load_registering_library(library)
+    else:
+        if generation.startswith("rtx"):
+            _check_rtx_library_name()
+        registry.load_library(str(library.path))
+    if _creator(registry) is None:
+        raise PluginError(f"TensorRT {tensorrt.__version__} loaded {library.path} but did not register {PLUGIN_NAME}")
+
+
+def _creator(registry: object) -> object | None:
+    # 8.6 has get_plugin_creator only, 10 both, 11 and RTX get_creator only. 10 prints an error for an unknown plugin.
+    look_up = getattr(registry, "get_creator", None) or registry.get_plugin_creator  # type: ignore[attr-defined]
+    return look_up(PLUGIN_NAME, PLUGIN_VERSION, "")
+
+
+def _load_registering_library(library: PluginLibrary) -> None:
+    try:
+        loaded = ctypes.CDLL(str(library.path), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise PluginError(f"the plugin library {library.path} cannot be loaded: {error}") from error
+    loaded.sadtrt_plugin_registration.restype = ctypes.c_char_p
+    problem = loaded.sadtrt_plugin_registration().decode()
+    if problem:
+        raise PluginError(f"the plugin library {library.path} was loaded but not registered: {problem}")
+
+
+def _check_rtx_library_name() -> None:
+    """RTX's ONNX parser opens libtensorrt_rtx.so by that name and ends the process when there is none."""
+    name = "libtensorrt_rtx.so"
+    spec = importlib.util.find_spec("tensorrt_rtx_libs")
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+    if any((folder / name).exists() for folder in folders):
+        return
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        where = folders[0] / f"{name}.1" if folders else f"{name}.1"
+        raise PluginError(
+            f"TensorRT for RTX can take no plugin node, because its parser opens {name} and its wheel has {name}.1 "
+            f"only: make a link of that name to {where}, in a folder on LD_LIBRARY_PATH"
+        ) from error
+
+
+def _age(library: PluginLibrary) -> tuple[int, ...]:
+    return tuple(int(part) for part in library.headers.split("."))
+
+
+def _misfit(library: PluginLibrary, generation: str) -> str:
+    return (
+        f"the plugin library {library.path} was built with the headers of {library.generation} ({library.headers}) and "
+        f"{generation} is in use; {HOW_TO_BUILD} with the headers of that version"
+    )
