@@ -78,8 +78,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def suite(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The run that every benchmark of this session records into."""
-    from sadtrt_core.engine.cache import default_cache
-    from sadtrt_core.suite import Suite, SuiteOptions
+    from sadtrt_core.suite import Suite, SuiteOptions, default_cache
 
     option = request.config.getoption
     made = Suite(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,6 +37,12 @@ BENCHMARK_VERSION = 1
 #: What the reference has to hold against float64, in dB: a reference worse than that cannot judge 70 dB.
 REFERENCE_FLOOR_DB = 80.0
 _CHECKED_FRAMES = 2
+
+
+def default_cache() -> Path:
+    """Where graphs, engines and fitted weights are kept: $SADTRT_CACHE, else the user's cache folder."""
+    named = os.environ.get("SADTRT_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sadtrt"
 
 
 @dataclass(frozen=True)

@@ -68,5 +68,5 @@ def demo_config(image_size: int = 256) -> RendererConfig:
         keypoint_width=4,
         keypoint_width_max=64,
         keypoint_depth=4,
-        mapping_width=96,
+        mapping_width=80,
     )

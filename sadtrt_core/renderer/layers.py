@@ -93,14 +93,18 @@ class SpectralConv2d(nn.Module):
         self.register_buffer("weight_v", F.normalize(torch.randn(channels * kernel * kernel), dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight_orig / self._sigma(), self.bias, padding=self.padding)
+
+    def _sigma(self) -> Tensor:
         matrix = self.weight_orig.flatten(1)
-        if self.training:
-            with torch.no_grad():
-                self.weight_v.copy_(F.normalize(matrix.t() @ self.weight_u, dim=0))
-                self.weight_u.copy_(F.normalize(matrix @ self.weight_v, dim=0))
-        # Cloned: the next call's power iteration must not change what this call's backward pass reads.
-        sigma = torch.dot(self.weight_u.clone(), matrix @ self.weight_v.clone())
-        return F.conv2d(x, self.weight_orig / sigma, self.bias, padding=self.padding)
+        # Without autocast: the norm of a whole matrix deserves more than eight bits.
+        with torch.autocast(matrix.device.type, enabled=False):
+            if self.training:
+                with torch.no_grad():
+                    self.weight_v.copy_(F.normalize(matrix.t() @ self.weight_u, dim=0))
+                    self.weight_u.copy_(F.normalize(matrix @ self.weight_v, dim=0))
+            # Cloned: the next call's power iteration must not change what this call's backward pass reads.
+            return torch.dot(self.weight_u.clone(), matrix @ self.weight_v.clone())
 
     def folded(self) -> nn.Conv2d:
         """The same convolution with the norm divided out once, in double precision."""
