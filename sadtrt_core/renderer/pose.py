@@ -24,23 +24,23 @@ EXPRESSION_SCALE = 0.02
 
 
 def canonical_keypoints() -> Tensor:
-    """Fifteen points of a frontal face that fills the picture, (1, 15, 3): x right, y down, z towards the viewer."""
+    """Fifteen points of the built-in portrait, (1, 15, 3): x right, y down, z towards the viewer, the picture is -1..1."""
     points = [
-        (-0.32, -0.25, 0.30),  # eyes and brows
-        (0.32, -0.25, 0.30),
-        (-0.35, -0.42, 0.28),
-        (0.35, -0.42, 0.28),
-        (0.0, 0.02, 0.50),  # nose and mouth
-        (-0.22, 0.30, 0.35),
-        (0.22, 0.30, 0.35),
-        (0.0, 0.24, 0.42),
-        (0.0, 0.38, 0.40),
-        (0.0, 0.62, 0.25),  # chin and jaw
-        (-0.48, 0.25, 0.0),
-        (0.48, 0.25, 0.0),
-        (0.0, -0.72, 0.10),  # forehead and sides
-        (-0.55, -0.30, -0.05),
-        (0.55, -0.30, -0.05),
+        (-0.10, -0.20, 0.25),  # eyes
+        (0.12, -0.20, 0.25),
+        (-0.13, -0.29, 0.26),  # brows
+        (0.15, -0.29, 0.26),
+        (0.01, 0.00, 0.40),  # nose
+        (-0.12, 0.17, 0.28),  # corners and middle of the mouth
+        (0.12, 0.17, 0.28),
+        (0.00, 0.20, 0.33),
+        (0.00, 0.41, 0.25),  # chin and jaw
+        (-0.22, 0.20, 0.05),
+        (0.24, 0.20, 0.05),
+        (0.01, -0.45, 0.25),  # forehead, crown and hair
+        (0.02, -0.82, 0.00),
+        (-0.50, -0.35, -0.10),
+        (0.54, -0.35, -0.10),
     ]
     return torch.tensor(points)[None]
 
