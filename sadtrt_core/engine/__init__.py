@@ -1,0 +1,1 @@
+"""From a typed ONNX graph to a cached TensorRT engine."""

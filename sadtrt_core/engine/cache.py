@@ -1,0 +1,246 @@
+"""Engines on disk, each beside a key that says in plain JSON what it was made of.
+
+`<cache>/engines/<stage>-<precision>-<grid>-b<batch>-<size>-<digest>.engine` and `.json`. An engine is used only where
+its key is the one asked for and its bytes are those that were written; else it is rebuilt, and the reason is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sadtrt_core.engine import tensorrt_api as api
+from sadtrt_core.engine.build import RECIPE, BuiltEngine, EngineBuildError, Say, build_engine
+from sadtrt_core.engine.files import locked, write_whole
+from sadtrt_core.engine.job import BuildJob
+from sadtrt_core.engine.plugin import load_plugin
+from sadtrt_core.engine.sampler_check import sampler_case, sampler_fault
+
+KEY_VERSION = 1
+Key = dict[str, Any]
+Builder = Callable[..., BuiltEngine]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that is ready to load. `seconds` is how long its build took, whenever that was."""
+
+    path: Path
+    plan: bytes
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def engine_key(job: BuildJob, trt: Any, gpu: api.Gpu) -> Key:
+    """Everything an engine depends on, as plain data; any change of it is another engine."""
+    return {
+        "key_version": KEY_VERSION,
+        "recipe": RECIPE,
+        "graph_sha256": hashlib.sha256(job.graph.read_bytes()).hexdigest(),
+        "inputs": {name: list(shape) for name, shape in job.input_shapes},
+        "options": {**job.options.parts(), "tf32": job.precision.tf32},
+        "tensorrt": api.version_text(trt),
+        "flavour": api.flavour(trt),
+        "plugin_sha256": job.plugin.digest if job.plugin is not None else None,
+        "gpu": gpu.name,
+        "compute_capability": gpu.capability,
+    }
+
+
+def key_digest(key: Key) -> str:
+    """SHA-256 in hexadecimal of a key, independent of the order of its entries."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def engine_path(job: BuildJob, key: Key) -> Path:
+    """Where the engine of that key is kept."""
+    return job.cache / "engines" / f"{job.file_stem}-{key_digest(key)[:12]}.engine"
+
+
+def ensure_engine(
+    job: BuildJob,
+    say: Say = lambda line: None,
+    progress: api.Progress = lambda phase, fraction: None,
+    builder: Builder = build_engine,
+) -> Engine:
+    """The job's engine, from the cache or built now.
+
+    `say` gets one line for whatever a person should know: why an engine is rebuilt, that another process is building
+    it, what was left unchecked. Two processes that want the same engine build it once. Raises EngineBuildError.
+    """
+    trt = api.tensorrt_module()
+    if isinstance(trt, api.Absent):
+        raise EngineBuildError(f"{job.label}: {trt.reason}")
+    key = engine_key(job, trt, api.current_gpu())
+    path = engine_path(job, key)
+    found = _read(path, key)
+    if isinstance(found, Engine):
+        return found
+    with locked(path, waiting=lambda: say(f"{job.label}: waiting for another process that builds it")):
+        found = _read(path, key)  # Another process may have built it meanwhile.
+        if isinstance(found, Engine):
+            return found
+        reason = found or _why_stale(job, key, path)
+        if reason:
+            say(f"{job.label}: rebuilding, because {reason}")
+        return _build(job, trt, key, path, say, progress, builder)
+
+
+def discard(engine: Engine) -> None:
+    """Forget an engine that TensorRT refuses to load, so that the next `ensure_engine` builds it again."""
+    _key_file(engine.path).unlink(missing_ok=True)
+
+
+def _build(job: BuildJob, trt: Any, key: Key, path: Path, say: Say, progress: api.Progress, builder: Builder) -> Engine:
+    if job.plugin is not None:
+        load_plugin(job.plugin, trt)
+    notes: tuple[str, ...] = ()
+    if job.sampler is not None:
+        unchecked = check_sampler(job.sampler, trt, say, builder)
+        if unchecked:
+            notes = (f"its sampler was not checked against PyTorch: {unchecked}",)
+    timing = _timing_cache_path(job.cache, trt, key)
+    built = builder(
+        trt,
+        job.graph.read_bytes(),
+        label=job.label,
+        input_shapes=dict(job.input_shapes),
+        tf32=job.precision.tf32,
+        options=job.options,
+        timing_cache=timing.read_bytes() if timing is not None and timing.exists() else b"",
+        has_plugin=job.plugin is not None,
+        say=say,
+        progress=progress,
+    )
+    notes = (*notes, *built.notes)
+    for note in notes:
+        say(f"{job.label}: {note}")
+    # The key last: without it the engine counts as foreign.
+    write_whole(path, built.plan)
+    record = {
+        "key": key,
+        "engine_sha256": hashlib.sha256(built.plan).hexdigest(),
+        "engine_bytes": len(built.plan),
+        "build_seconds": round(built.seconds, 3),
+        "notes": list(notes),
+    }
+    write_whole(_key_file(path), json.dumps(record, indent=2).encode())
+    if timing is not None:
+        _merge_timing_cache(timing, trt, built.timing_cache)
+    return Engine(path, built.plan, built.seconds, notes)
+
+
+def _key_file(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _read(path: Path, key: Key) -> Engine | str:
+    """The engine at `path`, or why it cannot be used; an empty reason where there is none."""
+    if not path.exists():
+        return ""
+    record = _read_record(_key_file(path))
+    if isinstance(record, str):
+        return f"{path.name} is foreign: {record}"
+    if record["key"] != key:
+        return f"{path.name} is foreign: {_difference(record['key'], key)}"
+    plan = path.read_bytes()
+    if len(plan) != record["engine_bytes"]:
+        return f"{path.name} is truncated: {len(plan)} of {record['engine_bytes']} bytes"
+    if hashlib.sha256(plan).hexdigest() != record["engine_sha256"]:
+        return f"{path.name} is foreign: its bytes are not those that were built"
+    return Engine(path, plan, float(record["build_seconds"]), tuple(record["notes"]))
+
+
+def _read_record(path: Path) -> dict[str, Any] | str:
+    """A key file's content, or what is wrong with it."""
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        return f"its key {path.name} is missing"
+    except (OSError, ValueError) as error:
+        return f"its key {path.name} cannot be read ({error})"
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "key": dict,
+        "engine_sha256": str,
+        "engine_bytes": int,
+        "build_seconds": (int, float),
+        "notes": list,
+    }
+    if not isinstance(record, dict) or any(not isinstance(record.get(name), kind) for name, kind in kinds.items()):
+        return f"its key {path.name} lacks what a key has ({', '.join(kinds)})"
+    return record
+
+
+def _why_stale(job: BuildJob, key: Key, path: Path) -> str:
+    """How the newest engine of the same name differs from the one asked for; empty where there is none."""
+    pattern = re.compile(re.escape(job.file_stem) + r"-[0-9a-f]{12}\.json")
+    others = [other for other in path.parent.glob("*.json") if pattern.fullmatch(other.name)]
+    for other in sorted(others, key=lambda file: file.stat().st_mtime, reverse=True):
+        record = _read_record(other)
+        if not isinstance(record, str):
+            return f"{other.with_suffix('.engine').name} is stale: {_difference(record['key'], key)}"
+    return ""
+
+
+def _difference(old: Key, new: Key) -> str:
+    """Which parts of two keys differ, digests by name alone."""
+    parts = []
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if before != after:
+            parts.append(f"{name} changed" if name.endswith("sha256") else f"{name} was {before}, is {after}")
+    return "; ".join(parts) or "nothing that is known"
+
+
+def _timing_cache_path(cache: Path, trt: Any, key: Key) -> Path | None:
+    """One timing cache for each product, version and GPU; None where the product keeps none."""
+    if not api.keeps_timing_cache(trt):
+        return None
+    name = f"{key['flavour']}-{key['tensorrt']}-{key['gpu']}"
+    return cache / "timing" / (re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") + ".timing")
+
+
+def _merge_timing_cache(path: Path, trt: Any, newest: bytes) -> None:
+    """Add what a build has timed to the shared file, which other processes may have written since it was read."""
+    if not newest:
+        return
+    with locked(path):
+        present = path.read_bytes() if path.exists() else b""
+        write_whole(path, api.merge_timing_caches(trt, newest, present) if present else newest)
+
+
+def check_sampler(job: BuildJob, trt: Any, say: Say, builder: Builder = build_engine) -> str | None:
+    """Run the one-node sampler engine once and compare it with PyTorch.
+
+    Returns why it could not be run (no GPU, say), or None where it agrees. Raises EngineBuildError where it does not.
+    """
+    if not torch.cuda.is_available():
+        return "there is no GPU"
+    refused = api.runtime_absence(trt, torch.cuda.get_device_capability())
+    if refused:
+        return refused
+    try:
+        import pycuda.driver  # noqa: F401
+    except ImportError:
+        return "pycuda is not installed (pip install pycuda)"
+    from sadtrt_core.engine.session import EngineSession
+
+    engine = ensure_engine(job, say, builder=builder)
+    session = EngineSession(trt, engine.plan, torch.device("cuda"), cuda_graph=False)
+    try:
+        session.set_inputs(sampler_case())
+        session.execute()
+        samples = torch.from_numpy(session.to_host()["samples"].copy())
+    finally:
+        session.close()
+    fault = sampler_fault(samples, job.precision.compute)
+    if fault:
+        raise EngineBuildError(f"{job.label}: {fault}: choose another --grid-sample")
+    return None

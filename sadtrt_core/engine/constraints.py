@@ -1,0 +1,133 @@
+"""TensorRT 8.6: the types of a typed graph as layer precisions that the builder must obey.
+
+Later generations read the types from the graph. Here the parsed network is walked in order: a layer whose output bears
+the name of a tensor of the graph gets that tensor's type, a layer that the parser added takes the type of the next one
+that is known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import onnx
+from onnx import TensorProto
+
+from sadtrt_core.engine.tensorrt_api import create_runtime
+from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
+
+#: Which layers are pinned: all of them, or those the graph keeps in float32 alone.
+Pinned = Literal["every layer", "float32 layers"]
+#: Layers whose type is fixed by what they are.
+_UNTYPED_LAYERS = ("CONSTANT", "SHAPE", "CAST", "QUANTIZE", "DEQUANTIZE", "ASSERTION")
+#: Plugins say themselves which types each of their inputs has (float32 coordinates beside half features).
+_PLUGIN_LAYERS = ("PLUGIN", "PLUGIN_V2", "PLUGIN_V3")
+
+
+def arithmetic_types(model: onnx.ModelProto) -> dict[str, int | None]:
+    """For each tensor a node makes, the ONNX float type the node computes in; None for integer and shape arithmetic.
+
+    A comparison computes in the type of what it compares.
+    """
+    types = element_types(model)
+    found: dict[str, int | None] = {}
+    for node in model.graph.node:
+        for name in node.output:
+            kinds = [types[name], *(types[source] for source in node.input if source in types)]
+            is_shape = node.op_type in ("Shape", "Size")
+            found[name] = None if is_shape else next((kind for kind in kinds if kind in FLOAT_TYPES), None)
+    return found
+
+
+def kept_names(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the inner tensors that a typed graph computes in float32; casts and the graph's outputs not counted."""
+    types = element_types(model)
+    outputs = {value.name for value in model.graph.output}
+    made = {name for node in model.graph.node if node.op_type != "Cast" for name in node.output}
+    return frozenset(name for name in made - outputs if types[name] == TensorProto.FLOAT)
+
+
+def has_low_precision(model: onnx.ModelProto) -> bool:
+    """Whether any tensor of the graph is half or bfloat16."""
+    return any(kind in FLOAT_TYPES and kind != TensorProto.FLOAT for kind in element_types(model).values())
+
+
+def constrain_layers(trt: Any, network: Any, types: Mapping[str, int | None], pinned: Pinned) -> int:
+    """Set precision and output types of a parsed network's layers, in place; returns how many layers were pinned.
+
+    `types` comes from `arithmetic_types`. Raises ValueError for a type that 8.6 cannot compute in.
+    """
+    wanted: dict[int, int | None] = {}
+    following: int | None = None
+    for index in reversed(range(network.num_layers)):
+        layer = network.get_layer(index)
+        outputs = [layer.get_output(i).name for i in range(layer.num_outputs)]
+        known = [types[name] for name in outputs if name in types]
+        if known:
+            following = known[0]
+        wanted[index] = following
+    return sum(_pin(trt, network.get_layer(index), kind, pinned) for index, kind in wanted.items() if kind is not None)
+
+
+def _pin(trt: Any, layer: Any, kind: int, pinned: Pinned) -> bool:
+    if kind not in (TensorProto.FLOAT, TensorProto.FLOAT16):
+        raise ValueError(f"layer {layer.name}: {TensorProto.DataType.Name(kind)} cannot be a layer precision here")
+    if pinned == "float32 layers" and kind != TensorProto.FLOAT:
+        return False
+    if layer.type.name in _UNTYPED_LAYERS:
+        return False
+    target = trt.float32 if kind == TensorProto.FLOAT else trt.float16
+    floats = (trt.float32, trt.float16)
+    outputs = [i for i in range(layer.num_outputs) if layer.get_output(i).dtype in floats]
+    inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
+    reads_floats = any(tensor is not None and tensor.dtype in floats for tensor in inputs)
+    if not outputs and not reads_floats:
+        return False  # Indices, shapes and truth values.
+    if layer.type.name not in _PLUGIN_LAYERS:
+        layer.precision = target
+    for i in outputs:
+        layer.set_output_type(i, target)
+    return True
+
+
+@dataclass(frozen=True)
+class KeptTensors:
+    """What became of the tensors that a graph keeps in float32, as far as the engine shows them.
+
+    `declared` counts them in the graph, `visible` those that are still an output of some layer of the engine (the
+    others were fused away), `in_half` names the visible ones that are half all the same.
+    """
+
+    declared: int
+    visible: int
+    in_half: tuple[str, ...]
+
+    def sentence(self) -> str:
+        text = (
+            f"of {self.declared} tensors kept in float32 the engine shows {self.visible}, {len(self.in_half)} in half"
+        )
+        return f"{text} ({', '.join(self.in_half[:3])})" if self.in_half else text
+
+
+def kept_tensors(trt: Any, plan: bytes, kept: frozenset[str]) -> KeptTensors:
+    """Read back, with the engine inspector, whether the float32 layers of a mixed graph stayed float32.
+
+    `kept` comes from `kept_names`. Needs the GPU the engine was built on. Raises RuntimeError where the engine cannot
+    be loaded, ValueError where the inspector's answer is not JSON.
+    """
+    engine = create_runtime(trt).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise RuntimeError("the engine that was just built cannot be loaded")
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    shown: dict[str, bool] = {}
+    for layer in json.loads(text).get("Layers", []):
+        if not isinstance(layer, dict):
+            continue  # Names alone: the engine was built without detailed verbosity.
+        for output in layer.get("Outputs", []):
+            name = output.get("Name")
+            if name in kept:
+                kind = " ".join(str(value) for key, value in output.items() if key != "Name")
+                shown[name] = "FP16" in kind or "Half" in kind
+    return KeptTensors(len(kept), len(shown), tuple(sorted(name for name, half in shown.items() if half)))

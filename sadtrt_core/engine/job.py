@@ -1,0 +1,82 @@
+"""What one engine is made of, in a form that another process can be handed: paths and numbers, no modules."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from sadtrt_core.engine.build import BuildOptions
+from sadtrt_core.engine.files import write_whole
+from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
+from sadtrt_core.engine.sampler_check import SAMPLER_STAGE, SAMPLING_STAGES, sampler_precision
+from sadtrt_core.graph.pipeline import typed_graph
+from sadtrt_core.precision import Precision
+from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.runners.base import GridSample
+from sadtrt_core.stages import Stage
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """One engine to build. `graph` is the typed ONNX file; `input_shapes` are (name, shape with the batch).
+
+    `sampler` is the one-node engine that is checked against PyTorch first, where the stage samples a volume.
+    """
+
+    stage: str
+    precision: Precision
+    grid_sample: GridSample
+    batch: int
+    image_size: int
+    graph: Path
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    options: BuildOptions
+    cache: Path
+    plugin: PluginLibrary | None = None
+    sampler: BuildJob | None = None
+
+    @property
+    def label(self) -> str:
+        """How people are told of this engine."""
+        return f"{self.stage} {self.precision.name} {self.grid_sample} batch {self.batch} {self.image_size} px"
+
+    @property
+    def file_stem(self) -> str:
+        """The readable part of the engine's file name."""
+        return f"{self.stage}-{self.precision.name}-{self.grid_sample}-b{self.batch}-{self.image_size}"
+
+
+def build_job(
+    renderer: Renderer,
+    stage: Stage,
+    precision: Precision,
+    grid_sample: GridSample,
+    batch: int,
+    cache: Path,
+    options: BuildOptions,
+) -> BuildJob:
+    """Export the stage's typed graph into the cache and describe the engine to build from it.
+
+    Raises ValueError for a stage without a graph, for grid sample `torch`, or for `plugin` where it is not built.
+    """
+    plugin: PluginLibrary | None = None
+    if grid_sample == "plugin":
+        found = find_plugin()
+        if not isinstance(found, PluginLibrary):
+            raise ValueError(f"the GridSample3D plugin is not built: {found.reason}")
+        plugin = found
+
+    def describe(what: Stage, how: Precision, size: int, sampler: BuildJob | None) -> BuildJob:
+        content = typed_graph(renderer, what, how, grid_sample, cache)
+        path = cache / "graphs" / f"typed-{hashlib.sha256(content).hexdigest()[:24]}.onnx"
+        if not path.exists():
+            write_whole(path, content)
+        shapes = tuple((spec.name, spec.batched(size)) for spec in what.inputs(renderer.config))
+        image_size = renderer.config.image_size
+        return BuildJob(what.name, how, grid_sample, size, image_size, path, shapes, options, cache, plugin, sampler)
+
+    sampler = None
+    if stage.name in SAMPLING_STAGES:
+        sampler = describe(SAMPLER_STAGE, sampler_precision(precision), 1, None)
+    return describe(stage, precision, batch, sampler)

@@ -1,0 +1,324 @@
+"""The one module that knows TensorRT's generations: 8.6, 10, 11, and TensorRT for RTX.
+
+| need | 8.6 | 10 | 11, RTX |
+|---|---|---|---|
+| types | obeyed layer precisions (engine/constraints.py) | strongly typed network | strongly typed network |
+| network flags | explicit batch, required | explicit batch is the default | explicit batch is the only one |
+| instance norm | a parser flag chooses the native layer over cuDNN's | native | native |
+| cuBLAS, cuDNN | on by default | off by default | gone |
+| progress | none | `IProgressMonitor` | `IProgressMonitor` |
+
+Everything is asked of the module itself (`hasattr`, enum members), so that a new release needs no new branch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+#: Told what the builder does: a phase, and how much of it is done (0..1) where that is known.
+Progress = Callable[[str, "float | None"], None]
+
+_MODULES: tuple[str, ...] = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+#: First release whose own GridSample takes volumes.
+_VOLUME_SAMPLER: dict[Flavour, tuple[int, int]] = {"tensorrt": (11, 2), "tensorrt-rtx": (1, 6)}
+#: What TensorRT for RTX runs on, besides everything of compute capability 12.
+_RTX_CAPABILITIES = frozenset({(8, 0), (8, 6), (8, 9)})
+INSTALL = "pip install 'sadtrt[gpu]' (or 'sadtrt[rtx]' for TensorRT for RTX)"
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Something that is not here, and why, in one sentence that says what mends it."""
+
+    reason: str
+
+
+def tensorrt_module() -> Any | Absent:
+    """The TensorRT Python module: `tensorrt` where it is installed, else TensorRT for RTX, else why there is none."""
+    failures = []
+    for name in _MODULES:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                failures.append(f"{name}: {error}")
+        except (ImportError, OSError) as error:  # Installed, but its libraries do not load.
+            failures.append(f"{name}: {error}")
+        else:
+            if hasattr(module, "Builder"):
+                return module
+            failures.append(f"{name}: the package has no builder")
+    if failures:
+        return Absent(f"TensorRT is installed but does not load ({'; '.join(failures)}): reinstall with {INSTALL}")
+    return Absent(f"TensorRT is not installed: {INSTALL}")
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The TensorRT that is installed, for reports."""
+
+    flavour: Flavour
+    version: str
+
+
+def tensorrt_api() -> Installed | Absent:
+    """Product and version of the TensorRT that `tensorrt_module` gives, or why there is none."""
+    module = tensorrt_module()
+    return module if isinstance(module, Absent) else Installed(flavour(module), version_text(module))
+
+
+def flavour(trt: Any) -> Flavour:
+    """Which of the two products a module is."""
+    return "tensorrt-rtx" if "rtx" in trt.__name__ else "tensorrt"
+
+
+def version_text(trt: Any) -> str:
+    """The library's own version where it can be asked, else that of the bindings, which may differ in the last part."""
+    major = _numbers(trt.__version__)[0]
+    if flavour(trt) == "tensorrt":
+        with contextlib.suppress(OSError, AttributeError):
+            # Already loaded by the bindings: the name finds that copy.
+            number = int(ctypes.CDLL(f"libnvinfer.so.{major}").getInferLibVersion())
+            scale = 1000 if number < 10000 else 10000
+            return f"{number // scale}.{number % scale // 100}.{number % 100}"
+    return str(trt.__version__)
+
+
+def version(trt: Any) -> tuple[int, int]:
+    """Major and minor version."""
+    major, minor = (*_numbers(version_text(trt)), 0)[:2]
+    return major, minor
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+
+def strongly_typed(trt: Any) -> bool:
+    """Whether the network takes its types from the graph. 8.6 is the only generation here that does not."""
+    return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+
+def keeps_timing_cache(trt: Any) -> bool:
+    """Whether a timing cache is worth keeping: TensorRT for RTX chooses tactics on the user's machine instead."""
+    return flavour(trt) == "tensorrt"
+
+
+def bfloat16_absence(trt: Any) -> str | None:
+    """Why this generation cannot compute in bfloat16; None where it can."""
+    if hasattr(trt.DataType, "BF16"):
+        return None
+    return f"TensorRT {version_text(trt)} has no bfloat16: use TensorRT 10 or later"
+
+
+def builtin_grid_sample_absence(trt: Any) -> str | None:
+    """Why this generation cannot sample a volume by itself; None where it can."""
+    first = _VOLUME_SAMPLER[flavour(trt)]
+    if version(trt) >= first:
+        return None
+    product = "TensorRT for RTX" if flavour(trt) == "tensorrt-rtx" else "TensorRT"
+    return (
+        f"{product} {version_text(trt)} samples images only, volumes from {first[0]}.{first[1]} on: use --grid-sample "
+        "native or plugin"
+    )
+
+
+def runtime_absence(trt: Any, capability: tuple[int, int]) -> str | None:
+    """Why the runtime refuses a GPU of this compute capability; None where it does not."""
+    if flavour(trt) == "tensorrt-rtx" and capability[0] != 12 and capability not in _RTX_CAPABILITIES:
+        return (
+            f"TensorRT for RTX {version_text(trt)} does not run on compute capability {capability[0]}.{capability[1]} "
+            "(8.0, 8.6, 8.9 and 12.x are supported): pip install tensorrt"
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU an engine is built on; an engine runs on no other kind."""
+
+    name: str
+    capability: str
+
+
+def current_gpu() -> Gpu:
+    """The current CUDA device, or `none` where a builder works without one."""
+    if not torch.cuda.is_available():
+        return Gpu("none", "")
+    major, minor = torch.cuda.get_device_capability()
+    return Gpu(torch.cuda.get_device_name(), f"{major}.{minor}")
+
+
+class MessageLog:
+    """TensorRT's messages. The library keeps the first logger it sees, so a process has one and never frees it."""
+
+    def __init__(self, trt: Any) -> None:
+        self._sinks: list[list[str]] = []
+        self.logger = _logger_class(trt)(self._sinks)
+
+    @contextlib.contextmanager
+    def collect(self) -> Iterator[list[str]]:
+        """A list that fills with the warnings and errors logged inside the block."""
+        sink: list[str] = []
+        self._sinks.append(sink)
+        try:
+            yield sink
+        finally:
+            self._sinks[:] = [other for other in self._sinks if other is not sink]
+
+
+def in_one_line(messages: list[str], most: int = 3) -> str:
+    """The last few messages joined for an error sentence."""
+    return " | ".join(" ".join(message.split()) for message in messages[-most:]) or "it gave no message"
+
+
+def _logger_class(trt: Any) -> Any:
+    class Logger(trt.ILogger):
+        """Keeps warnings and errors; prints nothing."""
+
+        def __init__(self, sinks: list[list[str]]) -> None:
+            trt.ILogger.__init__(self)
+            self._sinks = sinks
+
+        def log(self, severity: Any, message: str) -> None:
+            # The lower a severity's number, the worse it is.
+            if int(severity) <= int(trt.ILogger.WARNING):
+                for sink in self._sinks:
+                    sink.append(message)
+
+    return Logger
+
+
+@functools.cache
+def message_log(trt: Any) -> MessageLog:
+    """The process's log for a TensorRT module."""
+    return MessageLog(trt)
+
+
+def create_network(trt: Any, builder: Any) -> Any:
+    """A network that takes its types from the graph where the generation can; an explicit batch everywhere."""
+    flags = 0
+    for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"):
+        # The bit positions differ between generations: only the enum knows them. 10 deprecates EXPLICIT_BATCH but
+        # accepts it.
+        flag = getattr(trt.NetworkDefinitionCreationFlag, name, None)
+        if flag is not None:
+            flags |= 1 << int(flag)
+    network = builder.create_network(flags)
+    if network is None:
+        raise RuntimeError(f"TensorRT {version_text(trt)} made no network for the flags {flags:b}")
+    return network
+
+
+def create_parser(trt: Any, network: Any) -> Any:
+    """An ONNX parser for a network that uses TensorRT's own instance norm, never the plugin that needs cuDNN."""
+    parser = trt.OnnxParser(network, message_log(trt).logger)
+    parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
+    return parser
+
+
+def create_config(trt: Any, builder: Any, *, optimization_level: int, workspace_mb: int, tf32: bool) -> Any:
+    """A builder configuration with detailed layer names, TF32 as asked, and no tactics from cuBLAS or cuDNN."""
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+    config.builder_optimization_level = optimization_level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if tf32:
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)  # It is on by default.
+    sources = 0
+    for name in ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS"):
+        source = getattr(trt.TacticSource, name, None)
+        if source is not None:
+            sources |= 1 << int(source)
+    config.set_tactic_sources(sources)
+    return config
+
+
+def attach_progress(trt: Any, config: Any, progress: Progress) -> Any:
+    """Report the builder's phases to `progress`; the returned object must live until the build is over.
+
+    8.6 has no progress monitor: there the caller shows the time that has passed.
+    """
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+            progress(phase_name, 0.0)
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            total = self._steps.get(phase_name, 0)
+            progress(phase_name, min(1.0, (step + 1) / total) if total else None)
+            return True
+
+    monitor = Monitor()
+    config.progress_monitor = monitor
+    return monitor
+
+
+def attach_timing_cache(config: Any, serialized: bytes) -> bool:
+    """Give a configuration a timing cache. False where TensorRT refused the bytes, and it starts an empty one."""
+    cache = config.create_timing_cache(serialized)
+    if cache is not None and config.set_timing_cache(cache, False):
+        return True
+    empty = config.create_timing_cache(b"")
+    if empty is not None:
+        config.set_timing_cache(empty, False)
+    return False
+
+
+def serialized_timing_cache(config: Any) -> bytes:
+    """What a configuration's timing cache holds after a build; empty where there is none."""
+    cache = config.get_timing_cache()
+    return b"" if cache is None else bytes(cache.serialize())
+
+
+def merge_timing_caches(trt: Any, newest: bytes, others: bytes) -> bytes:
+    """Both caches in one, entries of `newest` first; `newest` alone where the other one is refused."""
+    builder = create_builder(trt)
+    config = builder.create_builder_config()
+    cache, other = config.create_timing_cache(newest), config.create_timing_cache(others)
+    if cache is None or other is None or not cache.combine(other, False):
+        return newest
+    return bytes(cache.serialize())
+
+
+def create_builder(trt: Any) -> Any:
+    """A builder; RuntimeError with TensorRT's own words where it refuses the machine (8.6 wants a GPU)."""
+    return _create(trt, trt.Builder)
+
+
+def create_runtime(trt: Any) -> Any:
+    """A runtime that loads engines; RuntimeError with TensorRT's own words where it refuses the machine."""
+    return _create(trt, trt.Runtime)
+
+
+def _create(trt: Any, kind: Any) -> Any:
+    log = message_log(trt)
+    with log.collect() as messages:
+        try:
+            return kind(log.logger)
+        except (TypeError, RuntimeError) as error:
+            raise RuntimeError(
+                f"TensorRT {version_text(trt)} cannot start its {kind.__name__.lower()} here: {in_one_line(messages)}"
+            ) from error
