@@ -51,15 +51,18 @@ class Case:
         return f"{self.mode}, volume {tuple(self.volume.shape)} {self.volume.dtype}, grid {tuple(self.grid.shape)}"
 
 
-def random_case(seed: int, dtype: torch.dtype, most_voxels: int, most_points: int) -> Case:
+def random_case(
+    seed: int, dtype: torch.dtype, most_voxels: int, most_points: int, device: str | torch.device = "cpu"
+) -> Case:
     """Case number seed: dims 1 to 65, channels 1 to 40, coordinates -3 to 3 with special values mixed in.
 
     Depth and height are halved until a channel has at most most_voxels voxels and a sample most_points points.
     """
-    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.Generator().manual_seed(seed)
+    values = torch.Generator(device).manual_seed(seed)
 
     def draw(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=generator))
+        return int(torch.randint(low, high + 1, (), generator=sizes))
 
     mode = MODES[seed % len(MODES)]
     batch, grids_a_volume, channels = draw(1, 2), draw(1, 3), draw(1, 40)
@@ -69,28 +72,42 @@ def random_case(seed: int, dtype: torch.dtype, most_voxels: int, most_points: in
     out_depth, out_height, out_width = (draw(1, LARGEST_SIZE) for _ in range(3))
     while out_depth * out_height * out_width > most_points:
         out_depth, out_height = max(1, out_depth // 2), max(1, (out_height * 2) // 3)
-    volume = torch.randn((batch, channels, depth, height, width), generator=generator) * 10.0 ** draw(-2, 2)
+    volume = torch.randn((batch, channels, depth, height, width), generator=values, device=device)
+    volume = (volume * 10.0 ** draw(-2, 2)).to(dtype)
     shape = (batch * grids_a_volume, out_depth, out_height, out_width, 3)
-    spread = (1.0, 1.2, 3.0)[draw(0, 2)]
-    grid = (torch.rand(shape, generator=generator) * 2 - 1) * spread
-    special = torch.tensor(SPECIAL_COORDINATES)
-    chosen = special[torch.randint(0, len(special), shape, generator=generator)]
-    return Case(volume.to(dtype), torch.where(torch.rand(shape, generator=generator) < 0.03, chosen, grid), mode)
+    grid = (torch.rand(shape, generator=values, device=device) * 2 - 1) * (1.0, 1.2, 3.0)[draw(0, 2)]
+    special = torch.tensor(SPECIAL_COORDINATES, device=device)
+    chosen = special[torch.randint(0, len(special), shape, generator=values, device=device)]
+    is_special = torch.rand(shape, generator=values, device=device) < 0.03
+    return Case(volume, torch.where(is_special, chosen, grid), mode)
 
 
 def random_cases(
-    count: int, dtypes: tuple[torch.dtype, ...], most_voxels: int = 200_000, most_points: int = 4000
+    count: int,
+    dtypes: tuple[torch.dtype, ...],
+    most_voxels: int,
+    most_points: int,
+    device: str | torch.device = "cpu",
 ) -> Iterator[Case]:
     """count cases that go through all modes and, mode by mode, through the types."""
     for seed in range(count):
-        yield random_case(seed, dtypes[(seed // len(MODES)) % len(dtypes)], most_voxels, most_points)
+        yield random_case(seed, dtypes[(seed // len(MODES)) % len(dtypes)], most_voxels, most_points, device)
+
+
+def to_channels_last(volume: torch.Tensor) -> torch.Tensor:
+    """(N, C, ...) as (N, ..., C rounded up to 8): the kernel's channels-last layout, TensorRT's kDHWC8."""
+    channels = volume.shape[1]
+    padded = volume.new_zeros((volume.shape[0], *volume.shape[2:], -(-channels // 8) * 8))
+    padded[..., :channels] = volume.movedim(1, -1)
+    return padded
 
 
 def reference(case: Case) -> torch.Tensor:
     """torch.nn.functional.grid_sample in fp64, each volume repeated for its grids."""
     repeats = case.grid.shape[0] // case.volume.shape[0]
+    volume = case.volume.double()
     return torch.nn.functional.grid_sample(
-        case.volume.double().repeat_interleave(repeats, dim=0),
+        volume.repeat_interleave(repeats, dim=0) if repeats > 1 else volume,
         case.grid.double(),
         mode=case.mode.interpolation,
         padding_mode=case.mode.padding,
@@ -129,7 +146,7 @@ def worst_excess(case: Case, output: torch.Tensor, expected: torch.Tensor) -> fl
     """
     if output.dtype != case.volume.dtype or output.shape != expected.shape:
         return float("inf")
-    scale = case.volume.double().abs().amax()
+    scale = case.volume.abs().amax().double()
     allowed = FP32_BOUND * scale
     if case.volume.dtype != torch.float32:
         smallest = torch.finfo(case.volume.dtype).tiny

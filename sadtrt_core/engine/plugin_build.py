@@ -43,8 +43,9 @@ def build_plugin(
     """Compile libsadtrt_plugin_<generation>.so into build_dir (plugin/build) and return it.
 
     include_dir holds NvInfer.h; None takes it from TENSORRT_INCLUDE, TENSORRT_ROOT or TensorRT_ROOT. architectures
-    are compute capabilities without the dot ("90", "80;90" or a sequence); None takes those of the GPUs present. Raises PluginError,
-    leaving an older library as it was, when nvcc, the headers or a GPU to build for are missing or nvcc fails.
+    are compute capabilities without the dot ("90", "80;90" or a sequence); None takes those of the GPUs present.
+    Raises PluginError, leaving an older library as it was, when nvcc, the headers or a GPU to build for are missing
+    or nvcc fails.
     """
     include_dir = include_dir if include_dir is not None else headers_folder(environment)
     generation, _ = headers_version(include_dir)

@@ -43,7 +43,7 @@ class PluginAbsent:
         return self.reason
 
 
-class PluginError(RuntimeError):
+class PluginError(ValueError):
     """A plugin library could not be built or loaded; the message says what is wrong and what to do."""
 
 
