@@ -70,7 +70,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "precision": _named(config, "precision", tuple(PRECISIONS)),
         "batch": tuple(config.getoption("batch") or (1,)),
     }
-    for name in ("batch", "precision", "runner", "stage"):
+    # The stage outermost, so that what is compared is measured one after the other.
+    for name in ("stage", "runner", "precision", "batch"):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, values[name])
 
@@ -99,7 +100,26 @@ def suite(request: pytest.FixtureRequest) -> Iterator[Any]:
         )
     )
     request.config.stash[SUITE] = made
+    _prebuild(made, request)
     yield made
+
+
+def _prebuild(suite: Any, request: pytest.FixtureRequest) -> None:
+    """Build what the collected benchmarks need, in parallel, so that none of them builds while another is measured."""
+    rows = set()
+    for item in request.session.items:
+        given = getattr(item, "callspec", None)
+        if given is not None and str(given.params.get("runner", "")).startswith("tensorrt"):
+            params = given.params
+            rows.add((params.get("stage", "generator"), params["precision"], params.get("batch", 1)))
+    if not rows or suite.device.type != "cuda":
+        return
+    from sadtrt_core.engine.build import BuildOptions
+    from sadtrt_core.prebuild import build_engines, engines_for
+
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        build_engines(engines_for(suite, sorted(rows), BuildOptions()), suite.options.jobs, Console())
 
 
 SUITE = pytest.StashKey[Any]()
@@ -119,7 +139,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     from sadtrt_core.records.report import print_tables
     from sadtrt_core.records.store import read_run
 
-    console = Console(file=terminalreporter._tw._file)
+    # Where there is no terminal to ask, wide enough that no word of a table breaks.
+    file = terminalreporter._tw._file
+    console = Console(file=file, width=None if file.isatty() else 160)
     print_tables(read_run(suite.writer.folder), console)
     console.print(f"results: {os.path.relpath(suite.writer.folder)}", soft_wrap=True)
 

@@ -12,6 +12,7 @@ from sadtrt_core.suite import BENCHMARK_VERSION, REFERENCE_FLOOR_DB, Suite
 
 def test_precision_drift(runner: str, precision: str, suite: Suite, benchmark: Any, row: Any) -> None:
     kind, job, key = row("generator", runner, precision, 1)
+    benchmark.group = "drift over the driving sequence"
     reference = suite.reference
     if not reference.sound:
         pytest.fail(
@@ -31,7 +32,6 @@ def test_precision_drift(runner: str, precision: str, suite: Suite, benchmark: A
         notes = (*notes, f"the reference: repeatable, {checked.psnr_min:.1f} dB against float64")
     suite.writer.add(Record(key, "measured", drift=drift, notes=notes, benchmark_version=BENCHMARK_VERSION))
     suite.save_frames(key, frames, drift)
-    benchmark.group = "drift over the driving sequence"
     benchmark.extra_info.update(
         psnr_min=None if drift.has_non_finite else drift.psnr_min,
         psnr_mean=None if drift.has_non_finite else drift.psnr_mean,

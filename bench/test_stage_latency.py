@@ -15,6 +15,7 @@ def test_stage_latency(
     stage: str, runner: str, precision: str, batch: int, suite: Suite, benchmark: Any, row: Any
 ) -> None:
     kind, job, key = row(stage, runner, precision, batch)
+    benchmark.group = f"{stage}, batch {job.batch}"
     before = device_memory_used(job.device)
     with kind.create(job) as active:
         active.bind(suite.inputs(job))
@@ -34,7 +35,6 @@ def test_stage_latency(
             benchmark_version=BENCHMARK_VERSION,
         )
     )
-    benchmark.group = f"{stage}, batch {job.batch}"
     benchmark.extra_info.update(
         device_ms_median=latency.device_ms_median,
         host_ms_median=latency.host_ms_median,

@@ -11,8 +11,11 @@ from pathlib import Path
 import torch
 
 from sadtrt_core import __version__
-from sadtrt_core.engine.tensorrt_api import Absent, tensorrt_api
-from sadtrt_core.records.schema import Environment
+from sadtrt_core.engine import tensorrt_api as api
+from sadtrt_core.records.schema import Environment, TensorRTFlavour
+
+
+_FLAVOURS: dict[api.Flavour, TensorRTFlavour] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 def package_version(name: str) -> str | None:
@@ -61,17 +64,17 @@ def _git(*arguments: str) -> str | None:
 def read_environment(device: torch.device) -> Environment:
     """The environment of a run on `device`; GPU fields are None on a CPU."""
     on_gpu = device.type == "cuda"
-    found = tensorrt_api()
-    tensorrt = None if isinstance(found, Absent) else found
+    found = api.tensorrt_module()
+    tensorrt = None if isinstance(found, api.Absent) else found
     status = _git("status", "--porcelain", "--untracked-files=no")
     return Environment(
         gpu=torch.cuda.get_device_name(device) if on_gpu else None,
         compute_capability=".".join(map(str, torch.cuda.get_device_capability(device))) if on_gpu else None,
         driver=gpu_driver() if on_gpu else None,
         cuda=torch.version.cuda if on_gpu else None,
-        tensorrt=tensorrt.version if tensorrt else None,
-        tensorrt_flavour=tensorrt.flavour if tensorrt else None,
-        torch=torch.__version__,
+        tensorrt=api.version_text(tensorrt) if tensorrt else None,
+        tensorrt_flavour=_FLAVOURS[api.flavour(tensorrt)] if tensorrt else None,
+        torch=str(torch.__version__),
         onnxruntime=package_version("onnxruntime"),
         python=platform.python_version(),
         cpu=_cpu_name(),

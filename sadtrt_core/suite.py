@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.environment import read_environment
 from sadtrt_core.measure.drift import measure_drift, worst_frame_picture
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, TimingPlan
@@ -27,7 +28,7 @@ from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.standin import choose_weights
 from sadtrt_core.runners.base import GridSample, Job, StageRunner
 from sadtrt_core.runners.pytorch import reference_frames
-from sadtrt_core.runners.registry import RunnerKind, grid_sample_label
+from sadtrt_core.runners.registry import GRAPH_GRID_SAMPLES, RunnerKind, grid_sample_label
 from sadtrt_core.stage_inputs import frame_inputs, stage_inputs
 from sadtrt_core.stages import STAGES, stage_named
 from sadtrt_core.workload import Workload, make_workload
@@ -133,10 +134,10 @@ class Suite:
     def grid_sample(self) -> GridSample:
         """How graphs sample volumes: what was asked for, or the plugin where it is built, else native."""
         wanted = self.options.grid_sample
+        if wanted in GRAPH_GRID_SAMPLES:
+            return wanted
         if wanted != "auto":
-            return wanted  # type: ignore[return-value]
-        from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
-
+            raise ValueError(f"grid sample {wanted!r} is not known: expected auto, {', '.join(GRAPH_GRID_SAMPLES)}")
         on_gpu = self.device.type == "cuda"
         return "plugin" if on_gpu and isinstance(find_plugin(), PluginLibrary) else "native"
 
@@ -146,8 +147,7 @@ class Suite:
             renderer=self.renderer,
             stage=stage_named(stage),
             precision=precision_named(precision),
-            # ONNX Runtime loads no TensorRT plugin: without a wish of the user's it takes the native rewriting.
-            grid_sample="native" if kind.name == "onnxruntime" and self.options.grid_sample == "auto" else self.grid_sample,
+            grid_sample=self.grid_sample,
             batch=self._clip_frames if stage == "clip" and batch == 1 else batch,
             device=self.device,
             cache=self.options.cache,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sadtrt_core.renderer.config import RendererConfig, demo_config, full_config
-from sadtrt_core.renderer.fit import Fitted
+from sadtrt_core.renderer.fit import FitPlan, FitProgress, Fitted, fit
+from sadtrt_core.renderer.fit_data import training_pictures
 from sadtrt_core.renderer.renderer import NETWORKS, Renderer, WeightsKind, assemble
 from sadtrt_core.renderer.seeded import seeded_renderer
 
@@ -66,6 +68,24 @@ def load_standin(path: Path, kind: WeightsKind, image_size: int) -> Renderer:
         return assemble(config, states, kind, path.stem)
     except (RuntimeError, KeyError) as error:
         raise StandinError(f"{path} does not fit this version's networks: make it again with `sadtrt fit`") from error
+
+
+def fit_standin(
+    size: int,
+    *,
+    demo: bool,
+    plan: FitPlan,
+    portraits: Sequence[Path],
+    out: Path,
+    device: torch.device,
+    report: Callable[[FitProgress], None],
+) -> Fitted:
+    """Fit the demo or the full-size renderer and keep it at `out`. Raises ValueError for a bad size or picture."""
+    config = demo_config(size) if demo else full_config(size)
+    fitted = fit(config, training_pictures(portraits), plan, device, report)
+    names = ", ".join(path.name for path in portraits) or "scikit-image's astronaut and chelsea"
+    save_standin(out, config, fitted, {"seed": str(plan.seed), "seconds": str(plan.seconds), "pictures": names})
+    return fitted
 
 
 def fitted_file(cache: Path, size: int, seed: int = 0) -> Path:

@@ -11,7 +11,7 @@ from torch import Tensor
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.stages import STAGES
 
-_PARTS = ("keypoints", "mapping", "appearance", "motion", "warp", "decode")
+CLIP_PARTS = ("keypoints", "mapping", "appearance", "motion", "warp", "decode")
 
 
 def to_uint8(frames: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ class ClipRunner(StageRunner):
 
     def __init__(self, job: Job, make: Callable[[Job], StageRunner]) -> None:
         super().__init__(job)
-        self._parts = {name: make(replace(job, stage=STAGES[name], batch=1)) for name in _PARTS}
+        self._parts = {name: make(replace(job, stage=STAGES[name], batch=1)) for name in CLIP_PARTS}
         self._active: list[StageRunner] = []
         self._inputs: dict[str, Tensor] = {}
         self._frames: Tensor | None = None

@@ -16,20 +16,23 @@ from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.stages import call_stage, stage_module
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d)
+#: What a CPU lacks in a type, or has only in a form that takes minutes (half Conv3d).
+_FLOAT32_ON_CPU: dict[torch.dtype, tuple[Any, ...]] = {
+    torch.float16: (*_CONVOLUTIONS, F.avg_pool3d),
+    torch.bfloat16: (F.avg_pool3d,),
+}
 
 
-class _HalfConvolutionsOnCpu(TorchFunctionMode):
-    """Computes half convolutions in float32 and rounds the result to half, as tensor cores accumulate.
-
-    PyTorch's own half Conv3d on a CPU takes minutes where the float32 one takes milliseconds.
-    """
+class _Float32OnCpu(TorchFunctionMode):
+    """Computes what a CPU lacks in half or bfloat16 in float32 and rounds the result, as tensor cores accumulate."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _CONVOLUTIONS and args[0].dtype == torch.float16:
+        kind = args[0].dtype if args and isinstance(args[0], Tensor) else None
+        if func in _FLOAT32_ON_CPU.get(kind, ()):
             args = tuple(a.float() if isinstance(a, Tensor) else a for a in args)
             kwargs = {k: v.float() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
-            return func(*args, **kwargs).half()
+            return func(*args, **kwargs).to(kind)
         return func(*args, **kwargs)
 
 
@@ -69,8 +72,8 @@ class PyTorchRunner(StageRunner):
         self._module: nn.Module | None = None
         self._autocast = job.precision.keep_coordinates and job.precision.compute != "float32"
         self._type = torch.float32 if self._autocast else job.precision.torch_type
-        self._emulated = job.device.type == "cpu" and job.precision.compute == "float16"
-        if self._emulated:
+        self._emulated = job.device.type == "cpu" and self._type in _FLOAT32_ON_CPU
+        if self._emulated and self._type == torch.float16:
             self.notes = ("half convolutions are computed in float32 and rounded: a CPU has none of its own",)
 
     def activate(self) -> None:
@@ -92,13 +95,11 @@ class PyTorchRunner(StageRunner):
         assert self._module is not None, "execute before activate"
         return call_stage(self._module, inputs)
 
-    def _half_on_cpu(self) -> contextlib.AbstractContextManager[Any]:
-        return _HalfConvolutionsOnCpu() if self._emulated else contextlib.nullcontext()
-
     def execute(self) -> None:
         autocast = torch.autocast(self.job.device.type, self.job.precision.torch_type, enabled=self._autocast)
         arithmetic = matrix_arithmetic(self.job.precision.tf32, benchmark=True)
-        with torch.inference_mode(), arithmetic, autocast, self._half_on_cpu():
+        filled_in = _Float32OnCpu() if self._emulated else contextlib.nullcontext()
+        with torch.inference_mode(), arithmetic, autocast, filled_in:
             outputs = self._call(tuple(t.to(self._type) for t in self._inputs))
             self._outputs = tuple(t.float() for t in outputs)
 

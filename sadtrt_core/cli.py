@@ -1,0 +1,244 @@
+"""The command line: doctor, build, build-plugin, fit, report, gate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.stages import GRAPH_STAGES
+
+app = typer.Typer(
+    help="What a lower precision costs and buys for the SadTalker face renderer on NVIDIA GPUs. "
+    "The benchmark suite itself is `pytest bench/ --benchmark-only`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+Size = Annotated[int, typer.Option(help="Image size in pixels: 256 or 512.")]
+WeightsChoice = Annotated[str, typer.Option(help="auto, demo, fitted or seeded.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="SadTalker's .safetensors, .pth or .pth.tar.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder of graphs, engines, weights and the timing cache.")]
+Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
+GridSampleChoice = Annotated[str, typer.Option(help="auto, plugin, native or builtin.")]
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Turn what a user can mend into one sentence and exit code 2; anything else keeps its traceback."""
+    from sadtrt_core.engine.build import EngineBuildError
+
+    try:
+        yield
+    except (ValueError, EngineBuildError, OSError) as error:
+        errors.print(f"[red]sadtrt:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+def _suite(size: int, weights: str, checkpoint: Path | None, device: str, grid_sample: str, cache: Path | None):  # type: ignore[no-untyped-def]
+    from sadtrt_core.suite import Suite, SuiteOptions, default_cache
+
+    return Suite(
+        SuiteOptions(
+            size=size,
+            weights=weights,
+            checkpoint=checkpoint,
+            mapping_checkpoint=None,
+            source_image=None,
+            samples=None,
+            frames=1,
+            clip_frames=None,
+            device=device,
+            grid_sample=grid_sample,
+            cache=cache or default_cache(),
+            results=Path("results"),
+            jobs=1,
+        )
+    )
+
+
+@app.command()
+def doctor(
+    size: Size = 256,
+    weights: WeightsChoice = "auto",
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    grid_sample: GridSampleChoice = "auto",
+    cache: Cache = None,
+) -> None:
+    """Say what is here and, for every runner and precision that would be skipped, why and what mends it."""
+    from sadtrt_core.doctor import look_around, verdicts
+
+    with _one_sentence():
+        suite = _suite(size, weights, checkpoint, device, grid_sample, cache)
+        here = Table(title="What is here", title_justify="left", show_header=False)
+        for finding in look_around(suite):
+            mark = "[green]yes[/]" if finding.present else "[yellow]no[/]"
+            here.add_row(finding.thing, mark, escape(finding.state))
+        console.print(here)
+        table = Table(title="What would run", title_justify="left")
+        for heading in ("runner", "precision", "runs", "why not", "what mends it"):
+            table.add_column(heading, overflow="fold")
+        for verdict in verdicts(suite):
+            runs = "[green]yes[/]" if verdict.reason is None else "[yellow]no[/]"
+            table.add_row(
+                verdict.runner, verdict.precision, runs, escape(verdict.reason or ""), escape(verdict.mend or "")
+            )
+        console.print(table)
+
+
+@app.command()
+def build(
+    precision: Annotated[list[str], typer.Option(help=f"Repeatable: {', '.join(PRECISIONS)}.")] = ["fp16-mixed"],  # noqa: B006
+    stage: Annotated[list[str], typer.Option(help=f"Repeatable: {', '.join(GRAPH_STAGES)}.")] = ["generator"],  # noqa: B006
+    batch: Annotated[list[int], typer.Option(help="Repeatable: batch sizes.")] = [1],  # noqa: B006
+    jobs: Annotated[int, typer.Option(help="Engines built at the same time.")] = os.cpu_count() or 1,
+    optimization_level: Annotated[int, typer.Option(help="The builder's level, 0 (quick) to 5 (thorough).")] = 3,
+    size: Size = 256,
+    weights: WeightsChoice = "auto",
+    checkpoint: Checkpoint = None,
+    grid_sample: GridSampleChoice = "auto",
+    cache: Cache = None,
+) -> None:
+    """Build TensorRT engines into the cache, several at a time; what is there already is kept."""
+    from sadtrt_core.engine.build import BuildOptions
+    from sadtrt_core.prebuild import build_engines, engines_for
+    from sadtrt_core.runners.registry import runner_named
+
+    with _one_sentence():
+        suite = _suite(size, weights, checkpoint, "auto", grid_sample, cache)
+        rows = [(name, how, count) for name in stage for how in precision for count in batch]
+        for name, how, count in rows:
+            absence = runner_named("tensorrt").available(suite.job(name, runner_named("tensorrt"), how, count))
+            if absence is not None:
+                raise ValueError(f"{name} in {how} cannot be built: {absence}")
+        engines = engines_for(suite, rows, BuildOptions(optimization_level=optimization_level))
+        outcomes = build_engines(engines, jobs, console)
+    raise typer.Exit(1 if any(outcome.failure is not None for outcome in outcomes) else 0)
+
+
+@app.command(name="build-plugin")
+def build_plugin_command(
+    include: Annotated[Path | None, typer.Option(help="Folder of TensorRT's headers (NvInfer.h).")] = None,
+    build_dir: Annotated[Path | None, typer.Option(help="Where to build (default: plugin/build).")] = None,
+    architectures: Annotated[str | None, typer.Option(help="CUDA architectures, such as 86;90 (default: this GPU).")] = None,
+) -> None:
+    """Compile the GridSample3D plugin for the TensorRT whose headers are given."""
+    from sadtrt_core.engine.plugin import build_plugin
+
+    with _one_sentence():
+        library = build_plugin(include, build_dir, architectures)
+    console.print(f"built {library.path}, version {library.version}", soft_wrap=True)
+
+
+@app.command()
+def fit(
+    size: Size = 256,
+    demo: Annotated[bool, typer.Option("--demo", help="Fit the small demo renderer instead of the full size.")] = False,
+    seconds: Annotated[float, typer.Option(help="How long to fit the generator.")] = 120.0,
+    seed: Annotated[int, typer.Option(help="Seed of weights and training pairs.")] = 0,
+    batch: Annotated[int, typer.Option(help="Pairs in a step.")] = 8,
+    steps: Annotated[int | None, typer.Option(help="At most so many steps of each network.")] = None,
+    portrait: Annotated[list[Path] | None, typer.Option(help="Repeatable: pictures to fit on.")] = None,
+    preview: Annotated[Path | None, typer.Option(help="Write a picture of driven frames here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write (default: the cache).")] = None,
+    cache: Cache = None,
+) -> None:
+    """Fit stand-in weights, so that drift says something without SadTalker's checkpoint (two minutes on an H200)."""
+    import torch
+    from rich.progress import Progress, TaskID
+
+    from sadtrt_core.renderer.fit import FitPlan, FitProgress
+    from sadtrt_core.renderer.preview import save_preview
+    from sadtrt_core.renderer.standin import DEMO_FILE, fit_standin, fitted_file, load_standin
+    from sadtrt_core.suite import default_cache
+
+    with _one_sentence(), Progress(console=console) as display:
+        if not torch.cuda.is_available():
+            display.console.print("there is no GPU here: fitting on the CPU takes hours for a usable picture")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        target = out or (DEMO_FILE if demo else fitted_file(cache or default_cache(), size, seed))
+        bars: dict[str, TaskID] = {}
+
+        def show(progress: FitProgress) -> None:
+            if progress.network not in bars:
+                bars[progress.network] = display.add_task(progress.network, total=progress.seconds_left)
+            bar = bars[progress.network]
+            total = next(task.total for task in display.tasks if task.id == bar) or 0.0
+            description = f"{progress.network}: step {progress.step}, loss {progress.loss:.4f}"
+            display.update(bar, completed=total - progress.seconds_left, description=description)
+
+        plan = FitPlan(seconds=seconds, seed=seed, batch=batch, steps=steps)
+        fitted = fit_standin(
+            size, demo=demo, plan=plan, portraits=portrait or [], out=target, device=device, report=show
+        )
+        renderer = load_standin(target, "demo" if demo else "fitted", size)
+        if preview is not None:
+            save_preview(preview, renderer, device)
+    console.print(
+        f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB): {fitted.steps} steps, "
+        f"{fitted.held_out_psnr:.1f} dB on pairs it never saw",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder or records.json.")] = Path("results/latest"),
+    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown for a pull request instead of tables.")] = False,
+) -> None:
+    """Show a run again."""
+    from sadtrt_core.records.report import markdown_summary, print_tables
+    from sadtrt_core.records.store import read_run
+
+    with _one_sentence():
+        recorded = read_run(run)
+    if markdown:
+        typer.echo(markdown_summary(recorded))
+    else:
+        print_tables(recorded, console)
+
+
+@app.command()
+def gate(
+    run: Annotated[Path, typer.Argument(help="The run to judge: its folder or records.json.")] = Path("results/latest"),
+    baseline: Annotated[Path, typer.Option(help="The run to judge by: a folder or records.json.")] = ...,  # type: ignore[assignment]
+    thresholds: Annotated[Path, typer.Option(help="TOML with [gate], or pyproject.toml.")] = Path("pyproject.toml"),
+    update: Annotated[bool, typer.Option("--update", help="Write the run as the new baseline; judge nothing.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the verdicts as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request.")] = None,
+) -> None:
+    """Judge a run by a baseline: exit 0 pass, 1 regression, 2 not comparable, 3 rows missing."""
+    from sadtrt_core.records.files import write_atomically
+    from sadtrt_core.records.gate import gate_files
+    from sadtrt_core.records.gate_output import gate_json, gate_junit, gate_markdown, print_gate
+    from sadtrt_core.records.store import write_baseline
+    from sadtrt_core.records.thresholds import Thresholds
+
+    with _one_sentence():
+        if update:
+            console.print(f"wrote {write_baseline(run, baseline)}", soft_wrap=True)
+            return
+        limits = Thresholds.read(thresholds) if thresholds.exists() else Thresholds()
+        result = gate_files(run, baseline, limits)
+        print_gate(result, console)
+        for path, render in ((json_file, gate_json), (junit, gate_junit), (markdown, gate_markdown)):
+            if path is not None:
+                write_atomically(path, render(result))
+    raise typer.Exit(int(result.exit_code))
+
+
+if __name__ == "__main__":
+    app()
