@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from sadtrt_core.engine.plugin_build import build_plugin
 from sadtrt_core.engine.plugin_library import (
@@ -104,7 +105,7 @@ def load_plugin(library: PluginLibrary, tensorrt: ModuleType) -> None:
     if not fits(library, generation):
         raise PluginError(_misfit(library, generation))
     registry = tensorrt.get_plugin_registry()
-    if _creator(registry) is not None:
+    if _is_registered(registry):
         return
     if generation == "trt8":
         _load_registering_library(library)
@@ -112,14 +113,14 @@ def load_plugin(library: PluginLibrary, tensorrt: ModuleType) -> None:
         if generation.startswith("rtx"):
             _check_rtx_library_name()
         registry.load_library(str(library.path))
-    if _creator(registry) is None:
+    if not _is_registered(registry):
         raise PluginError(f"TensorRT {tensorrt.__version__} loaded {library.path} but did not register {PLUGIN_NAME}")
 
 
-def _creator(registry: object) -> object | None:
-    # 8.6 has get_plugin_creator only, 10 both, 11 and RTX get_creator only. 10 prints an error for an unknown plugin.
-    look_up = getattr(registry, "get_creator", None) or registry.get_plugin_creator  # type: ignore[attr-defined]
-    return look_up(PLUGIN_NAME, PLUGIN_VERSION, "")
+def _is_registered(registry: Any) -> bool:
+    # Asking for a creator by name would print an error where there is none. 8.6 has the second list only.
+    creators = registry.all_creators if hasattr(registry, "all_creators") else registry.plugin_creator_list
+    return any((creator.name, creator.plugin_version) == (PLUGIN_NAME, PLUGIN_VERSION) for creator in creators)
 
 
 def _load_registering_library(library: PluginLibrary) -> None:

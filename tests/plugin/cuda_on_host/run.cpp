@@ -1,0 +1,25 @@
+// The whole launcher with its kernels for the host: every thread of every block runs one after the other.
+#include "cuda_runtime.h"
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+#include "../../../plugin/grid_sample_3d.cu"
+#include "../../../plugin/version.cpp"
+
+cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t, cudaStream_t) {
+    const auto function = reinterpret_cast<sadtrt::Kernel>(const_cast<void*>(kernel));
+    gridDim = grid;
+    blockDim = block;
+    for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z) {
+        for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y) {
+            for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
+                for (threadIdx.y = 0; threadIdx.y < block.y; ++threadIdx.y) {
+                    for (threadIdx.x = 0; threadIdx.x < block.x; ++threadIdx.x) {
+                        function(*static_cast<sadtrt::Sampling*>(arguments[0]));
+                    }
+                }
+            }
+        }
+    }
+    return cudaSuccess;
+}

@@ -1,0 +1,94 @@
+"""The kernel source itself, compiled for the host: every type, layout and group size against PyTorch in fp64."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sadtrt_core.engine.sampling_kernel import SamplingError, SamplingKernel, SamplingMode, sampling_problem
+
+PLUGIN = Path(__file__).resolve().parents[2] / "plugin"
+sys.path.insert(0, str(PLUGIN))
+
+from sampling_cases import Case, random_cases, reference, to_channels_last, worst_excess  # noqa: E402
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> SamplingKernel:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler (g++ or c++) on the PATH")
+    library = tmp_path_factory.mktemp("kernel") / "libsadtrt_kernel_on_host.so"
+    source = Path(__file__).parent / "cuda_on_host" / "run.cpp"
+    command = [compiler, "-std=c++17", "-O2", "-shared", "-fPIC", f"-I{source.parent}", f"-I{PLUGIN}"]
+    subprocess.run([*command, "-o", str(library), str(source)], check=True, timeout=120)
+    return SamplingKernel(library)
+
+
+def run(kernel: SamplingKernel, case: Case, layout: str = "linear", group: int = 0) -> torch.Tensor:
+    """The output as (N*k, C, Do, Ho, Wo); what the kernel does not write stays NaN."""
+    channels, points = case.volume.shape[1], case.grid.shape[1:4]
+    if layout == "linear":
+        volume, shape = case.volume, (case.grid.shape[0], channels, *points)
+    else:
+        volume = to_channels_last(case.volume)
+        shape = (case.grid.shape[0], *points, volume.shape[-1])
+    output = torch.full(shape, float("nan"), dtype=volume.dtype)
+    name = str(volume.dtype).removeprefix("torch.")
+    problem = sampling_problem(tuple(case.volume.shape), tuple(case.grid.shape), case.mode, name, layout, group)
+    kernel.launch(problem, volume.data_ptr(), case.grid.data_ptr(), output.data_ptr())
+    return output if layout == "linear" else output[..., :channels].movedim(-1, 1)
+
+
+def test_random_cases_in_every_type_and_layout(kernel: SamplingKernel) -> None:
+    for number, case in enumerate(random_cases(360, DTYPES, most_voxels=5000, most_points=100)):
+        expected = reference(case)
+        for layout in ("linear", "channels_last"):
+            output = run(kernel, case, layout, (0, 4, 8, 16)[number % 4])
+            excess = worst_excess(case, output, expected)
+            assert excess <= 1.0, f"case {number}, {layout}: {excess:.3g} times the bound: {case.describe()}"
+
+
+def test_all_layouts_and_group_sizes_give_the_same_bits(kernel: SamplingKernel) -> None:
+    generator = torch.Generator().manual_seed(2)
+    volume = torch.randn((2, 19, 3, 5, 7), generator=generator).half()
+    case = Case(volume, torch.rand((4, 2, 9, 11, 3), generator=generator) * 2.4 - 1.2, SamplingMode())
+    outputs = [run(kernel, case, "linear", group) for group in (4, 8, 16)] + [run(kernel, case, "channels_last")]
+    for output in outputs[1:]:
+        assert torch.equal(output, outputs[0])
+
+
+def test_more_samples_than_one_launch_holds(kernel: SamplingKernel) -> None:
+    volume = torch.arange(2, dtype=torch.float32).reshape(2, 1, 1, 1, 1).expand(2, 1, 2, 2, 2).contiguous()
+    output = run(kernel, Case(volume, torch.zeros(140_000, 1, 1, 1, 3), SamplingMode())).flatten()
+    assert torch.equal(output, torch.arange(2.0).repeat_interleave(70_000))
+
+
+def test_features_that_are_not_finite_reach_only_the_samples_that_read_them(kernel: SamplingKernel) -> None:
+    generator = torch.Generator().manual_seed(4)
+    volume = torch.randn((1, 9, 4, 5, 6), generator=generator)
+    volume[0, ::2, 1, 2, 3] = float("inf")
+    volume[0, 1::2, 3, 4, 5] = float("nan")
+    case = Case(volume, torch.rand((2, 9, 9, 9, 3), generator=generator) * 2.6 - 1.3, SamplingMode())
+    expected = reference(case).isfinite()
+    for layout in ("linear", "channels_last"):
+        assert torch.equal(run(kernel, case, layout).isfinite(), expected)
+
+
+def test_a_bad_launch_is_refused_with_a_sentence(kernel: SamplingKernel) -> None:
+    problem = sampling_problem((1, 1, 2, 2, 2), (1, 1, 1, 1, 3), SamplingMode())
+    with pytest.raises(SamplingError, match="a null pointer"):
+        kernel.launch(problem, 0, 0, 0)
+    problem.padding = 7
+    with pytest.raises(SamplingError, match="padding 7 is not 0"):
+        kernel.launch(problem, 16, 16, 16)
+    problem.padding, problem.layout = 0, 1
+    with pytest.raises(SamplingError, match="aligned to 16 bytes"):
+        kernel.launch(problem, 8, 16, 16)

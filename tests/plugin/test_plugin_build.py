@@ -1,0 +1,156 @@
+"""The kernel and both adaptors compile for every architecture and TensorRT generation, and RTX builds with the plugin.
+
+The adaptors need TensorRT's headers, which no wheel has: SADTRT_TEST_HEADERS names a folder that holds one folder of
+headers a version (8.6, 10.13, 11.1), each the include/ of github.com/NVIDIA/TensorRT at that version's tag.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sadtrt_core.engine.plugin import PluginError, PluginLibrary, build_plugin
+from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel
+from sadtrt_core.engine.sampling_kernel import SamplingKernel
+
+HEADERS_VARIABLE = "SADTRT_TEST_HEADERS"
+REPOSITORY = Path(__file__).resolve().parents[2]
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
+
+
+def headers_of(version: str) -> Path:
+    """The folder of headers of a version; skips the test, saying why, where there is none."""
+    root = os.environ.get(HEADERS_VARIABLE)
+    if not root:
+        pytest.skip(f"{HEADERS_VARIABLE} names no folder of TensorRT headers")
+    folder = Path(root) / version
+    if not (folder / "NvInfer.h").exists():
+        pytest.skip(f"{folder} has no NvInfer.h")
+    return folder
+
+
+@needs_nvcc
+def test_the_kernel_compiles_for_every_architecture(tmp_path: Path) -> None:
+    library = build_kernel(tmp_path, ["75", "80", "86", "89", "90", "100", "120"])
+    assert SamplingKernel(library).version == "1.0.0 kernel"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [KERNEL_LIBRARY]
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("version", "generation"), [("8.6", "trt8"), ("10.13", "trt10"), ("11.1", "trt11")])
+def test_the_adaptor_compiles(tmp_path: Path, version: str, generation: str) -> None:
+    built = build_plugin(headers_of(version), tmp_path, "90")
+    assert built.generation == generation
+    assert built.headers.startswith(version)
+    assert built.path == tmp_path / f"libsadtrt_plugin_{generation}.so"
+    loaded = ctypes.CDLL(str(built.path))  # every symbol is resolved without a TensorRT library
+    loaded.sadtrt_plugin_version.restype = ctypes.c_char_p
+    assert loaded.sadtrt_plugin_version().decode() == f"1.0.0 {generation[:3]}{built.headers}"
+    if generation == "trt8":
+        loaded.sadtrt_plugin_registration.restype = ctypes.c_char_p
+        assert b"no TensorRT library is loaded" in loaded.sadtrt_plugin_registration()
+    else:
+        assert loaded.getCreators
+        assert loaded.setLoggerFinder
+
+
+@needs_nvcc
+def test_a_failed_build_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    headers = tmp_path / "include"
+    headers.mkdir()
+    (headers / "NvInferVersion.h").write_text(
+        "#define NV_TENSORRT_MAJOR 8\n#define NV_TENSORRT_MINOR 6\n#define NV_TENSORRT_PATCH 0\n"
+    )
+    with pytest.raises(PluginError, match=r"nvcc could not build libsadtrt_plugin_trt8\.so: .*NvInfer\.h"):
+        build_plugin(headers, tmp_path / "build", ["90"])
+    assert list((tmp_path / "build").iterdir()) == []
+
+
+def test_architectures_that_are_none_are_refused(tmp_path: Path) -> None:
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not on the PATH")
+    with pytest.raises(PluginError, match="not compute capabilities"):
+        build_kernel(tmp_path, "hopper")
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PluginError, match="nvcc is not on the PATH"):
+        build_kernel(tmp_path, ["90"])
+
+
+@needs_nvcc
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not on the PATH")
+def test_cmake_builds_the_kernel_and_says_where_headers_come_from(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.upper().startswith("TENSORRT")}
+    configure = ["cmake", "-S", str(REPOSITORY / "plugin"), "-B", str(tmp_path), "-DSADTRT_ARCHITECTURES=90"]
+    said = subprocess.run(configure, capture_output=True, text=True, timeout=120, check=True, env=environment)
+    assert "github.com/NVIDIA/TensorRT" in said.stderr
+    subprocess.run(["cmake", "--build", str(tmp_path)], capture_output=True, timeout=300, check=True)
+    assert SamplingKernel(tmp_path / KERNEL_LIBRARY).version == "1.0.0 kernel"
+    assert (tmp_path / "libsadtrt_host_reference.so").exists()
+
+
+@pytest.fixture(scope="module")
+def rtx_plugin(tmp_path_factory: pytest.TempPathFactory) -> PluginLibrary:
+    """The plugin for TensorRT for RTX, whose own headers are in its archive only: those of 11.1 do as well."""
+    if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
+        pytest.skip("TensorRT for RTX is not installed (tensorrt-rtx-cu13-libs, tensorrt-rtx-cu13-bindings)")
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not on the PATH")
+    return build_plugin(headers_of("11.1"), tmp_path_factory.mktemp("rtx"), ["120"])
+
+
+def rtx_libraries() -> Path:
+    spec = importlib.util.find_spec("tensorrt_rtx_libs")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
+
+
+def rtx_engine(plugin: PluginLibrary, folder: Path | None, *arguments: object) -> dict[str, object]:
+    """Run rtx_engine.py; folder gets the link that RTX's parser wants, None leaves it out."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment.pop("LD_LIBRARY_PATH", None)
+    if folder is not None:
+        (folder / "libtensorrt_rtx.so").symlink_to(rtx_libraries() / "libtensorrt_rtx.so.1")
+        environment["LD_LIBRARY_PATH"] = str(folder)
+    script = Path(__file__).parent / "rtx_engine.py"
+    command = [sys.executable, str(script), str(plugin.path), *map(str, arguments)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert said.returncode == 0, said.stderr
+    return dict(json.loads(said.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("feature_type", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("channels", [4, 32])
+def test_rtx_parses_and_builds_with_the_plugin(
+    rtx_plugin: PluginLibrary, tmp_path: Path, feature_type: str, channels: int
+) -> None:
+    built = rtx_engine(rtx_plugin, tmp_path, feature_type, channels, 0)
+    assert built["parsed"], built["errors"]
+    assert built["output_shape"] == [-1, channels, 4, 8, 8]
+    assert {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}[feature_type] in str(built["output_type"])
+    assert isinstance(built["engine_bytes"], int)
+    assert built["engine_bytes"] > 10_000
+
+
+def test_rtx_reports_an_attribute_out_of_range(rtx_plugin: PluginLibrary, tmp_path: Path) -> None:
+    built = rtx_engine(rtx_plugin, tmp_path, "fp32", 4, 5)
+    assert built["parsed"] is False
+    assert any("attribute padding is 5; an integer from 0 to 2" in error for error in built["errors"])  # type: ignore[attr-defined]
+
+
+def test_rtx_without_the_link_is_refused_instead_of_ending_the_process(rtx_plugin: PluginLibrary) -> None:
+    if (rtx_libraries() / "libtensorrt_rtx.so").exists():
+        pytest.skip("libtensorrt_rtx.so is beside libtensorrt_rtx.so.1 here, so nothing is missing")
+    refused = rtx_engine(rtx_plugin, None, "fp32", 4, 0)
+    assert "make a link of that name" in str(refused.get("refused")), refused
