@@ -190,10 +190,13 @@ class _Attempt:
             if plan is None:
                 self.failure = api.in_one_line(messages)
                 return None
-            self.timing_cache = api.serialized_timing_cache(config)
+            if api.keeps_timing_cache(trt):
+                self.timing_cache = api.serialized_timing_cache(config)
             return bytes(plan)
 
     def _attach_timing_cache(self, config: Any, messages: list[str]) -> bool:
+        if not self.timing_cache and not api.keeps_timing_cache(self._trt):
+            return True
         start = len(messages)
         attached = api.attach_timing_cache(config, self.timing_cache)
         # Some generations put an empty cache in a refused one's place and only log it.

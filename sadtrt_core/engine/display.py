@@ -16,7 +16,8 @@ from sadtrt_core.engine.parallel import BuildEvent, Report
 def build_progress(console: Console) -> Iterator[Report]:
     """A live display of builds on `console`; the yielded function takes their events.
 
-    TensorRT 8.6 reports no phases: there a spinner and the clock show that it is alive.
+    TensorRT 8.6 reports no phases: there a spinner and the clock show that it is alive. Why a build failed is in its
+    outcome, for the caller to print.
     """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
@@ -39,7 +40,5 @@ def build_progress(console: Console) -> Iterator[Report]:
                     task, description=f"[{color}]{escape(event.label)}: {word}[/]", total=1.0, completed=1.0
                 )
                 progress.stop_task(task)
-                if event.kind == "failed":
-                    progress.console.print(escape(event.message), style="red")
 
         yield report

@@ -60,6 +60,10 @@ def build_job(
 
     Raises ValueError for a stage without a graph, for grid sample `torch`, or for `plugin` where it is not built.
     """
+    if grid_sample == "torch":
+        raise ValueError("an engine cannot sample with PyTorch: use grid sample native, plugin or builtin")
+    if stage.name not in SAMPLING_STAGES:
+        grid_sample = "native"  # One engine whatever the mode: the stage has nothing to sample.
     plugin: PluginLibrary | None = None
     if grid_sample == "plugin":
         found = find_plugin()

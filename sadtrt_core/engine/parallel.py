@@ -37,10 +37,10 @@ class BuildEvent:
 
 @dataclass(frozen=True)
 class BuildOutcome:
-    """How one build ended: `reason` says why it failed in one sentence, None where the engine is in the cache."""
+    """How one build ended: `failure` says why in one sentence, None where the engine is in the cache."""
 
     job: BuildJob
-    reason: str | None
+    failure: str | None
     seconds: float
 
 

@@ -1,0 +1,226 @@
+"""The engine cache: the same inputs hit, any other miss, and whatever is not whole is built again with its reason."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+
+from sadtrt_core.engine import cache as engine_cache
+from sadtrt_core.engine import tensorrt_api as api
+from sadtrt_core.engine.build import BuildOptions, BuiltEngine, EngineBuildError
+from sadtrt_core.engine.cache import discard, engine_key, ensure_engine, key_digest
+from sadtrt_core.engine.job import BuildJob
+from sadtrt_core.engine.plugin import PluginLibrary
+from sadtrt_core.precision import PRECISIONS
+
+MakeJob = Callable[..., BuildJob]
+MakeGraph = Callable[..., onnx.ModelProto]
+RTX = SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.1")
+GPU = api.Gpu("NVIDIA H200", "9.0")
+
+
+class CountingBuilder:
+    """Stands in for a build that would take minutes."""
+
+    def __init__(self) -> None:
+        self.builds = 0
+        self.timing_caches: list[bytes] = []
+
+    def __call__(self, trt: Any, graph: bytes, **settings: Any) -> BuiltEngine:
+        self.builds += 1
+        self.timing_caches.append(settings["timing_cache"])
+        return BuiltEngine(b"plan of " + graph, b"tactics", 12.5, ("2 layers pinned",))
+
+
+@pytest.fixture
+def builder(monkeypatch: pytest.MonkeyPatch) -> CountingBuilder:
+    monkeypatch.setattr(api, "tensorrt_module", lambda: RTX)
+    return CountingBuilder()
+
+
+def library(digest: str) -> PluginLibrary:
+    return PluginLibrary(Path("libplugin.so"), "1.0.0", "trt8", "8.6.0", digest)
+
+
+def test_the_same_job_is_built_once(make_job: MakeJob, builder: CountingBuilder) -> None:
+    first = ensure_engine(make_job(), builder=builder)
+    second = ensure_engine(make_job(), builder=builder)
+    assert builder.builds == 1
+    assert second == first
+    assert second.seconds == 12.5
+    assert second.notes == ("2 layers pinned",)
+
+
+def test_the_file_name_and_the_key_can_be_read_by_people(make_job: MakeJob, builder: CountingBuilder) -> None:
+    engine = ensure_engine(make_job(), builder=builder)
+    assert engine.path.name.startswith("mapping-fp16-native-b2-256-")
+    record = json.loads(engine.path.with_suffix(".json").read_text())
+    assert record["key"]["flavour"] == "tensorrt-rtx"
+    assert record["key"]["inputs"] == {"x": [2, 3]}
+    assert record["engine_bytes"] == len(engine.plan)
+
+
+CHANGES: dict[str, Callable[[BuildJob], BuildJob]] = {
+    "batch": lambda job: replace(job, input_shapes=(("x", (4, 3)),)),
+    "optimization level": lambda job: replace(job, options=BuildOptions(optimization_level=1)),
+    "workspace": lambda job: replace(job, options=BuildOptions(optimization_level=0, workspace_mb=64)),
+    "tf32": lambda job: replace(job, precision=PRECISIONS["tf32"]),
+    "plugin": lambda job: replace(job, plugin=library("aa")),
+    "another plugin": lambda job: replace(job, plugin=library("bb")),
+}
+
+
+def test_every_part_of_the_key_makes_another_engine(half_graph: MakeGraph, make_job: MakeJob) -> None:
+    job = make_job()
+    keys = {"unchanged": engine_key(job, RTX, GPU)}
+    keys |= {name: engine_key(change(job), RTX, GPU) for name, change in CHANGES.items()}
+    keys["graph"] = engine_key(make_job(half_graph("Tanh").SerializeToString()), RTX, GPU)
+    keys["version"] = engine_key(job, SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.2"), GPU)
+    keys["product"] = engine_key(job, SimpleNamespace(__name__="tensorrt", __version__="1.7.1"), GPU)
+    keys["gpu"] = engine_key(job, RTX, api.Gpu("NVIDIA H100", "9.0"))
+    keys["capability"] = engine_key(job, RTX, api.Gpu("NVIDIA H200", "10.0"))
+    digests = {name: key_digest(key) for name, key in keys.items()}
+    assert len(set(digests.values())) == len(digests), digests
+
+
+@pytest.mark.parametrize("part", CHANGES)
+def test_a_changed_job_misses(part: str, make_job: MakeJob, builder: CountingBuilder, monkeypatch: Any) -> None:
+    monkeypatch.setattr(engine_cache, "load_plugin", lambda library, trt: None)
+    job = make_job()
+    ensure_engine(job, builder=builder)
+    ensure_engine(CHANGES[part](job), builder=builder)
+    assert builder.builds == 2
+
+
+def test_a_stale_engine_says_what_changed(half_graph: MakeGraph, make_job: MakeJob, builder: CountingBuilder) -> None:
+    lines: list[str] = []
+    ensure_engine(make_job(), builder=builder)
+    ensure_engine(make_job(half_graph("Tanh").SerializeToString()), lines.append, builder=builder)
+    assert builder.builds == 2
+    assert "rebuilding, because" in lines[0]
+    assert "is stale: graph_sha256 changed" in lines[0]
+
+
+def damage_truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def damage_swap_bytes(path: Path) -> None:
+    path.write_bytes(b"X" * path.stat().st_size)
+
+
+def damage_no_key(path: Path) -> None:
+    path.with_suffix(".json").unlink()
+
+
+def damage_broken_key(path: Path) -> None:
+    path.with_suffix(".json").write_text('{"key": {')
+
+
+def damage_empty_key(path: Path) -> None:
+    path.with_suffix(".json").write_text("{}")
+
+
+def damage_other_gpu(path: Path) -> None:
+    record = json.loads(path.with_suffix(".json").read_text())
+    record["key"]["gpu"] = "NVIDIA T4"
+    path.with_suffix(".json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (damage_truncate, r"is truncated: \d+ of \d+ bytes"),
+        (damage_swap_bytes, "its bytes are not those that were built"),
+        (damage_no_key, r"its key .*\.json is missing"),
+        (damage_broken_key, r"its key .*\.json cannot be read"),
+        (damage_empty_key, r"its key .*\.json lacks"),
+        (damage_other_gpu, "gpu was NVIDIA T4, is none"),
+    ],
+)
+def test_a_damaged_engine_is_rebuilt_with_the_reason(
+    damage: Callable[[Path], None], reason: str, make_job: MakeJob, builder: CountingBuilder, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(api, "current_gpu", lambda: api.Gpu("none", ""))
+    whole = ensure_engine(make_job(), builder=builder)
+    damage(whole.path)
+    lines: list[str] = []
+    again = ensure_engine(make_job(), lines.append, builder=builder)
+    assert builder.builds == 2
+    assert again.plan == whole.plan
+    assert len([line for line in lines if "rebuilding, because" in line]) == 1
+    assert re.search(reason, lines[0])
+    assert ensure_engine(make_job(), builder=builder) == again
+
+
+def test_a_discarded_engine_is_built_again(make_job: MakeJob, builder: CountingBuilder) -> None:
+    discard(ensure_engine(make_job(), builder=builder))
+    ensure_engine(make_job(), builder=builder)
+    assert builder.builds == 2
+
+
+def test_a_failing_build_leaves_nothing_that_looks_like_an_engine(make_job: MakeJob, builder: CountingBuilder) -> None:
+    def failing(*arguments: Any, **settings: Any) -> BuiltEngine:
+        raise EngineBuildError("no tactic")
+
+    job = make_job()
+    with pytest.raises(EngineBuildError, match="no tactic"):
+        ensure_engine(job, builder=failing)
+    assert [path.suffix for path in (job.cache / "engines").iterdir()] == [".lock"]
+
+
+def test_two_that_want_the_same_engine_build_it_once(make_job: MakeJob, builder: CountingBuilder) -> None:
+    waiting, lines = threading.Event(), []
+
+    def slow(*arguments: Any, **settings: Any) -> BuiltEngine:
+        assert waiting.wait(20), "the second caller did not wait"
+        return builder(*arguments, **settings)
+
+    def say(line: str) -> None:
+        lines.append(line)
+        waiting.set()
+
+    job = make_job()
+    threads = [threading.Thread(target=ensure_engine, args=(job, say), kwargs={"builder": slow}) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert builder.builds == 1
+    assert any("waiting for another process" in line for line in lines)
+
+
+def test_without_tensorrt_the_reason_is_given(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "tensorrt_module", lambda: api.Absent("TensorRT is not installed: pip install it"))
+    with pytest.raises(EngineBuildError, match=r"mapping fp16.*TensorRT is not installed"):
+        ensure_engine(make_job())
+
+
+def test_the_timing_cache_is_shared_by_builds_on_one_gpu(
+    make_job: MakeJob, builder: CountingBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = SimpleNamespace(__name__="tensorrt", __version__="0.1")
+    monkeypatch.setattr(api, "tensorrt_module", lambda: full)
+    monkeypatch.setattr(api, "current_gpu", lambda: GPU)
+    monkeypatch.setattr(api, "merge_timing_caches", lambda trt, newest, others: newest + b"+" + others)
+    job = make_job()
+    ensure_engine(job, builder=builder)
+    ensure_engine(CHANGES["batch"](job), builder=builder)
+    assert builder.timing_caches == [b"", b"tactics"]
+    (kept,) = (path for path in (job.cache / "timing").iterdir() if path.suffix == ".timing")
+    assert kept.name == "tensorrt-0.1-NVIDIA-H200.timing"
+    assert kept.read_bytes() == b"tactics+tactics"
+
+
+def test_a_real_engine_goes_through_the_cache(trt: Any, make_job: MakeJob) -> None:
+    built = ensure_engine(make_job())
+    assert ensure_engine(make_job()).plan == built.plan

@@ -1,0 +1,104 @@
+"""The drop-in generator, called as SadTalker calls its own, computed by PyTorch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sadtrt_core.drop_in import TensorRTGenerator
+from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.runners.pytorch import PyTorchRunner
+
+
+@pytest.fixture(scope="module")
+def call() -> dict[str, Any]:
+    """Three frames of one source, as SadTalker's make_animation hands them over."""
+    generator = torch.Generator().manual_seed(3)
+    source = {"value": torch.rand((1, 15, 3), generator=generator) - 0.5}
+    driving = {"value": torch.rand((3, 15, 3), generator=generator) - 0.5, "jacobian": None}
+    return {
+        "source_image": torch.rand((1, 3, 256, 256), generator=generator).expand(3, -1, -1, -1),
+        "kp_source": {"value": source["value"].expand(3, -1, -1)},
+        "kp_driving": driving,
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(seeded_demo: Renderer, call: dict[str, Any]) -> Tensor:
+    with torch.inference_mode():
+        return seeded_demo.generator(call["source_image"], call["kp_driving"]["value"], call["kp_source"]["value"])
+
+
+def make(renderer: Renderer, cache: Path, **options: Any) -> TensorRTGenerator:
+    settings = {"precision": "fp32", "grid_sample": "torch", "device": "cpu", "make_runner": PyTorchRunner, **options}
+    return TensorRTGenerator(renderer=renderer, cache=cache, **settings)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_any_number_of_frames_in_the_generators_own_form(
+    batch: int, seeded_demo: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
+) -> None:
+    generator = make(seeded_demo, tmp_path, batch=batch).eval()
+    prediction = generator(call["source_image"], kp_source=call["kp_source"], kp_driving=call["kp_driving"])
+    torch.testing.assert_close(prediction["prediction"], expected, atol=1e-4, rtol=1e-4)
+    generator.close()
+
+
+def test_half_input_and_plain_tensors_are_taken(
+    seeded_demo: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
+) -> None:
+    generator = make(seeded_demo, tmp_path)
+    prediction = generator(
+        call["source_image"][:1].half(),
+        kp_source=call["kp_source"]["value"][:1],
+        kp_driving=call["kp_driving"]["value"][:1],
+    )["prediction"]
+    assert prediction.dtype == torch.float32
+    torch.testing.assert_close(prediction, expected[:1], atol=0.05, rtol=0.05)
+
+
+def test_a_frame_outlives_the_next_call(seeded_demo: Renderer, call: dict[str, Any], tmp_path: Path) -> None:
+    generator = make(seeded_demo, tmp_path)
+
+    def frame(index: int) -> Tensor:
+        one = slice(index, index + 1)
+        keypoints = {name: {"value": call[name]["value"][one]} for name in ("kp_source", "kp_driving")}
+        return generator(call["source_image"][one], **keypoints)["prediction"]
+
+    first = frame(0)
+    kept = first.clone()
+    assert not torch.equal(frame(1), kept)
+    assert torch.equal(first, kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kp_driving": {"value": torch.zeros(3, 15, 3), "jacobian": torch.zeros(3, 15, 3, 3)}}, "jacobian"),
+        ({"kp_source": {"jacobian": None}}, "'kp_source' lacks its entry 'value'"),
+        ({"kp_source": {"value": torch.zeros(2, 15, 3)}}, "'kp_source' .*has 2 frames where source_image"),
+        ({"source_image": torch.zeros(3, 3, 512, 512)}, "'source_image'.*512.*256"),
+        ({"kp_driving": {"value": torch.zeros(3, 10, 3)}}, "'kp_driving'.*10.*15"),
+    ],
+)
+def test_bad_calls_are_refused_in_a_sentence(
+    change: dict[str, Any], message: str, seeded_demo: Renderer, call: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(seeded_demo, tmp_path)(**{**call, **change})
+
+
+def test_weights_come_from_one_place(seeded_demo: Renderer, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give a checkpoint or a renderer"):
+        TensorRTGenerator()
+    with pytest.raises(ValueError, match="give a checkpoint or a renderer"):
+        TensorRTGenerator(tmp_path / "weights.safetensors", renderer=seeded_demo)
+
+
+def test_without_a_gpu_the_reason_is_given_at_once(seeded_demo: Renderer, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="TensorRT runs on an NVIDIA GPU, not on cpu"):
+        TensorRTGenerator(renderer=seeded_demo, device="cpu", cache=tmp_path, grid_sample="native")
