@@ -45,6 +45,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--cache", type=Path, default=None, help="folder of graphs, engines, weights, timing cache")
     group.addoption("--results", type=Path, default=ROOT / "results", help="folder for results (default: results/)")
+    group.addoption(
+        "--optimization-level",
+        type=int,
+        default=3,
+        choices=range(6),
+        help="TensorRT's builder level, 0 (quick) to 5 (thorough; default: 3)",
+    )
     group.addoption("--jobs", type=int, default=os.cpu_count() or 1, help="engines built at the same time")
 
 
@@ -97,6 +104,7 @@ def suite(request: pytest.FixtureRequest) -> Iterator[Any]:
             cache=option("cache") or default_cache(),
             results=option("results"),
             jobs=option("jobs"),
+            optimization_level=option("optimization_level"),
         )
     )
     request.config.stash[SUITE] = made
@@ -114,12 +122,11 @@ def _prebuild(suite: Any, request: pytest.FixtureRequest) -> None:
             rows.add((params.get("stage", "generator"), params["precision"], params.get("batch", 1)))
     if not rows or suite.device.type != "cuda":
         return
-    from sadtrt_core.engine.build import BuildOptions
     from sadtrt_core.prebuild import build_engines, engines_for
 
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        build_engines(engines_for(suite, sorted(rows), BuildOptions()), suite.options.jobs, Console())
+        build_engines(engines_for(suite, sorted(rows)), suite.options.jobs, Console())
 
 
 SUITE = pytest.StashKey[Any]()

@@ -46,7 +46,7 @@ def _one_sentence() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def _suite(size: int, weights: str, checkpoint: Path | None, device: str, grid_sample: str, cache: Path | None):  # type: ignore[no-untyped-def]
+def _suite(size: int, weights: str, checkpoint: Path | None, device: str, grid_sample: str, cache: Path | None, optimization_level: int = 3):  # type: ignore[no-untyped-def]
     from sadtrt_core.suite import Suite, SuiteOptions, default_cache
 
     return Suite(
@@ -64,6 +64,7 @@ def _suite(size: int, weights: str, checkpoint: Path | None, device: str, grid_s
             cache=cache or default_cache(),
             results=Path("results"),
             jobs=1,
+            optimization_level=optimization_level,
         )
     )
 
@@ -112,18 +113,17 @@ def build(
     cache: Cache = None,
 ) -> None:
     """Build TensorRT engines into the cache, several at a time; what is there already is kept."""
-    from sadtrt_core.engine.build import BuildOptions
     from sadtrt_core.prebuild import build_engines, engines_for
     from sadtrt_core.runners.registry import runner_named
 
     with _one_sentence():
-        suite = _suite(size, weights, checkpoint, "auto", grid_sample, cache)
+        suite = _suite(size, weights, checkpoint, "auto", grid_sample, cache, optimization_level)
         rows = [(name, how, count) for name in stage for how in precision for count in batch]
         for name, how, count in rows:
             absence = runner_named("tensorrt").available(suite.job(name, runner_named("tensorrt"), how, count))
             if absence is not None:
                 raise ValueError(f"{name} in {how} cannot be built: {absence}")
-        engines = engines_for(suite, rows, BuildOptions(optimization_level=optimization_level))
+        engines = engines_for(suite, rows)
         outcomes = build_engines(engines, jobs, console)
     raise typer.Exit(1 if any(outcome.failure is not None for outcome in outcomes) else 0)
 

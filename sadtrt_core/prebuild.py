@@ -8,15 +8,16 @@ from rich.console import Console
 
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.display import build_progress
-from sadtrt_core.engine.job import BuildJob, build_job
+from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.parallel import BuildOutcome, build_all
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.clip import CLIP_PARTS
 from sadtrt_core.runners.registry import runner_named
+from sadtrt_core.runners.tensorrt import engine_job
 from sadtrt_core.suite import Suite
 
 
-def engines_for(suite: Suite, rows: Iterable[tuple[str, str, int]], options: BuildOptions) -> list[BuildJob]:
+def engines_for(suite: Suite, rows: Iterable[tuple[str, str, int]]) -> list[BuildJob]:
     """The engines of rows (stage, precision, batch) that TensorRT can serve here, each once; a clip wants its parts."""
     kind = runner_named("tensorrt")
     wanted: dict[tuple[str, str, int], Job] = {}
@@ -26,10 +27,7 @@ def engines_for(suite: Suite, rows: Iterable[tuple[str, str, int]], options: Bui
             job = suite.job(name, kind, precision, count)
             if kind.available(job) is None:
                 wanted[name, precision, count] = job
-    return [
-        build_job(job.renderer, job.stage, job.precision, job.grid_sample, job.batch, job.cache, options)
-        for job in wanted.values()
-    ]
+    return [engine_job(job, BuildOptions(optimization_level=job.optimization_level)) for job in wanted.values()]
 
 
 def build_engines(jobs: list[BuildJob], processes: int, console: Console) -> tuple[BuildOutcome, ...]:

@@ -63,12 +63,16 @@ class SuiteOptions:
     cache: Path
     results: Path
     jobs: int
+    optimization_level: int = 3
 
     def as_text(self) -> dict[str, str]:
         """The options as a record keeps them: only names, never paths of the machine that ran them."""
         named = {"checkpoint": self.checkpoint, "source_image": self.source_image, "samples": self.samples}
         text = {name: path.name for name, path in named.items() if path is not None}
-        return text | {"size": str(self.size), "frames": str(self.frames), "grid_sample": self.grid_sample}
+        asked = {"size": self.size, "frames": self.frames, "grid_sample": self.grid_sample}
+        return text | {name: str(value) for name, value in asked.items()} | {
+            "optimization_level": str(self.optimization_level)
+        }
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,7 @@ class Suite:
             batch=self._clip_frames if stage == "clip" and batch == 1 else batch,
             device=self.device,
             cache=self.options.cache,
+            optimization_level=self.options.optimization_level,
         )
 
     @property

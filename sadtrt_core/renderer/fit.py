@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,13 +19,19 @@ from torch import Tensor, nn
 
 from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, RendererConfig
 from sadtrt_core.renderer.fit_data import PairMaker
-from sadtrt_core.renderer.keypoints import MappingNetwork, bins_to_radians
-from sadtrt_core.renderer.pose import ANGLES, EXPRESSIONS, TRANSLATIONS, pose_of
+from sadtrt_core.renderer.keypoints import bins_to_radians
+from sadtrt_core.renderer.pose import ANGLES, TRANSLATIONS, pose_of
 from sadtrt_core.renderer.renderer import build_networks
 
 LEARNING_RATE = 2e-4
 GRADIENT_WEIGHT = 1.0
+DETECTOR_LEARNING_RATE = 1e-3
+MAPPING_LEARNING_RATE = 1e-3
+MAPPING_BATCH = 256
 HELD_OUT_SEED = 1_000_003
+WARM_UP_STEPS = 3
+SETTLED_SHARE = 0.8
+SETTLING_BATCHES = 16
 
 
 @dataclass(frozen=True)
@@ -96,92 +102,118 @@ def reconstruction_psnr(generator: nn.Module, pairs: PairMaker, batch: int, batc
     return torch.cat(found).mean().item()
 
 
-class _Training:
-    """Adam over one network for so many seconds; iterating gives the steps, `take` their losses."""
+def _train(
+    name: str,
+    module: nn.Module,
+    loss_of: Callable[[], Tensor],
+    plan: FitPlan,
+    seconds: float,
+    learning_rate: float,
+    report: Report,
+) -> int:
+    """Adam down `loss_of()` for so many seconds or `plan.steps`; the number of steps it took.
 
-    def __init__(
-        self, name: str, module: nn.Module, plan: FitPlan, seconds: float, learning_rate: float, report: Report
-    ) -> None:
-        self.name, self.plan, self.seconds, self.report = name, plan, seconds, report
-        self.learning_rate = learning_rate
-        on_gpu = next(module.train().parameters()).device.type == "cuda"
-        self.optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=on_gpu)
-        self.loss = math.nan
-
-    def __iter__(self) -> Iterator[int]:
-        started = time.perf_counter()
-        for step in itertools.count():
-            spent = time.perf_counter() - started
-            share = max(spent / self.seconds, step / self.plan.steps if self.plan.steps else 0.0)
-            if share >= 1:
-                return
-            # The rate falls as a cosine of the time, so that the batch norms' statistics settle at the end.
-            rate = self.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            yield step
-            if step % 20 == 0:
-                self.report(FitProgress(self.name, step, max(0.0, self.seconds - spent), self.loss))
-
-    def take(self, loss: Tensor) -> None:
-        """One step down this loss. Raises FloatingPointError when it is not finite."""
-        self.optimizer.zero_grad(set_to_none=True)
+    The rate falls as a cosine of the budget. For its last fifth the batch norms stand still at statistics of many batches,
+    as they will when rendering. Raises FloatingPointError when the loss is not finite.
+    """
+    on_gpu = next(module.train().parameters()).device.type == "cuda"
+    optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=on_gpu)
+    started, share, settled, taken = time.perf_counter(), 0.0, False, 0
+    for step in itertools.count():
+        if step == WARM_UP_STEPS:
+            started = time.perf_counter()  # The first steps choose convolution algorithms, which takes its own time.
+        spent = time.perf_counter() - started if step >= WARM_UP_STEPS else 0.0
+        share = max(spent / seconds, step / plan.steps if plan.steps else 0.0)
+        if share >= 1:
+            break
+        if share >= SETTLED_SHARE and not settled:
+            _settle_batch_norms(module, loss_of)
+            settled = True
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of()
         loss.backward()
         # Reading the loss waits for the device, so that the clock above means work that is done.
-        self.loss = loss.item()
-        if not math.isfinite(self.loss):
-            raise FloatingPointError(f"the fit of {self.name} diverged: use another seed or a lower learning rate")
-        self.optimizer.step()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the fit of {name} diverged: use another seed or a lower learning rate")
+        optimizer.step()
+        taken += 1
+        if step % 20 == 0:
+            report(FitProgress(name, step, max(0.0, seconds - spent), value))
+    return taken
+
+
+def _settle_batch_norms(module: nn.Module, run: Callable[[], Tensor]) -> None:
+    """Give the batch norms the mean statistics of fresh batches under the present weights, and keep them there."""
+    norms = [m for m in module.modules() if isinstance(m, (nn.BatchNorm2d, nn.BatchNorm3d))]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # A plain mean over the batches that follow.
+    if norms:
+        with torch.no_grad():
+            for _ in range(SETTLING_BATCHES):
+                run()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
 
 
 def _fit_generator(generator: nn.Module, pairs: PairMaker, plan: FitPlan, report: Report) -> int:
-    training = _Training("generator", generator, plan, plan.seconds, plan.learning_rate, report)
-    steps = 0
-    for _ in training:
+    def loss() -> Tensor:
         source, driving, origin, target = pairs.batch(plan.batch)
         with torch.autocast(pairs.device.type, torch.bfloat16):
             prediction = generator(source, driving, origin)
-        training.take(_picture_loss(prediction.float(), target))
-        steps += 1
-    return steps
+        return _picture_loss(prediction.float(), target)
+
+    return _train("generator", generator, loss, plan, plan.seconds, plan.learning_rate, report)
 
 
 def _picture_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """L1 of the pictures plus L1 of their horizontal and vertical differences."""
-    gradients = sum(F.l1_loss(prediction.diff(dim=axis), target.diff(dim=axis)) for axis in (2, 3))
-    return F.l1_loss(prediction, target) + GRADIENT_WEIGHT * gradients
+    across, down = (F.l1_loss(prediction.diff(dim=axis), target.diff(dim=axis)) for axis in (3, 2))
+    return F.l1_loss(prediction, target) + GRADIENT_WEIGHT * (across + down)
 
 
 def _fit_detector(detector: nn.Module, pairs: PairMaker, plan: FitPlan, report: Report) -> None:
-    training = _Training("keypoint detector", detector, plan, plan.seconds / 10, 1e-3, report)
-    for _ in training:
+    def loss() -> Tensor:
+        # No autocast: in bfloat16 the expectation of the coordinates would be off by a pixel.
         pictures, points = pairs.moved_portraits(plan.batch)
-        with torch.autocast(pairs.device.type, torch.bfloat16):
-            found = detector(pictures)
-        training.take(F.l1_loss(found.float(), points))
+        return F.l1_loss(detector(pictures), points)
+
+    _train("keypoint detector", detector, loss, plan, plan.seconds / 10, DETECTOR_LEARNING_RATE, report)
 
 
 def _fit_mapping(
     mapping: nn.Module, config: RendererConfig, pairs: PairMaker, plan: FitPlan, report: Report
 ) -> None:
-    assert isinstance(mapping, MappingNetwork)
-    training = _Training("mapping", mapping, plan, plan.seconds / 10, 5e-4, report)
-    for _ in training:
-        coefficients = random_coefficients(pairs, 64, config.coefficients)
+    def loss() -> Tensor:
+        coefficients = random_coefficients(pairs, MAPPING_BATCH, config.coefficients)
         pose = pose_of(coefficients)
         yaw, pitch, roll, translation, expression = mapping(coefficients)
         angles = zip((yaw, pitch, roll), (pose.yaw, pose.pitch, pose.roll), strict=True)
-        loss = sum(F.l1_loss(bins_to_radians(bins), angle) for bins, angle in angles)
-        loss = loss + F.l1_loss(translation, pose.translation) + 10 * F.l1_loss(expression, pose.expression)
-        training.take(loss)
+        total = F.l1_loss(translation, pose.translation) + 10 * F.l1_loss(expression, pose.expression)
+        for bins, angle in angles:
+            total = total + F.l1_loss(bins_to_radians(bins), angle)
+        return total
+
+    _train("mapping", mapping, loss, plan, plan.seconds / 10, MAPPING_LEARNING_RATE, report)
 
 
 def random_coefficients(pairs: PairMaker, count: int, coefficients: int) -> Tensor:
-    """Smooth random motion coefficients (count, coefficients, 27) within the range of the driving sequence."""
-    ends = torch.randn((count, coefficients, 2), generator=pairs.random, device=pairs.device)
-    ends[:, EXPRESSIONS:] = pairs.uniform(-0.35, 0.35, count, coefficients - EXPRESSIONS, 2)
-    ends[:, ANGLES] = pairs.uniform(-0.5, 0.5, count, 3, 2)
-    ends[:, TRANSLATIONS] = pairs.uniform(-0.2, 0.2, count, 3, 2)
-    share = torch.linspace(0, 1, COEFFICIENT_WINDOW, device=pairs.device)
-    middle, slope = ends[:, :, :1], 0.3 * ends[:, :, 1:]
-    return middle + slope * (share - 0.5)
+    """Windows of random motion (count, coefficients, 27), over the range of the driving sequence and a little more.
+
+    Each channel is an offset and a sine of at most four cycles in 32 frames, so that neighbours in time are no hint at
+    the middle frame: the network has to learn which frame counts.
+    """
+    size = torch.full((coefficients, 1), 0.5, device=pairs.device)
+    size[ANGLES], size[TRANSLATIONS] = 0.3, 0.1
+
+    def draw(low: float, high: float) -> Tensor:
+        return pairs.uniform(low, high, count, coefficients, 1)
+
+    frame = torch.arange(COEFFICIENT_WINDOW, device=pairs.device) - COEFFICIENT_WINDOW // 2
+    wave = torch.sin(2 * math.pi * (draw(0, 4) * frame / 32 + draw(0, 1)))
+    return size * (draw(-1, 1) + 1.5 * draw(0, 1) * wave)

@@ -25,7 +25,7 @@ class Job:
     """What a runner is asked to load: a stage, in a precision, at a batch size.
 
     `grid_sample` says how an exported graph samples a volume; PyTorch runners always use `torch`. `cache` is the folder
-    of graphs, engines and the timing cache.
+    of graphs, engines and the timing cache. `optimization_level` is TensorRT's builder's, 0 (quick) to 5 (thorough).
     """
 
     renderer: Renderer
@@ -35,6 +35,7 @@ class Job:
     batch: int
     device: torch.device
     cache: Path
+    optimization_level: int = 3
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

@@ -70,7 +70,7 @@ class TensorRTRunner(StageRunner):
         self, job: Job, options: BuildOptions | None = None, say: Callable[[str], None] = lambda line: None
     ) -> None:
         super().__init__(job)
-        self._options = options or BuildOptions()
+        self._options = options or BuildOptions(optimization_level=job.optimization_level)
         self._say = say
         self._session: EngineSession | None = None
 
