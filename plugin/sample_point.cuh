@@ -1,0 +1,112 @@
+// What a thread of the GridSample3D kernels starts from: its launch's parameters, its sample point, type conversions.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "sampling_math.h"
+
+namespace sadtrt {
+
+constexpr int kThreads = 256;
+constexpr int kChunk = 8;  // channels of one channels-last access
+
+// What one launch needs. Strides and sizes count elements.
+struct Sampling {
+    const void* volume;
+    const float* grid;
+    void* output;
+    Axis depth, height, width;
+    int64_t channels;         // linear: channels; channels-last: channels rounded up to chunks
+    int64_t voxels;           // depth * height * width
+    int64_t points;           // sample points of one grid sample
+    int64_t volume_stride;    // from one volume of the batch to the next
+    int64_t output_stride;    // from one grid sample's output to the next
+    uint32_t first_sample;    // grid sample of blockIdx.z == 0
+    uint32_t grids_a_volume;  // grid samples that share one volume
+    Padding padding;
+    bool has_pairs;  // every axis has at least two voxels
+};
+
+__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+
+template <typename Feature>
+__device__ __forceinline__ Feature from_float(float value);
+template <>
+__device__ __forceinline__ float from_float<float>(float value) {
+    return value;
+}
+template <>
+__device__ __forceinline__ __half from_float<__half>(float value) {
+    return __float2half_rn(value);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
+    return __float2bfloat16_rn(value);
+}
+
+// One sample point: its three coordinates, the grid sample it belongs to and the volume that is read.
+template <typename Offset>
+struct Place {
+    const float* coordinates;
+    Offset volume;  // first element of the volume
+    Offset output;  // first element of the grid sample's output
+};
+
+template <typename Offset>
+__device__ __forceinline__ Place<Offset> place_of(Offset index, const Sampling& sampling) {
+    const uint32_t sample = sampling.first_sample + blockIdx.z;
+    const uint32_t volume = sampling.grids_a_volume == 1 ? sample : sample / sampling.grids_a_volume;
+    const Offset point = static_cast<Offset>(sample) * static_cast<Offset>(sampling.points) + index;
+    return {sampling.grid + point * 3, static_cast<Offset>(volume) * static_cast<Offset>(sampling.volume_stride),
+            static_cast<Offset>(sample) * static_cast<Offset>(sampling.output_stride)};
+}
+
+struct Point {
+    Pair z, y, x;
+};
+
+template <Padding kPadding>
+__device__ __forceinline__ Point locate_with(float x, float y, float z, const Sampling& sampling) {
+    return {locate_pair<kPadding>(z, sampling.depth), locate_pair<kPadding>(y, sampling.height),
+            locate_pair<kPadding>(x, sampling.width)};
+}
+
+__device__ __forceinline__ Point locate(const float* coordinates, const Sampling& sampling) {
+    const float x = __ldg(coordinates);
+    const float y = __ldg(coordinates + 1);
+    const float z = __ldg(coordinates + 2);
+    switch (sampling.padding) {
+        case Padding::kZeros: return locate_with<Padding::kZeros>(x, y, z, sampling);
+        case Padding::kBorder: return locate_with<Padding::kBorder>(x, y, z, sampling);
+        default: return locate_with<Padding::kReflection>(x, y, z, sampling);
+    }
+}
+
+// The voxel nearest to a point, or -1 where the sample is zero.
+template <typename Offset, Padding kPadding>
+__device__ __forceinline__ int64_t nearest_with(float x, float y, float z, const Sampling& sampling) {
+    const int32_t column = locate_nearest<kPadding>(x, sampling.width);
+    const int32_t row = locate_nearest<kPadding>(y, sampling.height);
+    const int32_t slice = locate_nearest<kPadding>(z, sampling.depth);
+    const bool inside = column >= 0 && column < sampling.width.size && row >= 0 && row < sampling.height.size &&
+                        slice >= 0 && slice < sampling.depth.size;
+    const Offset voxel = (static_cast<Offset>(slice) * sampling.height.size + row) * sampling.width.size + column;
+    return inside ? static_cast<int64_t>(voxel) : -1;
+}
+
+template <typename Offset>
+__device__ __forceinline__ int64_t nearest_voxel(const float* coordinates, const Sampling& sampling) {
+    const float x = __ldg(coordinates);
+    const float y = __ldg(coordinates + 1);
+    const float z = __ldg(coordinates + 2);
+    switch (sampling.padding) {
+        case Padding::kZeros: return nearest_with<Offset, Padding::kZeros>(x, y, z, sampling);
+        case Padding::kBorder: return nearest_with<Offset, Padding::kBorder>(x, y, z, sampling);
+        default: return nearest_with<Offset, Padding::kReflection>(x, y, z, sampling);
+    }
+}
+
+}  // namespace sadtrt
