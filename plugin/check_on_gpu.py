@@ -182,7 +182,8 @@ def main() -> int:
     has_gpu = torch.cuda.is_available()
     if arguments.build:
         try:
-            arguments.library = build_kernel(BUILD_FOLDER, None if has_gpu else ["90"])
+            capability = torch.cuda.get_device_capability() if has_gpu else (9, 0)
+            arguments.library = build_kernel(BUILD_FOLDER, ["{}{}".format(*capability)])
         except PluginError as error:
             print(f"check_on_gpu: {error}", file=sys.stderr)
             return 2
