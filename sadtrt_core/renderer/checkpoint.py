@@ -47,7 +47,7 @@ def load_checkpoint(path: Path, image_size: int, mapping_path: Path | None = Non
     for network in ("generator", "kp_extractor"):
         if network not in found:
             raise CheckpointError(
-                f"{path} has no {network}: expected SadTalker's renderer checkpoint, which has generator and kp_extractor"
+                f"{path} has no {network}: expected SadTalker's renderer checkpoint, with generator and kp_extractor"
             )
     sources = {"generator": path, "kp_extractor": path, "mapping": mapping_path or path}
     if mapping_path is not None:

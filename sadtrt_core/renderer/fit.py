@@ -29,6 +29,7 @@ DETECTOR_LEARNING_RATE = 1e-3
 MAPPING_LEARNING_RATE = 1e-3
 MAPPING_BATCH = 256
 HELD_OUT_SEED = 1_000_003
+HELD_OUT_BATCHES = 4
 WARM_UP_STEPS = 3
 SETTLED_SHARE = 0.8
 SETTLING_BATCHES = 16
@@ -78,11 +79,11 @@ def fit(
     torch.manual_seed(plan.seed)
     networks = {name: module.to(device) for name, module in build_networks(config).items()}
     pairs = PairMaker(pictures, config.image_size, plan.seed, device)
-    steps = _fit_generator(networks["generator"], pairs, plan, report)
-    _fit_detector(networks["kp_extractor"], pairs, plan, report)
-    _fit_mapping(networks["mapping"], config, pairs, plan, report)
-    held_out = PairMaker(pictures, config.image_size, HELD_OUT_SEED, device)
-    quality = reconstruction_psnr(networks["generator"], held_out, plan.batch)
+    with torch.backends.cudnn.flags(benchmark=True, allow_tf32=True):
+        steps = _fit_generator(networks["generator"], pairs, plan, report)
+        _fit_detector(networks["kp_extractor"], pairs, plan, report)
+        _fit_mapping(networks["mapping"], config, pairs, plan, report)
+    quality = held_out_psnr(networks["generator"], pictures, config.image_size, plan.batch, device)
     states = {
         name: {key: value.detach().cpu().clone() for key, value in module.eval().state_dict().items()}
         for name, module in networks.items()
@@ -90,12 +91,15 @@ def fit(
     return Fitted(states, quality, steps)
 
 
-def reconstruction_psnr(generator: nn.Module, pairs: PairMaker, batch: int, batches: int = 4) -> float:
-    """Mean PSNR in dB of fresh pairs, in evaluation mode and float32."""
+def held_out_psnr(
+    generator: nn.Module, pictures: Sequence[Tensor], size: int, batch: int, device: torch.device
+) -> float:
+    """Mean PSNR in dB over pairs that no fit has drawn, in evaluation mode and float32."""
+    pairs = PairMaker(pictures, size, HELD_OUT_SEED, device)
     generator.eval()
     found = []
     with torch.no_grad():
-        for _ in range(batches):
+        for _ in range(HELD_OUT_BATCHES):
             source, driving, origin, target = pairs.batch(batch)
             error = (generator(source, driving, origin) - target).square().mean(dim=(1, 2, 3))
             found.append(-10 * torch.log10(error))
@@ -113,8 +117,8 @@ def _train(
 ) -> int:
     """Adam down `loss_of()` for so many seconds or `plan.steps`; the number of steps it took.
 
-    The rate falls as a cosine of the budget. For its last fifth the batch norms stand still at statistics of many batches,
-    as they will when rendering. Raises FloatingPointError when the loss is not finite.
+    The rate falls as a cosine of the budget. For its last fifth the batch norms stand still at statistics of many
+    batches, as they will when rendering. Raises FloatingPointError when the loss is not finite.
     """
     on_gpu = next(module.train().parameters()).device.type == "cuda"
     optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=on_gpu)
@@ -186,9 +190,7 @@ def _fit_detector(detector: nn.Module, pairs: PairMaker, plan: FitPlan, report: 
     _train("keypoint detector", detector, loss, plan, plan.seconds / 10, DETECTOR_LEARNING_RATE, report)
 
 
-def _fit_mapping(
-    mapping: nn.Module, config: RendererConfig, pairs: PairMaker, plan: FitPlan, report: Report
-) -> None:
+def _fit_mapping(mapping: nn.Module, config: RendererConfig, pairs: PairMaker, plan: FitPlan, report: Report) -> None:
     def loss() -> Tensor:
         coefficients = random_coefficients(pairs, MAPPING_BATCH, config.coefficients)
         pose = pose_of(coefficients)
