@@ -79,10 +79,14 @@ def fit(
     torch.manual_seed(plan.seed)
     networks = {name: module.to(device) for name, module in build_networks(config).items()}
     pairs = PairMaker(pictures, config.image_size, plan.seed, device)
-    with torch.backends.cudnn.flags(benchmark=True, allow_tf32=True):
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
         steps = _fit_generator(networks["generator"], pairs, plan, report)
         _fit_detector(networks["kp_extractor"], pairs, plan, report)
         _fit_mapping(networks["mapping"], config, pairs, plan, report)
+    finally:
+        torch.backends.cudnn.benchmark = before
     quality = held_out_psnr(networks["generator"], pictures, config.image_size, plan.batch, device)
     states = {
         name: {key: value.detach().cpu().clone() for key, value in module.eval().state_dict().items()}
