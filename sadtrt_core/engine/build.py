@@ -20,6 +20,7 @@ from sadtrt_core.engine.constraints import (
     kept_names,
     kept_tensors,
 )
+from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
 #: Raised when this module builds another engine from the same graph and options, so that cached ones are not used.
@@ -130,11 +131,7 @@ def _checked_model(
             )
         if node.op_type != NODE_TYPE and not node.domain and not onnx.defs.has(node.op_type):
             raise EngineBuildError(f"{label}: node {node.name!r} has the operator {node.op_type!r}, which ONNX lacks")
-    # Fixed shapes instead of a profile of one shape: the builder folds every shape computation away.
-    for value in model.graph.input:
-        del value.type.tensor_type.shape.dim[:]
-        for size in input_shapes[value.name]:
-            value.type.tensor_type.shape.dim.add().dim_value = size
+    fix_shapes(model, input_shapes)  # Instead of an optimization profile of one shape.
     return model
 
 

@@ -85,6 +85,8 @@ def _pin(trt: Any, layer: Any, kind: int, pinned: Pinned) -> bool:
     reads_floats = any(tensor is not None and tensor.dtype in floats for tensor in inputs)
     if not outputs and not reads_floats:
         return False  # Indices, shapes and truth values.
+    if not outputs and kind != TensorProto.FLOAT:
+        return False  # A comparison rounds nothing: what it compares is pinned already.
     if layer.type.name not in _PLUGIN_LAYERS:
         layer.precision = target
     for i in outputs:
