@@ -1,0 +1,252 @@
+"""Fitting stand-in weights: a few steps help, pairs are what they say, and stored weights come back."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sadtrt_core.renderer import standin
+from sadtrt_core.renderer.config import demo_config
+from sadtrt_core.renderer.fit import FitPlan, Fitted, _settle_batch_norms, fit, random_coefficients
+from sadtrt_core.renderer.fit_data import PairMaker, portrait, training_pictures
+from sadtrt_core.renderer.pose import canonical_keypoints, pose_of
+from sadtrt_core.renderer.renderer import NETWORKS, build_networks
+from sadtrt_core.renderer.seeded import seeded_state
+from sadtrt_core.renderer.standin import (
+    StandinError,
+    choose_weights,
+    fit_standin,
+    fitted_file,
+    load_standin,
+    save_standin,
+)
+
+CPU = torch.device("cpu")
+#: The demo renderer made thinner still: a step takes a third of a second.
+TINY = dataclasses.replace(
+    demo_config(), generator_width=4, generator_width_max=16, motion_width_max=8, keypoint_width_max=8, mapping_width=16
+)
+
+
+@pytest.fixture
+def gradients():
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def seeded_states():
+    return {name: seeded_state(module.state_dict()) for name, module in build_networks(demo_config()).items()}
+
+
+@pytest.fixture
+def pairs():
+    return PairMaker([portrait()], 256, 3, CPU)
+
+
+def test_steps_lower_every_loss_and_give_complete_states(gradients):
+    losses = {}
+    plan = FitPlan(seconds=600, seed=0, batch=1, learning_rate=3e-3, steps=21)
+    fitted = fit(TINY, [portrait()], plan, CPU, lambda p: losses.setdefault(p.network, []).append(p.loss))
+    assert set(losses) == {"generator", "keypoint detector", "mapping"}
+    assert all(seen[-1] < 0.8 * seen[0] for seen in losses.values()), losses
+    assert fitted.steps == 21
+    for name, module in build_networks(TINY).items():
+        module.load_state_dict(fitted.states[name], strict=True)
+        assert all(value.isfinite().all() for value in fitted.states[name].values())
+
+
+def test_the_same_seed_draws_the_same_pairs_and_another_seed_others():
+    def drawn(seed):
+        return PairMaker([portrait()], 256, seed, CPU).batch(2)
+
+    assert all(torch.equal(a, b) for a, b in zip(drawn(1), drawn(1), strict=True))
+    assert not torch.equal(drawn(1)[1], drawn(2)[1])
+
+
+def test_pairs_are_pictures_in_range(pairs):
+    source, driving, origin, target = pairs.batch(3)
+    assert source.shape == target.shape == (3, 3, 256, 256)
+    assert driving.shape == origin.shape == (3, 15, 3)
+    assert source.min() >= 0
+    assert target.max() <= 1
+
+
+def test_keypoints_that_stay_leave_the_picture_as_it_is(pairs):
+    source = pairs.sources(1)
+    still = canonical_keypoints()
+    assert (pairs.warp(source, still, still) - source).abs().max().item() < 1e-4
+
+
+def test_the_picture_moves_with_its_keypoints(pairs):
+    """A white dot at a keypoint is found again where the keypoint went."""
+    kp_source = canonical_keypoints()
+    kp_driving = kp_source + torch.tensor([0.125, -0.0625, 0.3])
+    nose = ((kp_source[0, 4, :2] + 1) * 128).long()
+    picture = torch.zeros(1, 3, 256, 256)
+    picture[:, :, nose[1] - 2 : nose[1] + 3, nose[0] - 2 : nose[0] + 3] = 1
+    moved = pairs.warp(picture, kp_driving, kp_source)[0, 0]
+    y, x = divmod(moved.argmax().item(), 256)
+    # 0.125 of -1..1 is 16 pixels. The background holds the picture back a little.
+    assert 11 <= x - nose[0].item() <= 18
+    assert -10 <= y - nose[1].item() <= -4
+
+
+def test_a_moved_portrait_carries_its_keypoints(pairs):
+    """Undoing the known similarity by the keypoints gives the portrait again: the labels belong to the pictures."""
+    pictures, points = pairs.moved_portraits(4)
+    canonical = pairs.canonical[0]
+    for picture, found in zip(pictures, points, strict=True):
+        columns = torch.cat((canonical[:, :2], torch.ones(15, 1)), dim=1)
+        affine = torch.linalg.lstsq(columns, found[:, :2]).solution.t()
+        grid = torch.nn.functional.affine_grid(affine[None], [1, 3, 256, 256], align_corners=False)
+        back = torch.nn.functional.grid_sample(picture[None], grid, padding_mode="border", align_corners=False)
+        # Exposure and tint were changed too, so that shapes are compared and not levels.
+        face, original = back[0, 1, 70:170, 80:180], portrait()[1, 70:170, 80:180]
+        assert torch.corrcoef(torch.stack((face.flatten(), original.flatten())))[0, 1] > 0.97
+
+
+def test_random_coefficients_cover_the_driving_sequence_and_do_not_give_away_the_middle(pairs):
+    windows = random_coefficients(pairs, 512, 73)
+    assert windows.shape == (512, 73, 27)
+    pose = pose_of(windows)
+    assert pose.yaw.abs().max() > 0.27
+    assert pose.expression.isfinite().all()
+    # Were every window nearly constant, a network that looks at any frame would do.
+    assert windows.std(dim=2).mean() > 0.1
+
+
+def test_settled_batch_norms_stand_still_at_the_mean_of_fresh_batches():
+    norm = nn.BatchNorm2d(1)
+    norm.train()
+    _settle_batch_norms(nn.Sequential(norm), lambda: norm(3 + 2 * torch.randn(8, 1, 32, 32)))
+    assert abs(norm.running_mean.item() - 3) < 0.1
+    assert abs(norm.running_var.item() - 4) < 0.2
+    kept = norm.running_mean.clone()
+    norm(torch.full((8, 1, 4, 4), 100.0))
+    assert torch.equal(norm.running_mean, kept)
+
+
+def test_training_pictures_are_the_ones_given(tmp_path):
+    Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "red.png")
+    (only,) = training_pictures([tmp_path / "red.png"])
+    assert only.shape == (3, 30, 40)
+    assert len(training_pictures([])) > 1
+    (tmp_path / "words.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"words\.png"):
+        training_pictures([tmp_path / "words.png"])
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_stored_weights_come_back(tmp_path, seeded_states, seeded_demo, half):
+    path = tmp_path / "weights" / "demo.safetensors"
+    save_standin(path, demo_config(), Fitted(seeded_states, 30.0, 7), {"seed": "0"}, half=half)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert path.stat().st_size <= (4_000_000 if half else 8_100_000)
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["held_out_psnr"] == "30.00"
+        assert file.metadata()["seed"] == "0"
+    renderer = load_standin(path, "demo", 512)
+    assert renderer.config == demo_config(512)
+    tolerance = 6e-4 if half else 1e-6
+    for network in NETWORKS:
+        expected = getattr(seeded_demo, network).state_dict()
+        for name, value in getattr(renderer, network).state_dict().items():
+            assert value.dtype == expected[name].dtype
+            assert torch.allclose(value, expected[name], rtol=tolerance, atol=1e-6), name
+    assert torch.equal(renderer.kp_extractor.down.weight, seeded_demo.kp_extractor.down.weight)
+
+
+def test_half_stored_weights_are_no_half_numbers(tmp_path, seeded_states):
+    """A float16 engine has to round them, as it has to round anybody's trained weights."""
+    save_standin(tmp_path / "w.safetensors", demo_config(), Fitted(seeded_states, 30.0, 7), {}, half=True)
+    weight = load_standin(tmp_path / "w.safetensors", "demo", 256).generator.fourth.weight
+    assert (weight.half().float() == weight).float().mean().item() < 0.05
+
+
+def test_weights_beyond_float16_are_refused_and_nothing_is_written(tmp_path, seeded_states):
+    large = {**seeded_states, "generator": {**seeded_states["generator"], "fourth.bias": torch.full((32,), 1e6)}}
+    with pytest.raises(StandinError, match=r"generator\.fourth\.bias"):
+        save_standin(tmp_path / "w.safetensors", demo_config(), Fitted(large, 30.0, 7), {}, half=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_and_foreign_standin_files_are_refused(tmp_path, seeded_states):
+    path = tmp_path / "w.safetensors"
+    save_standin(path, demo_config(), Fitted(seeded_states, 30.0, 7), {}, half=True)
+    tensors = {name: value.clone() for name, value in load_file(path).items()}
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(StandinError, match="cannot be read"):
+        load_standin(path, "demo", 256)
+    save_file(tensors, path)
+    with pytest.raises(StandinError, match="no stand-in weights"):
+        load_standin(path, "demo", 256)
+    del tensors["generator.fourth.bias"]
+    save_file(tensors, path, metadata=header)
+    with pytest.raises(StandinError, match="does not fit"):
+        load_standin(path, "demo", 256)
+    save_file(tensors, path, metadata={**header, "config": '{"colour": 1}'})
+    with pytest.raises(StandinError, match="cannot be read"):
+        load_standin(path, "demo", 256)
+
+
+def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients):
+    Image.new("RGB", (64, 64), (90, 120, 60)).save(tmp_path / "me.png")
+    out = tmp_path / "demo.safetensors"
+    plan = FitPlan(seconds=600, seed=5, batch=1, steps=1)
+    fitted = fit_standin(
+        256, demo=True, plan=plan, portraits=[tmp_path / "me.png"], out=out, device=CPU, report=lambda progress: None
+    )
+    with safe_open(out, framework="pt") as file:
+        header = file.metadata()
+    assert header["pictures"] == "me.png"
+    assert header["seed"] == "5"
+    assert float(header["held_out_psnr"]) == pytest.approx(fitted.held_out_psnr, abs=0.01)
+    assert load_standin(out, "demo", 256).weights.kind == "demo"
+
+
+@pytest.fixture
+def cached(tmp_path, seeded_states):
+    """A cache with fitted weights in it (demo widths: only the place matters)."""
+    save_standin(fitted_file(tmp_path, 256), demo_config(), Fitted(seeded_states, 30.0, 7), {}, half=True)
+    return tmp_path
+
+
+def chosen(cache, choice, has_gpu, said=None):
+    heard = [] if said is None else said
+    return choose_weights(256, None, None, choice, has_gpu=has_gpu, cache=cache, say=heard.append).weights.kind
+
+
+def test_fitted_weights_are_chosen_on_a_gpu_and_by_name(cached):
+    said = []
+    assert chosen(cached, "auto", True, said) == "fitted"
+    assert chosen(cached, "fitted", False, said) == "fitted"
+    assert said == []
+
+
+def test_the_demo_is_chosen_without_a_gpu_and_said_on_one(cached, tmp_path, monkeypatch):
+    monkeypatch.setattr(standin, "DEMO_FILE", fitted_file(cached, 256))
+    said = []
+    assert chosen(cached, "auto", False, said) == "demo"
+    assert said == []
+    assert chosen(tmp_path / "empty", "auto", True, said) == "demo"
+    assert "sadtrt fit --size 256" in said[0]
+    monkeypatch.setattr(standin, "DEMO_FILE", tmp_path / "absent")
+    assert chosen(cached, "demo", False, said) == "seeded"
+    assert "says nothing" in said[-1]
+
+
+def test_seeded_is_itself_and_other_names_are_refused(cached, tmp_path):
+    assert chosen(cached, "seeded", False) == "seeded"
+    with pytest.raises(StandinError, match="sadtrt fit --size 256"):
+        chosen(tmp_path / "empty", "fitted", True)
+    with pytest.raises(StandinError, match="best"):
+        chosen(cached, "best", False)
