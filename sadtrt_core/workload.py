@@ -106,7 +106,7 @@ def load_picture(path: Path, size: int) -> Tensor:
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, Image.DecompressionBombError, ValueError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError, ValueError) as error:
         raise WorkloadError(f"{path} cannot be read as a picture ({error}): give a PNG or JPEG file") from error
     square = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].float() / 255
@@ -136,23 +136,24 @@ def recorded_workload(folder: Path, config: RendererConfig) -> Workload:
 def _recorded(path: Path, shape: tuple[int, ...]) -> Tensor:
     """One recorded tensor (N, *shape), float32."""
     try:
-        if path.stat().st_size > SAMPLE_LIMIT:
-            raise WorkloadError(f"{path} has over {SAMPLE_LIMIT >> 20} MiB: expected one recorded tensor")
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        large = path.stat().st_size > SAMPLE_LIMIT
+        loaded = None if large else torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WorkloadError(
             f"{path} is missing: --samples wants source_image.pt, kp_driving.pt and kp_source.pt"
         ) from None
     except pickle.UnpicklingError as error:
-        raise WorkloadError(f"{path} is refused, because loading it would run code: save plain tensors") from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WorkloadError(f"{path} would run code when loaded, or is damaged: save plain tensors") from error
+    except Exception as error:  # The bytes may be anything, and damaged pickles raise nearly anything.
         raise WorkloadError(f"{path} is not a tensor saved by torch.save ({type(error).__name__})") from error
+    if large:
+        raise WorkloadError(f"{path} has over {SAMPLE_LIMIT >> 20} MiB: expected one recorded tensor")
     if isinstance(loaded, dict):
         if loaded.get("jacobian") is not None:
             raise WorkloadError(f"{path} holds a jacobian, which exported graphs do not take: record without one")
         loaded = loaded.get("value")
-    if not isinstance(loaded, Tensor):
-        raise WorkloadError(f"{path} holds {type(loaded).__name__}: expected a tensor, or a dict with `value`")
+    if not isinstance(loaded, Tensor) or loaded.layout != torch.strided or loaded.device.type != "cpu":
+        raise WorkloadError(f"{path} holds {type(loaded).__name__}: expected a dense tensor, or a dict with `value`")
     if tuple(loaded.shape[-len(shape) :]) != shape or loaded.dim() > len(shape) + 1 or not loaded.numel():
         raise WorkloadError(f"{path} has shape {tuple(loaded.shape)}: expected (N, {', '.join(map(str, shape))})")
     if not loaded.is_floating_point() or not bool(torch.isfinite(loaded).all()):
