@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, RendererConfig
+from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, RendererConfig, full_config
 from sadtrt_core.renderer.fit_data import PairMaker
 from sadtrt_core.renderer.keypoints import bins_to_radians
 from sadtrt_core.renderer.pose import ANGLES, TRANSLATIONS, pose_of
@@ -40,7 +40,7 @@ class FitPlan:
     """How long and on what scale to fit.
 
     `seconds` bounds the generator's fit; the detector and the mapping network take a tenth of it each. `steps` bounds
-    the number of steps as well, for tests.
+    the number of steps as well, for tests. `learning_rate` is the generator's at SadTalker's widths.
     """
 
     seconds: float
@@ -82,7 +82,9 @@ def fit(
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
-        steps = _fit_generator(networks["generator"], pairs, plan, report)
+        # Narrow networks bear, and in the same time need, longer steps.
+        rate = plan.learning_rate * math.sqrt(full_config().generator_width / config.generator_width)
+        steps = _fit_generator(networks["generator"], pairs, plan, rate, report)
         _fit_detector(networks["kp_extractor"], pairs, plan, report)
         _fit_mapping(networks["mapping"], config, pairs, plan, report)
     finally:
@@ -169,14 +171,14 @@ def _settle_batch_norms(module: nn.Module, run: Callable[[], Tensor]) -> None:
         norm.eval()
 
 
-def _fit_generator(generator: nn.Module, pairs: PairMaker, plan: FitPlan, report: Report) -> int:
+def _fit_generator(generator: nn.Module, pairs: PairMaker, plan: FitPlan, learning_rate: float, report: Report) -> int:
     def loss() -> Tensor:
         source, driving, origin, target = pairs.batch(plan.batch)
         with torch.autocast(pairs.device.type, torch.bfloat16):
             prediction = generator(source, driving, origin)
         return _picture_loss(prediction.float(), target)
 
-    return _train("generator", generator, loss, plan, plan.seconds, plan.learning_rate, report)
+    return _train("generator", generator, loss, plan, plan.seconds, learning_rate, report)
 
 
 def _picture_loss(prediction: Tensor, target: Tensor) -> Tensor:
