@@ -154,6 +154,7 @@ class _Attempt:
         self._tf32, self._options, self._pinned = tf32, options, pinned
         self._say, self._progress = say, progress
         self._layers_pinned = 0
+        self._disobeyed = 0
         self.timing_cache = timing_cache
         self.failure = ""
 
@@ -161,7 +162,10 @@ class _Attempt:
         """The serialized engine, or None with the cause in `failure`. A graph that cannot be read raises at once."""
         trt = self._trt
         with api.message_log(trt).collect() as messages:
-            builder = api.create_builder(trt)
+            try:
+                builder = api.create_builder(trt)
+            except RuntimeError as error:
+                raise EngineBuildError(f"{self._label}: {error}") from error
             network = api.create_network(trt, builder)
             parser = api.create_parser(trt, network)
             if not parser.parse(self._model.SerializeToString()):
@@ -184,6 +188,7 @@ class _Attempt:
             del messages[:]  # What the parser had to say is of no interest once it has succeeded.
             plan = builder.build_serialized_network(network, config)
             del monitor
+            self._disobeyed = sum("obeys the requested constraints" in message for message in messages)
             if plan is None:
                 self.failure = api.in_one_line(messages)
                 return None
@@ -207,6 +212,8 @@ class _Attempt:
         notes = [f"{self._layers_pinned} layers pinned to the graph's types"]
         if looser:
             notes = ["no tactics obeyed every type of the graph: only the float32 layers are pinned, the rest is free"]
+        if self._disobeyed:
+            notes.append(f"TensorRT disobeyed the types of {self._disobeyed} layers")
         kept = kept_names(self._model)
         if kept:
             try:

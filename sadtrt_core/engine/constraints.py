@@ -21,7 +21,7 @@ from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
 #: Which layers are pinned: all of them, or those the graph keeps in float32 alone.
 Pinned = Literal["every layer", "float32 layers"]
 #: Layers whose type is fixed by what they are.
-_UNTYPED_LAYERS = ("CONSTANT", "SHAPE", "CAST", "QUANTIZE", "DEQUANTIZE", "ASSERTION")
+_UNTYPED_LAYERS = ("SHAPE", "CAST", "QUANTIZE", "DEQUANTIZE", "ASSERTION")
 #: Plugins say themselves which types each of their inputs has (float32 coordinates beside half features).
 _PLUGIN_LAYERS = ("PLUGIN", "PLUGIN_V2", "PLUGIN_V3")
 
@@ -85,6 +85,8 @@ def _pin(trt: Any, layer: Any, kind: int, pinned: Pinned) -> bool:
     reads_floats = any(tensor is not None and tensor.dtype in floats for tensor in inputs)
     if not outputs and not reads_floats:
         return False  # Indices, shapes and truth values.
+    if layer.type.name == "CONSTANT" and (kind != TensorProto.FLOAT or layer.get_output(0).dtype != target):
+        return False  # Half weights are half. Float ones, the coordinate grid say, would be free to become half.
     if not outputs and kind != TensorProto.FLOAT:
         return False  # A comparison rounds nothing: what it compares is pinned already.
     if layer.type.name not in _PLUGIN_LAYERS:

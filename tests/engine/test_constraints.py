@@ -103,12 +103,24 @@ def test_layers_get_their_tensors_types_and_helpers_that_of_the_next() -> None:
         "squashed": "float16",
         helper_layer._output.name: "float32",
         "mask": "float32",
+        "(Unnamed Layer* 5) [Constant]_output": "float32",
         "low": "float32",
         "y": "float32",
     }
-    assert pinned == 5
+    assert pinned == 6
     assert layers[1].output_types == {0: "float16"}
     assert layers[6].output_types == {}, "a truth value has no float type"
+
+
+def test_a_float32_constant_of_a_float32_layer_may_not_become_half() -> None:
+    grid = Layer("CONSTANT", "(Unnamed Layer* 0) [Constant]_output", inputs=())
+    weights = Layer("CONSTANT", "(Unnamed Layer* 2) [Constant]_output", "float16", inputs=())
+    indices = Layer("CONSTANT", "(Unnamed Layer* 3) [Constant]_output", "int32", inputs=())
+    layers = (grid, Layer("SOFTMAX", "mask"), weights, indices, Layer("ACTIVATION", "squashed"))
+    constrain_layers(TRT, network(*layers), arithmetic_types(mixed_graph()), "every layer")
+    assert (grid.precision, grid.output_types) == ("float32", {0: "float32"})
+    assert weights.precision is None
+    assert indices.precision is None
 
 
 def test_integer_helpers_are_left_alone() -> None:
