@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--frames", type=int, default=32, help="frames of the driving sequence (default: 32)")
     group.addoption("--clip-frames", type=int, help="frames of the clip stage (default: 16 on a GPU, 3 on a CPU)")
     group.addoption("--stage", action="append", help=f"only these stages: {', '.join(STAGES)}")
-    group.addoption("--runner", action="append", help="only these runners (torch-compile on a CPU only runs when named)")
+    group.addoption(
+        "--runner", action="append", help="only these runners (torch-compile on a CPU only runs when named)"
+    )
     group.addoption("--precision", action="append", help=f"only these precisions: {', '.join(PRECISIONS)}")
     group.addoption("--batch", action="append", type=int, help="batch sizes (default: 1)")
     group.addoption("--device", default="auto", choices=("auto", "cuda", "cpu"), help="where runners compute")
@@ -43,7 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("auto", "plugin", "native", "builtin"),
         help="how exported graphs sample a volume (default: the plugin where it is built, else native)",
     )
-    group.addoption("--cache", type=Path, default=None, help="folder of graphs, engines, weights, timing cache")
+    group.addoption(
+        "--cache",
+        type=Path,
+        default=None,
+        help="folder of graphs, engines, weights, timing cache (default: $SADTRT_CACHE or ~/.cache/sadtrt)",
+    )
     group.addoption("--results", type=Path, default=ROOT / "results", help="folder for results (default: results/)")
     group.addoption(
         "--optimization-level",
@@ -84,7 +90,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def suite(request: pytest.FixtureRequest) -> Iterator[Any]:
+def suite(request: pytest.FixtureRequest) -> Any:
     """The run that every benchmark of this session records into."""
     from sadtrt_core.suite import Suite, SuiteOptions, default_cache
 
@@ -105,11 +111,12 @@ def suite(request: pytest.FixtureRequest) -> Iterator[Any]:
             results=option("results"),
             jobs=option("jobs"),
             optimization_level=option("optimization_level"),
-        )
+        ),
+        say=Console(stderr=True).print,
     )
     request.config.stash[SUITE] = made
     _prebuild(made, request)
-    yield made
+    return made
 
 
 def _prebuild(suite: Any, request: pytest.FixtureRequest) -> None:

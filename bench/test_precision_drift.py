@@ -19,7 +19,7 @@ def test_precision_drift(runner: str, precision: str, suite: Suite, benchmark: A
             f"the reference cannot judge anything: repeatable {reference.repeatable}, "
             f"{reference.against_float64.psnr_min:.1f} dB against float64 where {REFERENCE_FLOOR_DB:.0f} are needed"
         )
-    items = suite.frame_inputs()
+    items = suite.frame_inputs
     with kind.create(job) as active:
         active.infer(items[0])  # Loads, compiles and tunes outside the one timed round.
         frames = benchmark.pedantic(suite.render_sequence, args=(active, items), rounds=1, iterations=1)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.table import Table
 
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.stages import GRAPH_STAGES
+
+if TYPE_CHECKING:
+    from sadtrt_core.suite import Suite
 
 app = typer.Typer(
     help="What a lower precision costs and buys for the SadTalker face renderer on NVIDIA GPUs. "
@@ -46,7 +49,15 @@ def _one_sentence() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def _suite(size: int, weights: str, checkpoint: Path | None, device: str, grid_sample: str, cache: Path | None, optimization_level: int = 3):  # type: ignore[no-untyped-def]
+def _suite(
+    size: int,
+    weights: str,
+    checkpoint: Path | None,
+    device: str,
+    grid_sample: str,
+    cache: Path | None,
+    optimization_level: int = 3,
+) -> Suite:
     from sadtrt_core.suite import Suite, SuiteOptions, default_cache
 
     return Suite(
@@ -65,7 +76,8 @@ def _suite(size: int, weights: str, checkpoint: Path | None, device: str, grid_s
             results=Path("results"),
             jobs=1,
             optimization_level=optimization_level,
-        )
+        ),
+        say=errors.print,
     )
 
 
@@ -132,7 +144,9 @@ def build(
 def build_plugin_command(
     include: Annotated[Path | None, typer.Option(help="Folder of TensorRT's headers (NvInfer.h).")] = None,
     build_dir: Annotated[Path | None, typer.Option(help="Where to build (default: plugin/build).")] = None,
-    architectures: Annotated[str | None, typer.Option(help="CUDA architectures, such as 86;90 (default: this GPU).")] = None,
+    architectures: Annotated[
+        str | None, typer.Option(help="CUDA architectures, such as 86;90 (default: this GPU).")
+    ] = None,
 ) -> None:
     """Compile the GridSample3D plugin for the TensorRT whose headers are given."""
     from sadtrt_core.engine.plugin import build_plugin
@@ -196,7 +210,9 @@ def fit(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="A run's folder or records.json.")] = Path("results/latest"),
-    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown for a pull request instead of tables.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Markdown for a pull request instead of tables.")
+    ] = False,
 ) -> None:
     """Show a run again."""
     from sadtrt_core.records.report import markdown_summary, print_tables
@@ -221,15 +237,17 @@ def gate(
     markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request.")] = None,
 ) -> None:
     """Judge a run by a baseline: exit 0 pass, 1 regression, 2 not comparable, 3 rows missing."""
+    from sadtrt_core.records.baselines import write_baseline
     from sadtrt_core.records.files import write_atomically
     from sadtrt_core.records.gate import gate_files
     from sadtrt_core.records.gate_output import gate_json, gate_junit, gate_markdown, print_gate
-    from sadtrt_core.records.store import write_baseline
+    from sadtrt_core.records.store import read_run
     from sadtrt_core.records.thresholds import Thresholds
 
     with _one_sentence():
         if update:
-            console.print(f"wrote {write_baseline(run, baseline)}", soft_wrap=True)
+            write_baseline(read_run(run), baseline)
+            console.print(f"wrote {baseline}", soft_wrap=True)
             return
         limits = Thresholds.read(thresholds) if thresholds.exists() else Thresholds()
         result = gate_files(run, baseline, limits)

@@ -61,7 +61,6 @@ def verdicts(suite: Suite) -> tuple[Verdict, ...]:
     for kind in RUNNERS.values():
         for precision in PRECISIONS:
             absence = kind.available(suite.job("generator", kind, precision, 1))
-            found.append(
-                Verdict(kind.name, precision, absence and absence.reason, absence.mend if absence else None)
-            )
+            reason, mend = (absence.reason, absence.mend) if absence is not None else (None, None)
+            found.append(Verdict(kind.name, precision, reason, mend))
     return tuple(found)

@@ -14,7 +14,6 @@ from sadtrt_core import __version__
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.records.schema import Environment, TensorRTFlavour
 
-
 _FLAVOURS: dict[api.Flavour, TensorRTFlavour] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 

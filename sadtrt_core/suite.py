@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -70,9 +70,11 @@ class SuiteOptions:
         named = {"checkpoint": self.checkpoint, "source_image": self.source_image, "samples": self.samples}
         text = {name: path.name for name, path in named.items() if path is not None}
         asked = {"size": self.size, "frames": self.frames, "grid_sample": self.grid_sample}
-        return text | {name: str(value) for name, value in asked.items()} | {
-            "optimization_level": str(self.optimization_level)
-        }
+        return (
+            text
+            | {name: str(value) for name, value in asked.items()}
+            | {"optimization_level": str(self.optimization_level)}
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,10 @@ class Suite:
     """The state of one run. Heavy parts are made when they are first asked for."""
 
     options: SuiteOptions
+    #: Told what a person should know while the run goes on.
+    say: Callable[[str], None] = lambda line: None
     _writer: RunWriter | None = field(default=None, init=False)
+    _inputs: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict, init=False)
 
     @cached_property
     def device(self) -> torch.device:
@@ -121,6 +126,7 @@ class Suite:
             options.weights,
             has_gpu=self.device.type == "cuda",
             cache=options.cache,
+            say=self.say,
         )
 
     @cached_property
@@ -161,27 +167,29 @@ class Suite:
     @property
     def _clip_frames(self) -> int:
         # On a CPU a frame takes a good part of a second; a few show the transfers and the once-a-clip parts.
-        return self.options.clip_frames or (16 if self.device.type == "cuda" else 3)
+        return self.options.clip_frames or (16 if self.device.type == "cuda" else 2)
 
     def key(self, kind: RunnerKind, job: Job) -> RecordKey:
         """The key that the job's records carry."""
         return RecordKey(job.stage.name, kind.name, job.precision.name, grid_sample_label(kind, job), job.batch)
 
     def inputs(self, job: Job) -> dict[str, Tensor]:
-        """Inputs of the job's stage where its runner wants them."""
-        made = stage_inputs(self.renderer, self.workload, job.stage, job.batch)
-        return {name: tensor.to(job.input_device) for name, tensor in made.items()}
+        """Inputs of the job's stage where its runner wants them; the same for every runner."""
+        key = (job.stage.name, job.batch)
+        if key not in self._inputs:
+            self._inputs[key] = stage_inputs(self.renderer, self.workload, job.stage, job.batch, job.input_device)
+        return self._inputs[key]
 
+    @cached_property
     def frame_inputs(self) -> list[dict[str, Tensor]]:
         """Inputs of the generator for every frame of the driving sequence, on the device."""
-        items = frame_inputs(self.renderer, self.workload, STAGES["generator"])
-        return [{name: tensor.to(self.device) for name, tensor in item.items()} for item in items]
+        return frame_inputs(self.renderer, self.workload, STAGES["generator"], self.device)
 
     @cached_property
     def reference(self) -> Reference:
         """The frames that drift is measured against, checked before anything is judged by them."""
         job = self._reference_job
-        items = self.frame_inputs()
+        items = self.frame_inputs
         first = torch.cat(reference_frames(job, items))
         again = torch.cat(reference_frames(job, items[:_CHECKED_FRAMES]))
         exact = torch.cat(reference_frames(job, items[:_CHECKED_FRAMES], torch.float64))

@@ -21,6 +21,7 @@ from sadtrt_core.engine.constraints import (
     kept_tensors,
 )
 from sadtrt_core.engine.fixed_shapes import fix_shapes
+from sadtrt_core.graph.instancenorm import decompose_instance_norm
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
 #: Raised when this module builds another engine from the same graph and options, so that cached ones are not used.
@@ -86,6 +87,8 @@ def build_engine(
     """
     started = time.monotonic()
     model = _checked_model(graph, label, input_shapes, has_plugin)
+    if not api.strongly_typed(trt):
+        decompose_instance_norm(model)
     pinned: tuple[Pinned | None, ...] = (None,)
     if not api.strongly_typed(trt) and has_low_precision(model):
         pinned = ("every layer", "float32 layers")

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | types | obeyed layer precisions (engine/constraints.py) | strongly typed network | strongly typed network |
 | network flags | explicit batch, required | explicit batch is the default | explicit batch is the only one |
-| instance norm | a parser flag chooses the native layer over cuDNN's | native | native |
+| instance norm | a plugin that needs cuDNN: decomposed in the graph instead | native | native |
 | cuBLAS, cuDNN | on by default | off by default | gone |
 | progress | none | `IProgressMonitor` | `IProgressMonitor` |
 
@@ -221,10 +221,8 @@ def create_network(trt: Any, builder: Any) -> Any:
 
 
 def create_parser(trt: Any, network: Any) -> Any:
-    """An ONNX parser for a network that uses TensorRT's own instance norm, never the plugin that needs cuDNN."""
-    parser = trt.OnnxParser(network, message_log(trt).logger)
-    parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
-    return parser
+    """An ONNX parser for a network. Its flags are left alone: graph/instancenorm.py says what setting one did."""
+    return trt.OnnxParser(network, message_log(trt).logger)
 
 
 def create_config(trt: Any, builder: Any, *, optimization_level: int, workspace_mb: int, tf32: bool) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ class GraphBuilder:
         self._count += 1
         return f"{self.prefix}/{kind}_{self._count}"
 
-    def op(self, op_type: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+    def op(self, op_type: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Append a node of one output and return the output's name."""
         name = self._name(op_type)
         result = output or f"{name}_output_0"

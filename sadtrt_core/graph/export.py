@@ -35,7 +35,7 @@ def export_stage(renderer: Renderer, stage: Stage, opset: int = OPSET) -> onnx.M
         torch.onnx.export(
             module,
             examples,
-            buffer,
+            buffer,  # type: ignore[arg-type]  # The TorchScript exporter writes to any file object.
             input_names=[spec.name for spec in inputs],
             output_names=[spec.name for spec in outputs],
             dynamic_axes={spec.name: {0: BATCH_AXIS} for spec in (*inputs, *outputs)},

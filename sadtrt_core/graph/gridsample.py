@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 from onnx import TensorProto
 
@@ -44,7 +46,7 @@ def resolve_grid_sample(model: onnx.ModelProto, mode: GridSample) -> onnx.ModelP
 
 
 def _plugin(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) -> None:
-    volume, grid = node.input
+    grid = node.input[1]
     if types[grid] != TensorProto.FLOAT:
         grid = builder.op("Cast", grid, to=TensorProto.FLOAT)
     kept = onnx.NodeProto()
@@ -69,7 +71,7 @@ def _builtin(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int])
         one = builder.op("Unsqueeze", volume, axis)
         shape = builder.constant([-1, *integers(node, "volume_shape")], TensorProto.INT64)
         volume = builder.op("Reshape", builder.op("Concat", *[one] * repeats, axis=1), shape)
-    options = {"mode": "linear", "padding_mode": "zeros", "align_corners": 0}
+    options: dict[str, Any] = {"mode": "linear", "padding_mode": "zeros", "align_corners": 0}
     if types[node.input[0]] == types[grid]:
         builder.op("GridSample", volume, grid, output=node.output[0], **options)
         return

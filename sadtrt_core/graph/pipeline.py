@@ -19,9 +19,7 @@ from sadtrt_core.runners.base import GridSample
 from sadtrt_core.stages import Stage
 
 
-def typed_graph(
-    renderer: Renderer, stage: Stage, precision: Precision, grid_sample: GridSample, cache: Path
-) -> bytes:
+def typed_graph(renderer: Renderer, stage: Stage, precision: Precision, grid_sample: GridSample, cache: Path) -> bytes:
     """Serialized ONNX of a stage: typed as `precision` says, its samplers resolved as `grid_sample` says.
 
     Inputs and outputs are float32 with a dynamic batch. Raises ValueError for a stage without a graph.

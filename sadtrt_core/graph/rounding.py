@@ -1,8 +1,8 @@
 """A typed graph for runtimes without half arithmetic: fp32 operators with explicit rounding after each.
 
 ONNX Runtime's CPU provider computes half operators in float and drops the casts between neighbours, so that
-(0.3 + 2048) - 2048 comes out as 0.30 where half arithmetic gives 0: it would report less drift than there is. Here every
-rounding is a pair of casts in the graph, which ONNX Runtime keeps because it loses precision. The arithmetic of one
+(0.3 + 2048) - 2048 comes out as 0.30 where half arithmetic gives 0: it would report less drift than there is. Here
+every rounding is a pair of casts in the graph, which ONNX Runtime keeps because it loses precision. The arithmetic of one
 operator stays fp32, which is what tensor cores do inside a half convolution.
 """
 
@@ -14,10 +14,13 @@ from onnx import TensorProto, numpy_helper
 from sadtrt_core.graph.edit import FLOAT_TYPES, GraphBuilder, element_types, replace_nodes
 
 #: Operators that move or choose values without computing new ones: what was rounded stays so.
-_EXACT = frozenset(
-    "Reshape Transpose Concat Slice Gather Unsqueeze Squeeze Pad Split Expand Relu Identity Where Flatten Resize "
-    "Max Min Floor Abs Neg".split()
-)
+# fmt: off
+_EXACT = frozenset({
+    "Reshape", "Transpose", "Concat", "Slice", "Gather", "Unsqueeze", "Squeeze", "Pad",
+    "Split", "Expand", "Relu", "Identity", "Where", "Flatten", "Resize", "Max",
+    "Min", "Floor", "Abs", "Neg",
+})
+# fmt: on
 
 
 def explicit_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -60,5 +63,3 @@ def _round(builder: GraphBuilder, nodes: list[onnx.NodeProto], value: str, outpu
     start = len(builder.nodes)
     builder.op("Cast", builder.op("Cast", value, to=kind), to=TensorProto.FLOAT, output=output)
     nodes.extend(builder.nodes[start:])
-
-

@@ -62,8 +62,8 @@ def kept_nodes(model: onnx.ModelProto, precision: Precision) -> frozenset[str]:
 def coordinate_slice(model: onnx.ModelProto) -> frozenset[str]:
     """Names of every node between a sampler's grid and the nearest convolutions before it, the samplers excluded.
 
-    For dense motion that is the identity grid, the keypoint differences, softmax, floor and mask-weighted sum. Keypoints
-    and a deformation that leave the graph count as grids: they are that for the stage that comes next.
+    For dense motion that is the identity grid, the keypoint differences, softmax, floor and mask-weighted sum.
+    Keypoints and a deformation that leave the graph count as grids: they are that for the stage that comes next.
     """
     producer = {name: node for node in model.graph.node for name in node.output}
     pending = [node.input[1] for node in model.graph.node if node.op_type == NODE_TYPE]
@@ -84,7 +84,7 @@ def _retype(model: onnx.ModelProto, low: int, kept: frozenset[str], grid_type: i
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     outputs = {value.name for value in model.graph.output}
     builder = GraphBuilder("/precision")
-    actual = {value.name: TensorProto.FLOAT for value in model.graph.input}
+    actual: dict[str, int] = {value.name: TensorProto.FLOAT for value in model.graph.input}
     converted: dict[tuple[str, int], str] = {}
     nodes: list[onnx.NodeProto] = []
 

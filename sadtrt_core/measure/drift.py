@@ -16,7 +16,7 @@ from sadtrt_core.runners.clip import to_uint8
 
 
 def psnr(reference: Tensor, candidate: Tensor) -> float:
-    """10 log10(1 / mean squared error), peak 1.0, in dB; infinite for equal tensors, NaN for NaN. Computed in float64."""
+    """10 log10(1 / mean squared error) at peak 1.0, in dB, in float64; infinite for equal tensors, NaN for NaN."""
     error = (reference.double() - candidate.double()).square().mean().item()
     return math.inf if error == 0 else -10 * math.log10(error)
 
@@ -44,9 +44,7 @@ def measure_drift(
         ),
         max_lsb=tuple(int(level) for level in levels),
         non_finite=tuple(broken),
-        flicker_db=tuple(
-            _decibels(r, c) for r, c in zip(reference.diff(dim=0), candidate.diff(dim=0), strict=True)
-        ),
+        flicker_db=tuple(_decibels(r, c) for r, c in zip(reference.diff(dim=0), candidate.diff(dim=0), strict=True)),
         meaningful=meaningful,
         reference=reference_name,
     )

@@ -33,9 +33,9 @@ class TimingPlan:
 
 
 #: A GPU settles within a second; its samples are short and many.
-GPU_PLAN = TimingPlan(warmup_calls=10, warmup_seconds=3.0, sample_seconds=2.0, samples_min=30, samples_max=400)
+GPU_PLAN = TimingPlan(warmup_calls=10, warmup_seconds=1.0, sample_seconds=1.0, samples_min=30, samples_max=200)
 #: On a CPU one call may take half a second, and the suite has some forty rows.
-CPU_PLAN = TimingPlan(warmup_calls=2, warmup_seconds=1.0, sample_seconds=2.0, samples_min=7, samples_max=200)
+CPU_PLAN = TimingPlan(warmup_calls=2, warmup_seconds=1.0, sample_seconds=2.0, samples_min=12, samples_max=100)
 _STEADY_WINDOW = 16
 
 

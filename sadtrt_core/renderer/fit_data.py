@@ -120,5 +120,7 @@ class PairMaker:
         back = torch.linalg.inv(turn)
         matrix = torch.cat((back, -back @ shift[:, :, None]), dim=2)
         grid = F.affine_grid(matrix, [count, 3, self.size, self.size], align_corners=False)
-        pictures = F.grid_sample(self.pictures[:1].expand(count, -1, -1, -1), grid, padding_mode="border", align_corners=False)
+        pictures = F.grid_sample(
+            self.pictures[:1].expand(count, -1, -1, -1), grid, padding_mode="border", align_corners=False
+        )
         return (pictures * self.uniform(0.8, 1.15, count, 3, 1, 1)).clamp(0, 1), points

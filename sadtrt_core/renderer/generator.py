@@ -16,7 +16,7 @@ LEAK = 0.2
 
 
 class Spade(nn.Module):
-    """Instance norm modulated by a map (Park et al. 2019): norm(x) * (1 + gamma) + beta, gamma and beta from the map."""
+    """Instance norm modulated by a map (Park et al. 2019): norm(x) * (1 + gamma(map)) + beta(map)."""
 
     def __init__(self, channels: int, map_channels: int, hidden: int) -> None:
         super().__init__()

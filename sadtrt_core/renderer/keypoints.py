@@ -54,7 +54,7 @@ class KeypointPredictor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(self.down_blocks(x))
-        # Only the batch is left for the runtime to find out: constant shapes keep the exported graph free of Shape nodes.
+        # Constant shapes but for the batch keep the exported graph free of Shape nodes.
         x = x.reshape(-1, self.lifted, self.depth, self.lifted_size, self.lifted_size)
         return self.up_blocks(x)
 
@@ -149,5 +149,3 @@ class PosedKeypoints(nn.Module):
         yaw, pitch, roll, translation, expression = self.mapping(coefficients)
         rotation = rotation_matrix(bins_to_radians(yaw), bins_to_radians(pitch), bins_to_radians(roll))
         return transform_keypoints(kp_canonical, rotation, translation, expression)
-
-

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sadtrt_core.renderer.config import NUM_KEYPOINTS, RendererConfig
-from sadtrt_core.renderer.layers import ConvBlock3d, DownBlock3d, UpBlock3d, coordinate_grid
+from sadtrt_core.renderer.layers import DownBlock3d, UpBlock3d, coordinate_grid
 from sadtrt_core.renderer.sampling import sample_volume
 
 GAUSSIAN_VARIANCE = 0.01
@@ -129,7 +129,9 @@ class DenseMotion(nn.Module):
         grids = motions.reshape(-1, *self.volume_shape, 3)
         sampled = sample_volume(volume, grids).reshape(-1, MOTIONS, volume.shape[1], *self.volume_shape)
         heatmaps = self.heatmaps(kp_driving, kp_source)[:, :, None]
-        features = torch.cat((heatmaps, sampled), dim=2).reshape(-1, MOTIONS * (volume.shape[1] + 1), *self.volume_shape)
+        features = torch.cat((heatmaps, sampled), dim=2).reshape(
+            -1, MOTIONS * (volume.shape[1] + 1), *self.volume_shape
+        )
         features = self.hourglass(features)
 
         mask = torch.softmax(self.mask(features), dim=1)

@@ -24,7 +24,7 @@ EXPRESSION_SCALE = 0.02
 
 
 def canonical_keypoints() -> Tensor:
-    """Fifteen points of the built-in portrait, (1, 15, 3): x right, y down, z towards the viewer, the picture is -1..1."""
+    """Fifteen points of the built-in portrait, (1, 15, 3): x right, y down, z towards the viewer; it spans -1..1."""
     points = [
         (-0.10, -0.20, 0.25),  # eyes
         (0.12, -0.20, 0.25),

@@ -54,9 +54,7 @@ def state_digest(states: dict[str, dict[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def assemble(
-    config: RendererConfig, states: dict[str, dict[str, Tensor]], kind: WeightsKind, name: str
-) -> Renderer:
+def assemble(config: RendererConfig, states: dict[str, dict[str, Tensor]], kind: WeightsKind, name: str) -> Renderer:
     """A renderer from complete state dicts, loaded strictly; the states are converted to float32.
 
     Raises RuntimeError from `load_state_dict` where an entry is missing, unexpected or of another shape; the

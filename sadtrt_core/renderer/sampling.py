@@ -25,9 +25,7 @@ class _ExportedGridSample(torch.autograd.Function):
         return _sample(volume, grid)
 
     @staticmethod
-    def symbolic(
-        g: Any, volume: Any, grid: Any, volume_shape: list[int], grid_shape: list[int], repeats: int
-    ) -> Any:
+    def symbolic(g: Any, volume: Any, grid: Any, volume_shape: list[int], grid_shape: list[int], repeats: int) -> Any:
         node = g.op(
             NODE_TYPE,
             volume,
@@ -51,7 +49,7 @@ def _sample(volume: Tensor, grid: Tensor) -> Tensor:
 
 
 def sample_volume(volume: Tensor, grid: Tensor) -> Tensor:
-    """Trilinear samples, zeros outside, align_corners False (SadTalker's choice, though its grid spans -1..1 inclusive).
+    """Trilinear samples, zeros outside, align_corners False, though SadTalker's grid spans -1..1 inclusive.
 
     `volume` is (N, C, D, H, W); `grid` is (N * k, D', H', W', 3) with x, y, z in -1..1; sample i reads volume i // k.
     Returns (N * k, C, D', H', W').

@@ -29,9 +29,7 @@ class OnnxRuntimeRunner(StageRunner):
 
     def activate(self) -> None:
         job = self.job
-        graph = onnx.load_from_string(
-            typed_graph(job.renderer, job.stage, job.precision, job.grid_sample, job.cache)
-        )
+        graph = onnx.load_from_string(typed_graph(job.renderer, job.stage, job.precision, job.grid_sample, job.cache))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -50,6 +48,4 @@ class OnnxRuntimeRunner(StageRunner):
         self._outputs = self._session.run([spec.name for spec in self.job.outputs], self._inputs)
 
     def fetch(self) -> dict[str, Tensor]:
-        return {
-            spec.name: torch.from_numpy(value) for spec, value in zip(self.job.outputs, self._outputs, strict=True)
-        }
+        return {spec.name: torch.from_numpy(value) for spec, value in zip(self.job.outputs, self._outputs, strict=True)}

@@ -28,7 +28,7 @@ class _Float32OnCpu(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        kind = args[0].dtype if args and isinstance(args[0], Tensor) else None
+        kind = args[0].dtype if args and isinstance(args[0], Tensor) else torch.float32
         if func in _FLOAT32_ON_CPU.get(kind, ()):
             args = tuple(a.float() if isinstance(a, Tensor) else a for a in args)
             kwargs = {k: v.float() if isinstance(v, Tensor) else v for k, v in kwargs.items()}

@@ -13,6 +13,7 @@ import torch
 from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
 from sadtrt_core.graph.export import export_stage
 from sadtrt_core.graph.gridsample import resolve_grid_sample
+from sadtrt_core.graph.instancenorm import decompose_instance_norm
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.graph.rounding import explicit_rounding
 from sadtrt_core.graph.typed import apply_precision, coordinate_slice
@@ -139,6 +140,19 @@ def test_plugin_graph_samples_without_repeating_the_volume_and_with_fp32_coordin
                 "plugin_version",
             }
         assert not {"Tile", "Expand"} & {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_instance_norm_as_arithmetic_gives_the_same_frames(seeded_demo, cache, precision):
+    stage = STAGES["decode"]
+    graph = typed_graph(seeded_demo, stage, PRECISIONS[precision], "native", cache)
+    model, plain = onnx.load_from_string(graph), onnx.load_from_string(graph)
+    decompose_instance_norm(plain)
+    onnx.checker.check_model(plain, full_check=True)
+    assert "InstanceNormalization" not in {node.op_type for node in plain.graph.node}
+    _, old = run_both(seeded_demo, stage, model, batch=2)
+    _, new = run_both(seeded_demo, stage, plain, batch=2)
+    assert (old[0] - new[0]).abs().max() < (2e-5 if precision == "fp32" else 4e-3)
 
 
 class _Sampler(torch.nn.Module):

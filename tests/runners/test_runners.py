@@ -85,8 +85,14 @@ def test_a_clip_is_its_frames_rendered_one_by_one(make_job, seeded_demo):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t[:, :, :-1], r"input 'occlusion' of stage warp has shape \(1, 1, 63, 64\): expected \(1, 1, 64, 64\)"),
-        (lambda t: t.half(), r"input 'occlusion' of stage warp \(1, 1, 64, 64\) is torch.float16: expected torch.float32"),
+        (
+            lambda t: t[:, :, :-1],
+            r"input 'occlusion' of stage warp has shape \(1, 1, 63, 64\): expected \(1, 1, 64, 64\)",
+        ),
+        (
+            lambda t: t.half(),
+            r"input 'occlusion' of stage warp \(1, 1, 64, 64\) is torch.float16: expected torch.float32",
+        ),
         (lambda t: t.to("meta"), r"input 'occlusion' of stage warp \(1, 1, 64, 64\) is on meta: expected .* on cpu"),
     ],
 )
