@@ -58,6 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=range(6),
         help="TensorRT's builder level, 0 (quick) to 5 (thorough; default: 3)",
     )
+    group.addoption("--flush-l2", action="store_true", help="empty the GPU's L2 cache before every sample")
     group.addoption("--jobs", type=int, default=os.cpu_count() or 1, help="engines built at the same time")
 
 
@@ -111,6 +112,7 @@ def suite(request: pytest.FixtureRequest) -> Any:
             results=option("results"),
             jobs=option("jobs"),
             optimization_level=option("optimization_level"),
+            flush_l2=option("flush_l2"),
         ),
         say=Console(stderr=True).print,
     )

@@ -17,7 +17,8 @@ from torch import Tensor
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.environment import read_environment
 from sadtrt_core.measure.drift import measure_drift, worst_frame_picture
-from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, TimingPlan
+from sadtrt_core.measure.sensors import NoSensors, Sensors, find_sensors
+from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
 from sadtrt_core.precision import precision_named
 from sadtrt_core.records import schema
 from sadtrt_core.records.files import write_atomically
@@ -64,6 +65,7 @@ class SuiteOptions:
     results: Path
     jobs: int
     optimization_level: int = 3
+    flush_l2: bool = False
 
     def as_text(self) -> dict[str, str]:
         """The options as a record keeps them: only names, never paths of the machine that ran them."""
@@ -73,7 +75,7 @@ class SuiteOptions:
         return (
             text
             | {name: str(value) for name, value in asked.items()}
-            | {"optimization_level": str(self.optimization_level)}
+            | {"optimization_level": str(self.optimization_level), "flush_l2": str(self.flush_l2)}
         )
 
 
@@ -139,6 +141,16 @@ class Suite:
     def timing_plan(self) -> TimingPlan:
         """How long to warm up and sample on this device."""
         return GPU_PLAN if self.device.type == "cuda" else CPU_PLAN
+
+    @cached_property
+    def sensors(self) -> Sensors | NoSensors:
+        """The device's sensors, or why there are none."""
+        return find_sensors(self.device)
+
+    @cached_property
+    def l2_flush(self) -> L2Flush | None:
+        """What empties the GPU's L2 cache between samples, where that was asked for."""
+        return L2Flush(self.device) if self.options.flush_l2 and self.device.type == "cuda" else None
 
     @property
     def grid_sample(self) -> GridSample:
@@ -262,11 +274,11 @@ def device_memory_used(device: torch.device) -> float | None:
     return (total - free) / 1e6
 
 
-def resources(runner: StageRunner, before_mb: float | None) -> Resources:
-    """What an activated runner holds: device memory beyond `before_mb`, and its engine's size."""
+def resources(runner: StageRunner, before_mb: float | None, energy_mj_per_frame: float | None = None) -> Resources:
+    """What an activated runner takes: device memory beyond `before_mb`, its engine's size, and energy."""
     after = device_memory_used(runner.job.device)
     memory = None if after is None or before_mb is None else max(0.0, after - before_mb)
-    return Resources(memory, None if runner.engine_bytes is None else runner.engine_bytes / 1e6)
+    return Resources(memory, None if runner.engine_bytes is None else runner.engine_bytes / 1e6, energy_mj_per_frame)
 
 
 def skipped(key: RecordKey, reason: str) -> Record:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +18,10 @@ from sadtrt_core.runners.base import StageRunner
 class TimingPlan:
     """How long to warm up and how many samples to take.
 
-    Warm-up runs `warmup_calls` calls and then more until the times are steady (measure/stats.py), for at most
-    `warmup_seconds`. Sampling aims at `sample_seconds`, within the two limits on the number of samples.
+    Warm-up runs `warmup_calls` calls and at least `warmup_floor_seconds`, then more until the times are steady
+    (measure/stats.py), for at most `warmup_seconds`. Sampling aims at `sample_seconds`, within the two limits on the
+    number of samples, and goes on for up to `extra_seconds` until the 95% interval of the median is no wider than
+    `half_width` (a fraction of the median) to either side.
     """
 
     warmup_calls: int
@@ -25,63 +29,104 @@ class TimingPlan:
     sample_seconds: float
     samples_min: int
     samples_max: int
+    warmup_floor_seconds: float = 0.0
+    extra_seconds: float = 0.0
+    half_width: float = 0.01
 
     def samples(self, call_seconds: float) -> int:
-        """How many samples to take when one call takes `call_seconds`."""
+        """How many samples to take at first when one call takes `call_seconds`."""
         wanted = int(self.sample_seconds / max(call_seconds, 1e-9))
         return max(self.samples_min, min(self.samples_max, wanted))
 
 
 #: A GPU settles within a second; its samples are short and many.
-GPU_PLAN = TimingPlan(warmup_calls=10, warmup_seconds=1.0, sample_seconds=1.0, samples_min=30, samples_max=200)
+GPU_PLAN = TimingPlan(
+    warmup_calls=10,
+    warmup_seconds=1.0,
+    sample_seconds=1.0,
+    samples_min=30,
+    samples_max=200,
+    # Clocks rise from idle over some tens of milliseconds, longer than sixteen short calls take.
+    warmup_floor_seconds=0.1,
+    extra_seconds=1.0,
+)
 #: On a CPU one call may take half a second, and the suite has some forty rows.
-CPU_PLAN = TimingPlan(warmup_calls=2, warmup_seconds=1.0, sample_seconds=2.0, samples_min=12, samples_max=100)
+CPU_PLAN = TimingPlan(
+    warmup_calls=2, warmup_seconds=1.0, sample_seconds=2.0, samples_min=12, samples_max=100, extra_seconds=1.0
+)
 _STEADY_WINDOW = 16
+
+
+class L2Flush:
+    """Overwrites a GPU's L2 cache, so that a call finds none of its data there.
+
+    Without it a stage is timed with whatever the call before left in the cache, as in a loop over frames.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        size = torch.cuda.get_device_properties(device).L2_cache_size
+        # Twice the cache, since part of it may be kept for others.
+        self._buffer = torch.empty(2 * size, dtype=torch.int8, device=device)
+
+    def __call__(self, stream: torch.cuda.Stream | None) -> None:
+        """Enqueue the overwriting on `stream` (PyTorch's current one for None) and wait for it."""
+        with torch.cuda.stream(stream):
+            self._buffer.zero_()
+        torch.cuda.synchronize(self._buffer.device)
 
 
 class LatencySampler:
     """Takes one sample a call from an activated and bound runner.
 
     A sample's host time is the host's clock from before `execute` to after `synchronize`. Its device time is the time
-    between two CUDA events recorded on the runner's stream around the work; there is none on a CPU.
+    between two CUDA events recorded on the runner's stream around the work; there is none on a CPU. `windows` holds
+    each sample's begin and end in seconds of `time.perf_counter`, for telemetry. `flush` runs before every call,
+    outside what is timed.
     """
 
-    def __init__(self, runner: StageRunner) -> None:
+    def __init__(self, runner: StageRunner, flush: L2Flush | None = None) -> None:
         self.runner = runner
+        self.flush = flush
         self.host_ms: list[float] = []
         self.device_ms: list[float] = []
         self.warmup_ms: list[float] = []
+        self.windows: list[tuple[float, float]] = []
 
-    def _call(self) -> tuple[float, float | None]:
+    def _call(self) -> tuple[tuple[float, float], float | None]:
+        """Run once: begin and end in seconds of the host's clock, and device time in ms."""
         runner = self.runner
+        if self.flush is not None:
+            self.flush(runner.stream)
         if runner.stream is None:
             start = time.perf_counter()
             runner.execute()
             runner.synchronize()
-            return (time.perf_counter() - start) * 1e3, None
+            return (start, time.perf_counter()), None
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start = time.perf_counter()
         begin.record(runner.stream)
         runner.execute()
         end.record(runner.stream)
         runner.synchronize()
-        host = (time.perf_counter() - start) * 1e3
+        stop = time.perf_counter()
         end.synchronize()
-        return host, begin.elapsed_time(end)
+        return (start, stop), begin.elapsed_time(end)
 
     def warm_up(self, plan: TimingPlan) -> float:
         """Run until the times are steady; returns the seconds that one call takes by then."""
         for _ in range(plan.warmup_calls):
             self._warm_call()
         # The clock starts here, because the first calls may compile, tune and load for minutes.
-        deadline = time.perf_counter() + plan.warmup_seconds
-        while not self._settled() and time.perf_counter() < deadline:
+        start = time.perf_counter()
+        while (spent := time.perf_counter() - start) < plan.warmup_seconds:
+            if spent >= plan.warmup_floor_seconds and self._settled():
+                break
             self._warm_call()
         return stats.median(self.warmup_ms[-plan.warmup_calls :]) / 1e3
 
     def _warm_call(self) -> None:
-        host, device = self._call()
-        self.warmup_ms.append(host if device is None else device)
+        (start, stop), device = self._call()
+        self.warmup_ms.append((stop - start) * 1e3 if device is None else device)
 
     def _settled(self) -> bool:
         recent = self.warmup_ms[-_STEADY_WINDOW:]
@@ -89,20 +134,52 @@ class LatencySampler:
 
     def sample(self) -> None:
         """Take one counted sample."""
-        host, device = self._call()
-        self.host_ms.append(host)
+        (start, stop), device = self._call()
+        self.windows.append((start, stop))
+        self.host_ms.append((stop - start) * 1e3)
         if device is not None:
             self.device_ms.append(device)
 
-    def result(self) -> Latency:
-        """The samples so far. `steady` says whether they stayed level from the first to the last."""
+    def sample_until_known(self, plan: TimingPlan) -> None:
+        """Take more samples until the median is known as well as the plan wants, or its limits are reached."""
+        deadline = time.perf_counter() + plan.extra_seconds
+        while (
+            len(self.host_ms) < plan.samples_max
+            and time.perf_counter() < deadline
+            and self.median_half_width() > plan.half_width
+        ):
+            # Recomputing the interval after every sample would take longer than a short stage itself.
+            for _ in range(min(_STEADY_WINDOW, plan.samples_max - len(self.host_ms))):
+                self.sample()
+                if time.perf_counter() >= deadline:
+                    break
+
+    def median_half_width(self) -> float:
+        """How far the 95% interval of the median reaches to its farther side, as a fraction of the median."""
+        return half_width(self.device_ms or self.host_ms)
+
+    def result(self, disturbed: Sequence[int] = ()) -> Latency:
+        """The samples so far. `steady` says whether they stayed level from the first to the last.
+
+        `disturbed` holds the indices of samples that telemetry saw disturbed: they are kept, and marked.
+        """
         judged = self.device_ms or self.host_ms
         return Latency(
             device_ms=tuple(self.device_ms) or None,
             host_ms=tuple(self.host_ms),
             warmup_calls=len(self.warmup_ms),
             steady=stats.is_steady(judged),
+            disturbed=tuple(disturbed),
         )
+
+
+def half_width(samples: Sequence[float]) -> float:
+    """How far the 95% interval of the median reaches to its farther side, as a fraction of the median."""
+    middle = stats.median(samples)
+    interval = stats.median_interval(samples)
+    reach = max(interval.high - middle, middle - interval.low)
+    # Fewer than six samples cannot hold a 95% interval, however alike they are.
+    return reach / middle if middle and interval.coverage >= 0.95 else math.inf
 
 
 def measure_latency(runner: StageRunner, plan: TimingPlan) -> Latency:
@@ -110,4 +187,5 @@ def measure_latency(runner: StageRunner, plan: TimingPlan) -> Latency:
     sampler = LatencySampler(runner)
     for _ in range(plan.samples(sampler.warm_up(plan))):
         sampler.sample()
+    sampler.sample_until_known(plan)
     return sampler.result()

@@ -160,16 +160,20 @@ class Resources(JsonValue):
 
 @dataclass(frozen=True)
 class Telemetry(JsonValue):
-    """Minimum, median and maximum over one measurement of clocks (MHz), temperature (deg C) and board power (W)."""
+    """Minimum, median and maximum over one measurement.
+
+    Clocks in MHz, temperature in deg C, power of the board in W, memory in use on the whole device in MB (1e6 bytes).
+    """
 
     sm_clock_mhz: Spread | None
     memory_clock_mhz: Spread | None
     temperature_c: Spread | None
     power_w: Spread | None
     throttle_reasons: tuple[str, ...] = ()
+    memory_used_mb: Spread | None = None
 
     def __post_init__(self) -> None:
-        for name in ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w"):
+        for name in ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "memory_used_mb"):
             spread = getattr(self, name)
             if spread is None:
                 continue

@@ -63,6 +63,56 @@ def test_a_drifting_series_is_not_called_steady(clock):
     assert not sampler.result().steady
 
 
+def test_sampling_goes_on_until_the_median_is_known_and_no_longer(clock):
+    noisy = [0.01 * (1 + 0.1 * (-1) ** i) for i in range(400)]
+    plan = TimingPlan(0, 0.0, 0.1, samples_min=10, samples_max=120, extra_seconds=100.0)
+    sampler = LatencySampler(FakeRunner(clock, noisy))
+    for _ in range(10):
+        sampler.sample()
+    assert sampler.median_half_width() > 0.05
+    sampler.sample_until_known(plan)
+    assert len(sampler.host_ms) == 120, "as many as the plan allows, since these never settle"
+    level = LatencySampler(FakeRunner(clock, [0.01]))
+    for _ in range(10):
+        level.sample()
+    level.sample_until_known(plan)
+    assert len(level.host_ms) == 10, "ten equal samples know their median"
+
+
+def test_sampling_for_the_interval_stops_at_its_time_limit(clock):
+    sampler = LatencySampler(FakeRunner(clock, [1.0 * (1 + 0.1 * (-1) ** i) for i in range(99)]))
+    sampler.sample()
+    sampler.sample_until_known(TimingPlan(0, 0.0, 1.0, samples_min=1, samples_max=90, extra_seconds=5.0))
+    assert 5 <= len(sampler.host_ms) <= 8
+
+
+def test_the_interval_of_too_few_samples_is_never_narrow_enough():
+    assert timing.half_width([1.0] * 5) == float("inf")
+    assert timing.half_width([1.0] * 6) == 0.0
+
+
+def test_warm_up_lasts_its_floor_however_steady_the_times_are(clock):
+    plan = TimingPlan(2, 10.0, 1.0, samples_min=1, samples_max=1, warmup_floor_seconds=1.0)
+    sampler = LatencySampler(FakeRunner(clock, [0.01]))
+    sampler.warm_up(plan)
+    assert 1.0 <= sum(sampler.warmup_ms) / 1e3 <= 1.1
+
+
+def test_the_cache_is_emptied_before_each_call_and_outside_its_time(clock):
+    runner = FakeRunner(clock, [0.01])
+
+    def flush(stream):
+        runner.calls.append("flush")
+        clock.now += 5.0
+
+    sampler = LatencySampler(runner, flush)
+    sampler.sample()
+    sampler.sample()
+    assert runner.calls == ["flush", "execute", "synchronize"] * 2
+    assert sampler.host_ms == pytest.approx([10.0, 10.0])
+    assert sampler.windows[1] == pytest.approx((10.01, 10.02)), "a window is when the sample ran, for telemetry"
+
+
 def test_each_sample_executes_once_and_waits(clock):
     runner = FakeRunner(clock, [0.01])
     sampler = LatencySampler(runner)

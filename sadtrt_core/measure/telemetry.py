@@ -1,0 +1,152 @@
+"""Watches a GPU's sensors from a thread while something is measured, and tells which samples they disturbed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from typing_extensions import Self
+
+from sadtrt_core.measure.sensors import NoSensors, Reading, Sensors
+from sadtrt_core.records.measurements import Spread, Telemetry
+
+CLOCK_DROP = 0.05
+"""A reading this fraction below the steady SM clock disturbs the samples around it."""
+STEADY_PERCENTILE = 90
+"""The steady clock is this percentile of the readings, so that a clock that is down most of the time still shows."""
+PERIOD_S = 0.02
+
+Window = tuple[float, float]
+"""Begin and end of a sample in seconds of `time.perf_counter`."""
+
+
+@dataclass(frozen=True)
+class TimedReading:
+    """A reading and when it was taken, in seconds of `time.perf_counter`; queries take time, so it has two ends."""
+
+    begin: float
+    end: float
+    reading: Reading
+
+
+class TelemetrySampler:
+    """A context manager that reads the sensors every `period_s` seconds from entry to exit.
+
+    Where there are none it does nothing: `telemetry` gives None and `absence` the reason. An error of the sensors ends
+    the sampling and is raised on exit, so that a measurement never silently goes on unwatched.
+    """
+
+    def __init__(
+        self,
+        sensors: Sensors | NoSensors,
+        period_s: float = PERIOD_S,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.absence = sensors.reason if isinstance(sensors, NoSensors) else None
+        self._sensors = None if isinstance(sensors, NoSensors) else sensors
+        self._period, self._clock = period_s, clock
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self.readings: list[TimedReading] = []
+
+    def __enter__(self) -> Self:
+        if self._sensors is not None:
+            self.look()
+            self._thread = threading.Thread(target=self._watch, name="telemetry", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is None:
+            return
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None and error is None:
+            raise self._error
+        if self._error is None:
+            self.look()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._period):
+            try:
+                self.look()
+            except Exception as error:
+                self._error = error
+                return
+
+    def look(self) -> None:
+        """Take one reading now."""
+        assert self._sensors is not None, "there are no sensors to look at"
+        begin = self._clock()
+        reading = self._sensors.read()
+        self.readings.append(TimedReading(begin, self._clock(), reading))
+
+    def telemetry(self, windows: Sequence[Window] = ()) -> Telemetry | None:
+        """What was seen during the samples (everything, without any), None where there are no sensors."""
+        if not self.readings:
+            return None
+        readings = self._during(windows)
+        reasons = frozenset[str]().union(*(item.reading.throttle_reasons for item in readings))
+        return Telemetry(
+            sm_clock_mhz=_spread([item.reading.sm_clock_mhz for item in readings]),
+            memory_clock_mhz=_spread([item.reading.memory_clock_mhz for item in readings]),
+            temperature_c=_spread([item.reading.temperature_c for item in readings]),
+            power_w=_spread([item.reading.power_w for item in readings]),
+            throttle_reasons=tuple(sorted(reasons)),
+            memory_used_mb=_spread([item.reading.memory_used_mb for item in readings]),
+        )
+
+    def disturbed(self, windows: Sequence[Window]) -> tuple[int, ...]:
+        """Indices of the samples that a clock drop or a throttle reason may have touched.
+
+        A reading says nothing of the time up to its neighbours, so a bad one marks every sample that overlaps the span
+        from the reading before it to the reading after it.
+        """
+        if not self.readings or not windows:
+            return ()
+        steady = self.steady_clock_mhz(windows)
+        last = len(self.readings) - 1
+        spans = [
+            (self.readings[max(0, i - 1)].begin, self.readings[min(last, i + 1)].end)
+            for i, item in enumerate(self.readings)
+            if is_bad(item.reading, steady)
+        ]
+        return tuple(
+            index
+            for index, (begin, end) in enumerate(windows)
+            if any(begin <= until and end >= since for since, until in spans)
+        )
+
+    def steady_clock_mhz(self, windows: Sequence[Window] = ()) -> float | None:
+        """The SM clock that the GPU held while nothing held it back, in MHz; None where it is not told."""
+        clocks = [item.reading.sm_clock_mhz for item in self._during(windows)]
+        known = [clock for clock in clocks if clock is not None]
+        return float(np.percentile(known, STEADY_PERCENTILE, method="nearest")) if known else None
+
+    def _during(self, windows: Sequence[Window]) -> list[TimedReading]:
+        """The readings from the first sample's begin to the last one's end, or all where none falls inside."""
+        if not windows:
+            return self.readings
+        first, last = windows[0][0], windows[-1][1]
+        return [item for item in self.readings if item.end >= first and item.begin <= last] or self.readings
+
+
+def is_bad(reading: Reading, steady_clock_mhz: float | None) -> bool:
+    """Whether a reading shows a throttle reason, or an SM clock more than CLOCK_DROP below the steady one."""
+    if reading.throttle_reasons:
+        return True
+    if reading.sm_clock_mhz is None or steady_clock_mhz is None:
+        return False
+    return reading.sm_clock_mhz < steady_clock_mhz * (1 - CLOCK_DROP)
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    return (float(min(known)), float(np.median(known)), float(max(known))) if known else None
