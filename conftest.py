@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.markup import escape
 
-from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.precision import PRECISIONS, precision_named
 from sadtrt_core.stages import STAGES
 
 ROOT = Path(__file__).parent
@@ -35,7 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--runner", action="append", help="only these runners (torch-compile on a CPU only runs when named)"
     )
-    group.addoption("--precision", action="append", help=f"only these precisions: {', '.join(PRECISIONS)}")
+    group.addoption(
+        "--precision", action="append", help=f"only these precisions: {', '.join(PRECISIONS)}, or a plan's .toml file"
+    )
     group.addoption("--batch", action="append", type=int, help="batch sizes (default: 1)")
     group.addoption("--device", default="auto", choices=("auto", "cuda", "cpu"), help="where runners compute")
     group.addoption(
@@ -58,6 +61,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=range(6),
         help="TensorRT's builder level, 0 (quick) to 5 (thorough; default: 3)",
     )
+    group.addoption("--gate", help="judge the run by this baseline, a name in results/baselines or a path")
+    group.addoption(
+        "--gate-thresholds",
+        type=Path,
+        default=ROOT / "pyproject.toml",
+        help="TOML of the gate (default: pyproject.toml)",
+    )
     group.addoption("--flush-l2", action="store_true", help="empty the GPU's L2 cache before every sample")
     group.addoption("--jobs", type=int, default=os.cpu_count() or 1, help="engines built at the same time")
 
@@ -71,6 +81,23 @@ def _named(config: pytest.Config, option: str, known: tuple[str, ...]) -> tuple[
     return wanted
 
 
+def _precisions(config: pytest.Config) -> tuple[str, ...]:
+    """The precisions that were asked for, plans' files among them; records know a plan by its name alone."""
+    wanted = tuple(dict.fromkeys(config.getoption("precision") or PRECISIONS))
+    given: dict[str, str] = {}
+    for name in wanted:
+        try:
+            known_as = precision_named(name).name
+        except ValueError as error:
+            raise pytest.UsageError(f"--precision: {error}") from error
+        if known_as in given:
+            raise pytest.UsageError(
+                f"--precision: {given[known_as]} and {name} are both called {known_as!r}: rename one"
+            )
+        given[known_as] = name
+    return wanted
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Spread a benchmark over the stages, runners, precisions and batches that were asked for."""
     if "suite" not in metafunc.fixturenames:
@@ -81,7 +108,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     values: dict[str, tuple[Any, ...]] = {
         "stage": _named(config, "stage", tuple(STAGES)),
         "runner": _named(config, "runner", tuple(RUNNERS)),
-        "precision": _named(config, "precision", tuple(PRECISIONS)),
+        "precision": _precisions(config),
         "batch": tuple(config.getoption("batch") or (1,)),
     }
     # The stage outermost, so that what is compared is measured one after the other.
@@ -139,27 +166,79 @@ def _prebuild(suite: Any, request: pytest.FixtureRequest) -> None:
 
 
 SUITE = pytest.StashKey[Any]()
+BASELINE = pytest.StashKey[Path]()
+THRESHOLDS = pytest.StashKey[Any]()
+GATE_RESULT = pytest.StashKey[Any]()
+UNFINISHED = pytest.StashKey[str]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say now, before minutes of measuring, that a run could not be gated."""
+    name = session.config.getoption("gate")
+    if name is None:
+        return
+    from sadtrt_core.records.baselines import find_baseline
+    from sadtrt_core.records.codec import RecordsError
+    from sadtrt_core.records.store import read_run
+    from sadtrt_core.records.thresholds import Thresholds
+    from sadtrt_core.records.verdicts import ExitCode
+
+    try:
+        # Resolved now: by the end, `latest` would be the run itself.
+        baseline = find_baseline(ROOT / "results", name).resolve()
+        read_run(baseline)
+        session.config.stash[BASELINE] = baseline
+        session.config.stash[THRESHOLDS] = Thresholds.read(session.config.getoption("gate_thresholds"))
+    except RecordsError as error:
+        pytest.exit(f"--gate: {error}", returncode=int(ExitCode.NOT_COMPARABLE))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    from sadtrt_core.records.codec import RecordsError
+
     suite = session.config.stash.get(SUITE, None)
     # An interrupted run stays marked incomplete: what it measured is readable, but no gate may pass on it.
-    if suite is not None and suite.started and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        suite.finish()
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if suite is not None and suite.started and ended and not (session.shouldfail or session.shouldstop):
+        try:
+            suite.finish()
+        except RecordsError as error:
+            session.config.stash[UNFINISHED] = str(error)
+            session.exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
+    if session.config.getoption("gate") is not None and THRESHOLDS in session.config.stash:
+        result = _judge(session.config)
+        session.config.stash[GATE_RESULT] = result
+        # A benchmark that failed is a failure, whatever the rows that were measured say.
+        session.exitstatus = result.exit_code or session.exitstatus
+
+
+def _judge(config: pytest.Config) -> Any:
+    """The gate's answer on this session's run. A session that recorded nothing cannot be compared."""
+    from sadtrt_core.records.gate import gate_files
+    from sadtrt_core.records.verdicts import ExitCode, GateResult
+
+    suite = config.stash.get(SUITE, None)
+    if suite is None or not suite.started:
+        return GateResult(int(ExitCode.NOT_COMPARABLE), (), ("no benchmark recorded anything",))
+    return gate_files(suite.writer.folder, config.stash[BASELINE], config.stash[THRESHOLDS])
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    suite = config.stash.get(SUITE, None)
-    if suite is None or not suite.started:
-        return
+    from sadtrt_core.records.gate_output import print_gate
     from sadtrt_core.records.report import print_tables
     from sadtrt_core.records.store import read_run
 
     # Where there is no terminal to ask, wide enough that no word of a table breaks.
     file = terminalreporter._tw._file
     console = Console(file=file, width=None if file.isatty() else 160)
-    print_tables(read_run(suite.writer.folder), console)
-    console.print(f"results: {os.path.relpath(suite.writer.folder)}", soft_wrap=True)
+    suite = config.stash.get(SUITE, None)
+    if suite is not None and suite.started:
+        print_tables(read_run(suite.writer.folder), console)
+        console.print(f"results: {os.path.relpath(suite.writer.folder)}", soft_wrap=True)
+    if (problem := config.stash.get(UNFINISHED, None)) is not None:
+        console.print(f"[bold red]the run is not complete:[/] {escape(problem)}", soft_wrap=True)
+    if (result := config.stash.get(GATE_RESULT, None)) is not None:
+        print_gate(result, console)
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

@@ -113,7 +113,9 @@ def doctor(
 
 @app.command()
 def build(
-    precision: Annotated[list[str], typer.Option(help=f"Repeatable: {', '.join(PRECISIONS)}.")] = ["fp16-mixed"],  # noqa: B006
+    precision: Annotated[
+        list[str], typer.Option(help=f"Repeatable: {', '.join(PRECISIONS)}, or a plan's .toml file.")
+    ] = ["fp16-mixed"],  # noqa: B006
     stage: Annotated[list[str], typer.Option(help=f"Repeatable: {', '.join(GRAPH_STAGES)}.")] = ["generator"],  # noqa: B006
     batch: Annotated[list[int], typer.Option(help="Repeatable: batch sizes.")] = [1],  # noqa: B006
     jobs: Annotated[int, typer.Option(help="Engines built at the same time.")] = os.cpu_count() or 1,
@@ -229,28 +231,33 @@ def report(
 @app.command()
 def gate(
     run: Annotated[Path, typer.Argument(help="The run to judge: its folder or records.json.")] = Path("results/latest"),
-    baseline: Annotated[Path, typer.Option(help="The run to judge by: a folder or records.json.")] = ...,  # type: ignore[assignment]
-    thresholds: Annotated[Path, typer.Option(help="TOML with [gate], or pyproject.toml.")] = Path("pyproject.toml"),
+    baseline: Annotated[str, typer.Option(help="What to judge by: a name in results/baselines, or a path.")] = ...,  # type: ignore[assignment]
+    thresholds: Annotated[
+        Path | None, typer.Option(help="TOML with [gate], or a pyproject.toml (default: the one here, if any).")
+    ] = None,
     update: Annotated[bool, typer.Option("--update", help="Write the run as the new baseline; judge nothing.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts as JSON.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the verdicts as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request.")] = None,
 ) -> None:
     """Judge a run by a baseline: exit 0 pass, 1 regression, 2 not comparable, 3 rows missing."""
-    from sadtrt_core.records.baselines import write_baseline
+    from sadtrt_core.records.baselines import baseline_path, write_baseline
     from sadtrt_core.records.files import write_atomically
-    from sadtrt_core.records.gate import gate_files
+    from sadtrt_core.records.gate import gate_named
     from sadtrt_core.records.gate_output import gate_json, gate_junit, gate_markdown, print_gate
     from sadtrt_core.records.store import read_run
     from sadtrt_core.records.thresholds import Thresholds
 
+    results = Path("results")
     with _one_sentence():
         if update:
-            write_baseline(read_run(run), baseline)
-            console.print(f"wrote {baseline}", soft_wrap=True)
+            written = baseline_path(results, baseline)
+            write_baseline(read_run(run), written)
+            console.print(f"wrote {written}", soft_wrap=True)
             return
-        limits = Thresholds.read(thresholds) if thresholds.exists() else Thresholds()
-        result = gate_files(run, baseline, limits)
+        here = Path("pyproject.toml")
+        file = thresholds or (here if here.exists() else None)
+        result = gate_named(run, results, baseline, Thresholds.read(file) if file else Thresholds())
         print_gate(result, console)
         for path, render in ((json_file, gate_json), (junit, gate_junit), (markdown, gate_markdown)):
             if path is not None:

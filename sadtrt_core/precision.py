@@ -1,12 +1,13 @@
 """Precisions as data: what computes in which type, which parts stay fp32 and why.
 
 A precision is applied once, to a stage's ONNX graph (graph/typed.py), which then carries its own types. The PyTorch
-runner reads the same declaration.
+runner reads the same declaration. Beside the built-in ones there are plans, read from files (plan.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,6 +18,10 @@ TORCH_TYPES: dict[ComputeType, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+#: Stands among node patterns for the coordinate slice: everything between a sampling grid and the nearest convolution.
+COORDINATES = "coordinates"
+#: How the name of a plan's file ends; a precision of such a name is read from that file.
+PLAN_SUFFIX = ".toml"
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,9 @@ class Precision:
 
     `compute` is the type of everything that is not kept. `keep_coordinates` keeps fp32 on the backward slice from every
     sampling grid to the nearest convolution (coordinates, softmax, mask-weighted sum). `keep_nodes` are shell-style
-    patterns over ONNX node names that stay fp32 as well, for plans found by search. `tf32` lets fp32 matrix arithmetic
-    round its operands to TF32.
+    patterns over the generator's ONNX node names that stay fp32 as well, for plans found by search. `only_nodes`, where
+    given, are patterns of the only nodes that compute in `compute`, all others being fp32; COORDINATES among them is
+    the coordinate slice. `tf32` lets fp32 matrix arithmetic round its operands to TF32.
     """
 
     name: str
@@ -35,6 +41,17 @@ class Precision:
     tf32: bool = False
     keep_coordinates: bool = False
     keep_nodes: tuple[str, ...] = ()
+    only_nodes: tuple[str, ...] | None = None
+
+    @property
+    def rounds_grids(self) -> bool:
+        """Whether sampling grids themselves are of the compute type."""
+        return not self.keep_coordinates and (self.only_nodes is None or COORDINATES in self.only_nodes)
+
+    @property
+    def names_nodes(self) -> bool:
+        """Whether single nodes of a graph are named, which nothing but a graph has."""
+        return bool(self.keep_nodes) or self.only_nodes is not None
 
     @property
     def torch_type(self) -> torch.dtype:
@@ -61,7 +78,17 @@ PRECISIONS: dict[str, Precision] = {
 
 
 def precision_named(name: str) -> Precision:
-    """The precision of that name; ValueError lists the names there are."""
+    """The precision of that name, or of the plan in a file whose name ends in .toml.
+
+    Raises ValueError: a name that is not known, with those there are, or PlanError for a file that is no plan.
+    """
+    if name.endswith(PLAN_SUFFIX):
+        from sadtrt_core.plan import read_plan
+
+        return read_plan(Path(name)).precision
     if name not in PRECISIONS:
-        raise ValueError(f"precision {name!r} is not known: expected one of {', '.join(PRECISIONS)}")
+        known = ", ".join(PRECISIONS)
+        raise ValueError(
+            f"precision {name!r} is not known: expected one of {known}, or a plan's file such as plan.toml"
+        )
     return PRECISIONS[name]

@@ -91,6 +91,17 @@ class _Warp(nn.Module):
         return self.generator.warp(feature_3d, deformation, occlusion)
 
 
+class _Decode(nn.Module):
+    """The decoder under the name it has in the generator, so that a plan's node names mean the same in both graphs."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.decoder = generator.decoder
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        return self.decoder(feature_map)
+
+
 def _image(config: RendererConfig, name: str) -> TensorSpec:
     return TensorSpec(name, (3, config.image_size, config.image_size))
 
@@ -160,7 +171,7 @@ STAGES: dict[str, Stage] = {
             "each frame",
             inputs=lambda c: (_feature_map(c),),
             outputs=lambda c: (_image(c, "prediction"),),
-            module=lambda r: r.generator.decoder,
+            module=lambda r: _Decode(r.generator),
         ),
         Stage(
             "generator",

@@ -39,7 +39,8 @@ SAMPLER_STAGE = Stage(
 
 def sampler_precision(precision: Precision) -> Precision:
     """The precision of the check: the compute type alone matters, coordinates are fp32 so that little is rounded."""
-    return replace(precision, name=f"check-{precision.compute}", keep_coordinates=True, keep_nodes=(), tf32=False)
+    name = f"check-{precision.compute}"
+    return replace(precision, name=name, keep_coordinates=True, keep_nodes=(), only_nodes=None, tf32=False)
 
 
 def sampler_case() -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from pathlib import Path
 
@@ -12,19 +13,32 @@ import torch
 from sadtrt_core import __version__
 from sadtrt_core.graph.export import OPSET, OPSET_BUILTIN, export_stage
 from sadtrt_core.graph.gridsample import resolve_grid_sample
-from sadtrt_core.graph.typed import apply_precision
+from sadtrt_core.graph.typed import apply_precision, unmatched_patterns
 from sadtrt_core.precision import Precision
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.runners.base import GridSample
-from sadtrt_core.stages import Stage
+from sadtrt_core.stages import STAGES, Stage
+
+#: Raised when the same weights and exporter give another graph than before, so that none is read that was kept earlier.
+EXPORT_VERSION = 2
 
 
 def typed_graph(renderer: Renderer, stage: Stage, precision: Precision, grid_sample: GridSample, cache: Path) -> bytes:
     """Serialized ONNX of a stage: typed as `precision` says, its samplers resolved as `grid_sample` says.
 
-    Inputs and outputs are float32 with a dynamic batch. Raises ValueError for a stage without a graph.
+    Inputs and outputs are float32 with a dynamic batch. Raises ValueError for a stage without a graph, and for a
+    precision that names nodes no graph has; a part of the generator need not hold all that are named.
     """
-    exported = cached_export(renderer, stage, OPSET_BUILTIN if grid_sample == "builtin" else OPSET, cache)
+    opset = OPSET_BUILTIN if grid_sample == "builtin" else OPSET
+    exported = cached_export(renderer, stage, opset, cache)
+    if stage.name == "generator" and precision.names_nodes:
+        others = (cached_export(renderer, STAGES[name], opset, cache) for name in ("keypoints", "mapping"))
+        unknown = unmatched_patterns(itertools.chain([exported], others), precision)
+        if unknown:
+            raise ValueError(
+                f"precision {precision.name!r} names {unknown[0]!r}, which matches no node of the renderer's graphs: "
+                "it was made for another version or network, so search again"
+            )
     typed = resolve_grid_sample(apply_precision(exported, precision), grid_sample)
     return typed.SerializeToString(deterministic=True)
 
@@ -32,7 +46,8 @@ def typed_graph(renderer: Renderer, stage: Stage, precision: Precision, grid_sam
 def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> onnx.ModelProto:
     """The fp32 export of a stage, read from `cache/graphs` when these weights were exported before."""
     # The exporter belongs to the key: another torch release may write another graph for the same weights.
-    key = f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{opset}|{torch.__version__}|{__version__}"
+    versions = f"{EXPORT_VERSION}|{torch.__version__}|{__version__}"
+    key = f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{opset}|{versions}"
     path = cache / "graphs" / f"{stage.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.onnx"
     if path.exists():
         return onnx.load(path)

@@ -6,6 +6,7 @@ graph's inputs and outputs stay float32.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -20,7 +21,7 @@ from sadtrt_core.graph.edit import (
     element_types,
     replace_nodes,
 )
-from sadtrt_core.precision import Precision
+from sadtrt_core.precision import COORDINATES, Precision
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
 ONNX_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
@@ -42,21 +43,42 @@ def apply_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelP
     constants_to_initializers(typed)
     low = ONNX_TYPES[precision.compute]
     if low != TensorProto.FLOAT:
-        _retype(typed, low, kept_nodes(typed, precision), TensorProto.FLOAT if precision.keep_coordinates else low)
+        _retype(typed, low, kept_nodes(typed, precision), low if precision.rounds_grids else TensorProto.FLOAT)
     drop_unused(typed)
     return typed
 
 
 def kept_nodes(model: onnx.ModelProto, precision: Precision) -> frozenset[str]:
     """Names of the nodes that a precision keeps in fp32."""
-    names = {node.name for node in model.graph.node}
-    kept: set[str] = set()
-    for pattern in precision.keep_nodes:
-        matched = {name for name in names if fnmatchcase(name, pattern)}
-        kept |= matched
-    if precision.keep_coordinates:
-        kept |= coordinate_slice(model)
-    return frozenset(kept)
+    names = frozenset(node.name for node in model.graph.node)
+    kept = matching(names, precision.keep_nodes)
+    coordinates = coordinate_slice(model)
+    if precision.only_nodes is not None:
+        low = matching(names, precision.only_nodes)
+        kept |= names - low - (coordinates if precision.rounds_grids else frozenset())
+    return kept | coordinates if precision.keep_coordinates else kept
+
+
+def matching(names: frozenset[str], patterns: Iterable[str]) -> frozenset[str]:
+    """The names that a shell-style pattern matches, case and all; a star also spans slashes."""
+    found: set[str] = set()
+    for pattern in patterns:
+        if any(mark in pattern for mark in "*?["):
+            found.update(name for name in names if fnmatchcase(name, pattern))
+        elif pattern in names:
+            found.add(pattern)
+    return frozenset(found)
+
+
+def unmatched_patterns(models: Iterable[onnx.ModelProto], precision: Precision) -> tuple[str, ...]:
+    """The precision's patterns that name no node of any of the graphs, in the order they were given."""
+    pending = [p for p in (*precision.keep_nodes, *(precision.only_nodes or ())) if p != COORDINATES]
+    for model in models:
+        if not pending:
+            break
+        names = frozenset(node.name for node in model.graph.node)
+        pending = [pattern for pattern in pending if not matching(names, [pattern])]
+    return tuple(dict.fromkeys(pending))
 
 
 def coordinate_slice(model: onnx.ModelProto) -> frozenset[str]:

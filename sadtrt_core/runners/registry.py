@@ -59,7 +59,7 @@ def _pytorch_absence(job: Job) -> Absence | None:
             )
     elif precision.tf32 and torch.cuda.get_device_capability(job.device) < (8, 0):
         return Absence("TF32 needs a GPU of compute capability 8.0 or later")
-    if precision.keep_nodes:
+    if precision.names_nodes:
         return Absence("plans name ONNX nodes, which eager PyTorch does not have")
     return None
 

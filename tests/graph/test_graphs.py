@@ -100,12 +100,12 @@ def test_mixed_precision_keeps_the_coordinates_and_nothing_else(seeded_demo):
 
 
 def test_nodes_named_by_a_plan_stay_fp32(seeded_demo):
-    plan = Precision("plan", "float16", "a test", keep_nodes=("/G_middle_0/*",))
+    plan = Precision("plan", "float16", "a test", keep_nodes=("/decoder/G_middle_0/*",))
     typed = apply_precision(export_stage(seeded_demo, STAGES["decode"]), plan)
     types = element_types(typed)
     convolutions = {node.name: types[node.input[1]] for node in typed.graph.node if node.op_type == "Conv"}
-    inside = {kind for name, kind in convolutions.items() if name.startswith("/G_middle_0/")}
-    outside = {kind for name, kind in convolutions.items() if not name.startswith("/G_middle_0/")}
+    inside = {kind for name, kind in convolutions.items() if name.startswith("/decoder/G_middle_0/")}
+    outside = {kind for name, kind in convolutions.items() if not name.startswith("/decoder/G_middle_0/")}
     assert inside == {onnx.TensorProto.FLOAT}
     assert outside == {onnx.TensorProto.FLOAT16}
 

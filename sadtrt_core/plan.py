@@ -1,0 +1,220 @@
+"""Plans: precisions found by search, as TOML files that people read and `--precision` takes.
+
+    format = "sadtrt plan 1"
+    base = "float16"
+    why = "the least arithmetic in fp32 that holds 60 dB and 2 levels"
+
+    [[keep]]
+    nodes = ["coordinates"]
+    why = "+14.2 dB for 0.1 % of the arithmetic"
+
+    [measured]
+    psnr_min_db = 74.1
+
+    [versions]
+    sadtrt = "0.1.0"
+
+`nodes` are shell-style patterns over the generator's ONNX node names; the word "coordinates" stands for everything
+between a sampling grid and the nearest convolution. A plan's name is its file's, without the ending.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sadtrt_core.precision import COORDINATES, PLAN_SUFFIX, PRECISIONS, TORCH_TYPES, ComputeType, Precision
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FORMAT = "sadtrt plan 1"
+SIZE_LIMIT = 1 << 20
+Fact = str | int | float | bool
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_KEY = re.compile(r"[a-z0-9_]{1,40}")
+
+
+class PlanError(ValueError):
+    """A plan that cannot be used or written, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Nodes that stay fp32, and why: shell-style patterns over node names, or COORDINATES."""
+
+    nodes: tuple[str, ...]
+    why: str
+
+    def __post_init__(self) -> None:
+        if not self.nodes:
+            raise PlanError("a part that a plan keeps names no node: give at least one pattern in `nodes`")
+        for pattern in self.nodes:
+            if pattern != COORDINATES and not (pattern.startswith("/") and pattern.isprintable()):
+                raise PlanError(
+                    f"{pattern[:80]!r} cannot name a node to keep: expected {COORDINATES!r} or a pattern that starts "
+                    "with a slash, such as '/decoder/up_1/*'"
+                )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A base type and what is kept from it. `measured` and `versions` are facts for people; nothing computes by them.
+
+    Raises PlanError for a name that is a built-in precision's or no plain file name, and for a base that is not low.
+    """
+
+    name: str
+    base: ComputeType
+    why: str
+    keep: tuple[Keep, ...] = ()
+    measured: Mapping[str, Fact] = field(default_factory=dict)
+    versions: Mapping[str, Fact] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name in PRECISIONS:
+            raise PlanError(f"a plan cannot be called {self.name!r}: that is a built-in precision; rename the file")
+        if not _NAME.fullmatch(self.name):
+            raise PlanError(
+                f"a plan cannot be called {self.name[:80]!r}: expected at most 64 letters, digits, dots, dashes and "
+                "underscores; rename the file"
+            )
+        low = [kind for kind in TORCH_TYPES if kind != "float32"]
+        if self.base not in low:
+            raise PlanError(f"base type {self.base!r} is not one a plan can have: expected {' or '.join(low)}")
+
+    @property
+    def precision(self) -> Precision:
+        """The plan as a precision, to be used wherever a built-in one is."""
+        nodes = tuple(dict.fromkeys(pattern for part in self.keep for pattern in part.nodes))
+        return Precision(
+            self.name,
+            self.base,
+            self.why,
+            keep_coordinates=COORDINATES in nodes,
+            keep_nodes=tuple(pattern for pattern in nodes if pattern != COORDINATES),
+        )
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file, of which nothing is ever run.
+
+    Raises PlanError, one sentence that names the file, for what is missing, over 1 MiB, not TOML, of another format,
+    or holds an entry that is unknown, absent or of a wrong type.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(SIZE_LIMIT + 1)
+    except OSError as error:
+        raise PlanError(f"cannot read the plan {path}: {error.strerror or error}") from error
+    if len(raw) > SIZE_LIMIT:
+        raise PlanError(f"{path} has over {SIZE_LIMIT >> 20} MiB: no plan is that long")
+    try:
+        data = tomllib.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{path} is not TOML ({error}): write it again with `sadtrt search`") from error
+    try:
+        return _plan(path.name.removesuffix(PLAN_SUFFIX), data)
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
+
+
+def _plan(name: str, data: dict[str, Any]) -> Plan:
+    if data.get("format") != FORMAT:
+        raise PlanError(f"its format is {str(data.get('format'))[:80]!r}: expected format = {FORMAT!r}")
+    _only(data, ("format", "base", "why", "keep", "measured", "versions"), "the plan")
+    parts = data.get("keep", [])
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise PlanError("keep must be tables, each begun by [[keep]]")
+    return Plan(
+        name,
+        _text(data, "base"),  # type: ignore[arg-type]  # Checked when made.
+        _text(data, "why"),
+        tuple(_keep(part) for part in parts),
+        _facts(data, "measured"),
+        _facts(data, "versions"),
+    )
+
+
+def _keep(part: dict[str, Any]) -> Keep:
+    _only(part, ("nodes", "why"), "[[keep]]")
+    nodes = part.get("nodes")
+    if not isinstance(nodes, list) or not all(isinstance(pattern, str) for pattern in nodes):
+        raise PlanError("nodes of a [[keep]] must be a list of patterns in quotes")
+    return Keep(tuple(nodes), _text(part, "why"))
+
+
+def _only(table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    for name in table:
+        if name not in known:
+            raise PlanError(f"{where} has the unknown entry {name[:80]!r}: expected {', '.join(known)}")
+
+
+def _text(table: dict[str, Any], name: str) -> str:
+    value = table.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise PlanError(f"{name} is {str(value)[:80]!r}: expected text in quotes")
+    return value
+
+
+def _facts(data: dict[str, Any], name: str) -> dict[str, Fact]:
+    table = data.get(name, {})
+    if not isinstance(table, dict) or not all(isinstance(value, (str, int, float)) for value in table.values()):
+        raise PlanError(f"[{name}] must be a table of plain texts and numbers")
+    return table
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan as TOML that `read_plan` reads back to an equal plan of the file's name. Raises PlanError."""
+    lines = [
+        "# Which parts of the renderer stay fp32, found by `sadtrt search`. Use it: --precision path/to/this.toml",
+        f"format = {_quoted(FORMAT)}",
+        f"base = {_quoted(plan.base)}",
+        f"why = {_quoted(plan.why)}",
+    ]
+    for part in plan.keep:
+        nodes = [_quoted(pattern) for pattern in part.nodes]
+        written = f"[{nodes[0]}]" if len(nodes) == 1 else "[\n" + "".join(f"    {node},\n" for node in nodes) + "]"
+        lines += ["", "[[keep]]", f"nodes = {written}", f"why = {_quoted(part.why)}"]
+    for title, facts in (("measured", plan.measured), ("versions", plan.versions)):
+        if facts:
+            lines += ["", f"[{title}]", *(f"{_key(name)} = {_value(name, value)}" for name, value in facts.items())]
+    return "\n".join(lines) + "\n"
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write the plan, whole or not at all. Raises PlanError for a path whose name is not the plan's."""
+    from sadtrt_core.records.files import write_atomically
+
+    if path.name != plan.name + PLAN_SUFFIX:
+        raise PlanError(f"plan {plan.name!r} cannot be written as {path.name}: expected {plan.name}{PLAN_SUFFIX}")
+    text = plan_text(plan)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)
+
+
+def _quoted(text: str) -> str:
+    # JSON's escapes are TOML's, but for one control character that JSON leaves as it is.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    if not _KEY.fullmatch(name):
+        raise PlanError(f"{name!r} cannot be the name of a fact: expected small letters, digits and underscores")
+    return name
+
+
+def _value(name: str, value: Fact) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PlanError(f"{name} is {value}: leave out what has no number")
+    return json.dumps(value)

@@ -1,0 +1,184 @@
+"""Plan files: written, read back, refused when damaged, and taken wherever a precision is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sadtrt_core.graph.edit import element_types
+from sadtrt_core.graph.pipeline import typed_graph
+from sadtrt_core.plan import FORMAT, Keep, Plan, PlanError, plan_text, read_plan, write_plan
+from sadtrt_core.precision import precision_named
+from sadtrt_core.stages import GRAPH_STAGES, STAGES
+
+PLAN = Plan(
+    "sixty",
+    "float16",
+    'holds 60 dB; "quoted" \\ and\nbroken \x7f over lines, é',
+    (Keep(("coordinates",), "+14 dB"), Keep(("/decoder/up_1/*", "/fourth/Conv"), "+3 dB for 2 %")),
+    {"psnr_min_db": 61.25, "max_lsb": 2, "meaningful": True, "reference": "pytorch fp32"},
+    {"sadtrt": "0.1.0"},
+)
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> Path:
+    path = tmp_path / "sixty.toml"
+    write_plan(PLAN, path)
+    return path
+
+
+def test_a_plan_is_read_back_as_it_was_written(plan_file):
+    assert read_plan(plan_file) == PLAN
+
+
+texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(lambda text: text.strip())
+patterns = st.just("coordinates") | st.text("abcXYZ019_./*?[]", max_size=30).map(lambda text: f"/{text}")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    why=texts,
+    keep=st.lists(st.builds(Keep, st.lists(patterns, min_size=1, max_size=3).map(tuple), texts), max_size=3),
+    facts=st.dictionaries(
+        st.text("abc_09", min_size=1, max_size=9),
+        st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    ),
+)
+def test_any_plan_survives_its_file(tmp_path_factory, why, keep, facts):
+    plan = Plan("any", "bfloat16", why, tuple(keep), facts, facts)
+    path = tmp_path_factory.mktemp("plans") / "any.toml"
+    write_plan(plan, path)
+    assert read_plan(path) == plan
+
+
+def test_a_plan_is_a_precision_by_its_path(plan_file):
+    precision = precision_named(str(plan_file))
+    assert precision == PLAN.precision
+    assert (precision.name, precision.compute) == ("sixty", "float16")
+    assert precision.keep_coordinates
+    assert precision.keep_nodes == ("/decoder/up_1/*", "/fourth/Conv")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "its format is 'None': expected format = 'sadtrt plan 1'"),
+        ("format = 'sadtrt plan 9'", "its format is 'sadtrt plan 9'"),
+        ("format = ", "is not TOML"),
+        ("base='float16'\nwhy='x'\ntactic='y'", "the plan has the unknown entry 'tactic'"),
+        ("why='x'", "base is 'None': expected text"),
+        ("base='float32'\nwhy='x'", "base type 'float32' is not one a plan can have: expected float16 or bfloat16"),
+        ("base='float16'", "why is 'None': expected text"),
+        ("base='float16'\nwhy='x'\nkeep='all'", "keep must be tables"),
+        ("base='float16'\nwhy='x'\n[[keep]]\nnodes='/a'\nwhy='y'", "nodes of a [[keep]] must be a list"),
+        ("base='float16'\nwhy='x'\n[[keep]]\nnodes=[]\nwhy='y'", "names no node"),
+        ("base='float16'\nwhy='x'\n[[keep]]\nnodes=['decoder']\nwhy='y'", "'decoder' cannot name a node"),
+        ("base='float16'\nwhy='x'\n[measured]\npsnr=[1]", "[measured] must be a table of plain texts"),
+    ],
+)
+def test_a_damaged_plan_is_refused_in_one_sentence(tmp_path, text, fault):
+    path = tmp_path / "bad.toml"
+    path.write_text(text if "format" in text or not text else f"format = {FORMAT!r}\n{text}")
+    with pytest.raises(PlanError) as refused:
+        read_plan(path)
+    assert fault in str(refused.value)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_files_that_are_no_plans_are_refused(tmp_path):
+    with pytest.raises(PlanError, match=r"cannot read the plan .*nowhere\.toml: No such file"):
+        precision_named(str(tmp_path / "nowhere.toml"))
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PlanError, match="is not TOML"):
+        read_plan(tmp_path / "bytes.toml")
+    (tmp_path / "long.toml").write_bytes(b"#" * (1 << 21))
+    with pytest.raises(PlanError, match="no plan is that long"):
+        read_plan(tmp_path / "long.toml")
+
+
+def test_a_plan_cannot_pass_for_a_built_in_precision(tmp_path):
+    path = tmp_path / "fp16.toml"
+    path.write_text(plan_text(PLAN))
+    with pytest.raises(PlanError, match="cannot be called 'fp16': that is a built-in precision; rename the file"):
+        read_plan(path)
+    with pytest.raises(PlanError, match="cannot be called 'a b'"):
+        Plan("a b", "float16", "why")
+
+
+def test_a_failed_write_leaves_the_old_plan(plan_file):
+    with pytest.raises(PlanError, match="psnr is inf: leave out what has no number"):
+        write_plan(Plan("sixty", "float16", "why", measured={"psnr": float("inf")}), plan_file)
+    with pytest.raises(PlanError, match=r"expected sixty\.toml"):
+        write_plan(PLAN, plan_file.with_name("other.toml"))
+    assert read_plan(plan_file) == PLAN
+    assert os.listdir(plan_file.parent) == ["sixty.toml"]
+
+
+def convolution_types(graph: bytes) -> dict[str, int]:
+    model = onnx.load_from_string(graph)
+    types = element_types(model)
+    return {node.name: types[node.input[1]] for node in model.graph.node if node.op_type == "Conv"}
+
+
+def test_a_plan_keeps_the_same_nodes_in_the_generator_and_in_its_parts(seeded_demo, plan_file, tmp_path):
+    precision = precision_named(str(plan_file))
+    found = {
+        name: convolution_types(typed_graph(seeded_demo, STAGES[name], precision, "native", tmp_path))
+        for name in GRAPH_STAGES
+    }
+    kept = {name for name, kind in found["generator"].items() if kind == onnx.TensorProto.FLOAT}
+    assert kept == {name for name in found["generator"] if name.startswith("/decoder/up_1/")} | {"/fourth/Conv"}
+    parts = {node: kind for name in ("appearance", "motion", "warp", "decode") for node, kind in found[name].items()}
+    assert parts == found["generator"]
+
+
+def test_a_pattern_that_names_nothing_is_refused(seeded_demo, tmp_path):
+    plan = Plan("stale", "float16", "a test", (Keep(("/decoder/up_1/*", "/decoder/up_9/*"), "once"),)).precision
+    with pytest.raises(ValueError, match=r"'stale' names '/decoder/up_9/\*', which matches no node") as refused:
+        typed_graph(seeded_demo, STAGES["generator"], plan, "native", tmp_path)
+    assert "search again" in str(refused.value)
+    # Nodes of the keypoint detector are not the generator's, but they are the renderer's.
+    detector = next(
+        name
+        for name in convolution_types(
+            typed_graph(seeded_demo, STAGES["keypoints"], precision_named("fp32"), "native", tmp_path)
+        )
+    )
+    other = Plan("other", "float16", "a test", (Keep((detector,), "one"),)).precision
+    typed_graph(seeded_demo, STAGES["generator"], other, "native", tmp_path)
+
+
+def test_benchmarks_take_a_plan_by_its_path_and_refuse_what_is_none(plan_file, tmp_path):
+    """The option itself: `pytest bench/ --precision path/to/plan.toml`."""
+    root = Path(__file__).parents[1]
+
+    def collected(*precisions: str) -> subprocess.CompletedProcess[str]:
+        chosen = [word for name in precisions for word in ("--precision", name)]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            str(root / "bench"),
+            "--collect-only",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+        ]
+        return subprocess.run([*command, *chosen], cwd=root, capture_output=True, text=True, timeout=120)
+
+    taken = collected("fp16", str(plan_file))
+    assert taken.returncode == 0, taken.stderr
+    assert "sixty.toml" in taken.stdout
+    twin = tmp_path / "other" / "sixty.toml"
+    write_plan(PLAN, twin)
+    assert "are both called 'sixty': rename one" in collected(str(plan_file), str(twin)).stdout
+    assert "cannot read the plan" in collected(str(tmp_path / "none.toml")).stdout
