@@ -28,6 +28,12 @@ def find_baseline(results: Path, name: str) -> Path:
     raise RecordsError(f"no baseline {name!r} in {folder}; {there}")
 
 
+def baseline_path(results: Path, name: str) -> Path:
+    """Where a baseline called `name` is written: in `<results>/baselines/` for a plain name, else at that path."""
+    plain = Path(name).name == name and not name.startswith(".")
+    return Path(results) / BASELINES_FOLDER / name if plain else Path(name)
+
+
 def write_baseline(run: Run, path: Path) -> None:
     """Make `run` the baseline at `path`: one file where the name ends in .json, else a folder with the CSV beside it.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sadtrt_core.records.baselines import find_baseline
 from sadtrt_core.records.codec import RecordsError
 from sadtrt_core.records.gate_latency import latency_findings, latency_tests
 from sadtrt_core.records.gate_picture import drift_findings, non_finite_findings, resource_findings
 from sadtrt_core.records.schema import Environment, Record, RecordKey, Run
-from sadtrt_core.records.store import read_run
+from sadtrt_core.records.store import read_run, records_file
 from sadtrt_core.records.thresholds import Thresholds
 from sadtrt_core.records.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, make_row
 
@@ -37,7 +38,10 @@ def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds) -> GateR
 
 
 def gate_files(candidate: Path, baseline: Path, thresholds: Thresholds) -> GateResult:
-    """`compare_runs` on two results folders or records files; exit code 2 with the reason where one cannot be read."""
+    """`compare_runs` on two results folders or records files.
+
+    Exit code 2 with the reason where one cannot be read, or where both are the same file, which would always pass.
+    """
     problems = []
     runs = []
     for name, path in (("the run", candidate), ("the baseline", baseline)):
@@ -45,9 +49,19 @@ def gate_files(candidate: Path, baseline: Path, thresholds: Thresholds) -> GateR
             runs.append(read_run(path))
         except RecordsError as error:
             problems.append(f"{name} cannot be used: {error}")
+    if not problems and records_file(candidate).resolve() == records_file(baseline).resolve():
+        problems.append(f"the run and the baseline are the same file, {records_file(candidate)}: nothing was compared")
     if problems:
         return GateResult(int(ExitCode.NOT_COMPARABLE), (), tuple(problems))
     return compare_runs(runs[0], runs[1], thresholds)
+
+
+def gate_named(candidate: Path, results: Path, baseline: str, thresholds: Thresholds) -> GateResult:
+    """`gate_files` with a baseline's name in `<results>/baselines` or its path; exit code 2 where there is none."""
+    try:
+        return gate_files(candidate, find_baseline(results, baseline), thresholds)
+    except RecordsError as error:
+        return GateResult(int(ExitCode.NOT_COMPARABLE), (), (str(error),))
 
 
 def _problems(candidate: Run, baseline: Run) -> list[tuple[str, str]]:

@@ -98,7 +98,7 @@ def read_run(path: Path) -> Run:
     Raises RecordsError, one sentence, for what is missing, over 64 MB, not JSON, truncated, of another schema version,
     changed since it was written, or holding fields that this version does not know.
     """
-    file = _records_file(Path(path))
+    file = records_file(Path(path))
     try:
         size = file.stat().st_size
         if size > SIZE_LIMIT:
@@ -164,7 +164,8 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _records_file(path: Path) -> Path:
+def records_file(path: Path) -> Path:
+    """The records file of a results folder, `results/latest` or a file itself; RecordsError for a damaged pointer."""
     if path.is_dir():
         return path / RECORDS_FILE
     pointer = path.with_name(path.name + ".txt")

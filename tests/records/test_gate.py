@@ -429,6 +429,15 @@ def test_files_that_cannot_be_used_never_pass(tmp_path: Path) -> None:
     assert "has schema version 9 but this sadtrt reads version 1" in result.problems[1]
 
 
+def test_a_run_is_no_baseline_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    write_run(run_of(measured()), tmp_path / "run" / "records.json")
+    (tmp_path / "latest").symlink_to("run")
+    result = gate_files(tmp_path / "run", tmp_path / "latest", THRESHOLDS)
+    assert result.exit_code == ExitCode.NOT_COMPARABLE
+    assert "the run and the baseline are the same file" in result.problems[0]
+
+
 def test_a_baseline_is_written_whole_and_found_again(tmp_path: Path) -> None:
     run = run_of(measured())
     write_baseline(run, tmp_path / "baselines" / "h200-trt8.6")
