@@ -15,7 +15,7 @@ from sadtrt_core.graph.edit import FLOAT_TYPES, GraphBuilder, element_types, rep
 
 #: Operators that move or choose values without computing new ones: what was rounded stays so.
 # fmt: off
-_EXACT = frozenset({
+EXACT = frozenset({
     "Reshape", "Transpose", "Concat", "Slice", "Gather", "Unsqueeze", "Squeeze", "Pad",
     "Split", "Expand", "Relu", "Identity", "Where", "Flatten", "Resize", "Max",
     "Min", "Floor", "Abs", "Neg",
@@ -50,7 +50,7 @@ def explicit_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes.append(node)
         if node.op_type == "Cast" and low:
             node.attribute[0].i = TensorProto.FLOAT
-        if not low or node.op_type in _EXACT:
+        if not low or node.op_type in EXACT:
             continue
         for position, name in enumerate(list(node.output)):
             node.output[position] = f"{name}_unrounded"

@@ -1,0 +1,100 @@
+"""What localising found, as plain values that are kept as JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from sadtrt_core.localise.parts import Level
+from sadtrt_core.localise.ranges import RangeFinding
+from sadtrt_core.precision import TORCH_TYPES, ComputeType
+from sadtrt_core.records.codec import JsonValue
+from sadtrt_core.records.measurements import Drift
+from sadtrt_core.records.schema import Weights, Workload
+
+REPORT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Loss(JsonValue):
+    """The worst of some frames: minimum PSNR in dB and SSIM (None with a frame that is not finite), largest LSB."""
+
+    psnr_min_db: float | None
+    ssim_min: float | None
+    max_lsb: int
+    non_finite_frames: int
+
+    @classmethod
+    def of(cls, drift: Drift) -> Loss:
+        """The worst of a drift's frames."""
+        broken = drift.has_non_finite
+        return cls(
+            None if broken else drift.psnr_min,
+            None if broken else drift.ssim_min,
+            drift.max_lsb_worst,
+            sum(drift.non_finite),
+        )
+
+    @property
+    def decibels(self) -> float:
+        """Minimum PSNR to compare by: minus infinity where a frame is not finite."""
+        return -math.inf if self.psnr_min_db is None else self.psnr_min_db
+
+
+@dataclass(frozen=True)
+class PartLoss(JsonValue):
+    """What one part costs: `alone` in the low type with the rest fp32, `spared` in fp32 with the rest low.
+
+    `arithmetic` is its share of the generator's operations, 0 to 1; `time` its share of the measured time of the
+    generator's stages, None where no run has it.
+    """
+
+    part: str
+    level: Level
+    within: str | None
+    patterns: tuple[str, ...]
+    alone: Loss
+    spared: Loss
+    arithmetic: float
+    time: float | None = None
+
+
+@dataclass(frozen=True)
+class DriftReport(JsonValue):
+    """Where one precision loses the picture. `frames` are the indices measured on, the sequence's worst.
+
+    `low` is everything in the precision, over those frames; the reference is the same graph in fp32. `complete` is
+    False where it was interrupted; `time_source` says whose latencies the shares of time are.
+    """
+
+    version: int
+    precision: str
+    compute: ComputeType
+    reference: str
+    meaningful: bool
+    weights: Weights
+    workload: Workload
+    frames: tuple[int, ...]
+    complete: bool
+    low: Loss
+    parts: tuple[PartLoss, ...]
+    ranges: tuple[RangeFinding, ...]
+    versions: dict[str, str]
+    time_source: str | None = None
+
+    def ranked(self, level: Level) -> tuple[PartLoss, ...]:
+        """The parts of one level, the one that costs most by itself first; the other direction settles ties."""
+        found = [part for part in self.parts if part.level == level]
+        return tuple(sorted(found, key=lambda part: (part.alone.decibels, -part.spared.decibels, part.part)))
+
+    def overflows(self) -> tuple[RangeFinding, ...]:
+        """Findings of values beyond the type's largest."""
+        return tuple(finding for finding in self.ranges if finding.kind == "overflow")
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The type's largest and smallest normal number."""
+        limits = torch.finfo(TORCH_TYPES[self.compute])
+        return limits.max, limits.tiny
