@@ -126,7 +126,7 @@ def kept_tensors(trt: Any, plan: bytes, kept: frozenset[str]) -> KeptTensors:
         raise RuntimeError("the engine that was just built cannot be loaded")
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     shown: dict[str, bool] = {}
-    for layer in json.loads(text).get("Layers", []):
+    for layer in json.loads(text, strict=False).get("Layers", []):
         if not isinstance(layer, dict):
             continue  # Names alone: the engine was built without detailed verbosity.
         for output in layer.get("Outputs", []):
