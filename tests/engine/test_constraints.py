@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from sadtrt_core.engine.constraints import (
+    KeptTensors,
     arithmetic_types,
     constrain_layers,
     has_low_precision,
@@ -170,3 +171,13 @@ def test_kept_tensors_that_ended_in_half_are_counted_and_named() -> None:
     found = kept_tensors(inspected(layers), b"plan", frozenset({"mask", "sum", "fused away"}))
     assert (found.declared, found.visible, found.in_half) == (3, 2, ("sum",))
     assert found.sentence() == "of 3 tensors kept in float32 the engine shows 2, 1 in half (sum)"
+
+
+def test_an_inspector_that_answers_with_raw_control_characters_is_read() -> None:
+    """8.6 puts the separators between the layers it fused into its JSON as they are."""
+    answer = '{"Layers": [{"Name": "a\x1eb", "Outputs": [{"Name": "mask", "Format/Datatype": "Row major FP32"}]}]}'
+    inspector = SimpleNamespace(get_engine_information=lambda form: answer)
+    trt = inspected([])
+    engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
+    trt.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: engine)
+    assert kept_tensors(trt, b"plan", frozenset({"mask"})) == KeptTensors(1, 1, ())
