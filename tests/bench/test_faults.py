@@ -1,0 +1,184 @@
+"""What a run leaves behind when something breaks in the middle of it: readable, marked, and said in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from suite_runs import TINY, SuiteProcess, end_suite, run_suite, start_suite
+
+from sadtrt_core.records.gate import compare_runs
+from sadtrt_core.records.store import read_run
+from sadtrt_core.records.thresholds import Thresholds
+
+TWO_ROWS = (*TINY, "--stage", "keypoints")
+
+FAULTS = """
+    import errno
+    import os
+    import pytest
+    import torch
+    from sadtrt_core import suite
+    from sadtrt_core.measure.sensors import Reading
+    from sadtrt_core.renderer.config import demo_config
+    from sadtrt_core.renderer.seeded import seeded_renderer
+    from sadtrt_core.runners.pytorch import PyTorchRunner
+    from sadtrt_core.suite import Suite
+
+    patch = pytest.MonkeyPatch()
+
+    def pytest_configure(config):
+        # The small networks: what breaks here does not depend on their size.
+        patch.setattr(suite, "choose_weights", lambda *_, **__: seeded_renderer(demo_config()))
+        globals()[os.environ["FAULT"]]()
+
+    def pytest_unconfigure(config):
+        patch.undo()
+
+    def runner_dies():
+        execute, calls = PyTorchRunner.execute, []
+
+        def dying(self):
+            calls.append(self.job.stage.name)
+            if calls.count("mapping") > 10:
+                calls.clear()
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            execute(self)
+
+        patch.setattr(PyTorchRunner, "execute", dying)
+
+    def nan_frame():
+        # Grey frames stand for the renderer's, so that the test takes no minute.
+        def grey(job, inputs, dtype=torch.float32):
+            return [torch.full((1, 3, 64, 64), 0.5, dtype=dtype) for _ in inputs]
+
+        def broken(self, runner, items):
+            frames = torch.cat(grey(None, items))
+            frames[1, 2, 30, 40] = float("nan")
+            return frames
+
+        patch.setattr(suite, "reference_frames", grey)
+        patch.setattr(Suite, "render_sequence", broken)
+
+    def read_only():
+        replace, written = os.replace, []
+
+        def refuse(source, target):
+            # Once for the empty run and once for the first record.
+            if str(target).endswith("records.json"):
+                written.append(target)
+            if len(written) > 2:
+                raise OSError(errno.EROFS, "Read-only file system")
+            replace(source, target)
+
+        patch.setattr(os, "replace", refuse)
+
+    def clock_drop():
+        class Dropping:
+            def __init__(self):
+                self.looks, self.counter = 0, 0.0
+
+            def read(self):
+                self.looks += 1
+                return Reading(1500.0 if self.looks == 2 else 1980.0, 3201.0, 50.0, 400.0, 900.0)
+
+            def energy_mj(self):
+                self.counter += 1000.0
+                return self.counter
+
+        patch.setattr(Suite, "sensors", Dropping())
+"""
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuiteProcess]:
+    made = SuiteProcess(tmp_path_factory.mktemp("suite"), FAULTS)
+    yield made
+    made.close()
+
+
+def test_a_runner_that_dies_in_the_middle_is_a_failed_row_and_the_suite_goes_on(suite: SuiteProcess) -> None:
+    finished = suite.run(TWO_ROWS, FAULT="runner_dies")
+    assert finished.code == 1, finished.output
+    run = read_run(finished.folders[-1])
+    broken, whole = run.records
+    assert (broken.key.stage, broken.status) == ("mapping", "failed")
+    assert broken.reason == "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert broken.latency is None
+    assert (whole.key.stage, whole.status) == ("keypoints", "measured")
+    assert run.complete
+    assert "an illegal memory access was encountered" in finished.output
+
+
+def test_a_nan_frame_is_counted_shown_and_stops_the_gate(suite: SuiteProcess) -> None:
+    finished = suite.run(["bench/test_precision_drift.py", *TINY[1:], "--frames", "3"], FAULT="nan_frame")
+    assert finished.code == 0, finished.output
+    assert "NaN in 1 of 3" in finished.output
+    run = read_run(finished.folders[-1])
+    (record,) = run.records
+    assert record.drift is not None
+    assert record.drift.non_finite == (False, True, False)
+    sound = dataclasses.replace(record.drift, non_finite=(False,) * 3, ssim=(1.0,) * 3)
+    result = compare_runs(
+        run, dataclasses.replace(run, records=(dataclasses.replace(record, drift=sound),)), Thresholds()
+    )
+    assert (result.exit_code, result.rows[0].verdict, result.rows[0].reason) == (1, "worse picture", "non_finite")
+
+
+def test_results_that_become_read_only_leave_what_was_written(suite: SuiteProcess) -> None:
+    finished = suite.run(TWO_ROWS, FAULT="read_only")
+    assert finished.code == 1, finished.output
+    assert "Read-only file system; free some space or choose a folder that can be written" in finished.output
+    assert "the run is not complete: cannot write" in finished.output
+    run = read_run(finished.folders[-1])
+    assert not run.complete
+    assert [record.key.stage for record in run.records] == ["mapping"]
+    assert not [path for path in finished.folders[-1].iterdir() if path.name.startswith(".")], "half-written files"
+
+
+def test_samples_during_a_clock_drop_are_marked_in_the_record_and_the_table(suite: SuiteProcess) -> None:
+    finished = suite.run(FAULT="clock_drop")
+    assert finished.code == 0, finished.output
+    (record,) = read_run(finished.folders[-1]).records
+    assert record.latency is not None
+    assert record.telemetry is not None
+    assert record.resources is not None
+    assert record.latency.disturbed
+    assert record.telemetry.sm_clock_mhz is not None
+    assert record.telemetry.sm_clock_mhz[0] == 1500.0
+    assert record.telemetry.memory_used_mb == (900.0, 900.0, 900.0)
+    assert (record.resources.energy_mj_per_frame or 0) > 0
+    (line,) = (line for line in finished.output.splitlines() if line.startswith("│ mapping"))
+    assert " * │" in line
+
+
+def test_a_run_killed_between_two_benchmarks_stays_readable_and_incomplete(tmp_path: Path) -> None:
+    killed = """
+        import os, signal
+
+        def pytest_runtest_logfinish(nodeid):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    finished = run_suite(tmp_path, TWO_ROWS, killed)
+    assert finished.code == -signal.SIGKILL
+    (folder,) = finished.folders
+    run = read_run(folder)
+    assert not run.complete
+    assert [(record.key.stage, record.status) for record in run.records] == [("mapping", "measured")]
+    assert [path.name for path in folder.iterdir()] == ["records.json"]
+    assert not (tmp_path / "results" / "latest").exists()
+
+
+def test_two_runs_at_the_same_time_in_one_checkout_both_finish(tmp_path: Path) -> None:
+    started = [start_suite(tmp_path), start_suite(tmp_path)]
+    ended = [end_suite(process, tmp_path) for process in started]
+    assert [finished.code for finished in ended] == [0, 0], ended[0].output + ended[1].output
+    first, second = ended[1].folders
+    for folder in (first, second):
+        run = read_run(folder)
+        assert run.complete
+        assert len(run.records) == 1
+    assert (tmp_path / "results" / "latest").resolve() in (first, second)

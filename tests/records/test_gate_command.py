@@ -1,0 +1,112 @@
+"""`sadtrt gate` from end to end: exit codes, what it writes for people and machines, and that it fails closed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from record_examples import ENVIRONMENT, key, latency, measured, run_of
+from typer.testing import CliRunner, Result
+
+from sadtrt_core.cli import app
+from sadtrt_core.records.schema import Run
+from sadtrt_core.records.store import read_run, write_run
+
+BASELINE = run_of(measured(), measured(key("decode")))
+SLOWER = run_of(measured(), measured(key("decode"), latency=latency(6.0, 6.5, seed=3)))
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stored(BASELINE, "results/baselines/h200/records.json")
+
+
+def stored(run: Run, path: str) -> str:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_run(run, Path(path))
+    return path
+
+
+def gate(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["gate", *arguments])
+
+
+def test_exit_codes_tell_the_verdicts_apart() -> None:
+    h100 = dataclasses.replace(ENVIRONMENT, gpu="NVIDIA H100")
+    expected = {
+        0: run_of(measured(latency=latency(seed=5)), measured(key("decode"), latency=latency(seed=6))),
+        1: SLOWER,
+        2: dataclasses.replace(BASELINE, environment=h100),
+        3: run_of(measured()),
+    }
+    for code, run in expected.items():
+        for baseline in ("h200", "results/baselines/h200"):
+            result = gate(stored(run, "run.json"), "--baseline", baseline)
+            assert result.exit_code == code, result.output
+
+
+def test_answers_for_machines_and_pull_requests() -> None:
+    files = ("--json", "gate.json", "--junit", "gate.xml", "--markdown", "gate.md")
+    assert gate(stored(SLOWER, "run.json"), "--baseline", "h200", *files).exit_code == 1
+    answer = json.loads(Path("gate.json").read_text())
+    assert {row["label"]: (row["verdict"], row["reason"]) for row in answer["rows"]} == {
+        "decode/tensorrt/fp16/native/batch 1": ("slower", "slower"),
+        "generator/tensorrt/fp16/native/batch 1": ("same", "within_limit"),
+    }
+    (suite,) = ElementTree.parse("gate.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "0")
+    assert "❌" in Path("gate.md").read_text()
+
+
+def test_a_baseline_is_written_on_purpose_only() -> None:
+    run = stored(SLOWER, "run.json")
+    assert gate(run, "--baseline", "new").exit_code == 2
+    assert not Path("results/baselines/new").exists()
+    assert gate(run, "--baseline", "h200").exit_code == 1
+    assert read_run(Path("results/baselines/h200")) == BASELINE
+    written = gate(run, "--baseline", "h200", "--update")
+    assert written.exit_code == 0
+    assert "wrote results/baselines/h200" in written.output
+    assert read_run(Path("results/baselines/h200")) == SLOWER
+    assert gate(run, "--baseline", "h200").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (run_of(), "holds no records"),
+        (dataclasses.replace(BASELINE, complete=False), "interrupted"),
+    ],
+)
+def test_a_run_that_holds_nothing_whole_neither_passes_nor_becomes_a_baseline(run: Run, words: str) -> None:
+    path = stored(run, "run.json")
+    judged = gate(path, "--baseline", "h200", "--json", "gate.json")
+    assert judged.exit_code == 2
+    assert any(words in problem for problem in json.loads(Path("gate.json").read_text())["problems"])
+    assert gate(path, "--baseline", "h200", "--update").exit_code == 2
+    assert read_run(Path("results/baselines/h200")) == BASELINE
+
+
+def test_files_that_are_missing_or_damaged_never_pass_and_are_named() -> None:
+    run = stored(BASELINE, "run.json")
+    Path("cut.json").write_bytes(Path(run).read_bytes()[:-50])
+    for baseline, words in (("nowhere", "there are h200"), ("cut.json", "truncated perhaps")):
+        result = gate(run, "--baseline", baseline, "--json", "gate.json", "--junit", "gate.xml")
+        assert result.exit_code == 2
+        assert words in json.loads(Path("gate.json").read_text())["problems"][0]
+        (suite,) = ElementTree.parse("gate.xml").getroot()
+        assert suite.get("errors") == "1"
+    assert gate("nowhere", "--baseline", "h200").exit_code == 2
+
+
+def test_thresholds_that_were_named_must_be_there() -> None:
+    run = stored(BASELINE, "run.json")
+    result = gate(run, "--baseline", "h200", "--thresholds", "limits.toml")
+    assert result.exit_code == 2
+    assert "cannot read thresholds from limits.toml" in result.output
+    Path("pyproject.toml").write_text("[tool.sadtrt.gate]\nslowdown_percent = 30\nhost_slowdown_percent = 30\n")
+    assert gate(stored(SLOWER, "run.json"), "--baseline", "h200").exit_code == 0
