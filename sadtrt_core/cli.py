@@ -1,4 +1,4 @@
-"""The command line: doctor, build, build-plugin, fit, report, gate."""
+"""The command line: doctor, build, build-plugin, fit, drift, report, gate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sadtrt_core.precision import PRECISIONS
-from sadtrt_core.stages import GRAPH_STAGES
+from sadtrt_core.stages import GRAPH_STAGES, STAGES
 
 if TYPE_CHECKING:
     from sadtrt_core.suite import Suite
@@ -210,6 +210,40 @@ def fit(
 
 
 @app.command()
+def drift(
+    precision: Annotated[str, typer.Option(help="A precision that computes low, or a plan's .toml file.")] = "fp16",
+    frames: Annotated[int, typer.Option(help="Frames of the driving sequence.")] = 16,
+    worst: Annotated[int, typer.Option(min=1, help="How many of them, the worst, every part is measured on.")] = 4,
+    size: Size = 256,
+    weights: WeightsChoice = "auto",
+    checkpoint: Checkpoint = None,
+    results: Annotated[Path, typer.Option(help="Folder for results.")] = Path("results"),
+    cache: Cache = None,
+) -> None:
+    """Find where a precision loses the picture: which stage, block and nodes, and whose numbers do not fit."""
+    from dataclasses import replace
+
+    from sadtrt_core.localise.display import shown_progress
+    from sadtrt_core.localise.run import localise_suite, write_report
+    from sadtrt_core.localise.table import renderables
+    from sadtrt_core.precision import precision_named
+    from sadtrt_core.suite import Suite
+
+    with _one_sentence():
+        options = _suite(size, weights, checkpoint, "cpu", "native", cache).options
+        suite = Suite(replace(options, frames=frames, results=results), say=errors.print)
+        with shown_progress(errors) as tell:
+            found = localise_suite(
+                suite, precision_named(precision), worst, lambda now: tell(now.doing, now.done, now.total)
+            )
+        folder = write_report(found, results)
+    for shown in renderables(found):
+        console.print(shown)
+    console.print(f"results: {folder}", soft_wrap=True)
+    raise typer.Exit(0 if found.complete else 130)
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="A run's folder or records.json.")] = Path("results/latest"),
     markdown: Annotated[
@@ -263,6 +297,63 @@ def gate(
             if path is not None:
                 write_atomically(path, render(result))
     raise typer.Exit(int(result.exit_code))
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="runner[:precision[:grid_sample]], such as pytorch:fp32.")],
+    b: Annotated[str, typer.Argument(help="The other, such as onnxruntime:fp16-mixed:native.")],
+    checkout: Annotated[Path | None, typer.Option(help="Run B in this other checkout of the project.")] = None,
+    stage: Annotated[list[str], typer.Option(help=f"Repeatable: {', '.join(STAGES)}.")] = ["generator"],  # noqa: B006
+    batch: Annotated[int, typer.Option(help="Batch size.")] = 1,
+    seconds: Annotated[float, typer.Option(help="How long to measure a stage, both sides together.")] = 10.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the outcomes as JSON.")] = None,
+    size: Size = 256,
+    weights: WeightsChoice = "auto",
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    optimization_level: Annotated[int, typer.Option(help="The builder's level, 0 (quick) to 5 (thorough).")] = 3,
+    cache: Cache = None,
+) -> None:
+    """Time two runners, precisions or checkouts in turn, A B B A, and give the ratio with its interval."""
+    import dataclasses
+    import json
+
+    from sadtrt_core.compare import Conditions, Side, compare_sides
+    from sadtrt_core.records.files import write_atomically
+    from sadtrt_core.suite import default_cache
+
+    outcomes = []
+    with _one_sentence():
+        sides = Side.parse(a), Side.parse(b)
+        names = sides[0].label(), sides[1].label() if checkout is None else f"{sides[1].label()} in {checkout}"
+        table = Table(title=f"A: {escape(names[0])}, B: {escape(names[1])}", title_justify="left")
+        for heading in ("stage", "clock", "A ms", "B ms", "B / A", "95% interval", "samples"):
+            table.add_column(heading, justify="left" if heading in ("stage", "clock") else "right")
+        sentences = []
+        for name in stage:
+            # The worker of a checkout runs in that folder, so paths must not depend on this one.
+            conditions = Conditions(
+                stage=name,
+                batch=batch,
+                size=size,
+                weights=weights,
+                checkpoint=str(checkpoint.resolve()) if checkpoint else None,
+                device=device,
+                cache=str((cache or default_cache()).resolve()),
+                optimization_level=optimization_level,
+            )
+            outcome = compare_sides(*sides, conditions, checkout, seconds, errors.print)
+            low, high = outcome.interval.low, outcome.interval.high
+            figures = (f"{outcome.a_ms:.4g}", f"{outcome.b_ms:.4g}", f"{outcome.ratio:.4f}", f"{low:.4f} to {high:.4f}")
+            table.add_row(name, outcome.clock, *figures, str(outcome.samples))
+            sentences.append(f"{name}: {outcome.sentence(*names)}")
+            outcomes.append({"stage": name, "a": names[0], "b": names[1], **dataclasses.asdict(outcome)})
+        console.print(table)
+        for sentence in sentences:
+            console.print(escape(sentence), highlight=False, soft_wrap=True)
+        if json_file is not None:
+            write_atomically(json_file, json.dumps(outcomes, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from sadtrt_core.localise.candidates import Candidates
-from sadtrt_core.localise.parts import Level, Part, block_parts, split, stage_parts
+from sadtrt_core.localise.parts import Part, block_parts, split, stage_parts
 from sadtrt_core.localise.ranges import RangeFinding, find_ranges
 from sadtrt_core.localise.report import Loss, PartLoss
 from sadtrt_core.localise.shapes import node_flops
@@ -132,9 +131,7 @@ class _Localiser:
             alone, spared = losses
             share = sum(self.flops.get(node, 0.0) for node in part.nodes) / self.total
             time = self.times.get(part.name) if part.level == "stage" else None
-            self.found.append(
-                PartLoss(part.name, part.level, part.within, part.patterns, alone, spared, share, time)
-            )
+            self.found.append(PartLoss(part.name, part.level, part.within, part.patterns, alone, spared, share, time))
         self._tell("done")
 
     def _tell(self, doing: str) -> None:

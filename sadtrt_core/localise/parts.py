@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -122,7 +122,8 @@ def _kinds(graph: onnx.ModelProto) -> dict[str, str]:
 def _common(nodes: frozenset[str]) -> list[str]:
     # The first and last in order differ earliest: what they share, all share.
     scopes = [name.split("/")[:-1] for name in nodes]
-    return os.path.commonprefix([min(scopes), max(scopes)])
+    pairs = zip(min(scopes), max(scopes), strict=False)
+    return [word for word, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
 def _by_scope(nodes: frozenset[str]) -> dict[str, frozenset[str]]:

@@ -1,0 +1,93 @@
+"""`sadtrt drift`: localises the loss of a suite's renderer and keeps the findings under results/."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sadtrt_core.environment import read_environment
+from sadtrt_core.graph.export import OPSET
+from sadtrt_core.graph.pipeline import cached_export
+from sadtrt_core.localise.candidates import Candidates
+from sadtrt_core.localise.measure import REFERENCE, Progress, localise
+from sadtrt_core.localise.report import REPORT_VERSION, DriftReport
+from sadtrt_core.localise.table import as_text
+from sadtrt_core.localise.times import latest_time_shares
+from sadtrt_core.precision import Precision
+from sadtrt_core.records import schema
+from sadtrt_core.records.files import write_atomically
+from sadtrt_core.records.store import utc_now
+from sadtrt_core.stage_inputs import frame_inputs
+from sadtrt_core.stages import STAGES
+from sadtrt_core.suite import Suite
+
+REPORT_FILE = "drift.json"
+TABLE_FILE = "drift.txt"
+
+
+def candidates_of(suite: Suite) -> Candidates:
+    """The suite's generator as an fp32 graph, and its inputs for every driving frame, on the host."""
+    graph = cached_export(suite.renderer, STAGES["generator"], OPSET, suite.options.cache)
+    items = frame_inputs(suite.renderer, suite.workload, STAGES["generator"], torch.device("cpu"))
+    return Candidates(graph, items)
+
+
+def localise_suite(
+    suite: Suite, precision: Precision, worst: int, tell: Callable[[Progress], None] = lambda progress: None
+) -> DriftReport:
+    """Where `precision` loses the picture of the suite's renderer, on the `worst` frames of its sequence.
+
+    Shares of time come from the newest run of the suite's results folder, where it has them. Raises ValueError as
+    `localise` does.
+    """
+    workload, weights = suite.workload, suite.renderer.weights
+    size = suite.renderer.config.image_size
+    shares = latest_time_shares(suite.options.results, precision.name, size)
+    found = localise(candidates_of(suite), precision, worst, shares[0] if shares else None, tell)
+    return DriftReport(
+        version=REPORT_VERSION,
+        precision=precision.name,
+        compute=precision.compute,
+        reference=REFERENCE,
+        meaningful=suite.drift_is_meaningful,
+        weights=schema.Weights(weights.kind, weights.name, weights.digest),
+        workload=schema.Workload(workload.name, workload.kp_driving.shape[0], size, workload.digest),
+        frames=found.frames,
+        complete=found.complete,
+        low=found.low,
+        parts=found.parts,
+        ranges=found.ranges,
+        versions=versions(),
+        time_source=shares[1] if shares else None,
+    )
+
+
+def versions() -> dict[str, str]:
+    """What drift on a CPU depends on."""
+    here = read_environment(torch.device("cpu"))
+    commit = f"{here.commit}{' with changes' if here.dirty else ''}" if here.commit else "unknown"
+    return {
+        "sadtrt": here.sadtrt_version,
+        "commit": commit,
+        "torch": here.torch or "unknown",
+        "onnxruntime": here.onnxruntime or "unknown",
+    }
+
+
+def write_report(report: DriftReport, results: Path) -> Path:
+    """Keep the findings as JSON and as text in `<results>/<UTC time>-drift-<precision>-<commit>/`; the folder."""
+    words = f"{report.precision}-{report.versions.get('commit', '')[:10]}"
+    name = f"{utc_now():%Y%m%dT%H%M%SZ}-drift-{re.sub(r'[^A-Za-z0-9.-]+', '-', words).strip('-')}"
+    folder = results / name
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = results / f"{name}-{number}"
+    folder.mkdir(parents=True)
+    write_atomically(folder / REPORT_FILE, json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
+    write_atomically(folder / TABLE_FILE, as_text(report))
+    return folder

@@ -1,0 +1,110 @@
+"""The findings of localising, for a terminal and a text file."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from sadtrt_core.localise.parts import Level
+from sadtrt_core.localise.report import DriftReport, Loss, PartLoss
+
+_TITLES: dict[Level, str] = {
+    "stage": "What each stage costs in {}, the worst first",
+    "block": "What each block of the worst stages costs in {}",
+    "nodes": "What each group of nodes of the worst block costs in {}",
+}
+_SHOWN_RANGES = 12
+_FILE_WIDTH = 150
+_PART_WIDTH = 26
+_LEGEND = (
+    "alone: the part in {0}, the rest fp32. kept: the part fp32, the rest {0}. dB, SSIM and LSB of the worst frame "
+    "against the same graph in fp32; FLOP: the part's share of the arithmetic."
+)
+
+
+def renderables(report: DriftReport) -> list[RenderableType]:
+    """Tables and sentences, in the order they are read."""
+    shown: list[RenderableType] = [Text(line) for line in _head(report)]
+    for level in ("stage", "block", "nodes"):
+        parts = report.ranked(level)
+        if parts:
+            shown.append(_table(report, level, parts))
+    shown.append(Text(_LEGEND.format(report.compute)))
+    shown += [Text(line) for line in _range_lines(report)]
+    return shown
+
+
+def as_text(report: DriftReport) -> str:
+    """The same without colours, 150 characters wide."""
+    drawn = io.StringIO()
+    console = Console(file=drawn, width=_FILE_WIDTH, color_system=None, force_terminal=False)
+    for shown in renderables(report):
+        console.print(shown)
+    return drawn.getvalue()
+
+
+def _head(report: DriftReport) -> list[str]:
+    frames = ", ".join(map(str, report.frames))
+    lines = [
+        f"{report.precision} of {report.workload.name}, {report.workload.size} pixels, under {report.weights.kind} "
+        f"weights ({report.weights.name}): {_loss(report.low)} over the worst frames ({frames} of "
+        f"{report.workload.frames})"
+    ]
+    if not report.meaningful:
+        lines.append("These weights are noise: the figures say nothing about a trained renderer.")
+    if not report.complete:
+        lines.append("Interrupted: what had not been measured is missing.")
+    return lines
+
+
+def _loss(loss: Loss) -> str:
+    if loss.psnr_min_db is None:
+        return f"{loss.non_finite_frames} frames not finite"
+    return f"min {loss.psnr_min_db:.1f} dB, max LSB {loss.max_lsb}"
+
+
+def _table(report: DriftReport, level: Level, parts: tuple[PartLoss, ...]) -> Table:
+    table = Table(title=_TITLES[level].format(report.precision), title_justify="left")
+    table.add_column("part", overflow="fold", min_width=_PART_WIDTH)
+    for heading in ("alone dB", "SSIM", "LSB", "kept dB", "LSB", "FLOP"):
+        table.add_column(heading, justify="right")
+    timed = any(part.time is not None for part in parts)
+    if timed:
+        table.add_column("time", justify="right")
+    for part in parts:
+        alone, spared = part.alone, part.spared
+        cells = [escape(part.part), *_cells(alone), _psnr(spared), str(spared.max_lsb), f"{part.arithmetic:.2%}"]
+        table.add_row(*cells, *(["-" if part.time is None else f"{part.time:.0%}"] if timed else []))
+    if timed and report.time_source:
+        table.caption = escape(f"time: {report.time_source}; motion's holds the coordinates'")
+    return table
+
+
+def _cells(loss: Loss) -> tuple[str, str, str]:
+    ssim = "-" if loss.ssim_min is None else f"{loss.ssim_min:.5f}"
+    return _psnr(loss), ssim, str(loss.max_lsb)
+
+
+def _psnr(loss: Loss) -> str:
+    return "not finite" if loss.psnr_min_db is None else f"{loss.psnr_min_db:.1f}"
+
+
+def _range_lines(report: DriftReport) -> list[str]:
+    if not report.ranges:
+        return [f"Every activation and weight fits {report.compute} over these frames."]
+    limit, normal = report.limits
+    over, under = report.overflows(), [f for f in report.ranges if f.kind == "underflow"]
+    lines = []
+    for title, findings in (
+        (f"Beyond {report.compute}", over),
+        (f"Mostly below {report.compute}'s normal range", under),
+    ):
+        if findings:
+            lines += [f"{title}:", *(f"  {finding.sentence(limit, normal)}" for finding in findings[:_SHOWN_RANGES])]
+        if len(findings) > _SHOWN_RANGES:
+            lines.append(f"  and {len(findings) - _SHOWN_RANGES} more, in drift.json")
+    return lines
