@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sadtrt_core.renderer.config import demo_config, full_config
+from sadtrt_core.renderer.config import RendererConfig, demo_config, full_config
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.seeded import seeded_renderer
 
@@ -33,3 +33,23 @@ def seeded_full() -> Renderer:
 def _no_gradients() -> object:
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Renderer:
+    """Networks of the same form at the least widths, for tests that render dozens of times."""
+    config = RendererConfig(
+        generator_width=4,
+        generator_width_max=16,
+        feature_channels=4,
+        feature_depth=4,
+        spade_hidden=4,
+        motion_width=2,
+        motion_width_max=8,
+        motion_channels=1,
+        keypoint_width=2,
+        keypoint_width_max=8,
+        keypoint_depth=2,
+        mapping_width=8,
+    )
+    return seeded_renderer(config)

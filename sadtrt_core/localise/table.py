@@ -19,7 +19,7 @@ _TITLES: dict[Level, str] = {
 }
 _SHOWN_RANGES = 12
 _FILE_WIDTH = 150
-_PART_WIDTH = 26
+_PART_WIDTH = 22
 _LEGEND = (
     "alone: the part in {0}, the rest fp32. kept: the part fp32, the rest {0}. dB, SSIM and LSB of the worst frame "
     "against the same graph in fp32; FLOP: the part's share of the arithmetic."
