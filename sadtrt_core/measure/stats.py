@@ -114,6 +114,29 @@ def ratio_interval(
     return Interval(float(low), float(high), confidence)
 
 
+def interleaved_ratio(
+    candidate: Sequence[Samples],
+    baseline: Sequence[Samples],
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 20250131,
+) -> tuple[float, Interval]:
+    """Ratio of medians of samples that were taken in turn, and its bootstrap interval, the same on every call.
+
+    Each entry holds the samples of one round, equally many a round. Whole rounds are drawn for both sides together:
+    what changed from round to round changed for both, and so does not widen the interval. Raises ValueError for
+    rounds that do not match.
+    """
+    above, below = (np.asarray(rounds, dtype=np.float64) for rounds in (candidate, baseline))
+    if above.ndim != 2 or below.ndim != 2 or len(above) != len(below) or not above.size or not below.size:
+        raise ValueError(f"rounds should match, equally many samples in each, but are {above.shape} and {below.shape}")
+    drawn = np.random.default_rng(seed).integers(0, len(above), size=(resamples, len(above)))
+    medians = [np.median(rows[drawn].reshape(resamples, -1), axis=1) for rows in (above, below)]
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(medians[0] / medians[1], [tail, 100 - tail], method="nearest")
+    return median_ratio(above.ravel(), below.ravel()), Interval(float(low), float(high), confidence)
+
+
 def rank_test(larger: Samples, smaller: Samples) -> float:
     """One-sided Mann-Whitney p-value: small where `larger` tends to exceed `smaller`.
 

@@ -122,7 +122,7 @@ class LatencySampler:
             if spent >= plan.warmup_floor_seconds and self._settled():
                 break
             self._warm_call()
-        return stats.median(self.warmup_ms[-plan.warmup_calls :]) / 1e3
+        return stats.median(self.warmup_ms[-max(plan.warmup_calls, _STEADY_WINDOW) :]) / 1e3
 
     def _warm_call(self) -> None:
         (start, stop), device = self._call()

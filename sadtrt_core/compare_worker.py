@@ -1,0 +1,50 @@
+"""The other checkout's process in `sadtrt compare --checkout`: one JSON line in, one out, until the input ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import sadtrt_core
+
+
+def serve(questions: IO[str], answers: IO[str]) -> None:
+    """Load what the first line asks for, then take a turn for every line that follows."""
+    from sadtrt_core.compare import Conditions, LocalContestant, Side, local_contestant
+    from sadtrt_core.engine.build import EngineBuildError
+
+    def answer(content: dict[str, Any]) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    def take_turns(contestant: LocalContestant) -> None:
+        answer({"call_seconds": contestant.call_seconds})
+        for line in questions:
+            turn = contestant.take(int(json.loads(line)["take"]))
+            answer({"host_ms": turn.host_ms, "device_ms": turn.device_ms})
+
+    asked = json.loads(questions.readline())
+    try:
+        side, conditions = Side(**asked["side"]), Conditions(**asked["conditions"])
+        suite = conditions.suite(lambda line: print(line, file=sys.stderr))
+        with local_contestant(side, conditions, suite) as contestant:
+            take_turns(contestant)
+    except (ValueError, TypeError, EngineBuildError, OSError) as error:
+        answer({"error": " ".join(str(error).split())})
+
+
+def main() -> None:
+    """Serve on the standard streams; whatever else prints goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    loaded = Path(sadtrt_core.__file__).absolute().parents[1]
+    if loaded.resolve() != Path.cwd().resolve():
+        print(json.dumps({"error": f"Python loaded sadtrt_core from {loaded}"}), file=answers, flush=True)
+        return
+    serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()
