@@ -23,11 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kernel_calls import call, empty_output
 from sampling_cases import MODES, Case, compared_points, random_cases, reference, to_channels_last, worst_excess
-from sampling_timing import SHAPES, Timing, copy_rate, time_shape
+from sampling_timing import SHAPES, Timing, time_shape
 
 from sadtrt_core.engine.plugin_build import build_kernel
 from sadtrt_core.engine.plugin_library import BUILD_FOLDER, PluginError
 from sadtrt_core.engine.sampling_kernel import SamplingKernel, SamplingMode
+from sadtrt_core.sampling.device_times import copy_rate
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 GROUPS = (0, 4, 8, 16)

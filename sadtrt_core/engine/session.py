@@ -36,7 +36,7 @@ def _primary_context(device_index: int) -> Any:
 
 
 @contextlib.contextmanager
-def _active_context(device_index: int) -> Iterator[None]:
+def active_context(device_index: int) -> Iterator[None]:
     """The primary context on pycuda's own stack, which its allocations and streams want."""
     context = _primary_context(device_index)
     context.push()
@@ -50,17 +50,23 @@ class EngineRefused(RuntimeError):
     """The engine does not fit this TensorRT, GPU or stage; another build may."""
 
 
-class _DeviceBuffer:
-    """float32 device memory that torch can view. Freed when neither the session nor a view refers to it."""
+_TYPE_STRINGS = {torch.float32: "<f4", torch.float16: "<f2"}
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+
+class DeviceBuffer:
+    """pycuda's device memory that torch can view. Freed when neither its maker nor a view refers to it.
+
+    `dtype` is float32 or float16. Made where `active_context` is active.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
         import pycuda.driver as cuda
 
         self.shape = shape
-        self.allocation = cuda.mem_alloc(4 * math.prod(shape))
+        self.allocation = cuda.mem_alloc(dtype.itemsize * math.prod(shape))
         self.__cuda_array_interface__ = {
             "shape": shape,
-            "typestr": "<f4",
+            "typestr": _TYPE_STRINGS[dtype],
             "data": (int(self.allocation), False),
             "strides": None,
             "version": 2,
@@ -83,7 +89,7 @@ class EngineSession:
         self._trt = trt
         self._device = torch.device("cuda", device.index if device.index is not None else torch.cuda.current_device())
         self._index: int = self._device.index
-        self._buffers: dict[str, _DeviceBuffer] = {}
+        self._buffers: dict[str, DeviceBuffer] = {}
         self._views: dict[str, Tensor] = {}
         self._pinned: dict[str, np.ndarray] = {}
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -132,7 +138,7 @@ class EngineSession:
 
         assert self._engine is not None
         assert self._context is not None
-        with _active_context(self._index):
+        with active_context(self._index):
             self._stream = cuda.Stream(_NON_BLOCKING)
             self.stream = torch.cuda.ExternalStream(self._stream.handle, device=self._device)
             names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
@@ -145,7 +151,7 @@ class EngineSession:
                 shape = tuple(int(size) for size in self._context.get_tensor_shape(name))
                 if min(shape, default=1) < 0:
                     raise EngineRefused(f"tensor {name!r} of the engine has no fixed shape: {shape}")
-                buffer = _DeviceBuffer(shape)
+                buffer = DeviceBuffer(shape)
                 self._buffers[name] = buffer
                 with torch.inference_mode(False):  # Else nobody outside that mode could bind inputs.
                     self._views[name] = torch.as_tensor(buffer, device=self._device)
@@ -213,7 +219,7 @@ class EngineSession:
 
         self._require_stream()
         assert self._stream is not None
-        with _active_context(self._index):
+        with active_context(self._index):
             for name in self.outputs:
                 if name not in self._pinned:
                     self._pinned[name] = cuda.pagelocked_empty(self._buffers[name].shape, np.float32)

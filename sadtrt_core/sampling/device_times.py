@@ -1,0 +1,80 @@
+"""Times of short GPU work by CUDA events: a CUDA graph of many launches, so that the host's own time is not seen.
+
+"Cold" is a graph that goes round over so many copies of all tensors that the device's L2 cache holds none of what is
+read next. "Warm" is one set of tensors again and again, so that what fits stays in L2, as it would for a layer that has
+just been computed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+REPLAYS = 40
+_LAUNCHES = 20
+_UNCOUNTED = 5
+
+Launch = Callable[[], object]
+
+
+def copies_beyond_cache(bytes_moved: int, device: torch.device) -> int:
+    """How many copies of tensors of that many bytes are needed so that L2 holds none of the next one: 2 to 40."""
+    l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+    return max(2, min(40, -(-3 * l2_bytes // bytes_moved)))
+
+
+def graph_time_us(launches: Sequence[Launch], at_least: int = _LAUNCHES) -> float:
+    """Microseconds of one launch: median over replays of a CUDA graph that goes round over `launches`."""
+    rounds = -(-at_least // len(launches))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for launch in launches[:2]:
+            launch()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(rounds):
+            for launch in launches:
+                launch()
+    times = [_event_time_us(graph.replay) for _ in range(REPLAYS + _UNCOUNTED)]
+    return statistics.median(times[_UNCOUNTED:]) / (rounds * len(launches))
+
+
+def single_time_us(launch: Launch) -> float:
+    """Microseconds between two events around one launch on an idle device, the launch's own overhead included."""
+    times = []
+    for _ in range(REPLAYS + 2 * _UNCOUNTED):
+        torch.cuda.synchronize()
+        times.append(_event_time_us(launch))
+    return statistics.median(times[2 * _UNCOUNTED :])
+
+
+def _event_time_us(work: Launch) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e3
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes read plus bytes written a second by a copy within the device's memory: 1 GiB on a GPU, 256 MiB else."""
+    size = 2**30 if device.type == "cuda" else 2**28
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    if device.type == "cuda":
+        seconds = graph_time_us([lambda: target.copy_(source)], 4) * 1e-6
+    else:
+        target.copy_(source)  # The pages of the target are made by the first write.
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            target.copy_(source)
+            times.append(time.perf_counter() - start)
+        seconds = statistics.median(times)
+    return 2 * size / seconds
