@@ -1,4 +1,4 @@
-"""The command line: doctor, build, build-plugin, fit, drift, report, gate."""
+"""The command line: doctor, build, build-plugin, fit, drift, search, report, gate."""
 
 from __future__ import annotations
 
@@ -241,6 +241,29 @@ def drift(
         console.print(shown)
     console.print(f"results: {folder}", soft_wrap=True)
     raise typer.Exit(0 if found.complete else 130)
+
+
+@app.command()
+def search(
+    precision: Annotated[str, typer.Option(help="The base: fp16 or bf16.")] = "fp16",
+    min_psnr: Annotated[float, typer.Option(help="What every frame has to hold, in dB.")] = 60.0,
+    max_lsb: Annotated[int | None, typer.Option(help="The largest difference of a pixel, of 255.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames of the driving sequence.")] = 16,
+    worst: Annotated[int, typer.Option(min=1, help="How many of them, the worst, are tried first.")] = 4,
+    out: Annotated[Path | None, typer.Option(help="The plan to write (default: plans/<base>-<dB>db.toml).")] = None,
+    device: Device = "auto",
+    size: Size = 256,
+    weights: WeightsChoice = "auto",
+    checkpoint: Checkpoint = None,
+    cache: Cache = None,
+) -> None:
+    """Find what has to stay fp32 for an accuracy budget, and write it as a plan. Run again, it goes on."""
+    from sadtrt_core.search.command import search_command
+
+    with _one_sentence():
+        suite = _suite(size, weights, checkpoint, device, "auto", cache)
+        found = search_command(suite, precision, min_psnr, max_lsb, frames, worst, out, console, errors)
+    raise typer.Exit(0 if found else 1)
 
 
 @app.command()

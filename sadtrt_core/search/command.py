@@ -1,0 +1,74 @@
+"""What `sadtrt search` does between its options and its exit code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sadtrt_core.localise.display import shown_progress
+from sadtrt_core.plan import Plan, write_plan
+from sadtrt_core.precision import PLAN_SUFFIX, precision_named
+from sadtrt_core.search.greedy import Outcome
+from sadtrt_core.search.run import search_suite
+from sadtrt_core.search.trials import Budget
+from sadtrt_core.suite import Suite
+
+PLANS_FOLDER = Path("plans")
+
+
+def search_command(
+    asked: Suite,
+    precision: str,
+    min_psnr: float,
+    max_lsb: int | None,
+    frames: int,
+    worst: int,
+    out: Path | None,
+    console: Console,
+    errors: Console,
+) -> bool:
+    """Search, write the plan and say what was found; False where no plan holds the budget.
+
+    Raises ValueError for a name that no plan can have, before anything is measured.
+    """
+    target = out or PLANS_FOLDER / f"{precision}-{min_psnr:g}db{PLAN_SUFFIX}"
+    if target.suffix != PLAN_SUFFIX:
+        raise ValueError(f"--out {target} is no name of a plan: expected one that ends in {PLAN_SUFFIX}")
+    base = precision_named(precision)
+    name = target.name.removesuffix(PLAN_SUFFIX)
+    Plan(name, "float16", "to check the name")
+    suite = Suite(replace(asked.options, frames=frames), say=errors.print)
+    budget = Budget(min_psnr, max_lsb)
+
+    def say(line: str) -> None:
+        errors.print(line, markup=False, soft_wrap=True)
+
+    with shown_progress(errors) as tell:
+        found = search_suite(
+            suite, base, budget, name, worst, say, lambda count: tell("trying candidates", count, None)
+        )
+    if found.plan is None:
+        console.print(found.refusal, markup=False, soft_wrap=True)
+        return False
+    write_plan(found.plan, target)
+    console.print(_table(found.plan, found.outcome))
+    console.print(f"{found.trials} candidates rendered; wrote {target}", markup=False, soft_wrap=True)
+    return True
+
+
+def _table(plan: Plan, outcome: Outcome) -> Table:
+    drift = outcome.drift
+    table = Table(
+        title=f"{plan.name}: {drift.psnr_min:.1f} dB, max LSB {drift.max_lsb_worst}, "
+        f"{outcome.cost:.2%} of the arithmetic in fp32",
+        title_justify="left",
+    )
+    table.add_column("kept in fp32", overflow="fold")
+    table.add_column("why", overflow="fold")
+    for part in plan.keep:
+        table.add_row(escape("\n".join(part.nodes)), escape(part.why))
+    return table
