@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from sadtrt_core.environment import read_environment
 from sadtrt_core.records.schema import RecordKey
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.registry import RunnerKind, runner_named
+from sadtrt_core.sampling.rows import SamplingRow, sampling_table, write_rows
 from sadtrt_core.suite import Suite, failed, skipped
 
 Row = tuple[RunnerKind, Job, RecordKey]
@@ -52,3 +57,34 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     if call.when == "call" and report.failed and call.excinfo is not None:
         item.stash[CALL_ERROR] = call.excinfo.value
     return report
+
+
+SAMPLING_ROWS = pytest.StashKey[list[SamplingRow]]()
+SAMPLING_FILE = pytest.StashKey[Path]()
+
+
+@pytest.fixture(scope="session")
+def sampling_rows(request: pytest.FixtureRequest, suite: Suite) -> Iterator[list[SamplingRow]]:
+    """Where the rows of sampling a volume by itself are gathered; in the end they are kept beside the run's records.
+
+    A run that recorded nothing else has no folder of its own: then they are in results/grid-sample/.
+    """
+    rows: list[SamplingRow] = []
+    yield rows
+    if not rows:
+        return
+    folder = suite.writer.folder if suite.started else suite.options.results / "grid-sample"
+    request.config.stash[SAMPLING_ROWS] = rows
+    request.config.stash[SAMPLING_FILE] = write_rows(rows, read_environment(suite.device), folder)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    rows = config.stash.get(SAMPLING_ROWS, None)
+    if rows is None:
+        return
+    # Where there is no terminal to ask, wide enough that no word of a table breaks.
+    file = terminalreporter._tw._file
+    console = Console(file=file, width=None if file.isatty() else 160)
+    console.print(sampling_table(rows))
+    if SAMPLING_FILE in config.stash:
+        console.print(f"sampling: {os.path.relpath(config.stash[SAMPLING_FILE])}", soft_wrap=True)

@@ -36,7 +36,8 @@ def graph_time_us(launches: Sequence[Launch], at_least: int = _LAUNCHES) -> floa
             launch()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Thread-local: another thread that reads clocks or memory meanwhile does not spoil the capture.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         for _ in range(rounds):
             for launch in launches:
                 launch()

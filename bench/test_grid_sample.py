@@ -1,0 +1,109 @@
+"""Sampling a volume by itself: our kernel, engines, and PyTorch, beside what the device's memory gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sadtrt_core.engine.build import BuildOptions
+from sadtrt_core.engine.sampler_check import TOLERANCE
+from sadtrt_core.precision import PRECISIONS, TORCH_TYPES, ComputeType, precision_named
+from sadtrt_core.sampling.device_times import copies_beyond_cache, copy_rate, graph_time_us
+from sadtrt_core.sampling.methods import SAMPLING_METHODS, SamplingLaunch, SamplingMethod, Setting, expanded
+from sadtrt_core.sampling.rows import SamplingRow
+from sadtrt_core.sampling.shapes import RENDERER_SHAPES, SamplingShape, renderer_grids, renderer_volume
+from sadtrt_core.suite import Suite
+
+FEATURES: tuple[ComputeType, ...] = ("float32", "float16")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every method at every shape in every type that the options leave; one skipped row where they leave none."""
+    option = metafunc.config.getoption
+    features = {precision_named(name).compute for name in option("precision") or PRECISIONS}
+    rows = [
+        pytest.param(shape, kind, method, id=f"{shape.name}, {kind}, {method.name}")
+        for shape in RENDERER_SHAPES
+        for kind in FEATURES
+        for method in SAMPLING_METHODS.values()
+        if method.applies(shape)
+        and kind in features
+        and (not option("runner") or method.runner in option("runner"))
+        and (option("grid_sample") == "auto" or method.grid_sample in (None, option("grid_sample")))
+    ]
+    reason = None if rows else "no way to sample a volume is left by --runner, --precision and --grid-sample"
+    if option("stage"):
+        reason = "--stage was given, and sampling a volume by itself is no stage"
+    if reason is not None:
+        rows = [pytest.param(None, None, None, id="none", marks=pytest.mark.skip(reason=reason))]
+    metafunc.parametrize(("shape", "features", "method"), rows)
+
+
+@pytest.fixture(scope="module")
+def device_copy_rate(suite: Suite) -> float:
+    """Bytes a second, read and written, of a copy within the device's memory."""
+    return copy_rate(suite.device)
+
+
+def test_grid_sample(
+    shape: SamplingShape,
+    features: ComputeType,
+    method: SamplingMethod,
+    suite: Suite,
+    benchmark: Any,
+    sampling_rows: list[SamplingRow],
+    device_copy_rate: float,
+) -> None:
+    options = BuildOptions(optimization_level=suite.options.optimization_level)
+    dtype = TORCH_TYPES[features]
+    setting = Setting(shape, dtype, suite.device, suite.options.cache, options, suite.say)
+    reason = method.absence(setting)
+    if reason is None and suite.device.type == "cpu" and 4 * shape.size > suite.options.size:
+        reason = f"{4 * shape.size} pixels take a CPU a second a call (--size {4 * shape.size})"
+    if reason is not None:
+        pytest.skip(reason)
+    benchmark.group = f"grid sample, {shape.name}, {features}"
+    on_gpu = suite.device.type == "cuda"
+    moved = shape.bytes_moved(dtype.itemsize)
+    with torch.inference_mode(), method.open(setting) as launcher:
+        volume, grid = _tensors(setting, 0)
+        launch = launcher(volume, grid)
+        launch()
+        difference = _difference(launch, volume, grid)
+        if method.exact_coordinates or dtype == torch.float32:
+            assert difference <= TOLERANCE[features], f"differs from PyTorch by {difference:.3g}: not worth timing"
+        rounds, warm_up = (40, 10) if on_gpu else (3, 0)
+        benchmark.pedantic(_once, args=(launch, on_gpu), rounds=rounds, warmup_rounds=warm_up, iterations=1)
+        if benchmark.disabled:
+            pytest.skip("--benchmark-disable: ran once, recorded nothing")
+        cold = warm = None
+        if on_gpu:
+            others = [launcher(*_tensors(setting, n)) for n in range(1, copies_beyond_cache(moved, suite.device))]
+            cold = graph_time_us([launch, *others])
+            warm = graph_time_us([launch])
+    host = benchmark.stats.stats.median * 1e6
+    row = SamplingRow(shape.name, features, method.name, host, cold, warm, moved, device_copy_rate, difference)
+    sampling_rows.append(row)
+    benchmark.extra_info.update(row.extra_info())
+
+
+def _tensors(setting: Setting, seed: int) -> tuple[Tensor, Tensor]:
+    volume = renderer_volume(setting.shape, setting.dtype, setting.device, seed)
+    return volume, renderer_grids(setting.shape, setting.device, seed)
+
+
+def _once(launch: SamplingLaunch, on_gpu: bool) -> None:
+    launch()
+    if on_gpu:
+        torch.cuda.synchronize()
+
+
+def _difference(launch: SamplingLaunch, volume: Tensor, grid: Tensor) -> float:
+    """Largest difference of the last samples from PyTorch's, computed in fp32 on the features as they are."""
+    repeats = grid.shape[0] // volume.shape[0]
+    expected = F.grid_sample(expanded(volume.float(), repeats), grid, align_corners=False)
+    return (launch.samples().float() - expected).abs().max().item()

@@ -1,0 +1,111 @@
+"""What was measured of each way to sample: times, bytes a second, and how they are shown and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from sadtrt_core.records.files import write_atomically
+from sadtrt_core.records.schema import Environment
+
+FILE = "grid_sample.json"
+FILE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SamplingRow:
+    """One method at one shape. Times in microseconds of one sampling, rates in bytes a second.
+
+    `cold_us` and `warm_us` are device times (sampling/device_times.py), None on a CPU; `host_us` is the host's clock
+    around one call and the wait for it. `bytes_moved` counts every byte of volume, grid and output once. `copy_rate`
+    is what a copy within the device's memory reaches, read and written bytes together. `max_difference` is the largest
+    difference from PyTorch in fp32 with the same features and fp32 coordinates, features being standard normal.
+    """
+
+    shape: str
+    dtype: str
+    method: str
+    host_us: float
+    cold_us: float | None
+    warm_us: float | None
+    bytes_moved: int
+    copy_rate: float
+    max_difference: float
+
+    @property
+    def judged_us(self) -> float:
+        """The time that rates are taken from: the device's with a cold cache, on a CPU the host's."""
+        return self.host_us if self.cold_us is None else self.cold_us
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second, every byte counted once."""
+        return self.bytes_moved / (self.judged_us * 1e-6)
+
+    @property
+    def limit_us(self) -> float:
+        """How long every byte once would take at the copy rate."""
+        return self.bytes_moved / self.copy_rate * 1e6
+
+    def extra_info(self) -> dict[str, float | None]:
+        """What pytest-benchmark keeps beside its own statistics."""
+        return {
+            "device_us_cold": self.cold_us,
+            "device_us_warm": self.warm_us,
+            "bytes_moved": self.bytes_moved,
+            "bytes_per_second": self.rate,
+            "copy_bytes_per_second": self.copy_rate,
+            "share_of_copy_rate": self.rate / self.copy_rate,
+            "every_byte_once_us": self.limit_us,
+            "max_difference": self.max_difference,
+        }
+
+
+def sampling_table(rows: Sequence[SamplingRow]) -> Table:
+    """The rows in the order they were measured, a section for each shape and type."""
+    table = Table(
+        title="sampling a volume, by itself",
+        title_justify="left",
+        caption=f"a copy within the device's memory: {rows[0].copy_rate / 1e9:.0f} GB/s read plus written; GB/s: every "
+        "byte of volume, grid and output once in the cold time (on a CPU in the host's); limit: the same at the copy's "
+        "rate",
+        caption_justify="left",
+    )
+    for heading in ("shape", "features", "method"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("cold us", "warm us", "host us", "GB/s", "of copy", "limit us", "difference"):
+        table.add_column(heading, justify="right")
+    before = None
+    for row in rows:
+        section = row.shape, row.dtype
+        if before not in (None, section):
+            table.add_section()
+        before = section
+        table.add_row(
+            *(escape(text) for text in (row.shape, row.dtype, row.method)),
+            *("-" if us is None else f"{us:.2f}" for us in (row.cold_us, row.warm_us)),
+            f"{row.host_us:.1f}",
+            f"{row.rate / 1e9:.1f}",
+            f"{row.rate / row.copy_rate:.1%}",
+            f"{row.limit_us:.2f}",
+            f"{row.max_difference:.1e}",
+        )
+    return table
+
+
+def write_rows(rows: Sequence[SamplingRow], environment: Environment, folder: Path) -> Path:
+    """Write grid_sample.json into `folder`, made where it is missing; its path. Raises RecordsError or OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "version": FILE_VERSION,
+        "environment": environment.to_json(),
+        "rows": [{**asdict(row), "bytes_per_second": row.rate, "limit_us": row.limit_us} for row in rows],
+    }
+    path = folder / FILE
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return path
