@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,3 +93,23 @@ def test_a_bad_launch_is_refused_with_a_sentence(kernel: SamplingKernel) -> None
     problem.padding, problem.layout = 0, 1
     with pytest.raises(SamplingError, match="aligned to 16 bytes"):
         kernel.launch(problem, 8, 16, 16)
+
+
+def test_the_benchmarks_launches_lay_out_and_give_back_every_layout(
+    kernel: SamplingKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of what a launch takes from the GPU only memory and a stream's handle are stood in for.
+    from sadtrt_core.sampling import kernel as launches
+
+    monkeypatch.setattr(launches, "pycuda_tensor", lambda shape, dtype, device: torch.zeros(shape, dtype=dtype))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+    generator = torch.Generator().manual_seed(7)
+    volume = torch.randn((1, 16, 3, 5, 7), generator=generator).half()
+    case = Case(volume, torch.rand((4, 2, 9, 11, 3), generator=generator) * 2.4 - 1.2, SamplingMode())
+    for layout in ("linear", "channels_last"):
+        launch = launches.KernelLaunch(kernel, volume, case.grid, layout)
+        assert not launch.samples().any()
+        launch()
+        assert worst_excess(case, launch.samples(), reference(case)) <= 1.0
+    with pytest.raises(ValueError, match="multiple of 8 channels, not 5"):
+        launches.KernelLaunch(kernel, volume[:, :5], case.grid, "channels_last")

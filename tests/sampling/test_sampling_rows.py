@@ -1,0 +1,42 @@
+"""Rates and limits of a row, and the file that keeps them."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from sadtrt_core.environment import read_environment
+from sadtrt_core.sampling.rows import SamplingRow, sampling_table, write_rows
+
+ON_GPU = SamplingRow("16 grids", "float16", "kernel", 40.0, 16.0, 14.0, 20_000_000, 2.5e12, 1e-3)
+ON_CPU = SamplingRow("16 grids", "float32", "PyTorch", 40_000.0, None, None, 20_000_000, 2.5e10, 0.0)
+
+
+def test_rates_come_from_the_devices_cold_time_and_on_a_cpu_from_the_hosts():
+    assert ON_GPU.rate == pytest.approx(20e6 / 16e-6)
+    assert ON_GPU.limit_us == pytest.approx(8.0)
+    assert ON_CPU.rate == pytest.approx(20e6 / 40e-3)
+    assert ON_GPU.extra_info()["share_of_copy_rate"] == pytest.approx(0.5)
+    assert ON_CPU.extra_info()["device_us_cold"] is None
+
+
+def test_the_table_shows_share_of_the_copy_rate_and_the_limit():
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(sampling_table([ON_GPU, ON_CPU]))
+    lines = {line.split("│")[3].strip(): line for line in console.export_text().splitlines() if line.startswith("│")}
+    assert "50.0%" in lines["kernel"]
+    assert "8.00" in lines["kernel"]
+    assert lines["PyTorch"].count(" - ") == 2
+
+
+def test_the_file_holds_every_row_and_the_machine(tmp_path):
+    path = write_rows([ON_GPU, ON_CPU], read_environment(torch.device("cpu")), tmp_path / "new")
+    content = json.loads(path.read_text())
+    assert [row["method"] for row in content["rows"]] == ["kernel", "PyTorch"]
+    assert content["rows"][0]["cold_us"] == 16.0
+    assert content["rows"][0]["bytes_per_second"] == pytest.approx(1.25e12)
+    assert content["environment"]["torch"] == torch.__version__
