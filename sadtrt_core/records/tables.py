@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sadtrt_core.measure import stats
 from sadtrt_core.records.parts import TOLERANCE, parts_against_whole
-from sadtrt_core.records.schema import Drift, Record, RecordKey, Run
+from sadtrt_core.records.schema import Drift, Record, RecordKey, Run, Spread
 from sadtrt_core.records.summary import ratio_to_reference, reference_record
 from sadtrt_core.records.text import decibels, megabytes, milliseconds
 
@@ -26,8 +26,8 @@ class TextTable:
 
 
 def report_tables(run: Run) -> tuple[TextTable, ...]:
-    """The tables that hold anything: latency, drift, sum of parts, what was not run."""
-    tables = (latency_table(run), drift_table(run), parts_table(run), absent_table(run))
+    """The tables that hold anything: latency, drift, sum of parts, telemetry, what was not run."""
+    tables = (latency_table(run), drift_table(run), parts_table(run), telemetry_table(run), absent_table(run))
     return tuple(table for table in tables if table.rows)
 
 
@@ -85,6 +85,20 @@ def parts_table(run: Run) -> TextTable:
     return TextTable("Sum of parts against the whole", headings, tuple(rows), 5, note=note)
 
 
+def telemetry_table(run: Run) -> TextTable:
+    """What the GPU did while each row was timed: clocks, heat, power, memory, energy, and what was disturbed."""
+    measured = _by_stage(run, [record for record in run.records if record.telemetry is not None])
+    headings = ("SM MHz", "memory MHz", "deg C", "W", "used MB", "mJ a frame", "disturbed", "throttled by")
+    rows = tuple((*_key_cells(record.key), *_telemetry_cells(record)) for record in measured)
+    note = (
+        "Lowest to highest, one figure where they are the same. Energy is the whole board's, back to back. Disturbed: "
+        "samples during which the SM clock fell by more than 5% or something throttled the clocks."
+    )
+    return TextTable(
+        "Telemetry", (*KEY_HEADINGS, *headings), rows, len(KEY_HEADINGS), _breaks(measured), note if rows else ""
+    )
+
+
 def absent_table(run: Run) -> TextTable:
     """What was skipped or failed, one line for each reason."""
     groups: dict[tuple[str, str], list[RecordKey]] = {}
@@ -135,6 +149,27 @@ def _latency_cells(run: Run, record: Record) -> tuple[str, ...]:
         megabytes(record.resources.gpu_memory_mb if record.resources else None),
         megabytes(record.resources.engine_mb if record.resources else None),
     )
+
+
+def _telemetry_cells(record: Record) -> tuple[str, ...]:
+    seen, latency, used = record.telemetry, record.latency, record.resources
+    assert seen is not None  # The caller selects records with telemetry.
+    energy = used.energy_mj_per_frame if used else None
+    disturbed = f"{len(latency.disturbed)} of {len(latency.judged_ms)}" if latency else "-"
+    spreads = (seen.sm_clock_mhz, seen.memory_clock_mhz, seen.temperature_c, seen.power_w, seen.memory_used_mb)
+    return (
+        *map(_spread, spreads),
+        "-" if energy is None else f"{energy:.4g}",
+        disturbed,
+        ", ".join(seen.throttle_reasons) or "-",
+    )
+
+
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    low, high = f"{spread[0]:.0f}", f"{spread[2]:.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _interval(samples: tuple[float, ...]) -> str:

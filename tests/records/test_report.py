@@ -14,7 +14,7 @@ from sadtrt_core.records.frames import PNG_SIGNATURE
 from sadtrt_core.records.pareto import draw_pareto, frontier, pareto_points
 from sadtrt_core.records.parts import parts_against_whole
 from sadtrt_core.records.report import markdown_summary, print_tables, write_html
-from sadtrt_core.records.schema import Drift, Record, RecordKey, RecordsError, Run, Weights
+from sadtrt_core.records.schema import Drift, Record, RecordKey, RecordsError, Resources, Run, Telemetry, Weights
 
 REFERENCE = RecordKey("generator", "pytorch", "fp32", "torch", 1)
 
@@ -72,6 +72,15 @@ def test_parts_that_do_not_add_up_are_pointed_at() -> None:
     (entry,) = parts_against_whole(on_cpu(run_of(*on_host)))
     assert (entry.clock, entry.agrees) == ("host", True)
     assert parts_against_whole(run_of(*on_host[:-1])) == ()
+
+
+def test_telemetry_tells_clocks_energy_and_what_was_disturbed() -> None:
+    seen = Telemetry((1500.0, 1980.0, 1980.0), None, (45.0, 50.0, 50.2), (400.0,) * 3, ("software power cap",))
+    run = run_of(measured(latency=latency(disturbed=(1, 2)), telemetry=seen, resources=Resources(900.0, 220.0, 812.34)))
+    (line,) = (line for line in printed(run).splitlines() if "1500 to 1980" in line)
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells[5:] == ["1500 to 1980", "-", "45 to 50", "400", "-", "812.3", "2 of 60", "software power cap"]
+    assert "Telemetry" not in printed(run_of(measured()))
 
 
 def test_doubts_are_told_beside_the_figures() -> None:

@@ -1,0 +1,148 @@
+"""What the gate decides on stored runs of the same code, on planted slowdowns and on planted losses of picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sadtrt_core.measure.drift import measure_drift
+from sadtrt_core.records.gate import compare_runs
+from sadtrt_core.records.schema import Drift, Record, Run
+from sadtrt_core.records.thresholds import Thresholds
+from sadtrt_core.records.verdicts import REGRESSIONS, ExitCode
+
+PICTURE_DECISIONS = 100
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One run of the experiment; `planted` is the slowdown that every row carries, as a fraction, 0 for none."""
+
+    planted: float
+    run: Run
+
+
+def _share(count: int, total: int) -> dict[str, Any]:
+    return {"count": count, "of": total, "percent": round(100 * count / total, 2) if total else None}
+
+
+def same_code_decisions(pairs: Sequence[tuple[Run, Run]], thresholds: Thresholds) -> dict[str, Any]:
+    """Each pair judged as candidate and baseline: how many decisions were false alarms, or could not be made."""
+    codes: Counter[int] = Counter()
+    alarms: list[str] = []
+    rows = wrong_rows = faster_rows = 0
+    for candidate, baseline in pairs:
+        result = compare_runs(candidate, baseline, thresholds)
+        codes[result.exit_code] += 1
+        for row in result.rows:
+            rows += 1
+            faster_rows += row.verdict == "faster"
+            if row.verdict in REGRESSIONS:
+                wrong_rows += 1
+                alarms.append(f"{row.key.label()}: {row.detail}")
+    return {
+        "decisions": len(pairs),
+        "false_alarms": _share(codes[ExitCode.REGRESSION], len(pairs)),
+        "not_comparable": _share(codes[ExitCode.NOT_COMPARABLE], len(pairs)),
+        "rows_called_worse": _share(wrong_rows, rows),
+        "rows_called_faster": _share(faster_rows, rows),
+        "alarms": alarms[:20],
+    }
+
+
+def all_pairs(stored: Sequence[StoredRun]) -> list[tuple[Run, Run]]:
+    """Every two runs of unchanged code, the later as the candidate."""
+    plain = [item.run for item in stored if item.planted == 0]
+    return [(later, earlier) for earlier, later in itertools.combinations(plain, 2)]
+
+
+def power_decisions(stored: Sequence[StoredRun], thresholds: Thresholds) -> list[dict[str, Any]]:
+    """For every planted slowdown and row: how often a run with that one row slowed is caught for that row.
+
+    The candidate is a plain run with the row of a planted run put in; the baseline is another plain run.
+    """
+    plain = [item.run for item in stored if item.planted == 0]
+    answers = []
+    for level in sorted({item.planted for item in stored} - {0.0}):
+        planted = [item.run for item in stored if item.planted == level]
+        for slowed in planted[0].records:
+            caught = shown = total = 0
+            changes = []
+            reasons: Counter[str] = Counter()
+            for source, (index, baseline) in itertools.product(planted, enumerate(plain)):
+                other = plain[(index + 1) % len(plain)]
+                slow = next(record for record in source.records if record.key == slowed.key)
+                records = tuple(slow if record.key == slow.key else record for record in other.records)
+                result = compare_runs(dataclasses.replace(other, records=records), baseline, thresholds)
+                row = next(row for row in result.rows if row.key == slow.key)
+                found = row.finding("device_ms") or row.finding("host_ms")
+                assert found is not None  # Both runs hold times of this row.
+                total += 1
+                caught += row.verdict == "slower"
+                shown += found.low is not None and found.low > 0
+                reasons[found.reason] += 1
+                changes.append(found.change or 0.0)
+            answers.append(
+                {
+                    "row": slowed.key.label(),
+                    "planted_percent": 100 * level,
+                    "caught": _share(caught, total),
+                    "interval_above_zero": _share(shown, total),
+                    "median_change_percent": round(float(np.median(changes)), 2),
+                    "reasons": dict(reasons.most_common()),
+                }
+            )
+    return answers
+
+
+def picture_decisions(portrait: torch.Tensor, run: Run, thresholds: Thresholds, seed: int = 0) -> dict[str, Any]:
+    """Frames with rounding noise of 40 to 85 dB, then with 1 dB more of it, and with one pixel one level farther off.
+
+    `portrait` is (1, 3, H, W) in 0..1; `run` lends environment and keys. Each loss is planted PICTURE_DECISIONS times.
+    """
+    random = np.random.default_rng(seed)
+    # Away from black and white, where a level more may be clipped.
+    reference = (0.2 + 0.6 * portrait).repeat(2, 1, 1, 1)
+    caught: Counter[str] = Counter()
+    for _ in range(PICTURE_DECISIONS):
+        rms = 10 ** (-random.uniform(40, 85) / 20)
+        error = torch.from_numpy(random.normal(0, rms, reference.shape)).float()
+        before = measure_drift(reference, reference + error)
+        worse = {
+            "same": reference + error,
+            "one_decibel": reference + error * 10 ** (1 / 20),
+            "one_level": _one_level_more(reference, reference + error),
+        }
+        for name, frames in worse.items():
+            result = compare_runs(
+                _with_drift(run, measure_drift(reference, frames)), _with_drift(run, before), thresholds
+            )
+            caught[name] += result.exit_code == ExitCode.REGRESSION
+    return {
+        "false_alarms": _share(caught["same"], PICTURE_DECISIONS),
+        "one_decibel_caught": _share(caught["one_decibel"], PICTURE_DECISIONS),
+        "one_level_caught": _share(caught["one_level"], PICTURE_DECISIONS),
+    }
+
+
+def _one_level_more(reference: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """The frames with their worst pixel one uint8 level farther from the reference."""
+    levels = (frames * 255).round() - (reference * 255).round()
+    worst = int(levels.abs().argmax())
+    moved = frames.clone().reshape(-1)
+    moved[worst] += (1 if levels.reshape(-1)[worst] >= 0 else -1) / 255
+    return moved.reshape(frames.shape)
+
+
+def _with_drift(run: Run, drift: Drift) -> Run:
+    record = run.records[0]
+    weights = dataclasses.replace(run.weights, kind="fitted")
+    only = Record(record.key, "measured", drift=drift, benchmark_version=record.benchmark_version)
+    return dataclasses.replace(run, weights=weights, records=(only,))
