@@ -160,6 +160,7 @@ def _keeps(kept: tuple[Kept, ...], base: str) -> tuple[Keep, ...]:
     def why(item: Kept) -> str:
         loss = item.without
         without = f"{loss.psnr_min_db:.1f} dB" if loss.psnr_min_db is not None else "frames that are not finite"
-        return f"in {base} too, the worst frames come to {without}, {loss.max_lsb} of 255; {item.cost:.2%} of the arithmetic"
+        share = f"{item.cost:.2%} of the arithmetic"
+        return f"were it {base}, the worst frames would come to {without}, {loss.max_lsb} of 255; {share}"
 
     return tuple(Keep(item.part.patterns, why(item)) for item in kept)
