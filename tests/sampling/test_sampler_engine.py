@@ -1,0 +1,89 @@
+"""An engine of a sampler runs on the tensors it is given, and is refused where it would write elsewhere."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sadtrt_core.engine.build import BuildOptions
+from sadtrt_core.sampling import engine as sampler
+from sadtrt_core.sampling.shapes import SamplingShape
+
+SHAPE = SamplingShape("3 grids", 4, 7, 1, 3)
+
+
+class Context:
+    """An execution context that remembers what it was told."""
+
+    def __init__(self, shapes):
+        self.shapes, self.addresses, self.streams = shapes, {}, []
+
+    def get_tensor_shape(self, name):
+        return self.shapes[name]
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream):
+        self.streams.append(stream)
+        return True
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Stands in for TensorRT: the types and shapes of the engine that it loads, for a test to change."""
+    types = {"volume": "half", "grid": "float", "samples": "half"}
+    shapes = {"volume": SHAPE.volume_shape, "grid": SHAPE.grid_shape, "samples": SHAPE.samples_shape}
+    context = Context(shapes)
+    engine = SimpleNamespace(get_tensor_dtype=types.get, create_execution_context=lambda: context)
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: engine if plan == b"plan" else None)
+
+    @contextmanager
+    def collect():
+        yield ["it is of another version"]
+
+    trt = SimpleNamespace(float32="float", float16="half")
+    monkeypatch.setattr(sampler.api, "tensorrt_module", lambda: trt)
+    monkeypatch.setattr(sampler.api, "message_log", lambda trt: SimpleNamespace(collect=collect))
+    monkeypatch.setattr(sampler.api, "create_runtime", lambda trt: runtime)
+    state = SimpleNamespace(types=types, shapes=shapes, context=context, plan=b"plan")
+    monkeypatch.setattr(sampler, "ensure_engine", lambda job, say: SimpleNamespace(plan=state.plan))
+    return state
+
+
+def _engine(tmp_path):
+    return sampler.SamplerEngine(SHAPE, torch.float16, "native", tmp_path, BuildOptions())
+
+
+def test_a_launch_runs_on_the_tensors_it_is_given_and_on_torchs_stream(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77))
+    tensors = [torch.zeros(shape, dtype=torch.float16) for shape in (SHAPE.volume_shape, SHAPE.samples_shape)]
+    volume, samples = tensors
+    grid = torch.zeros(SHAPE.grid_shape)
+    _engine(tmp_path).launch(volume, grid, samples)
+    assert loaded.context.streams == [77]
+    assert loaded.context.addresses == {
+        "volume": volume.data_ptr(),
+        "grid": grid.data_ptr(),
+        "samples": samples.data_ptr(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "value"),
+    [("types", "samples", "float"), ("types", "grid", "half"), ("shapes", "samples", (1, 4, 16, 7, 7))],
+)
+def test_an_engine_of_other_types_or_shapes_is_refused(loaded, tmp_path, what, name, value):
+    getattr(loaded, what)[name] = value
+    with pytest.raises(RuntimeError, match=f"tensor '{name}' of the sampler's engine"):
+        _engine(tmp_path)
+
+
+def test_an_engine_that_does_not_load_is_refused_in_tensorrts_words(loaded, tmp_path):
+    loaded.plan = b"another"
+    with pytest.raises(RuntimeError, match="refused the engine: it is of another version"):
+        _engine(tmp_path)
