@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,12 @@ def tiny() -> Renderer:
         mapping_width=8,
     )
     return seeded_renderer(config)
+
+
+@pytest.fixture(scope="module")
+def _one_thread() -> Iterator[None]:
+    """Networks this small run no faster on several threads, and much slower where others want the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

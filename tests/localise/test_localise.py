@@ -26,6 +26,7 @@ from sadtrt_core.stage_inputs import frame_inputs
 from sadtrt_core.stages import STAGES
 from sadtrt_core.workload import make_workload
 
+pytestmark = pytest.mark.usefixtures("_one_thread")
 FP16 = PRECISIONS["fp16"]
 GENERATOR = STAGES["generator"]
 # Powers of two leave fp32 exactly as it was; 2^17 is beyond half's largest number, 65504.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +21,15 @@ from sadtrt_core.search.run import search_suite
 from sadtrt_core.search.trials import Budget
 from sadtrt_core.suite import Suite, SuiteOptions
 
+pytestmark = pytest.mark.usefixtures("_one_thread")
 FP16 = PRECISIONS["fp16"]
 # Everything in half holds 45 dB here, coordinates in fp32 53 dB, fp32 throughout 115 dB.
-REACHABLE = Budget(56.0)
+REACHABLE = Budget(54.0)
+EASY = Budget(50.0)
 
 
-def make_suite(renderer, cache: Path) -> Suite:
+def make_suite(renderer, cache: Path, like: Suite | None = None) -> Suite:
+    """A suite of three frames that keeps its graphs and journals in `cache`; the reference of another where given."""
     options = SuiteOptions(
         size=256,
         weights="seeded",
@@ -43,6 +47,8 @@ def make_suite(renderer, cache: Path) -> Suite:
     )
     small = Suite(options)
     small.__dict__["renderer"] = renderer  # A cached property: the tiny networks in place of the demo's.
+    if like is not None:
+        small.__dict__["reference"] = like.reference
     return small
 
 
@@ -66,7 +72,7 @@ def test_a_budget_is_reached_with_little_in_fp32(found, small):
     assert outcome.met
     assert found.refusal is None
     assert not REACHABLE.met_by(Loss.of(outcome.low))
-    assert outcome.drift.psnr_min >= 56
+    assert outcome.drift.psnr_min >= 54
     assert 0 < outcome.cost < 0.5
     assert COORDINATES in [item.part.name for item in outcome.kept]
     # Nothing is kept for nothing: without any one part the budget breaks.
@@ -92,7 +98,7 @@ def test_a_plan_file_holds_what_it_claims_when_it_is_used(found, small, tmp_path
     assert "of 255" in plan.keep[0].why
 
 
-def search(small, folder, min_psnr=56.0, max_lsb=None, out=None, precision="fp16"):
+def search(small, folder, min_psnr=54.0, max_lsb=None, out=None, precision="fp16"):
     """`search_command` as the command line calls it, and what it said."""
     said = Console(file=(folder / "said.txt").open("w+"), width=200)
     asked = _Asked(small)
@@ -131,38 +137,41 @@ def test_a_budget_that_the_base_holds_keeps_nothing(small):
     assert easy.outcome.cost == 0
 
 
-def test_a_killed_search_goes_on_where_it_was(tiny, found, tmp_path):
-    small = make_suite(tiny, tmp_path)
+def test_a_killed_search_goes_on_where_it_was(tiny, small, found, tmp_path):
+    uninterrupted = search_suite(small, FP16, EASY, "easy", worst=1)
+    killed = make_suite(tiny, tmp_path, small)
 
     def kill(count):
         if count == 12:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        search_suite(small, FP16, REACHABLE, "reached", worst=1, tell=kill)
+        search_suite(killed, FP16, EASY, "easy", worst=1, tell=kill)
     said = []
-    resumed = search_suite(small, FP16, REACHABLE, "reached", worst=1, say=said.append)
+    resumed = search_suite(killed, FP16, EASY, "easy", worst=1, say=said.append)
     assert "going on from 12 candidates" in said[0]
-    assert resumed.trials == found.trials - 12
-    assert resumed.plan.precision == found.plan.precision
-    assert resumed.outcome.drift == found.outcome.drift
-    again = search_suite(small, FP16, REACHABLE, "reached", worst=1)
-    assert again.trials == 0
+    assert resumed.plan.precision == uninterrupted.plan.precision
+    assert resumed.outcome == uninterrupted.outcome
+    # None of the twelve was rendered again: only the plan itself is rendered twice, on the worst frame and on the rest.
+    (journal,) = (tmp_path / "search").iterdir()
+    candidates = len(json.loads(journal.read_text())["measured"])
+    assert candidates <= 12 + resumed.trials <= candidates + 2
+    assert search_suite(killed, FP16, EASY, "easy", worst=1).trials == 0
 
 
-def test_a_damaged_journal_starts_anew_and_other_work_has_its_own(tiny, tmp_path):
-    easy = Budget(40.0)
-    small = make_suite(tiny, tmp_path)
-    first = search_suite(small, FP16, easy, "easy", worst=1)
+def test_a_damaged_journal_starts_anew_and_other_work_has_its_own(tiny, small, tmp_path):
+    held = Budget(40.0)
+    mine = make_suite(tiny, tmp_path, small)
+    first = search_suite(mine, FP16, held, "held", worst=1)
     (journal,) = (tmp_path / "search").iterdir()
     journal.write_text(journal.read_text()[:-40])
     said = []
-    second = search_suite(small, FP16, easy, "easy", worst=1, say=said.append)
+    second = search_suite(mine, FP16, held, "held", worst=1, say=said.append)
     assert second.trials == first.trials > 0
     assert said[0].startswith(f"starting the search anew: the journal {journal} cannot be read")
-    longer = make_suite(tiny, tmp_path)
-    longer.options = replace(longer.options, frames=2)
-    assert search_suite(longer, FP16, easy, "easy", worst=1).trials == first.trials
+    shorter = make_suite(tiny, tmp_path, small)
+    shorter.options = replace(shorter.options, frames=2)
+    assert search_suite(shorter, FP16, held, "held", worst=1).trials == first.trials
     assert len(list((tmp_path / "search").iterdir())) == 2
 
 
