@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sadtrt_core.measure.energy import energy_per_call
+from sadtrt_core.measure.host_load import HostLoad
 from sadtrt_core.measure.telemetry import TelemetrySampler
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.records.schema import Record
@@ -24,13 +25,14 @@ def test_stage_latency(
         active.bind(suite.inputs(job))
         sampler = LatencySampler(active, flush)
         call_seconds = sampler.warm_up(suite.timing_plan)
-        with TelemetrySampler(suite.sensors) as watch:
-            benchmark.pedantic(sampler.sample, rounds=suite.timing_plan.samples(call_seconds), iterations=1)
-            if benchmark.disabled:
-                pytest.skip("--benchmark-disable: ran once, recorded nothing")
-            # pytest-benchmark's own table keeps the rounds it was told of; the records hold all samples.
-            sampler.sample_until_known(suite.timing_plan)
-        energy = energy_per_call(active, suite.sensors, call_seconds)
+        with HostLoad() as host:
+            with TelemetrySampler(suite.sensors) as watch:
+                benchmark.pedantic(sampler.sample, rounds=suite.timing_plan.samples(call_seconds), iterations=1)
+                if benchmark.disabled:
+                    pytest.skip("--benchmark-disable: ran once, recorded nothing")
+                # pytest-benchmark's own table keeps the rounds it was told of; the records hold all samples.
+                sampler.sample_until_known(suite.timing_plan)
+            energy = energy_per_call(active, suite.sensors, call_seconds)
         latency = sampler.result(watch.disturbed(sampler.windows))
         used = resources(active, before, None if energy is None else energy / job.batch)
         notes = active.notes
@@ -42,7 +44,7 @@ def test_stage_latency(
             "measured",
             latency=latency,
             resources=used,
-            telemetry=watch.telemetry(sampler.windows),
+            telemetry=watch.telemetry(sampler.windows, host.others_percent),
             notes=notes,
             benchmark_version=BENCHMARK_VERSION,
         )

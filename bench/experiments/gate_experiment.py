@@ -29,6 +29,7 @@ from gate_decisions import StoredRun, all_pairs, picture_decisions, power_decisi
 from sadtrt_core.environment import read_environment
 from sadtrt_core.measure import stats
 from sadtrt_core.measure.energy import energy_per_call
+from sadtrt_core.measure.host_load import HostLoad
 from sadtrt_core.measure.telemetry import TelemetrySampler
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.records import codec, schema
@@ -116,14 +117,15 @@ def measure_row(suite: Suite, row: str, planted: float) -> Record:
             measured = Slowed(active, extra)
         sampler = LatencySampler(measured)
         call_seconds = sampler.warm_up(suite.timing_plan)
-        with TelemetrySampler(suite.sensors) as watch:
-            for _ in range(suite.timing_plan.samples(call_seconds)):
-                sampler.sample()
-            sampler.sample_until_known(suite.timing_plan)
+        with HostLoad() as host:
+            with TelemetrySampler(suite.sensors) as watch:
+                for _ in range(suite.timing_plan.samples(call_seconds)):
+                    sampler.sample()
+                sampler.sample_until_known(suite.timing_plan)
+            energy = energy_per_call(measured, suite.sensors, call_seconds)
         latency = sampler.result(watch.disturbed(sampler.windows))
-        energy = energy_per_call(measured, suite.sensors, call_seconds)
         used = resources(active, before, energy)
-        telemetry = watch.telemetry(sampler.windows)
+        telemetry = watch.telemetry(sampler.windows, host.others_percent)
     rounded = dataclasses.replace(
         latency,
         host_ms=tuple(float(f"{ms:.5g}") for ms in latency.host_ms),

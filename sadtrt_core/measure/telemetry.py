@@ -88,10 +88,13 @@ class TelemetrySampler:
         reading = self._sensors.read()
         self.readings.append(TimedReading(begin, self._clock(), reading))
 
-    def telemetry(self, windows: Sequence[Window] = ()) -> Telemetry | None:
-        """What was seen during the samples (everything, without any), None where there are no sensors."""
+    def telemetry(self, windows: Sequence[Window] = (), others_percent: float | None = None) -> Telemetry | None:
+        """What was seen during the samples (everything, without any); None where nothing is known of GPU and host.
+
+        `others_percent` is what other processes took of the host's processors (measure/host_load.py).
+        """
         if not self.readings:
-            return None
+            return None if others_percent is None else Telemetry(None, None, None, None, others_percent=others_percent)
         readings = self._during(windows)
         reasons = frozenset[str]().union(*(item.reading.throttle_reasons for item in readings))
         return Telemetry(
@@ -101,6 +104,7 @@ class TelemetrySampler:
             power_w=_spread([item.reading.power_w for item in readings]),
             throttle_reasons=tuple(sorted(reasons)),
             memory_used_mb=_spread([item.reading.memory_used_mb for item in readings]),
+            others_percent=others_percent,
         )
 
     def disturbed(self, windows: Sequence[Window]) -> tuple[int, ...]:

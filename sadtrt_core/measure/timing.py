@@ -52,7 +52,12 @@ GPU_PLAN = TimingPlan(
 )
 #: On a CPU one call may take half a second, and the suite has some forty rows.
 CPU_PLAN = TimingPlan(
-    warmup_calls=2, warmup_seconds=0.5, sample_seconds=1.0, samples_min=10, samples_max=100, extra_seconds=0.5
+    warmup_calls=2,
+    warmup_seconds=0.5,
+    sample_seconds=1.0,
+    samples_min=10,
+    samples_max=100,
+    extra_seconds=0.5,
 )
 _STEADY_WINDOW = 16
 

@@ -25,9 +25,17 @@ def latency_tests(candidate: Latency, baseline: Latency, limits: Limits) -> list
 
 
 def latency_findings(
-    candidate: Latency, baseline: Latency, limits: Limits, thresholds: Thresholds, significance: float
+    candidate: Latency,
+    baseline: Latency,
+    limits: Limits,
+    thresholds: Thresholds,
+    significance: float,
+    others_percent: float | None = None,
 ) -> list[Finding]:
     """Findings on device and host time.
+
+    `others_percent` is what other processes took of the host's processors; above `thresholds.busy_percent` host times
+    say more of them than of the code, and are not judged: the row is then not comparable unless its device times are.
 
     A row is slower where all four hold, so that it is neither an accident of few samples nor a change nobody wants to
     hear of nor a machine that was busy:
@@ -42,12 +50,24 @@ def latency_findings(
         without = "the candidate" if candidate.device_ms is None else "the baseline"
         return [Finding("device_ms", "not comparable", "clock_differs", f"{without} has no device times")]
     findings = []
-    for metric in latency_tests(candidate, baseline, limits):
+    tests = latency_tests(candidate, baseline, limits)
+    for metric in tests:
         effect = limits.slowdown_percent if metric == "device_ms" else limits.host_slowdown_percent
         assert effect is not None  # latency_tests names only metrics with a limit.
+        if metric == "host_ms" and others_percent is not None and others_percent > thresholds.busy_percent:
+            findings.append(_busy(others_percent, thresholds, instead="device_ms" in tests))
+            continue
         new, old, remark = _judged_samples(candidate, baseline, metric)
         findings.append(_judge(metric, new, old, effect, thresholds, significance, remark))
     return findings
+
+
+def _busy(others_percent: float, thresholds: Thresholds, instead: bool) -> Finding:
+    sentence = (
+        f"other processes took {others_percent:.0f}% of the processors, more than {thresholds.busy_percent:g}%: "
+        "host time was not judged" + ("" if instead else "; measure on a quiet machine")
+    )
+    return Finding("host_ms", "same" if instead else "not comparable", "machine_busy", sentence)
 
 
 def _judge(

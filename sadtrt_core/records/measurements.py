@@ -163,6 +163,7 @@ class Telemetry(JsonValue):
     """Minimum, median and maximum over one measurement.
 
     Clocks in MHz, temperature in deg C, power of the board in W, memory in use on the whole device in MB (1e6 bytes).
+    `others_percent` is the part of the host's processors' time that other processes took, 0 to 100.
     """
 
     sm_clock_mhz: Spread | None
@@ -171,8 +172,13 @@ class Telemetry(JsonValue):
     power_w: Spread | None
     throttle_reasons: tuple[str, ...] = ()
     memory_used_mb: Spread | None = None
+    others_percent: float | None = None
 
     def __post_init__(self) -> None:
+        if self.others_percent is not None:
+            _set(self, others_percent=_finite("others_percent", self.others_percent))
+            if not 0 <= self.others_percent <= 100:
+                raise ValueError(f"others_percent must lie between 0 and 100 but is {self.others_percent}")
         for name in ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "memory_used_mb"):
             spread = getattr(self, name)
             if spread is None:

@@ -88,11 +88,12 @@ def parts_table(run: Run) -> TextTable:
 def telemetry_table(run: Run) -> TextTable:
     """What the GPU did while each row was timed: clocks, heat, power, memory, energy, and what was disturbed."""
     measured = _by_stage(run, [record for record in run.records if record.telemetry is not None])
-    headings = ("SM MHz", "memory MHz", "deg C", "W", "used MB", "mJ a frame", "disturbed", "throttled by")
+    headings = ("SM MHz", "memory MHz", "deg C", "W", "used MB", "mJ a frame", "host busy", "disturbed", "throttled by")
     rows = tuple((*_key_cells(record.key), *_telemetry_cells(record)) for record in measured)
     note = (
         "Lowest to highest, one figure where they are the same. Energy is the whole board's, back to back. Disturbed: "
-        "samples during which the SM clock fell by more than 5% or something throttled the clocks."
+        "samples during which the SM clock fell by more than 5% or something throttled the clocks. Host busy: what "
+        "other processes took of the host's processors."
     )
     return TextTable(
         "Telemetry", (*KEY_HEADINGS, *headings), rows, len(KEY_HEADINGS), _breaks(measured), note if rows else ""
@@ -160,6 +161,7 @@ def _telemetry_cells(record: Record) -> tuple[str, ...]:
     return (
         *map(_spread, spreads),
         "-" if energy is None else f"{energy:.4g}",
+        "-" if seen.others_percent is None else f"{seen.others_percent:.0f}%",
         disturbed,
         ", ".join(seen.throttle_reasons) or "-",
     )

@@ -64,12 +64,14 @@ class Thresholds:
 
     `false_alarm` is the probability, over all latency tests of one comparison together, that the rank test alone calls
     equal samples unequal. A row whose own slow variation could hide a change of `too_noisy_percent` is not comparable.
+    Host times are not judged where other processes took more than `busy_percent` of the processors in either run.
     """
 
     limits: Limits = field(default_factory=Limits)
     overrides: tuple[Override, ...] = ()
     false_alarm: float = 0.01
     too_noisy_percent: float = 50.0
+    busy_percent: float = 10.0
 
     def for_key(self, key: RecordKey) -> Limits:
         """The limits for one row; where several overrides apply, the later one wins."""
@@ -88,10 +90,10 @@ class Thresholds:
         for name, value in table.items():
             if name in names:
                 limits[name] = _limit(value, f"{where}.{name}")
-            elif name in ("false_alarm", "too_noisy_percent"):
+            elif name in ("false_alarm", "too_noisy_percent", "busy_percent"):
                 general[name] = _number(value, f"{where}.{name}")
             elif name != "override":
-                known = ", ".join(sorted({*names, "false_alarm", "too_noisy_percent", "override"}))
+                known = ", ".join(sorted({*names, "false_alarm", "too_noisy_percent", "busy_percent", "override"}))
                 raise RecordsError(f"{where} has the unknown entry {name!r}; it knows {known}")
         if not 0 < general.get("false_alarm", 0.01) < 0.5:
             raise RecordsError(f"{where}.false_alarm must be a probability between 0 and 0.5")

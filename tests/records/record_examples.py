@@ -135,7 +135,13 @@ def drifts(draw: st.DrawFn) -> Drift:
 
 
 spreads = st.none() | st.lists(st.floats(0, 1e4), min_size=3, max_size=3).map(lambda three: tuple(sorted(three)))
-telemetries = st.builds(Telemetry, spreads, spreads, spreads, spreads, st.lists(texts, max_size=2).map(tuple), spreads)
+telemetries = st.builds(
+    Telemetry,
+    *[spreads] * 4,
+    throttle_reasons=st.lists(texts, max_size=2).map(tuple),
+    memory_used_mb=spreads,
+    others_percent=st.none() | st.floats(0, 100),
+)
 resources = st.builds(Resources, st.none() | positive, st.none() | positive, st.none() | positive)
 extras = {
     "resources": st.none() | resources,

@@ -27,7 +27,7 @@ from record_examples import runs as any_runs
 
 from sadtrt_core.records.baselines import find_baseline, write_baseline
 from sadtrt_core.records.gate import compare_runs, gate_files
-from sadtrt_core.records.schema import Drift, Latency, Record, RecordsError, Resources, Run
+from sadtrt_core.records.schema import Drift, Latency, Record, RecordsError, Resources, Run, Telemetry
 from sadtrt_core.records.store import read_run, write_run
 from sadtrt_core.records.thresholds import Limits, Override, Thresholds
 from sadtrt_core.records.verdicts import ExitCode, GateResult, GateRow
@@ -116,6 +116,36 @@ def test_host_time_is_judged_beside_device_time_and_alone_on_a_cpu() -> None:
     assert (result.rows[0].verdict, result.exit_code) == ("slower", ExitCode.REGRESSION)
     row, code = judge(measured(latency=latency(None)), measured(latency=latency()))
     assert (row.verdict, row.reason, code) == ("not comparable", "clock_differs", ExitCode.NOT_COMPARABLE)
+
+
+def busy(percent: float | None) -> Telemetry:
+    return Telemetry(None, None, None, None, others_percent=percent)
+
+
+def test_host_times_of_a_busy_machine_are_not_judged() -> None:
+    slow, fast = (on_cpu(run_of(measured(latency=latency(None, ms, seed=int(ms))))) for ms in (120.0, 100.0))
+
+    def judged(mine: float | None, theirs: float | None) -> GateResult:
+        runs = []
+        for run, percent in ((slow, mine), (fast, theirs)):
+            (record,) = run.records
+            runs.append(dataclasses.replace(run, records=(dataclasses.replace(record, telemetry=busy(percent)),)))
+        return compare_runs(runs[0], runs[1], THRESHOLDS)
+
+    assert judged(3.0, None).exit_code == ExitCode.REGRESSION
+    for shares in ((45.0, 2.0), (None, 45.0)):
+        result = judged(*shares)
+        assert (result.rows[0].verdict, result.rows[0].reason) == ("not comparable", "machine_busy")
+        assert "other processes took 45% of the processors" in result.rows[0].detail
+        assert result.exit_code == ExitCode.NOT_COMPARABLE
+
+
+def test_device_times_are_judged_on_a_busy_host() -> None:
+    noisy = measured(latency=latency(5.0, 9.0, seed=1), telemetry=busy(60.0))
+    row, code = judge(noisy, measured(latency=latency(5.0, 5.5, seed=2)))
+    assert (row.verdict, row.finding("host_ms").reason, code) == ("same", "machine_busy", ExitCode.PASS)
+    slower = measured(latency=latency(6.0, 9.0, seed=1), telemetry=busy(60.0))
+    assert judge(slower, measured(latency=latency(5.0, 5.5, seed=2)))[1] == ExitCode.REGRESSION
 
 
 def decisions(slowdown: float, count: int, spread: float, between: float) -> int:

@@ -79,7 +79,7 @@ def test_telemetry_tells_clocks_energy_and_what_was_disturbed() -> None:
     run = run_of(measured(latency=latency(disturbed=(1, 2)), telemetry=seen, resources=Resources(900.0, 220.0, 812.34)))
     (line,) = (line for line in printed(run).splitlines() if "1500 to 1980" in line)
     cells = [cell.strip() for cell in line.strip("│").split("│")]
-    assert cells[5:] == ["1500 to 1980", "-", "45 to 50", "400", "-", "812.3", "2 of 60", "software power cap"]
+    assert cells[5:] == ["1500 to 1980", "-", "45 to 50", "400", "-", "812.3", "-", "2 of 60", "software power cap"]
     assert "Telemetry" not in printed(run_of(measured()))
 
 

@@ -1,0 +1,46 @@
+"""What other processes took of the processors, from counters that a test moves and from this machine's own."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from sadtrt_core.measure import host_load
+from sadtrt_core.measure.host_load import HostLoad, read_processor_times
+
+
+def load(monkeypatch, *readings):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    given = list(readings)
+    with HostLoad(lambda: given.pop(0)) as host:
+        pass
+    return host.others_percent
+
+
+def test_the_share_of_all_processors_without_this_process(monkeypatch):
+    # Two seconds on four processors, 5 of 8 seconds busy, 3 of them by this process.
+    assert load(monkeypatch, (10.0, 100.0, 7.0), (12.0, 105.0, 10.0)) == pytest.approx(25.0)
+
+
+def test_counters_that_disagree_by_a_tick_stay_within_bounds(monkeypatch):
+    assert load(monkeypatch, (0.0, 100.0, 7.0), (1.0, 100.99, 8.0)) == 0.0
+    assert load(monkeypatch, (0.0, 100.0, 7.0), (1.0, 104.02, 7.0)) == 100.0
+
+
+def test_a_short_block_is_watched_a_little_longer(monkeypatch):
+    slept = []
+    monkeypatch.setattr(host_load.time, "sleep", slept.append)
+    assert load(monkeypatch, (0.0, 0.0, 0.0), (0.05, 9.0, 9.0), (0.2, 0.4, 0.0)) == pytest.approx(50.0)
+    assert slept == [pytest.approx(0.15)]
+
+
+def test_where_nothing_is_counted_nothing_is_said(monkeypatch):
+    assert load(monkeypatch, None) is None
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="processor times are read from Linux's /proc/stat")
+def test_this_machine_counts():
+    first, second = read_processor_times(), read_processor_times()
+    assert all(new >= old for new, old in zip(second, first, strict=True))
+    assert first[1] > first[2]
