@@ -73,7 +73,7 @@ def sampling_table(rows: Sequence[SamplingRow]) -> Table:
         title_justify="left",
         caption=f"a copy within the device's memory: {rows[0].copy_rate / 1e9:.0f} GB/s read plus written; GB/s: every "
         "byte of volume, grid and output once in the cold time (on a CPU in the host's); limit: the same at the copy's "
-        "rate",
+        "rate; difference: the largest from PyTorch in fp32 (in fp16 PyTorch itself rounds the coordinates)",
         caption_justify="left",
     )
     for heading in ("shape", "features", "method"):
