@@ -1,4 +1,4 @@
-"""The command line: doctor, build, build-plugin, fit, drift, search, report, gate."""
+"""The command line: doctor, build, build-plugin, fit, drift, search, report, gate, compare."""
 
 from __future__ import annotations
 
@@ -214,6 +214,7 @@ def drift(
     precision: Annotated[str, typer.Option(help="A precision that computes low, or a plan's .toml file.")] = "fp16",
     frames: Annotated[int, typer.Option(help="Frames of the driving sequence.")] = 16,
     worst: Annotated[int, typer.Option(min=1, help="How many of them, the worst, every part is measured on.")] = 4,
+    device: Device = "auto",
     size: Size = 256,
     weights: WeightsChoice = "auto",
     checkpoint: Checkpoint = None,
@@ -230,7 +231,7 @@ def drift(
     from sadtrt_core.suite import Suite
 
     with _one_sentence():
-        options = _suite(size, weights, checkpoint, "cpu", "native", cache).options
+        options = _suite(size, weights, checkpoint, device, "auto", cache).options
         suite = Suite(replace(options, frames=frames, results=results), say=errors.print)
         with shown_progress(errors) as tell:
             found = localise_suite(

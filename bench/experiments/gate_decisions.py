@@ -73,7 +73,7 @@ def power_decisions(stored: Sequence[StoredRun], thresholds: Thresholds) -> list
     for level in sorted({item.planted for item in stored} - {0.0}):
         planted = [item.run for item in stored if item.planted == level]
         for slowed in planted[0].records:
-            caught = shown = total = 0
+            caught = shown = unjudged = total = 0
             changes = []
             reasons: Counter[str] = Counter()
             for source, (index, baseline) in itertools.product(planted, enumerate(plain)):
@@ -87,15 +87,18 @@ def power_decisions(stored: Sequence[StoredRun], thresholds: Thresholds) -> list
                 total += 1
                 caught += row.verdict == "slower"
                 shown += found.low is not None and found.low > 0
+                unjudged += row.verdict == "not comparable"
                 reasons[found.reason] += 1
-                changes.append(found.change or 0.0)
+                if found.change is not None:
+                    changes.append(found.change)
             answers.append(
                 {
                     "row": slowed.key.label(),
                     "planted_percent": 100 * level,
                     "caught": _share(caught, total),
                     "interval_above_zero": _share(shown, total),
-                    "median_change_percent": round(float(np.median(changes)), 2),
+                    "not_comparable": _share(unjudged, total),
+                    "median_change_percent": round(float(np.median(changes)), 2) if changes else None,
                     "reasons": dict(reasons.most_common()),
                 }
             )
