@@ -16,7 +16,7 @@ from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import PRECISIONS, Precision
 from sadtrt_core.records.measurements import Drift
 
-REFERENCE = "onnxruntime fp32, the same graph"
+REFERENCE = "the same graph in fp32"
 _STAGES_OPENED = 2
 
 
@@ -77,14 +77,13 @@ class _Localiser:
         tell: Callable[[Progress], None],
     ) -> None:
         self.candidates, self.precision, self.times, self.tell = candidates, precision, times, tell
-        shapes = {name: array.shape for name, array in candidates.arrays[0].items()}
-        self.flops = node_flops(candidates.graph, shapes)
+        self.flops = node_flops(candidates.graph, candidates.shapes)
         self.total = sum(self.flops.values())
         self.done, self.planned = 0, 0
         self.found: list[PartLoss] = []
 
     def run(self, count: int) -> Localised:
-        everything = range(len(self.candidates.arrays))
+        everything = range(len(self.candidates.inputs))
         self._tell("rendering the sequence")
         fp32 = self.candidates.frames(PRECISIONS["fp32"], everything)
         drift = measure_drift(fp32, self.candidates.frames(self.precision, everything), reference_name=REFERENCE)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, numpy_helper
+from torch import Tensor
 
 from sadtrt_core.graph.edit import constants_to_initializers
-from sadtrt_core.graph.gridsample import resolve_grid_sample
-from sadtrt_core.localise.candidates import Candidates, make_session
+from sadtrt_core.localise.candidates import Candidates
 from sadtrt_core.localise.shapes import NO_ARITHMETIC, tensor_shapes
 from sadtrt_core.precision import Precision
 from sadtrt_core.records.codec import JsonValue
 
-#: Bytes of activations that one session hands out, so that the whole graph's never lie in memory together.
-_BYTES_AT_ONCE = 256 << 20
 #: Below the normal range a half loses a bit for every halving; where most values lie there, the part computes coarsely.
 _MOSTLY = 0.5
 
@@ -57,12 +53,12 @@ class _Seen:
     nonzero: int = 0
     below: int = 0
 
-    def add(self, values: np.ndarray, normal: float) -> None:
-        size = np.abs(values[values != 0])
-        if size.size:
+    def add(self, values: Tensor, normal: float) -> None:
+        size = values[values != 0].abs()
+        if size.numel():
             self.largest = max(self.largest, float(size.max()))
             self.smallest = min(self.smallest, float(size.min()))
-            self.nonzero += size.size
+            self.nonzero += size.numel()
             self.below += int((size < normal).sum())
 
 
@@ -71,40 +67,33 @@ def find_ranges(
     indices: Sequence[int],
     precision: Precision,
     part_of: Callable[[str], str],
-    step: Callable[[float], None] = lambda done: None,
 ) -> tuple[RangeFinding, ...]:
     """Every node of the graph whose outputs over these frames, or whose weights, do not fit the precision's type.
 
-    `part_of` names a node's part; `step` is told how much is done, 0 to 1. Overflows come first, the largest first.
+    `part_of` names a node's part. Overflows come first, the largest first.
     """
     limits = torch.finfo(precision.torch_type)
     plain = onnx.ModelProto()
     plain.CopyFrom(candidates.graph)
     constants_to_initializers(plain)
-    shapes = tensor_shapes(plain, {name: array.shape for name, array in candidates.arrays[0].items()})
+    shapes = tensor_shapes(plain, candidates.shapes)
     # Only what the original nodes put out: a sampler's insides are its own affair.
     maker = {
         node.output[0]: node.name
         for node in plain.graph.node
         if node.op_type not in NO_ARITHMETIC and node.output[0] in shapes
     }
-    resolved = resolve_grid_sample(plain, "native")
-    found: list[RangeFinding] = []
-    batches = list(_batches(list(maker), shapes))
-    for count, batch in enumerate(batches):
-        seen = {name: _Seen() for name in batch}
-        session = make_session(_with_outputs(resolved, batch))
-        for index in indices:
-            for name, values in zip(batch, session.run(batch, candidates.arrays[index]), strict=True):
-                seen[name].add(values, limits.tiny)
-        found += [f for name, s in seen.items() if (f := _judge(maker[name], part_of, "output", s, limits))]
-        step((count + 1) / len(batches))
-    weights = {tensor.name: tensor for tensor in plain.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    seen = {name: _Seen() for name in maker}
+    candidates.watch(
+        {name: shapes[name] for name in maker}, indices, lambda name, value: seen[name].add(value, limits.tiny)
+    )
+    found = [f for name, s in seen.items() if (f := _judge(maker[name], part_of, "output", s, limits))]
+    weights = candidates.weights()
     for node in plain.graph.node:
         for name in node.input:
             if name in weights and node.op_type not in NO_ARITHMETIC:
                 s = _Seen()
-                s.add(numpy_helper.to_array(weights[name]), limits.tiny)
+                s.add(weights[name], limits.tiny)
                 finding = _judge(node.name, part_of, "weights", s, limits)
                 found += [finding] if finding else []
     return tuple(sorted(found, key=lambda f: (f.kind != "overflow", -f.largest, f.node)))
@@ -120,27 +109,3 @@ def _judge(
         return None
     kind: Literal["overflow", "underflow"] = "overflow" if seen.largest > limits.max else "underflow"
     return RangeFinding(node, part_of(node), kind, what, seen.largest, seen.smallest, share)
-
-
-def _batches(names: list[str], shapes: dict[str, tuple[int, ...]]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    held = 0
-    for name in names:
-        size = 4 * math.prod(shapes[name])
-        if batch and held + size > _BYTES_AT_ONCE:
-            yield batch
-            batch, held = [], 0
-        batch.append(name)
-        held += size
-    if batch:
-        yield batch
-
-
-def _with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    already = {value.name for value in watched.graph.output}
-    for name in names:
-        if name not in already:
-            watched.graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    return watched

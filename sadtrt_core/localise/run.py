@@ -12,7 +12,7 @@ import torch
 from sadtrt_core.environment import read_environment
 from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.pipeline import cached_export
-from sadtrt_core.localise.candidates import Candidates
+from sadtrt_core.localise.candidates import Candidates, DeviceCandidates
 from sadtrt_core.localise.measure import REFERENCE, Progress, localise
 from sadtrt_core.localise.report import REPORT_VERSION, DriftReport
 from sadtrt_core.localise.table import as_text
@@ -30,9 +30,14 @@ TABLE_FILE = "drift.txt"
 
 
 def candidates_of(suite: Suite) -> Candidates:
-    """The suite's generator as an fp32 graph, and its inputs for every driving frame, on the host."""
+    """The suite's generator as an fp32 graph, and its inputs for every driving frame.
+
+    PyTorch computes it where the suite has a GPU, ONNX Runtime on a CPU.
+    """
     graph = cached_export(suite.renderer, STAGES["generator"], OPSET, suite.options.cache)
     items = frame_inputs(suite.renderer, suite.workload, STAGES["generator"], torch.device("cpu"))
+    if suite.device.type == "cuda":
+        return DeviceCandidates(graph, items, suite.device)
     return Candidates(graph, items)
 
 

@@ -29,8 +29,8 @@ def node_flops(graph: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]]) ->
     """
     plain = _plain(graph, inputs)
     shapes = _shapes(plain)
-    weights = {tensor.name: tuple(tensor.dims) for tensor in plain.graph.initializer}
-    own = {node.name for node in graph.graph.node}
+    weights = {tensor.name: tuple(tensor.dims) for tensor in plain.graph.initializer} | shapes
+    own = {node.name for node in graph.graph.node if node.op_type != "Constant"}
     found = dict.fromkeys(own, 0.0)
     for node in plain.graph.node:
         if node.op_type in NO_ARITHMETIC or node.output[0] not in shapes:

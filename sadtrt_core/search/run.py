@@ -72,7 +72,7 @@ def search_suite(
     if journal.measured:
         say(f"going on from {len(journal.measured)} candidates measured before ({journal.path})")
     trials = Trials(candidates, reference.frames, base.compute, journal, tell)
-    flops = node_flops(candidates.graph, {n: a.shape for n, a in candidates.arrays[0].items()})
+    flops = node_flops(candidates.graph, candidates.shapes)
     search = Search(trials, block_parts(candidates.graph), flops, budget, worst, say)
     outcome = search.run()
     if not outcome.met:
@@ -131,7 +131,7 @@ def _plan(name: str, base: Precision, budget: Budget, outcome: Outcome, suite: S
         **({} if budget.max_lsb is None else {"budget_max_lsb": budget.max_lsb}),
         **_drift_facts(outcome.drift),
         "arithmetic_in_fp32": round(outcome.cost, 6),
-        "runner": "onnxruntime",
+        "runner": "onnxruntime" if suite.device.type == "cpu" else "pytorch, the rounded graph",
         "reference": outcome.drift.reference,
         "meaningful": suite.drift_is_meaningful,
         "frames": workload.kp_driving.shape[0],

@@ -61,7 +61,7 @@ class Trials:
     @property
     def every_frame(self) -> range:
         """Indices of the whole sequence."""
-        return range(len(self.candidates.arrays))
+        return range(len(self.candidates.inputs))
 
     def keeping(self, kept: Iterable[Part], frames: Sequence[int]) -> Drift:
         """Drift over these frames with the parts in fp32 and everything else in the base type."""

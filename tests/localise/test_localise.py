@@ -13,11 +13,14 @@ from onnx import numpy_helper
 
 from sadtrt_core.graph.edit import constants_to_initializers, replace_nodes
 from sadtrt_core.graph.export import export_stage
-from sadtrt_core.localise.candidates import Candidates
+from sadtrt_core.localise.candidates import Candidates, DeviceCandidates
 from sadtrt_core.localise.measure import localise, worst_frames
+from sadtrt_core.localise.ranges import find_ranges
 from sadtrt_core.localise.report import DriftReport
 from sadtrt_core.localise.run import write_report
+from sadtrt_core.localise.shapes import node_flops
 from sadtrt_core.localise.table import as_text
+from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import COORDINATES, PRECISIONS
 from sadtrt_core.records import schema
 from sadtrt_core.records.measurements import Drift
@@ -83,7 +86,7 @@ def as_report(found):
         version=1,
         precision="fp16",
         compute="float16",
-        reference="onnxruntime fp32, the same graph",
+        reference="the same graph in fp32",
         meaningful=False,
         weights=schema.Weights("seeded", "tiny", "0"),
         workload=schema.Workload("astronaut", 3, 256, "0"),
@@ -202,3 +205,35 @@ def test_worst_frames_are_the_broken_ones_then_the_lowest():
     assert worst_frames(drift, 1) == (3,)
     assert worst_frames(drift, 3) == (2, 3, 4)
     assert worst_frames(drift, 9) == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "fp16-mixed", "bf16"])
+def test_a_device_renders_what_onnx_runtime_renders(graph, inputs, precision):
+    """PyTorch's device code on the CPU: the same graph, operator by operator."""
+    fp32, wanted = PRECISIONS["fp32"], PRECISIONS[precision]
+    here = DeviceCandidates(graph, inputs, torch.device("cpu"))
+    there = Candidates(graph, inputs)
+    reference = there.frames(fp32, [0, 2])
+    old = measure_drift(reference, there.frames(wanted, [0, 2]))
+    new = measure_drift(reference, here.frames(wanted, [0, 2]))
+    if precision == "fp32":
+        assert new.psnr_min > 100
+    else:
+        assert new.psnr_min == pytest.approx(old.psnr_min, abs=1.0)
+
+
+def test_a_device_finds_the_same_ranges_and_arithmetic(tiny, inputs, sound):
+    planted = export_stage(with_overflow(tiny), GENERATOR)
+    here, there = DeviceCandidates(planted, inputs, torch.device("cpu")), Candidates(planted, inputs)
+    old, new = (find_ranges(c, [0], FP16, lambda node: node) for c in (there, here))
+    assert [(f.node, f.kind, f.what) for f in new] == [(f.node, f.kind, f.what) for f in old]
+    assert new[0].largest == pytest.approx(old[0].largest, rel=1e-3)
+    assert node_flops(here.graph, here.shapes) == node_flops(there.graph, there.shapes)
+
+
+def test_an_operator_nobody_taught_is_refused(graph, inputs):
+    strange = onnx.ModelProto()
+    strange.CopyFrom(graph)
+    strange.graph.node[0].op_type = "Erf"
+    with pytest.raises(ValueError, match="operator Erf is not one PyTorch is taught here"):
+        DeviceCandidates(strange, inputs, torch.device("cpu")).frames(PRECISIONS["fp32"], [0])
