@@ -113,6 +113,14 @@ def test_a_runner_that_dies_in_the_middle_is_a_failed_row_and_the_suite_goes_on(
     assert "an illegal memory access was encountered" in finished.output
 
 
+def test_a_run_that_stops_at_its_first_failure_is_not_complete(suite: SuiteProcess) -> None:
+    finished = suite.run((*TWO_ROWS, "-x"), FAULT="runner_dies")
+    assert finished.code == 1, finished.output
+    run = read_run(finished.folders[-1])
+    assert [(record.key.stage, record.status) for record in run.records] == [("mapping", "failed")]
+    assert not run.complete
+
+
 def test_a_nan_frame_is_counted_shown_and_stops_the_gate(suite: SuiteProcess) -> None:
     finished = suite.run(["bench/test_precision_drift.py", *TINY[1:], "--frames", "3"], FAULT="nan_frame")
     assert finished.code == 0, finished.output
