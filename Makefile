@@ -1,11 +1,12 @@
 # make bench: virtual environment, installation and the benchmark suite. make test: lint, types and tests.
 PYTHON ?= python3
 VENV := .venv
+PIP := $(VENV)/bin/pip install -q
 STAMP := $(VENV)/installed
-# The CPU build of PyTorch is enough without a GPU; requirements/cpu.txt keeps pip from pulling CUDA with it.
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo yes)
-EXTRAS := dev,$(if $(GPU),gpu,rtx)
-CONSTRAINT := $(if $(GPU),,-c requirements/cpu.txt)
+# Without a GPU the CPU build of PyTorch is enough, where a CUDA build is gigabytes.
+CPU_TORCH := torch==2.13.0+cpu
+CPU_TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
 
 .PHONY: bench test lint types clean
@@ -22,11 +23,17 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(VENV)/bin/python -m mypy
 
-# A PyTorch that is already in the environment stays; otherwise it comes first, so that nothing else chooses one.
-$(STAMP): pyproject.toml requirements/cpu.txt
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -c "import torch" 2>/dev/null || $(VENV)/bin/pip install -q $(CONSTRAINT) torch
-	$(VENV)/bin/pip install -q $(CONSTRAINT) -e ".[$(EXTRAS)]"
+# PyTorch first, so that nothing else chooses one: what the machine or .venv has already stays; without a GPU the CPU
+# build, from wherever pip is told to look or else from PyTorch's own index.
+$(STAMP): pyproject.toml Makefile
+	$(PYTHON) -m venv $$($(PYTHON) -c "import torch" 2>/dev/null && echo --system-site-packages) $(VENV)
+ifeq ($(GPU),)
+	$(VENV)/bin/python -c "import torch" 2>/dev/null || $(PIP) "$(CPU_TORCH)" 2>/dev/null || $(PIP) torch --index-url $(CPU_TORCH_INDEX)
+	$(PIP) -e ".[dev,rtx]"
+else
+	$(PIP) -e ".[dev]"
+	$(PIP) -e ".[gpu]" || echo "TensorRT or pycuda did not install (pycuda needs a C++ compiler and the CUDA toolkit): its rows will be skipped, see sadtrt doctor"
+endif
 	touch $(STAMP)
 
 clean:

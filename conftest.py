@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--source-image", type=Path, help="a picture to animate instead of the built-in portrait")
     group.addoption("--samples", type=Path, help="folder of source_image.pt, kp_driving.pt, kp_source.pt")
     group.addoption("--frames", type=int, default=32, help="frames of the driving sequence (default: 32)")
-    group.addoption("--clip-frames", type=int, help="frames of the clip stage (default: 16 on a GPU, 3 on a CPU)")
+    group.addoption("--clip-frames", type=int, help="frames of the clip stage (default: 16 on a GPU, 2 on a CPU)")
     group.addoption("--stage", action="append", help=f"only these stages: {', '.join(STAGES)}")
     group.addoption(
         "--runner", action="append", help="only these runners (torch-compile on a CPU only runs when named)"
@@ -117,13 +117,38 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, values[name])
 
 
-@pytest.fixture(scope="session")
-def suite(request: pytest.FixtureRequest) -> Any:
-    """The run that every benchmark of this session records into."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse mistyped names before anything is collected."""
+    if config.getoption("stage"):
+        _named(config, "stage", tuple(STAGES))
+    if config.getoption("precision"):
+        _precisions(config)
+    if config.getoption("runner"):
+        from sadtrt_core.runners.registry import RUNNERS
+
+        _named(config, "runner", tuple(RUNNERS))
+    if min(config.getoption("batch") or (1,)) < 1:
+        raise pytest.UsageError("--batch must be 1 or more")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Load what the benchmarks render once, so that a wrong file or option is one sentence instead of one a row."""
+    wanted = any("suite" in getattr(item, "fixturenames", ()) for item in session.items)
+    if not wanted or session.config.getoption("collectonly"):
+        return
+    try:
+        made = _make_suite(session.config)
+        made.check()
+    except ValueError as error:
+        pytest.exit(f"sadtrt: {error}", returncode=int(pytest.ExitCode.USAGE_ERROR))
+    session.config.stash[SUITE] = made
+
+
+def _make_suite(config: pytest.Config) -> Any:
     from sadtrt_core.suite import Suite, SuiteOptions, default_cache
 
-    option = request.config.getoption
-    made = Suite(
+    option = config.getoption
+    return Suite(
         SuiteOptions(
             size=option("size"),
             weights=option("weights"),
@@ -143,7 +168,12 @@ def suite(request: pytest.FixtureRequest) -> Any:
         ),
         say=Console(stderr=True).print,
     )
-    request.config.stash[SUITE] = made
+
+
+@pytest.fixture(scope="session")
+def suite(request: pytest.FixtureRequest) -> Any:
+    """The run that every benchmark of this session records into."""
+    made = request.config.stash[SUITE]
     _prebuild(made, request)
     return made
 
@@ -162,7 +192,10 @@ def _prebuild(suite: Any, request: pytest.FixtureRequest) -> None:
 
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        build_engines(engines_for(suite, sorted(rows)), suite.options.jobs, Console())
+        outcomes = build_engines(engines_for(suite, sorted(rows)), suite.options.jobs, Console())
+    for outcome in outcomes:
+        if outcome.failure is not None:
+            suite.unbuilt[outcome.job.stage, outcome.job.precision.name, outcome.job.batch] = outcome.failure
 
 
 SUITE = pytest.StashKey[Any]()

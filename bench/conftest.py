@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from sadtrt_core.engine.build import EngineBuildError
 from sadtrt_core.environment import read_environment
+from sadtrt_core.prebuild import unbuilt_reason
 from sadtrt_core.records.schema import RecordKey
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.registry import RunnerKind, runner_named
@@ -38,6 +40,9 @@ def row(request: pytest.FixtureRequest, suite: Suite) -> Iterator[Callable[..., 
             suite.writer.add(skipped(key, str(reason)))
             pytest.skip(str(reason))
         looked_up.append(key)
+        if runner.startswith("tensorrt") and (broken := unbuilt_reason(suite, job)) is not None:
+            # Building it again here would take the same minutes for the same end.
+            raise EngineBuildError(broken)
         return kind, job, key
 
     yield look_up

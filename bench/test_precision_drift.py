@@ -10,7 +10,12 @@ from sadtrt_core.records.schema import Record
 from sadtrt_core.suite import BENCHMARK_VERSION, REFERENCE_FLOOR_DB, Suite
 
 
-def test_precision_drift(runner: str, precision: str, suite: Suite, benchmark: Any, row: Any) -> None:
+def test_precision_drift(
+    runner: str, precision: str, suite: Suite, benchmark: Any, row: Any, request: pytest.FixtureRequest
+) -> None:
+    asked = request.config.getoption("stage")
+    if asked and "generator" not in asked:
+        pytest.skip("drift is the whole generator's: --stage leaves it out")
     kind, job, key = row("generator", runner, precision, 1)
     benchmark.group = "drift over the driving sequence"
     reference = suite.reference

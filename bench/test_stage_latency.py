@@ -11,7 +11,7 @@ from sadtrt_core.measure.host_load import HostLoad
 from sadtrt_core.measure.telemetry import TelemetrySampler
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.records.schema import Record
-from sadtrt_core.suite import BENCHMARK_VERSION, Suite, device_memory_used, resources
+from sadtrt_core.suite import BENCHMARK_VERSION, Suite, device_memory_free_of_leftovers, resources
 
 
 def test_stage_latency(
@@ -19,10 +19,11 @@ def test_stage_latency(
 ) -> None:
     kind, job, key = row(stage, runner, precision, batch)
     benchmark.group = f"{stage}, batch {job.batch}"
-    flush = suite.l2_flush  # Made before memory is looked at: it is none of the runner's.
-    before = device_memory_used(job.device)
+    # Made before memory is looked at: they are none of the runner's.
+    flush, inputs = suite.l2_flush, suite.inputs(job)
+    before = device_memory_free_of_leftovers(job.device)
     with kind.create(job) as active:
-        active.bind(suite.inputs(job))
+        active.bind(inputs)
         sampler = LatencySampler(active, flush)
         call_seconds = sampler.warm_up(suite.timing_plan)
         with HostLoad() as host:

@@ -30,6 +30,13 @@ def engines_for(suite: Suite, rows: Iterable[tuple[str, str, int]]) -> list[Buil
     return [engine_job(job, BuildOptions(optimization_level=job.optimization_level)) for job in wanted.values()]
 
 
+def unbuilt_reason(suite: Suite, job: Job) -> str | None:
+    """Why the engine of a job, or of one of its clip's parts, could not be built before the run; None where it was."""
+    parts = [(name, 1) for name in CLIP_PARTS] if job.stage.name == "clip" else [(job.stage.name, job.batch)]
+    reasons = (suite.unbuilt.get((name, job.precision.name, batch)) for name, batch in parts)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
 def build_engines(jobs: list[BuildJob], processes: int, console: Console) -> tuple[BuildOutcome, ...]:
     """Build what the cache lacks, with a progress display; the reasons of failed builds are printed."""
     if not jobs:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ from sadtrt_core.stages import STAGES, stage_named
 from sadtrt_core.workload import Workload, make_workload
 
 #: Raised when the benchmarks measure something else than before; older baselines then do not compare.
-BENCHMARK_VERSION = 1
+BENCHMARK_VERSION = 2
 #: What the reference has to hold against float64, in dB: a reference worse than that cannot judge 70 dB.
 REFERENCE_FLOOR_DB = 80.0
 _CHECKED_FRAMES = 2
@@ -67,16 +68,24 @@ class SuiteOptions:
     optimization_level: int = 3
     flush_l2: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("frames", "clip_frames", "jobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be 1 or more but is {value}")
+        if self.mapping_checkpoint is not None and self.checkpoint is None:
+            raise ValueError("--mapping-checkpoint belongs to a --checkpoint, and none was given")
+        if self.checkpoint is not None and self.weights != "auto":
+            raise ValueError(f"--checkpoint and --weights {self.weights} exclude each other: give one of them")
+        if self.samples is not None and self.source_image is not None:
+            raise ValueError("--samples hold a source image of their own: give them or --source-image, not both")
+
     def as_text(self) -> dict[str, str]:
         """The options as a record keeps them: only names, never paths of the machine that ran them."""
-        named = {"checkpoint": self.checkpoint, "source_image": self.source_image, "samples": self.samples}
-        text = {name: path.name for name, path in named.items() if path is not None}
-        asked = {"size": self.size, "frames": self.frames, "grid_sample": self.grid_sample}
-        return (
-            text
-            | {name: str(value) for name, value in asked.items()}
-            | {"optimization_level": str(self.optimization_level), "flush_l2": str(self.flush_l2)}
-        )
+        files = ("checkpoint", "mapping_checkpoint", "source_image", "samples")
+        text = {name: path.name for name in files if (path := getattr(self, name)) is not None}
+        plain = ("size", "weights", "device", "grid_sample", "optimization_level", "flush_l2")
+        return text | {name: str(getattr(self, name)) for name in plain}
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,8 @@ class Suite:
     say: Callable[[str], None] = lambda line: None
     _writer: RunWriter | None = field(default=None, init=False)
     _inputs: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict, init=False)
+    #: Engines that could not be built before the run, by stage, precision and batch, and why.
+    unbuilt: dict[tuple[str, str, int], str] = field(default_factory=dict, init=False)
 
     @cached_property
     def device(self) -> torch.device:
@@ -260,6 +271,10 @@ class Suite:
         folder = self.writer.folder
         write_html(self.writer.finish(), folder)
 
+    def check(self) -> None:
+        """Load what was asked for, so that a mistake is said once and at once. Raises ValueError."""
+        _ = self.device, self.renderer, self.workload
+
     @property
     def started(self) -> bool:
         """Whether anything was recorded."""
@@ -270,8 +285,17 @@ def device_memory_used(device: torch.device) -> float | None:
     """MB (1e6 bytes) in use on the whole device, None on a CPU. Cached blocks of PyTorch count: they are taken."""
     if device.type != "cuda":
         return None
+    torch.cuda.synchronize(device)
     free, total = torch.cuda.mem_get_info(device)
     return (total - free) / 1e6
+
+
+def device_memory_free_of_leftovers(device: torch.device) -> float | None:
+    """`device_memory_used` after giving back what earlier runners left cached, so that the next one pays for itself."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+    return device_memory_used(device)
 
 
 def resources(runner: StageRunner, before_mb: float | None, energy_mj_per_frame: float | None = None) -> Resources:

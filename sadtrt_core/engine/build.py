@@ -24,8 +24,6 @@ from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.instancenorm import decompose_instance_norm
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
-#: Raised when this module builds another engine from the same graph and options, so that cached ones are not used.
-RECIPE = 1
 Say = Callable[[str], None]
 
 

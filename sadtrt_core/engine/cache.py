@@ -17,13 +17,23 @@ from typing import Any
 import torch
 
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import RECIPE, BuiltEngine, EngineBuildError, Say, build_engine
+from sadtrt_core.engine.build import BuiltEngine, EngineBuildError, Say, build_engine
 from sadtrt_core.engine.files import locked, write_whole
 from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.plugin import load_plugin
 from sadtrt_core.engine.sampler_check import sampler_case, sampler_fault
+from sadtrt_core.source import source_digest
 
-KEY_VERSION = 1
+KEY_VERSION = 2
+#: What turns a typed graph into an engine; a change in it is another engine.
+BUILDER_SOURCES = (
+    "engine/build.py",
+    "engine/constraints.py",
+    "engine/fixed_shapes.py",
+    "engine/tensorrt_api.py",
+    "graph/edit.py",
+    "graph/instancenorm.py",
+)
 Key = dict[str, Any]
 Builder = Callable[..., BuiltEngine]
 
@@ -42,7 +52,7 @@ def engine_key(job: BuildJob, trt: Any, gpu: api.Gpu) -> Key:
     """Everything an engine depends on, as plain data; any change of it is another engine."""
     return {
         "key_version": KEY_VERSION,
-        "recipe": RECIPE,
+        "builder_sha256": source_digest(*BUILDER_SOURCES),
         "graph_sha256": hashlib.sha256(job.graph.read_bytes()).hexdigest(),
         "inputs": {name: list(shape) for name, shape in job.input_shapes},
         "options": {**job.options.parts(), "tf32": job.precision.tf32},

@@ -10,17 +10,14 @@ from pathlib import Path
 import onnx
 import torch
 
-from sadtrt_core import __version__
 from sadtrt_core.graph.export import OPSET, OPSET_BUILTIN, export_stage
 from sadtrt_core.graph.gridsample import resolve_grid_sample
 from sadtrt_core.graph.typed import apply_precision, unmatched_patterns
 from sadtrt_core.precision import Precision
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.runners.base import GridSample
+from sadtrt_core.source import source_digest
 from sadtrt_core.stages import STAGES, Stage
-
-#: Raised when the same weights and exporter give another graph than before, so that none is read that was kept earlier.
-EXPORT_VERSION = 2
 
 
 def typed_graph(renderer: Renderer, stage: Stage, precision: Precision, grid_sample: GridSample, cache: Path) -> bytes:
@@ -45,9 +42,10 @@ def typed_graph(renderer: Renderer, stage: Stage, precision: Precision, grid_sam
 
 def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> onnx.ModelProto:
     """The fp32 export of a stage, read from `cache/graphs` when these weights were exported before."""
-    # The exporter belongs to the key: another torch release may write another graph for the same weights.
-    versions = f"{EXPORT_VERSION}|{torch.__version__}|{__version__}"
-    key = f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{opset}|{versions}"
+    # The exporter belongs to the key: another torch release, or other code of ours, may write another graph for the
+    # same weights.
+    exporter = f"{torch.__version__}|{source_digest('renderer', 'stages.py', 'graph/export.py')}"
+    key = f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{opset}|{exporter}"
     path = cache / "graphs" / f"{stage.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.onnx"
     if path.exists():
         return onnx.load(path)

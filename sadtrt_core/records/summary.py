@@ -117,7 +117,8 @@ def _latency_cells(run: Run, record: Record) -> dict[str, Any]:
         "host_ms_ci_high": host.high,
         "samples": len(latency.judged_ms),
         "steady": latency.steady,
-        "disturbed": len(latency.disturbed),
+        # Nothing was seen to disturb what nothing watched.
+        "disturbed": len(latency.disturbed) if latency.disturbed or record.telemetry else None,
     }
 
 

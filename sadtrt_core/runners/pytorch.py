@@ -121,11 +121,14 @@ class TorchCompileRunner(PyTorchRunner):
     def deactivate(self) -> None:
         super().deactivate()
         torch.compiler.reset()
+        if self.job.device.type == "cuda":
+            torch.cuda.empty_cache()  # Again: only now has the compiled graph let go of its memory.
 
     def _call(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         # The compiled module's outputs live in its CUDA graph's memory until this call says they are done with.
         torch.compiler.cudagraph_mark_step_begin()
-        return super()._call(inputs)
+        # Copied, because another compiled stage's call takes that memory back while a clip still reads these.
+        return tuple(output.clone() for output in super()._call(inputs))
 
 
 def reference_frames(job: Job, inputs: list[dict[str, Tensor]], dtype: torch.dtype = torch.float32) -> list[Tensor]:

@@ -1,0 +1,41 @@
+"""What a user sees who mistypes an option: one sentence, at once, and nothing written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_suite(results: Path, *options: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "pytest", "bench/test_stage_latency.py", "--benchmark-only", "-q"]
+    command += ["--weights", "seeded", "--results", str(results), "-p", "no:cacheprovider", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--stage", "wrap"), "--stage 'wrap' is not known: expected one of keypoints, mapping"),
+        (("--runner", "tf"), "--runner 'tf' is not known: expected one of pytorch, torch-compile"),
+        (("--precision", "fp12"), "precision 'fp12' is not known: expected one of fp32, tf32"),
+        (("--batch", "0"), "--batch must be 1 or more"),
+        (("--frames", "0"), "--frames must be 1 or more but is 0"),
+        (("--source-image", "nowhere.png"), "nowhere.png cannot be read as a picture"),
+        (("--samples", "nowhere"), "nowhere/source_image.pt is missing"),
+        (("--mapping-checkpoint", "m.pth"), "--mapping-checkpoint belongs to a --checkpoint"),
+        (("--checkpoint", "c.safetensors"), "--checkpoint and --weights seeded exclude each other"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+    code, text = run_suite(tmp_path / "results", *options)
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert words in text
+    assert text.count(words) == 1
+    assert len(text.splitlines()) < 25
+    assert not (tmp_path / "results").exists()
