@@ -8,10 +8,11 @@ import pytest
 
 from sadtrt_core.measure.energy import energy_per_call
 from sadtrt_core.measure.host_load import HostLoad
+from sadtrt_core.measure.memory import device_memory_free_of_leftovers
 from sadtrt_core.measure.telemetry import TelemetrySampler
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.records.schema import Record
-from sadtrt_core.suite import BENCHMARK_VERSION, Suite, device_memory_free_of_leftovers, resources
+from sadtrt_core.suite import BENCHMARK_VERSION, Suite, resources
 
 
 def test_stage_latency(

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import Tensor
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.environment import read_environment
 from sadtrt_core.measure.drift import measure_drift, worst_frame_picture
+from sadtrt_core.measure.memory import device_memory_used
 from sadtrt_core.measure.sensors import NoSensors, Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
 from sadtrt_core.precision import precision_named
@@ -279,23 +279,6 @@ class Suite:
     def started(self) -> bool:
         """Whether anything was recorded."""
         return self._writer is not None
-
-
-def device_memory_used(device: torch.device) -> float | None:
-    """MB (1e6 bytes) in use on the whole device, None on a CPU. Cached blocks of PyTorch count: they are taken."""
-    if device.type != "cuda":
-        return None
-    torch.cuda.synchronize(device)
-    free, total = torch.cuda.mem_get_info(device)
-    return (total - free) / 1e6
-
-
-def device_memory_free_of_leftovers(device: torch.device) -> float | None:
-    """`device_memory_used` after giving back what earlier runners left cached, so that the next one pays for itself."""
-    if device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
-    return device_memory_used(device)
 
 
 def resources(runner: StageRunner, before_mb: float | None, energy_mj_per_frame: float | None = None) -> Resources:

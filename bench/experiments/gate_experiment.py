@@ -31,6 +31,7 @@ from sadtrt_core.environment import read_environment
 from sadtrt_core.measure import stats
 from sadtrt_core.measure.energy import energy_per_call
 from sadtrt_core.measure.host_load import HostLoad
+from sadtrt_core.measure.memory import device_memory_used
 from sadtrt_core.measure.telemetry import TelemetrySampler
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.records import codec, schema
@@ -39,7 +40,7 @@ from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.records.thresholds import Limits, Thresholds
 from sadtrt_core.runners.base import StageRunner
 from sadtrt_core.runners.registry import runner_named
-from sadtrt_core.suite import BENCHMARK_VERSION, Suite, SuiteOptions, default_cache, device_memory_used, resources
+from sadtrt_core.suite import BENCHMARK_VERSION, Suite, SuiteOptions, default_cache, resources
 
 ROOT = Path(__file__).parents[2]
 ROWS = {
