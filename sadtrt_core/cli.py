@@ -263,7 +263,10 @@ def search(
 
     with _one_sentence():
         suite = _suite(size, weights, checkpoint, device, "auto", cache)
-        found = search_command(suite, precision, min_psnr, max_lsb, frames, worst, out, console, errors)
+        try:
+            found = search_command(suite, precision, min_psnr, max_lsb, frames, worst, out, console, errors)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
     raise typer.Exit(0 if found else 1)
 
 

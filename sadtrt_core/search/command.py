@@ -47,10 +47,14 @@ def search_command(
     def say(line: str) -> None:
         errors.print(line, markup=False, soft_wrap=True)
 
-    with shown_progress(errors) as tell:
-        found = search_suite(
-            suite, base, budget, name, worst, say, lambda count: tell("trying candidates", count, None)
-        )
+    try:
+        with shown_progress(errors) as tell:
+            found = search_suite(
+                suite, base, budget, name, worst, say, lambda count: tell("trying candidates", count, None)
+            )
+    except KeyboardInterrupt:
+        say("interrupted: what was measured is kept, the same command goes on from there")
+        raise
     if found.plan is None:
         console.print(found.refusal, markup=False, soft_wrap=True)
         return False
