@@ -173,10 +173,12 @@ def test_benchmarks_take_a_plan_by_its_path_and_refuse_what_is_none(plan_file, t
             "-p",
             "no:cacheprovider",
         ]
-        return subprocess.run([*command, *chosen], cwd=root, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            [*command, *chosen], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
+        )
 
     taken = collected("fp16", str(plan_file))
-    assert taken.returncode == 0, taken.stderr
+    assert taken.returncode == 0, taken.stdout
     assert "sixty.toml" in taken.stdout
     twin = tmp_path / "other" / "sixty.toml"
     write_plan(PLAN, twin)
