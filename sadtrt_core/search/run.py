@@ -52,6 +52,11 @@ def search_suite(
         raise ValueError(
             f"precision {base.name!r} is no base to search from: expected one that is low throughout, fp16"
         )
+    if suite.device.type == "cuda":
+        kind = runner_named("tensorrt")
+        absence = kind.available(suite.job("generator", kind, base.name, 1))
+        if absence is not None:
+            raise ValueError(f"TensorRT cannot time plans here: {absence}; --device cpu counts arithmetic instead")
     reference = suite.reference
     if not reference.sound:
         raise ValueError(
