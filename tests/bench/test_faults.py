@@ -122,7 +122,9 @@ def test_a_run_that_stops_at_its_first_failure_is_not_complete(suite: SuiteProce
 
 
 def test_a_nan_frame_is_counted_shown_and_stops_the_gate(suite: SuiteProcess) -> None:
-    finished = suite.run(["bench/test_precision_drift.py", *TINY[1:], "--frames", "3"], FAULT="nan_frame")
+    finished = suite.run(
+        ["bench/test_precision_drift.py", *TINY[1:], "--stage", "generator", "--frames", "3"], FAULT="nan_frame"
+    )
     assert finished.code == 0, finished.output
     assert "NaN in 1 of 3" in finished.output
     run = read_run(finished.folders[-1])
