@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sadtrt_core.localise.candidates import Candidates
-from sadtrt_core.localise.measure import drift_of, worst_frames
 from sadtrt_core.localise.parts import Part
 from sadtrt_core.localise.report import Loss
 from sadtrt_core.measure.drift import measure_drift
@@ -108,6 +107,3 @@ def keeping(base: ComputeType, kept: Iterable[Part]) -> Precision:
         keep_coordinates=COORDINATES in patterns,
         keep_nodes=tuple(pattern for pattern in patterns if pattern != COORDINATES),
     )
-
-
-__all__ = ["Budget", "Trials", "drift_of", "keeping", "worst_frames"]
