@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sadtrt_core.cli_options import (
+    Cache,
+    Checkpoint,
+    Device,
+    GridSampleChoice,
+    Size,
+    WeightsChoice,
+    console,
+    errors,
+    make_suite,
+    one_sentence,
+)
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.stages import GRAPH_STAGES, STAGES
-
-if TYPE_CHECKING:
-    from sadtrt_core.suite import Suite
 
 app = typer.Typer(
     help="What a lower precision costs and buys for the SadTalker face renderer on NVIDIA GPUs. "
@@ -26,59 +32,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True)
-
-Size = Annotated[int, typer.Option(help="Image size in pixels: 256 or 512.")]
-WeightsChoice = Annotated[str, typer.Option(help="auto, demo, fitted or seeded.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="SadTalker's .safetensors, .pth or .pth.tar.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder of graphs, engines, weights and the timing cache.")]
-Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
-GridSampleChoice = Annotated[str, typer.Option(help="auto, plugin, native or builtin.")]
-
-
-@contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Turn what a user can mend into one sentence and exit code 2; anything else keeps its traceback."""
-    from sadtrt_core.engine.build import EngineBuildError
-
-    try:
-        yield
-    except (ValueError, EngineBuildError, OSError) as error:
-        errors.print(f"[red]sadtrt:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
-
-
-def _suite(
-    size: int,
-    weights: str,
-    checkpoint: Path | None,
-    device: str,
-    grid_sample: str,
-    cache: Path | None,
-    optimization_level: int = 3,
-) -> Suite:
-    from sadtrt_core.suite import Suite, SuiteOptions, default_cache
-
-    return Suite(
-        SuiteOptions(
-            size=size,
-            weights=weights,
-            checkpoint=checkpoint,
-            mapping_checkpoint=None,
-            source_image=None,
-            samples=None,
-            frames=1,
-            clip_frames=None,
-            device=device,
-            grid_sample=grid_sample,
-            cache=cache or default_cache(),
-            results=Path("results"),
-            jobs=1,
-            optimization_level=optimization_level,
-        ),
-        say=errors.print,
-    )
 
 
 @app.command()
@@ -91,24 +44,10 @@ def doctor(
     cache: Cache = None,
 ) -> None:
     """Say what is here and, for every runner and precision that would be skipped, why and what mends it."""
-    from sadtrt_core.doctor import look_around, verdicts
+    from sadtrt_core.doctor import print_findings
 
-    with _one_sentence():
-        suite = _suite(size, weights, checkpoint, device, grid_sample, cache)
-        here = Table(title="What is here", title_justify="left", show_header=False)
-        for finding in look_around(suite):
-            mark = "[green]yes[/]" if finding.present else "[yellow]no[/]"
-            here.add_row(finding.thing, mark, escape(finding.state))
-        console.print(here)
-        table = Table(title="What would run", title_justify="left")
-        for heading in ("runner", "precision", "runs", "why not", "what mends it"):
-            table.add_column(heading, overflow="fold")
-        for verdict in verdicts(suite):
-            runs = "[green]yes[/]" if verdict.reason is None else "[yellow]no[/]"
-            table.add_row(
-                verdict.runner, verdict.precision, runs, escape(verdict.reason or ""), escape(verdict.mend or "")
-            )
-        console.print(table)
+    with one_sentence():
+        print_findings(make_suite(size, weights, checkpoint, device, grid_sample, cache), console)
 
 
 @app.command()
@@ -130,8 +69,8 @@ def build(
     from sadtrt_core.prebuild import build_engines, engines_for
     from sadtrt_core.runners.registry import runner_named
 
-    with _one_sentence():
-        suite = _suite(size, weights, checkpoint, "auto", grid_sample, cache, optimization_level)
+    with one_sentence():
+        suite = make_suite(size, weights, checkpoint, "auto", grid_sample, cache, optimization_level)
         rows = [(name, how, count) for name in stage for how in precision for count in batch]
         for name, how, count in rows:
             absence = runner_named("tensorrt").available(suite.job(name, runner_named("tensorrt"), how, count))
@@ -153,7 +92,7 @@ def build_plugin_command(
     """Compile the GridSample3D plugin for the TensorRT whose headers are given."""
     from sadtrt_core.engine.plugin import build_plugin
 
-    with _one_sentence():
+    with one_sentence():
         library = build_plugin(include, build_dir, architectures)
     console.print(f"built {library.path}, version {library.version}", soft_wrap=True)
 
@@ -171,31 +110,21 @@ def fit(
     out: Annotated[Path | None, typer.Option(help="Where to write (default: the cache).")] = None,
     cache: Cache = None,
 ) -> None:
-    """Fit stand-in weights, so that drift says something without SadTalker's checkpoint (two minutes on an H200)."""
+    """Fit stand-in weights, so that drift says something without SadTalker's checkpoint (three minutes on an H200)."""
     import torch
-    from rich.progress import Progress, TaskID
 
-    from sadtrt_core.renderer.fit import FitPlan, FitProgress
+    from sadtrt_core.renderer.fit import FitPlan
+    from sadtrt_core.renderer.fit_display import shown_fit
     from sadtrt_core.renderer.preview import save_preview
     from sadtrt_core.renderer.standin import DEMO_FILE, fit_standin, fitted_file, load_standin
     from sadtrt_core.suite import default_cache
 
-    with _one_sentence(), Progress(console=console) as display:
-        if not torch.cuda.is_available():
-            display.console.print("there is no GPU here: fitting on the CPU takes hours for a usable picture")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        target = out or (DEMO_FILE if demo else fitted_file(cache or default_cache(), size, seed))
-        bars: dict[str, TaskID] = {}
-
-        def show(progress: FitProgress) -> None:
-            if progress.network not in bars:
-                bars[progress.network] = display.add_task(progress.network, total=progress.seconds_left)
-            bar = bars[progress.network]
-            total = next(task.total for task in display.tasks if task.id == bar) or 0.0
-            description = f"{progress.network}: step {progress.step}, loss {progress.loss:.4f}"
-            display.update(bar, completed=total - progress.seconds_left, description=description)
-
-        plan = FitPlan(seconds=seconds, seed=seed, batch=batch, steps=steps)
+    if not torch.cuda.is_available():
+        errors.print("there is no GPU here: fitting on the CPU takes hours for a usable picture")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    target = out or (DEMO_FILE if demo else fitted_file(cache or default_cache(), size, seed))
+    plan = FitPlan(seconds=seconds, seed=seed, batch=batch, steps=steps)
+    with one_sentence(), shown_fit(console) as show:
         fitted = fit_standin(
             size, demo=demo, plan=plan, portraits=portrait or [], out=target, device=device, report=show
         )
@@ -230,8 +159,8 @@ def drift(
     from sadtrt_core.precision import precision_named
     from sadtrt_core.suite import Suite
 
-    with _one_sentence():
-        options = _suite(size, weights, checkpoint, device, "auto", cache).options
+    with one_sentence():
+        options = make_suite(size, weights, checkpoint, device, "auto", cache).options
         suite = Suite(replace(options, frames=frames, results=results), say=errors.print)
         with shown_progress(errors) as tell:
             found = localise_suite(
@@ -261,8 +190,8 @@ def search(
     """Find what has to stay fp32 for an accuracy budget, and write it as a plan. Run again, it goes on."""
     from sadtrt_core.search.command import search_command
 
-    with _one_sentence():
-        suite = _suite(size, weights, checkpoint, device, "auto", cache)
+    with one_sentence():
+        suite = make_suite(size, weights, checkpoint, device, "auto", cache)
         try:
             found = search_command(suite, precision, min_psnr, max_lsb, frames, worst, out, console, errors)
         except KeyboardInterrupt:
@@ -281,7 +210,7 @@ def report(
     from sadtrt_core.records.report import markdown_summary, print_tables
     from sadtrt_core.records.store import read_run
 
-    with _one_sentence():
+    with one_sentence():
         recorded = read_run(run)
     if markdown:
         typer.echo(markdown_summary(recorded))
@@ -310,7 +239,7 @@ def gate(
     from sadtrt_core.records.thresholds import Thresholds
 
     results = Path("results")
-    with _one_sentence():
+    with one_sentence():
         if update:
             written = baseline_path(results, baseline)
             write_baseline(read_run(run), written)
@@ -351,7 +280,7 @@ def compare(
     from sadtrt_core.suite import default_cache
 
     outcomes = []
-    with _one_sentence():
+    with one_sentence():
         sides = Side.parse(a), Side.parse(b)
         names = sides[0].label(), sides[1].label() if checkout is None else f"{sides[1].label()} in {checkout}"
         table = Table(title=f"A: {escape(names[0])}, B: {escape(names[1])}", title_justify="left")

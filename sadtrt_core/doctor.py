@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.environment import package_version, read_environment
 from sadtrt_core.precision import PRECISIONS
@@ -64,3 +68,19 @@ def verdicts(suite: Suite) -> tuple[Verdict, ...]:
             reason, mend = (absence.reason, absence.mend) if absence is not None else (None, None)
             found.append(Verdict(kind.name, precision, reason, mend))
     return tuple(found)
+
+
+def print_findings(suite: Suite, console: Console) -> None:
+    """Both tables: what is here, and what would run."""
+    here = Table(title="What is here", title_justify="left", show_header=False)
+    for finding in look_around(suite):
+        mark = "[green]yes[/]" if finding.present else "[yellow]no[/]"
+        here.add_row(finding.thing, mark, escape(finding.state))
+    console.print(here)
+    table = Table(title="What would run", title_justify="left")
+    for heading in ("runner", "precision", "runs", "why not", "what mends it"):
+        table.add_column(heading, overflow="fold")
+    for verdict in verdicts(suite):
+        runs = "[green]yes[/]" if verdict.reason is None else "[yellow]no[/]"
+        table.add_row(verdict.runner, verdict.precision, runs, escape(verdict.reason or ""), escape(verdict.mend or ""))
+    console.print(table)

@@ -86,8 +86,12 @@ def parts_table(run: Run) -> TextTable:
 
 
 def telemetry_table(run: Run) -> TextTable:
-    """What the GPU did while each row was timed: clocks, heat, power, memory, energy, and what was disturbed."""
-    measured = _by_stage(run, [record for record in run.records if record.telemetry is not None])
+    """What the GPU did while each row was timed: clocks, heat, power, memory, energy, and what was disturbed.
+
+    Rows that no GPU's sensors watched are left out: all they could say is how busy the host was.
+    """
+    watched = [record for record in run.records if record.telemetry is not None and record.telemetry.sm_clock_mhz]
+    measured = _by_stage(run, watched)
     headings = ("SM MHz", "memory MHz", "deg C", "W", "used MB", "mJ a frame", "host busy", "disturbed", "throttled by")
     rows = tuple((*_key_cells(record.key), *_telemetry_cells(record)) for record in measured)
     note = (

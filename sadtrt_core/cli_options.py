@@ -1,0 +1,70 @@
+"""What the commands share: their options, where they print, and how an error is worded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from sadtrt_core.suite import Suite
+
+console = Console()
+errors = Console(stderr=True)
+
+Size = Annotated[int, typer.Option(help="Image size in pixels: 256 or 512.")]
+WeightsChoice = Annotated[str, typer.Option(help="auto, demo, fitted or seeded.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="SadTalker's .safetensors, .pth or .pth.tar.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder of graphs, engines, weights and the timing cache.")]
+Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
+GridSampleChoice = Annotated[str, typer.Option(help="auto, plugin, native or builtin.")]
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn what a user can mend into one sentence and exit code 2; anything else keeps its traceback."""
+    from sadtrt_core.engine.build import EngineBuildError
+
+    try:
+        yield
+    except (ValueError, EngineBuildError, OSError) as error:
+        errors.print(f"[red]sadtrt:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+def make_suite(
+    size: int,
+    weights: str,
+    checkpoint: Path | None,
+    device: str,
+    grid_sample: str,
+    cache: Path | None,
+    optimization_level: int = 3,
+) -> Suite:
+    """A suite of one frame for commands that build, look or search; see SuiteOptions. Raises ValueError."""
+    from sadtrt_core.suite import Suite, SuiteOptions, default_cache
+
+    return Suite(
+        SuiteOptions(
+            size=size,
+            weights=weights,
+            checkpoint=checkpoint,
+            mapping_checkpoint=None,
+            source_image=None,
+            samples=None,
+            frames=1,
+            clip_frames=None,
+            device=device,
+            grid_sample=grid_sample,
+            cache=cache or default_cache(),
+            results=Path("results"),
+            jobs=1,
+            optimization_level=optimization_level,
+        ),
+        say=errors.print,
+    )
