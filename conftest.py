@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 from rich.markup import escape
 
-from sadtrt_core.precision import PRECISIONS, precision_named
+from sadtrt_core.plan import precision_named
+from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.stages import STAGES
 
 ROOT = Path(__file__).parent

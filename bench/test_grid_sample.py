@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.sampler_check import TOLERANCE
-from sadtrt_core.precision import PRECISIONS, TORCH_TYPES, ComputeType, precision_named
+from sadtrt_core.plan import precision_named
+from sadtrt_core.precision import PRECISIONS, TORCH_TYPES, ComputeType
 from sadtrt_core.sampling.device_times import copies_beyond_cache, copy_rate, graph_time_us
 from sadtrt_core.sampling.methods import SAMPLING_METHODS, SamplingLaunch, SamplingMethod, Setting, expanded
 from sadtrt_core.sampling.rows import SamplingRow

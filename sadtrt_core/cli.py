@@ -156,7 +156,7 @@ def drift(
     from sadtrt_core.localise.display import shown_progress
     from sadtrt_core.localise.run import localise_suite, write_report
     from sadtrt_core.localise.table import renderables
-    from sadtrt_core.precision import precision_named
+    from sadtrt_core.plan import precision_named
     from sadtrt_core.suite import Suite
 
     with one_sentence():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
-from sadtrt_core.precision import precision_named
+from sadtrt_core.plan import precision_named
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.runners.base import GridSample, Job, StageRunner
 from sadtrt_core.runners.tensorrt import TensorRTRunner

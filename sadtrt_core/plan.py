@@ -218,3 +218,18 @@ def _value(name: str, value: Fact) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         raise PlanError(f"{name} is {value}: leave out what has no number")
     return json.dumps(value)
+
+
+def precision_named(name: str) -> Precision:
+    """The precision of that name, or of the plan in a file whose name ends in .toml.
+
+    Raises ValueError: a name that is not known, with those there are, or PlanError for a file that is no plan.
+    """
+    if name.endswith(PLAN_SUFFIX):
+        return read_plan(Path(name)).precision
+    if name not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise ValueError(
+            f"precision {name!r} is not known: expected one of {known}, or a plan's file such as plan.toml"
+        )
+    return PRECISIONS[name]

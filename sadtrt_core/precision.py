@@ -7,7 +7,6 @@ runner reads the same declaration. Beside the built-in ones there are plans, rea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -75,20 +74,3 @@ PRECISIONS: dict[str, Precision] = {
         Precision("bf16", "bfloat16", "everything bfloat16: fp32's range with 8 bits of precision"),
     )
 }
-
-
-def precision_named(name: str) -> Precision:
-    """The precision of that name, or of the plan in a file whose name ends in .toml.
-
-    Raises ValueError: a name that is not known, with those there are, or PlanError for a file that is no plan.
-    """
-    if name.endswith(PLAN_SUFFIX):
-        from sadtrt_core.plan import read_plan
-
-        return read_plan(Path(name)).precision
-    if name not in PRECISIONS:
-        known = ", ".join(PRECISIONS)
-        raise ValueError(
-            f"precision {name!r} is not known: expected one of {known}, or a plan's file such as plan.toml"
-        )
-    return PRECISIONS[name]

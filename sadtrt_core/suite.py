@@ -20,7 +20,7 @@ from sadtrt_core.measure.drift import measure_drift, worst_frame_picture
 from sadtrt_core.measure.memory import device_memory_used
 from sadtrt_core.measure.sensors import NoSensors, Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
-from sadtrt_core.precision import precision_named
+from sadtrt_core.plan import precision_named
 from sadtrt_core.records import schema
 from sadtrt_core.records.files import write_atomically
 from sadtrt_core.records.report import write_html

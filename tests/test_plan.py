@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.pipeline import typed_graph
-from sadtrt_core.plan import FORMAT, Keep, Plan, PlanError, plan_text, read_plan, write_plan
-from sadtrt_core.precision import precision_named
+from sadtrt_core.plan import FORMAT, Keep, Plan, PlanError, plan_text, precision_named, read_plan, write_plan
 from sadtrt_core.stages import GRAPH_STAGES, STAGES
 
 PLAN = Plan(

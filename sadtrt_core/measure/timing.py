@@ -185,12 +185,3 @@ def half_width(samples: Sequence[float]) -> float:
     reach = max(interval.high - middle, middle - interval.low)
     # Fewer than six samples cannot hold a 95% interval, however alike they are.
     return reach / middle if middle and interval.coverage >= 0.95 else math.inf
-
-
-def measure_latency(runner: StageRunner, plan: TimingPlan) -> Latency:
-    """Warm up and sample an activated and bound runner, without pytest."""
-    sampler = LatencySampler(runner)
-    for _ in range(plan.samples(sampler.warm_up(plan))):
-        sampler.sample()
-    sampler.sample_until_known(plan)
-    return sampler.result()

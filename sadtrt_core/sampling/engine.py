@@ -19,7 +19,7 @@ from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin
 from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.gridsample import resolve_grid_sample
-from sadtrt_core.precision import precision_named
+from sadtrt_core.plan import precision_named
 from sadtrt_core.renderer.sampling import NODE_TYPE
 from sadtrt_core.sampling.shapes import SamplingShape
 

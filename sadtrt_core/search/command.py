@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from sadtrt_core.localise.display import shown_progress
-from sadtrt_core.plan import Plan, write_plan
-from sadtrt_core.precision import PLAN_SUFFIX, precision_named
+from sadtrt_core.plan import Plan, precision_named, write_plan
+from sadtrt_core.precision import PLAN_SUFFIX
 from sadtrt_core.search.greedy import Outcome
 from sadtrt_core.search.run import search_suite
 from sadtrt_core.search.trials import Budget

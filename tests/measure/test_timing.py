@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sadtrt_core.measure import timing
-from sadtrt_core.measure.timing import LatencySampler, TimingPlan, measure_latency
+from sadtrt_core.measure.timing import LatencySampler, TimingPlan
 
 
 class FakeRunner:
@@ -42,9 +42,18 @@ def clock(monkeypatch):
 PLAN = TimingPlan(warmup_calls=3, warmup_seconds=10.0, sample_seconds=1.0, samples_min=5, samples_max=50)
 
 
+def measured(runner):
+    """Samples as the latency benchmark takes them."""
+    sampler = LatencySampler(runner)
+    for _ in range(PLAN.samples(sampler.warm_up(PLAN))):
+        sampler.sample()
+    sampler.sample_until_known(PLAN)
+    return sampler.result()
+
+
 def test_warm_up_is_not_counted_and_the_wait_is(clock):
     runner = FakeRunner(clock, [9.0, 3.0, *[0.02] * 500])
-    latency = measure_latency(runner, PLAN)
+    latency = measured(runner)
     assert latency.host_ms == pytest.approx([20.0] * 50)
     assert latency.device_ms is None
     assert latency.warmup_calls >= 3
@@ -52,7 +61,7 @@ def test_warm_up_is_not_counted_and_the_wait_is(clock):
 
 
 def test_slow_calls_are_sampled_as_seldom_as_allowed(clock):
-    latency = measure_latency(FakeRunner(clock, [2.0]), PLAN)
+    latency = measured(FakeRunner(clock, [2.0]))
     assert len(latency.host_ms) == 5
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from sadtrt_core.localise.parts import block_parts
 from sadtrt_core.localise.report import Loss
-from sadtrt_core.plan import read_plan
-from sadtrt_core.precision import COORDINATES, PRECISIONS, precision_named
+from sadtrt_core.plan import precision_named, read_plan
+from sadtrt_core.precision import COORDINATES, PRECISIONS
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.runners.registry import runner_named
 from sadtrt_core.search.command import search_command
