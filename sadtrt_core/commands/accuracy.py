@@ -1,0 +1,79 @@
+"""Commands that find where a picture is lost and what to keep of it: drift, search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sadtrt_core.commands.options import (
+    Cache,
+    Checkpoint,
+    Device,
+    Size,
+    WeightsChoice,
+    console,
+    errors,
+    make_suite,
+    one_sentence,
+)
+
+
+def drift(
+    precision: Annotated[str, typer.Option(help="A precision that computes low, or a plan's .toml file.")] = "fp16",
+    frames: Annotated[int, typer.Option(help="Frames of the driving sequence.")] = 16,
+    worst: Annotated[int, typer.Option(min=1, help="How many of them, the worst, every part is measured on.")] = 4,
+    device: Device = "auto",
+    size: Size = 256,
+    weights: WeightsChoice = "auto",
+    checkpoint: Checkpoint = None,
+    results: Annotated[Path, typer.Option(help="Folder for results.")] = Path("results"),
+    cache: Cache = None,
+) -> None:
+    """Find where a precision loses the picture: which stage, block and nodes, and whose numbers do not fit."""
+    from dataclasses import replace
+
+    from sadtrt_core.localise.display import shown_progress
+    from sadtrt_core.localise.run import localise_suite, write_report
+    from sadtrt_core.localise.table import renderables
+    from sadtrt_core.plan import precision_named
+    from sadtrt_core.suite import Suite
+
+    with one_sentence():
+        options = make_suite(size, weights, checkpoint, device, "auto", cache).options
+        suite = Suite(replace(options, frames=frames, results=results), say=errors.print)
+        with shown_progress(errors) as tell:
+            found = localise_suite(
+                suite, precision_named(precision), worst, lambda now: tell(now.doing, now.done, now.total)
+            )
+        folder = write_report(found, results)
+    for shown in renderables(found):
+        console.print(shown)
+    console.print(f"results: {folder}", soft_wrap=True)
+    raise typer.Exit(0 if found.complete else 130)
+
+
+def search(
+    precision: Annotated[str, typer.Option(help="The base: fp16 or bf16.")] = "fp16",
+    min_psnr: Annotated[float, typer.Option(help="What every frame has to hold, in dB.")] = 60.0,
+    max_lsb: Annotated[int | None, typer.Option(help="The largest difference of a pixel, of 255.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames of the driving sequence.")] = 16,
+    worst: Annotated[int, typer.Option(min=1, help="How many of them, the worst, are tried first.")] = 4,
+    out: Annotated[Path | None, typer.Option(help="The plan to write (default: plans/<base>-<dB>db.toml).")] = None,
+    device: Device = "auto",
+    size: Size = 256,
+    weights: WeightsChoice = "auto",
+    checkpoint: Checkpoint = None,
+    cache: Cache = None,
+) -> None:
+    """Find what has to stay fp32 for an accuracy budget, and write it as a plan. Run again, it goes on."""
+    from sadtrt_core.search.command import search_command
+
+    with one_sentence():
+        suite = make_suite(size, weights, checkpoint, device, "auto", cache)
+        try:
+            found = search_command(suite, precision, min_psnr, max_lsb, frames, worst, out, console, errors)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+    raise typer.Exit(0 if found else 1)
