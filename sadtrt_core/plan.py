@@ -15,7 +15,8 @@
     sadtrt = "0.1.0"
 
 `nodes` are shell-style patterns over the generator's ONNX node names; the word "coordinates" stands for everything
-between a sampling grid and the nearest convolution. A plan's name is its file's, without the ending.
+between a sampling grid and the nearest convolution, "picture" for everything between the rendered picture and the last
+one. A plan's name is its file's, without the ending.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sadtrt_core.precision import COORDINATES, PLAN_SUFFIX, PRECISIONS, TORCH_TYPES, ComputeType, Precision
+from sadtrt_core.precision import COORDINATES, PICTURE, PLAN_SUFFIX, PRECISIONS, TORCH_TYPES, ComputeType, Precision
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -41,6 +42,7 @@ SIZE_LIMIT = 1 << 20
 Fact = str | int | float | bool
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"[a-z0-9_]{1,40}")
+_SLICES = frozenset({COORDINATES, PICTURE})
 
 
 class PlanError(ValueError):
@@ -49,7 +51,7 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Keep:
-    """Nodes that stay fp32, and why: shell-style patterns over node names, or COORDINATES."""
+    """Nodes that stay fp32, and why: shell-style patterns over node names, or one of the words for a slice."""
 
     nodes: tuple[str, ...]
     why: str
@@ -58,10 +60,10 @@ class Keep:
         if not self.nodes:
             raise PlanError("a part that a plan keeps names no node: give at least one pattern in `nodes`")
         for pattern in self.nodes:
-            if pattern != COORDINATES and not (pattern.startswith("/") and pattern.isprintable()):
+            if pattern not in _SLICES and not (pattern.startswith("/") and pattern.isprintable()):
                 raise PlanError(
-                    f"{pattern[:80]!r} cannot name a node to keep: expected {COORDINATES!r} or a pattern that starts "
-                    "with a slash, such as '/decoder/up_1/*'"
+                    f"{pattern[:80]!r} cannot name a node to keep: expected {COORDINATES!r}, {PICTURE!r} or a pattern "
+                    "that starts with a slash, such as '/decoder/up_1/*'"
                 )
 
 
@@ -100,7 +102,8 @@ class Plan:
             self.base,
             self.why,
             keep_coordinates=COORDINATES in nodes,
-            keep_nodes=tuple(pattern for pattern in nodes if pattern != COORDINATES),
+            keep_picture=PICTURE in nodes,
+            keep_nodes=tuple(pattern for pattern in nodes if pattern not in _SLICES),
         )
 
 

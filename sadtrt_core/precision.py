@@ -19,6 +19,8 @@ TORCH_TYPES: dict[ComputeType, torch.dtype] = {
 }
 #: Stands among node patterns for the coordinate slice: everything between a sampling grid and the nearest convolution.
 COORDINATES = "coordinates"
+#: Stands among what a plan keeps for the picture slice: everything between the picture and the last convolution.
+PICTURE = "picture"
 #: How the name of a plan's file ends; a precision of such a name is read from that file.
 PLAN_SUFFIX = ".toml"
 
@@ -28,10 +30,11 @@ class Precision:
     """One way to compute the renderer.
 
     `compute` is the type of everything that is not kept. `keep_coordinates` keeps fp32 on the backward slice from every
-    sampling grid to the nearest convolution (coordinates, softmax, mask-weighted sum). `keep_nodes` are shell-style
-    patterns over the generator's ONNX node names that stay fp32 as well, for plans found by search. `only_nodes`, where
-    given, are patterns of the only nodes that compute in `compute`, all others being fp32; COORDINATES among them is
-    the coordinate slice. `tf32` lets fp32 matrix arithmetic round its operands to TF32.
+    sampling grid to the nearest convolution (coordinates, softmax, mask-weighted sum), `keep_picture` on that from the
+    rendered picture (the last sigmoid). `keep_nodes` are shell-style patterns over the generator's ONNX node names that
+    stay fp32 as well, for plans found by search. `only_nodes`, where given, are patterns of the only nodes that compute
+    in `compute`, all others being fp32; COORDINATES among them is the coordinate slice. `tf32` lets fp32 matrix
+    arithmetic round its operands to TF32.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Precision:
     why: str
     tf32: bool = False
     keep_coordinates: bool = False
+    keep_picture: bool = False
     keep_nodes: tuple[str, ...] = ()
     only_nodes: tuple[str, ...] | None = None
 
@@ -68,8 +72,10 @@ PRECISIONS: dict[str, Precision] = {
             "fp16-mixed",
             "float16",
             "convolutions half; coordinates, softmax and the mask-weighted sum fp32, because a coordinate rounded to "
-            "half moves the picture by up to 1/32 of a feature pixel",
+            "half moves the picture by up to 1/32 of a feature pixel; the last sigmoid fp32, because half has steps of "
+            "1/8 of a uint8 level near white",
             keep_coordinates=True,
+            keep_picture=True,
         ),
         Precision("bf16", "bfloat16", "everything bfloat16: fp32's range with 8 bits of precision"),
     )

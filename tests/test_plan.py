@@ -21,7 +21,7 @@ PLAN = Plan(
     "sixty",
     "float16",
     'holds 60 dB; "quoted" \\ and\nbroken \x7f over lines, é',
-    (Keep(("coordinates",), "+14 dB"), Keep(("/decoder/up_1/*", "/fourth/Conv"), "+3 dB for 2 %")),
+    (Keep(("coordinates", "picture"), "+14 dB"), Keep(("/decoder/up_1/*", "/fourth/Conv"), "+3 dB for 2 %")),
     {"psnr_min_db": 61.25, "max_lsb": 2, "meaningful": True, "reference": "pytorch fp32"},
     {"sadtrt": "0.1.0"},
 )
@@ -39,7 +39,9 @@ def test_a_plan_is_read_back_as_it_was_written(plan_file):
 
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(lambda text: text.strip())
-patterns = st.just("coordinates") | st.text("abcXYZ019_./*?[]", max_size=30).map(lambda text: f"/{text}")
+patterns = st.sampled_from(["coordinates", "picture"]) | st.text("abcXYZ019_./*?[]", max_size=30).map(
+    lambda text: f"/{text}"
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -63,6 +65,7 @@ def test_a_plan_is_a_precision_by_its_path(plan_file):
     assert precision == PLAN.precision
     assert (precision.name, precision.compute) == ("sixty", "float16")
     assert precision.keep_coordinates
+    assert precision.keep_picture
     assert precision.keep_nodes == ("/decoder/up_1/*", "/fourth/Conv")
 
 

@@ -40,7 +40,9 @@ SAMPLER_STAGE = Stage(
 def sampler_precision(precision: Precision) -> Precision:
     """The precision of the check: the compute type alone matters, coordinates are fp32 so that little is rounded."""
     name = f"check-{precision.compute}"
-    return replace(precision, name=name, keep_coordinates=True, keep_nodes=(), only_nodes=None, tf32=False)
+    return replace(
+        precision, name=name, keep_coordinates=True, keep_picture=False, keep_nodes=(), only_nodes=None, tf32=False
+    )
 
 
 def sampler_case() -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ ONNX_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfl
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 #: Outputs that are coordinates themselves, and grids for whatever samples with them next.
 _COORDINATE_OUTPUTS = frozenset({"deformation", "kp_canonical", "keypoints"})
+_PICTURE_OUTPUTS = frozenset({"prediction"})
 #: Inputs that ONNX wants in float32 whatever the data's type is: the region of interest and scales of Resize.
 _ALWAYS_FLOAT32 = {"Resize": frozenset({1, 2})}
 
@@ -56,6 +57,8 @@ def kept_nodes(model: onnx.ModelProto, precision: Precision) -> frozenset[str]:
     if precision.only_nodes is not None:
         low = matching(names, precision.only_nodes)
         kept |= names - low - (coordinates if precision.rounds_grids else frozenset())
+    if precision.keep_picture:
+        kept |= picture_slice(model)
     return kept | coordinates if precision.keep_coordinates else kept
 
 
@@ -87,9 +90,18 @@ def coordinate_slice(model: onnx.ModelProto) -> frozenset[str]:
     For dense motion that is the identity grid, the keypoint differences, softmax, floor and mask-weighted sum.
     Keypoints and a deformation that leave the graph count as grids: they are that for the stage that comes next.
     """
+    grids = [node.input[1] for node in model.graph.node if node.op_type == NODE_TYPE]
+    return _slice_before(model, grids + [v.name for v in model.graph.output if v.name in _COORDINATE_OUTPUTS])
+
+
+def picture_slice(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of every node between the rendered picture and the nearest convolutions before it: the last sigmoid."""
+    return _slice_before(model, [v.name for v in model.graph.output if v.name in _PICTURE_OUTPUTS])
+
+
+def _slice_before(model: onnx.ModelProto, pending: list[str]) -> frozenset[str]:
+    """Names of the nodes that these tensors are made by, back to the nearest convolutions and samplers."""
     producer = {name: node for node in model.graph.node for name in node.output}
-    pending = [node.input[1] for node in model.graph.node if node.op_type == NODE_TYPE]
-    pending += [value.name for value in model.graph.output if value.name in _COORDINATE_OUTPUTS]
     found: set[str] = set()
     while pending:
         node = producer.get(pending.pop())

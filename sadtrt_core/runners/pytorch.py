@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from sadtrt_core.renderer.generator import SpadeDecoder
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.stages import call_stage, stage_module
 
@@ -58,11 +59,16 @@ def matrix_arithmetic(tf32: bool, benchmark: bool) -> Iterator[None]:
         ) = before
 
 
+def _as_float32(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output.float()
+
+
 class PyTorchRunner(StageRunner):
     """Eager PyTorch.
 
     fp32 and tf32 run float32 weights; fp16 and bf16 convert the module (`.half()`), coordinates included; fp16-mixed
-    runs under autocast, which keeps sampling, softmax and sums in float32.
+    runs under autocast, which keeps sampling, softmax and sums in float32. Autocast would compute the last sigmoid in
+    half: where the picture is kept, what that sigmoid reads is made float32.
     """
 
     def __init__(self, job: Job) -> None:
@@ -82,6 +88,10 @@ class PyTorchRunner(StageRunner):
         # A copy, because converting a module changes it and the renderer is shared.
         module = copy.deepcopy(stage_module(self.job.stage, self.job.renderer))
         self._module = module.to(device=self.job.device, dtype=self._type).eval()
+        if self.job.precision.keep_picture:
+            for part in self._module.modules():
+                if isinstance(part, SpadeDecoder):
+                    part.conv_img.register_forward_hook(_as_float32)
 
     def deactivate(self) -> None:
         self._module, self._inputs, self._outputs, self.stream = None, (), (), None

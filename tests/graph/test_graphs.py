@@ -16,7 +16,7 @@ from sadtrt_core.graph.gridsample import resolve_grid_sample
 from sadtrt_core.graph.instancenorm import decompose_instance_norm
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.graph.rounding import explicit_rounding
-from sadtrt_core.graph.typed import apply_precision, coordinate_slice
+from sadtrt_core.graph.typed import apply_precision, coordinate_slice, picture_slice
 from sadtrt_core.precision import PRECISIONS, Precision
 from sadtrt_core.renderer.sampling import NODE_TYPE, sample_volume
 from sadtrt_core.stages import GRAPH_STAGES, STAGES, call_stage, stage_module
@@ -97,6 +97,22 @@ def test_mixed_precision_keeps_the_coordinates_and_nothing_else(seeded_demo):
     types = element_types(halves)
     grids = [types[node.input[1]] for node in halves.graph.node if node.op_type == NODE_TYPE]
     assert grids == [onnx.TensorProto.FLOAT16] * 2
+
+
+@pytest.mark.parametrize("stage", ["decode", "generator"])
+def test_mixed_precision_keeps_the_last_sigmoid_of_the_picture(seeded_demo, stage):
+    graph = export_stage(seeded_demo, STAGES[stage])
+    assert picture_slice(graph) == {"/decoder/Sigmoid"}
+    for precision, kind in (("fp16-mixed", onnx.TensorProto.FLOAT), ("fp16", onnx.TensorProto.FLOAT16)):
+        typed = apply_precision(graph, PRECISIONS[precision])
+        types = element_types(typed)
+        read = {node.name: types[node.input[0]] for node in typed.graph.node}
+        assert read["/decoder/Sigmoid"] == kind
+        assert read["/decoder/conv_img/Conv"] == onnx.TensorProto.FLOAT16
+
+
+def test_a_stage_without_a_picture_has_none_to_keep(seeded_demo):
+    assert picture_slice(export_stage(seeded_demo, STAGES["motion"])) == frozenset()
 
 
 def test_nodes_named_by_a_plan_stay_fp32(seeded_demo):

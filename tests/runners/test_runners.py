@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.precision import PRECISIONS, Precision
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.registry import RUNNERS, runner_named
 from sadtrt_core.stages import STAGES
@@ -55,6 +57,21 @@ def test_a_lower_precision_really_computes_lower(make_job, runner, precision, lo
     rounded = infer(runner, make_job("appearance", precision), inputs)["feature_3d"]
     assert rounded.dtype == torch.float32
     assert low < ((rounded - exact).abs().max() / exact.abs().max()).item() < high
+
+
+def test_the_picture_is_kept_by_pytorch_as_by_the_graph(make_job):
+    """Autocast alone would give a bfloat16 picture; with the picture kept only what the sigmoid reads is rounded."""
+    job = make_job("decode")
+    inputs = inputs_for(job)
+    found = {}
+    for kept in (False, True):
+        how = Precision("test", "bfloat16", "a test", keep_coordinates=True, keep_picture=kept)
+        picture = infer("pytorch", dataclasses.replace(job, precision=how), inputs)["prediction"]
+        found[kept] = bool(torch.equal(picture, picture.bfloat16().float()))
+        read = torch.logit(picture.double()).float()
+        if kept:
+            torch.testing.assert_close(read, read.bfloat16().float(), atol=1e-5, rtol=1e-5)
+    assert found == {False: True, True: False}
 
 
 def test_half_convolutions_on_a_cpu_are_rounded_results_of_float32(make_job):
