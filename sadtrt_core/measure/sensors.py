@@ -20,9 +20,15 @@ CLOCK_REASONS: dict[int, str] = {
     0x040: "hardware thermal slowdown",
     0x080: "hardware power brake",
     0x100: "display clock setting",
+    0x200: "board limit",
+    0x400: "reliability voltage",
 }
-#: What holds the clocks steadily or does not matter under load: no sample is disturbed by it.
-BENIGN_REASONS = frozenset({"idle", "application clocks"})
+#: Settings that hold the clocks at one level, and idleness, which a GPU between two launches reports too.
+BENIGN_REASONS = frozenset({"idle", "application clocks", "display clock setting"})
+#: What takes the clocks down because something is wrong: heat, or a power supply that cannot follow.
+EMERGENCY_REASONS = frozenset(
+    {"hardware slowdown", "software thermal slowdown", "hardware thermal slowdown", "hardware power brake"}
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Reading:
 
     @property
     def throttle_reasons(self) -> frozenset[str]:
-        """What holds the clocks down, without idleness and application clocks."""
+        """What holds the clocks down, without idleness and settings."""
         return self.reasons - BENIGN_REASONS
 
 
@@ -76,9 +82,19 @@ class NvmlSensors:
             # Not supported here, or gone for this moment: either way there is no figure to record.
             return None
 
+    def _power_mw(self) -> int | None:
+        """Power of this moment where the driver tells it: what `nvmlDeviceGetPowerUsage` gives is, from Ampere on (but
+        for the A100), the mean of the last second, which still holds whatever ran before.
+        """
+        field = getattr(self._nvml, "NVML_FI_DEV_POWER_INSTANT", None)
+        answers = None if field is None else self._ask(self._nvml.nvmlDeviceGetFieldValues, [field])
+        if answers is not None and answers[0].nvmlReturn == self._nvml.NVML_SUCCESS:
+            return int(answers[0].value.uiVal)
+        return self._ask(self._nvml.nvmlDeviceGetPowerUsage)
+
     def read(self) -> Reading:
         nvml = self._nvml
-        power = self._ask(nvml.nvmlDeviceGetPowerUsage)
+        power = self._power_mw()
         memory = self._ask(nvml.nvmlDeviceGetMemoryInfo)
         bits = self._ask(self._reasons)
         if bits is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,7 +12,7 @@ from types import TracebackType
 import numpy as np
 from typing_extensions import Self
 
-from sadtrt_core.measure.sensors import NoSensors, Reading, Sensors
+from sadtrt_core.measure.sensors import EMERGENCY_REASONS, NoSensors, Reading, Sensors
 from sadtrt_core.records.measurements import Spread, Telemetry
 
 CLOCK_DROP = 0.05
@@ -112,15 +113,20 @@ class TelemetrySampler:
 
         A reading says nothing of the time up to its neighbours, so a bad one marks every sample that overlaps the span
         from the reading before it to the reading after it.
+
+        What came and went while the row was measured disturbs; what was there in most of the readings is the state that
+        it was measured in, told by `telemetry`, unless that is an emergency (sensors.EMERGENCY_REASONS): under a heavy
+        load a GPU is at its power limit all the time, with clocks that are as steady as any.
         """
         if not self.readings or not windows:
             return ()
         steady = self.steady_clock_mhz(windows)
+        lasting = self._lasting_reasons(windows)
         last = len(self.readings) - 1
         spans = [
             (self.readings[max(0, i - 1)].begin, self.readings[min(last, i + 1)].end)
             for i, item in enumerate(self.readings)
-            if is_bad(item.reading, steady)
+            if is_bad(item.reading, steady, lasting)
         ]
         return tuple(
             index
@@ -134,6 +140,12 @@ class TelemetrySampler:
         known = [clock for clock in clocks if clock is not None]
         return float(np.percentile(known, STEADY_PERCENTILE, method="nearest")) if known else None
 
+    def _lasting_reasons(self, windows: Sequence[Window]) -> frozenset[str]:
+        """Throttle reasons of more than half of the readings during the samples, without emergencies."""
+        readings = self._during(windows)
+        counts = Counter(reason for item in readings for reason in item.reading.throttle_reasons)
+        return frozenset(reason for reason, count in counts.items() if 2 * count > len(readings)) - EMERGENCY_REASONS
+
     def _during(self, windows: Sequence[Window]) -> list[TimedReading]:
         """The readings from the first sample's begin to the last one's end, or all where none falls inside."""
         if not windows:
@@ -142,9 +154,11 @@ class TelemetrySampler:
         return [item for item in self.readings if item.end >= first and item.begin <= last] or self.readings
 
 
-def is_bad(reading: Reading, steady_clock_mhz: float | None) -> bool:
-    """Whether a reading shows a throttle reason, or an SM clock more than CLOCK_DROP below the steady one."""
-    if reading.throttle_reasons:
+def is_bad(reading: Reading, steady_clock_mhz: float | None, lasting: frozenset[str] = frozenset()) -> bool:
+    """Whether a reading shows a throttle reason beside the `lasting` ones, or an SM clock more than CLOCK_DROP below
+    the steady one.
+    """
+    if reading.throttle_reasons - lasting:
         return True
     if reading.sm_clock_mhz is None or steady_clock_mhz is None:
         return False

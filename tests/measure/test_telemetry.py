@@ -66,6 +66,23 @@ def test_a_clock_that_is_down_for_most_of_the_time_still_shows():
     assert len(sampler.disturbed(WINDOWS)) == 16
 
 
+def test_a_power_cap_that_is_always_there_is_the_state_of_the_row_and_no_disturbance():
+    sampler = watched([STEADY] * 2 + [CAPPED] * 9)
+    assert sampler.disturbed(WINDOWS) == ()
+    assert sampler.telemetry(WINDOWS).throttle_reasons == ("software power cap",)
+
+
+def test_a_clock_drop_shows_under_a_power_cap_that_is_always_there():
+    deeper = Reading(1700.0, reasons=CAPPED.reasons)
+    assert watched([CAPPED] * 5 + [deeper] + [CAPPED] * 5).disturbed(WINDOWS) == (8, 9, 10, 11, 12)
+
+
+@pytest.mark.parametrize("reason", ["hardware thermal slowdown", "hardware slowdown", "hardware power brake"])
+def test_heat_and_a_failing_supply_disturb_however_long_they_last(reason):
+    hot = Reading(1980.0, reasons=frozenset({reason}))
+    assert watched([hot] * 11).disturbed(WINDOWS) == tuple(range(20))
+
+
 def test_what_was_seen_during_the_samples_is_summed_up():
     idle = Reading(345.0, 100.0, 30.0, 70.0, 400.0, frozenset({"idle"}))
     telemetry = watched([idle] * 3 + [STEADY, CAPPED, STEADY] + [idle] * 3).telemetry([(0.025, 0.05)])
