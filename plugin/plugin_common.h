@@ -143,9 +143,8 @@ inline bool infer_shape(const nvinfer1::DimsExprs* inputs, int32_t count, nvinfe
 }
 
 // The launch for concrete shapes; pointers are left empty.
-inline SadtrtGridSample3D problem_of(const nvinfer1::PluginTensorDesc* inputs, const Attributes& attributes) {
-    const nvinfer1::Dims& volume = inputs[0].dims;
-    const nvinfer1::Dims& grid = inputs[1].dims;
+inline SadtrtGridSample3D problem_of(const nvinfer1::PluginTensorDesc* inputs, const nvinfer1::Dims& volume,
+                                     const nvinfer1::Dims& grid, const Attributes& attributes) {
     SadtrtGridSample3D problem = {};
     problem.volume_batch = volume.d[0];
     problem.channels = volume.d[1];
@@ -165,10 +164,17 @@ inline SadtrtGridSample3D problem_of(const nvinfer1::PluginTensorDesc* inputs, c
     return problem;
 }
 
-// Queues one layer on a stream: 0, or another number with a sentence.
+inline SadtrtGridSample3D problem_of(const nvinfer1::PluginTensorDesc* inputs, const Attributes& attributes) {
+    return problem_of(inputs, inputs[0].dims, inputs[1].dims, attributes);
+}
+
+// Queues one layer on a stream: 0, or another number with a sentence. The workspace is as large as was asked for at
+// the largest shapes, which is never less than these shapes can use.
 inline int32_t launch(const nvinfer1::PluginTensorDesc* descriptions, const void* const* inputs, void* const* outputs,
-                      const Attributes& attributes, cudaStream_t stream, char* message) {
+                      void* workspace, const Attributes& attributes, cudaStream_t stream, char* message) {
     SadtrtGridSample3D problem = problem_of(descriptions, attributes);
+    problem.workspace = workspace;
+    problem.workspace_bytes = workspace != nullptr ? sadtrt_grid_sample_3d_workspace(&problem) : 0;
     problem.volume = inputs[0];
     problem.grid = static_cast<const float*>(inputs[1]);
     problem.output = outputs[0];

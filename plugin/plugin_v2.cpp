@@ -73,14 +73,15 @@ public:
     }
     void configurePlugin(const DynamicPluginTensorDesc*, int32_t, const DynamicPluginTensorDesc*,
                          int32_t) noexcept override {}
-    size_t getWorkspaceSize(const PluginTensorDesc*, int32_t, const PluginTensorDesc*,
+    size_t getWorkspaceSize(const PluginTensorDesc* inputs, int32_t, const PluginTensorDesc*,
                             int32_t) const noexcept override {
-        return 0;
+        const SadtrtGridSample3D problem = problem_of(inputs, mAttributes);
+        return static_cast<size_t>(sadtrt_grid_sample_3d_workspace(&problem));
     }
     int32_t enqueue(const PluginTensorDesc* input_descriptions, const PluginTensorDesc*, const void* const* inputs,
-                    void* const* outputs, void*, cudaStream_t stream) noexcept override {
+                    void* const* outputs, void* workspace, cudaStream_t stream) noexcept override {
         char message[kMessageBytes];
-        const int32_t failed = launch(input_descriptions, inputs, outputs, mAttributes, stream, message);
+        const int32_t failed = launch(input_descriptions, inputs, outputs, workspace, mAttributes, stream, message);
         if (failed != 0) {
             report(logger(), message);
         }

@@ -81,6 +81,12 @@ public:
         return input_count == kInputs && output_count == 1 &&
                supports(tensors[position].desc, position, tensors[0].desc);
     }
+    size_t getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t, const DynamicPluginTensorDesc*,
+                            int32_t) const noexcept override {
+        const PluginTensorDesc descriptions[] = {inputs[0].desc, inputs[1].desc};
+        const SadtrtGridSample3D problem = problem_of(descriptions, inputs[0].max, inputs[1].max, mAttributes);
+        return static_cast<size_t>(sadtrt_grid_sample_3d_workspace(&problem));
+    }
     const char* getTimingCacheID() noexcept override { return mTimingCacheId; }
 
     int32_t onShapeChange(const PluginTensorDesc* inputs, int32_t, const PluginTensorDesc*, int32_t) noexcept override {
@@ -92,9 +98,9 @@ public:
         return refused;
     }
     int32_t enqueue(const PluginTensorDesc* input_descriptions, const PluginTensorDesc*, const void* const* inputs,
-                    void* const* outputs, void*, cudaStream_t stream) noexcept override {
+                    void* const* outputs, void* workspace, cudaStream_t stream) noexcept override {
         char message[kMessageBytes];
-        const int32_t failed = launch(input_descriptions, inputs, outputs, mAttributes, stream, message);
+        const int32_t failed = launch(input_descriptions, inputs, outputs, workspace, mAttributes, stream, message);
         if (failed != 0) {
             report(logger(), message);
         }

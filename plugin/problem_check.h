@@ -72,6 +72,9 @@ inline int32_t check_problem(const SadtrtGridSample3D& problem, char* message, i
     if (group != 0 && group != 4 && group != 8 && group != 16) {
         return refuse(message, message_size, "GridSample3D: channels_per_thread %d is not 0, 4, 8 or 16", group);
     }
+    if (problem.wide_offsets < 0 || problem.wide_offsets > 1) {
+        return refuse(message, message_size, "GridSample3D: wide_offsets %d is not 0 or 1", problem.wide_offsets);
+    }
     return 0;
 }
 

@@ -16,6 +16,7 @@ struct Sampling {
     const void* volume;
     const float* grid;
     void* output;
+    void* workspace;  // where the packed volume is, for kernels that read one
     Axis depth, height, width;
     int64_t channels;         // linear: channels; channels-last: channels rounded up to chunks
     int64_t voxels;           // depth * height * width

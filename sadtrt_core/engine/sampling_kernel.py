@@ -26,6 +26,8 @@ class SamplingProblem(ctypes.Structure):
         ("volume", ctypes.c_void_p),
         ("grid", ctypes.c_void_p),
         ("output", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
+        ("workspace_bytes", ctypes.c_int64),
         ("volume_batch", ctypes.c_int64),
         ("channels", ctypes.c_int64),
         ("depth", ctypes.c_int64),
@@ -41,6 +43,8 @@ class SamplingProblem(ctypes.Structure):
         ("padding", ctypes.c_int32),
         ("align_corners", ctypes.c_int32),
         ("channels_per_thread", ctypes.c_int32),
+        ("wide_offsets", ctypes.c_int32),
+        ("variant", ctypes.c_int32),
     ]
 
 
@@ -69,8 +73,10 @@ def sampling_problem(
     feature_type: str = "float32",
     layout: str = "linear",
     channels_per_thread: int = 0,
+    wide_offsets: bool = False,
+    variant: int = 0,
 ) -> SamplingProblem:
-    """Describe one launch; the three pointers are left empty.
+    """Describe one launch; the pointers are left empty.
 
     volume_shape is (N, C, D, H, W) and grid_shape (N*k, Do, Ho, Wo, 3) whatever the layout in memory. Raises
     ValueError for shapes of another rank and for unknown names; sizes are checked by the library.
@@ -86,6 +92,8 @@ def sampling_problem(
         0,
         0,
         0,
+        0,
+        0,
         *volume_shape,
         *grid_shape[:-1],
         FEATURE_TYPES[feature_type],
@@ -94,6 +102,8 @@ def sampling_problem(
         PADDINGS[mode.padding],
         int(mode.align_corners),
         channels_per_thread,
+        int(wide_offsets),
+        variant,
     )
 
 
@@ -105,16 +115,33 @@ class SamplingKernel:
         self._launch = library.sadtrt_grid_sample_3d
         self._launch.argtypes = [ctypes.POINTER(SamplingProblem), ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64]
         self._launch.restype = ctypes.c_int32
+        self._workspace = library.sadtrt_grid_sample_3d_workspace
+        self._workspace.argtypes = [ctypes.POINTER(SamplingProblem)]
+        self._workspace.restype = ctypes.c_int64
         library.sadtrt_plugin_version.restype = ctypes.c_char_p
         self.version: str = library.sadtrt_plugin_version().decode()
 
-    def launch(self, problem: SamplingProblem, volume: int, grid: int, output: int, stream: int = 0) -> None:
+    def workspace_bytes(self, problem: SamplingProblem) -> int:
+        """How many bytes of workspace can make the problem faster; 0 when none can."""
+        return int(self._workspace(ctypes.byref(problem)))
+
+    def launch(
+        self,
+        problem: SamplingProblem,
+        volume: int,
+        grid: int,
+        output: int,
+        stream: int = 0,
+        workspace: tuple[int, int] = (0, 0),
+    ) -> None:
         """Queue one sampling on a CUDA stream (its handle; 0 is the default stream) and return at once.
 
-        volume, grid and output are device addresses of contiguous tensors of the problem's shapes. Raises
-        SamplingError with the library's sentence when the problem is refused or CUDA reports an error.
+        volume, grid and output are device addresses of contiguous tensors of the problem's shapes; workspace is the
+        address and size in bytes of memory that no other launch uses meanwhile, (0, 0) for none. Raises SamplingError
+        with the library's sentence when the problem is refused or CUDA reports an error.
         """
         problem.volume, problem.grid, problem.output = volume, grid, output
+        problem.workspace, problem.workspace_bytes = workspace
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         if self._launch(ctypes.byref(problem), stream, message, _MESSAGE_BYTES):
             raise SamplingError(message.value.decode())

@@ -33,8 +33,13 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> SamplingKernel:
     return SamplingKernel(library)
 
 
-def run(kernel: SamplingKernel, case: Case, layout: str = "linear", group: int = 0) -> torch.Tensor:
-    """The output as (N*k, C, Do, Ho, Wo); what the kernel does not write stays NaN."""
+def run(
+    kernel: SamplingKernel, case: Case, layout: str = "linear", group: int = 0, packs: bool = False, wide: bool = False, variant: int = 0
+) -> torch.Tensor:
+    """The output as (N*k, C, Do, Ho, Wo); what the kernel does not write stays NaN, and so does a workspace.
+
+    `packs` gives a workspace, `wide` asks for 64-bit offsets.
+    """
     channels, points = case.volume.shape[1], case.grid.shape[1:4]
     if layout == "linear":
         volume, shape = case.volume, (case.grid.shape[0], channels, *points)
@@ -43,8 +48,12 @@ def run(kernel: SamplingKernel, case: Case, layout: str = "linear", group: int =
         shape = (case.grid.shape[0], *points, volume.shape[-1])
     output = torch.full(shape, float("nan"), dtype=volume.dtype)
     name = str(volume.dtype).removeprefix("torch.")
-    problem = sampling_problem(tuple(case.volume.shape), tuple(case.grid.shape), case.mode, name, layout, group)
-    kernel.launch(problem, volume.data_ptr(), case.grid.data_ptr(), output.data_ptr())
+    problem = sampling_problem(tuple(case.volume.shape), tuple(case.grid.shape), case.mode, name, layout, group, wide, variant)
+    workspace = torch.full((kernel.workspace_bytes(problem) // 4 + 4,), float("nan")) if packs else torch.empty(0)
+    addresses = volume.data_ptr(), case.grid.data_ptr(), output.data_ptr()
+    # To the byte: whatever the kernel touched beyond it would lie in the four numbers that follow.
+    kernel.launch(problem, *addresses, workspace=(workspace.data_ptr(), kernel.workspace_bytes(problem) if packs else 0))
+    assert workspace[-4:].isnan().all()
     return output if layout == "linear" else output[..., :channels].movedim(-1, 1)
 
 
@@ -55,6 +64,29 @@ def test_random_cases_in_every_type_and_layout(kernel: SamplingKernel) -> None:
             output = run(kernel, case, layout, (0, 4, 8, 16)[number % 4])
             excess = worst_excess(case, output, expected)
             assert excess <= 1.0, f"case {number}, {layout}: {excess:.3g} times the bound: {case.describe()}"
+
+
+@pytest.mark.parametrize("variant", [10, 11, 12, 13, 14, 15, 16, 20, 21, 23, 26, 30, 31])
+def test_variants(kernel: SamplingKernel, variant: int) -> None:
+    tried = 0
+    for number, case in enumerate(random_cases(150, DTYPES, most_voxels=1000, most_points=700)):
+        if case.mode.interpolation != "bilinear" or case.volume.shape[1] < 2: continue
+        try:
+            output = run(kernel, case, packs=True, variant=variant)
+        except SamplingError:
+            continue
+        tried += 1
+        excess = worst_excess(case, output, reference(case))
+        assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case.describe()}"
+    assert tried > 15
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_random_cases_with_a_workspace(kernel: SamplingKernel, wide: bool) -> None:
+    for number, case in enumerate(random_cases(240, DTYPES, most_voxels=1000, most_points=700)):
+        output = run(kernel, case, packs=True, wide=wide)
+        excess = worst_excess(case, output, reference(case))
+        assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case.describe()}"
 
 
 def test_all_layouts_and_group_sizes_give_the_same_bits(kernel: SamplingKernel) -> None:

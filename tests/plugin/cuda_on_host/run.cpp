@@ -6,7 +6,9 @@ dim3 threadIdx, blockIdx, blockDim, gridDim;
 #include "../../../plugin/grid_sample_3d.cu"
 #include "../../../plugin/version.cpp"
 
-cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t, cudaStream_t) {
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* kernel, void** arguments) {
+    const dim3 grid = config->gridDim;
+    const dim3 block = config->blockDim;
     const auto function = reinterpret_cast<sadtrt::Kernel>(const_cast<void*>(kernel));
     gridDim = grid;
     blockDim = block;
