@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.renderer.standin import WEIGHTS_HELP
 from sadtrt_core.stages import STAGES
 
 ROOT = Path(__file__).parent
@@ -23,9 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--weights",
         default="auto",
-        choices=("auto", "demo", "fitted", "seeded"),
-        help="weights without a checkpoint: the shipped demo, full-size weights from `sadtrt fit`, or noise "
-        "(default: fitted on a GPU where they are cached, else demo)",
+        help=f"weights without a checkpoint: {WEIGHTS_HELP} (default: auto)",
     )
     group.addoption("--checkpoint", type=Path, help="SadTalker's .safetensors, .pth or .pth.tar")
     group.addoption("--mapping-checkpoint", type=Path, help="the mapping network's own .pth.tar")

@@ -84,8 +84,8 @@ class SuiteOptions:
         """The options as a record keeps them: only names, never paths of the machine that ran them."""
         files = ("checkpoint", "mapping_checkpoint", "source_image", "samples")
         text = {name: path.name for name in files if (path := getattr(self, name)) is not None}
-        plain = ("size", "weights", "device", "grid_sample", "optimization_level", "flush_l2")
-        return text | {name: str(getattr(self, name)) for name in plain}
+        plain = ("size", "device", "grid_sample", "optimization_level", "flush_l2")
+        return text | {name: str(getattr(self, name)) for name in plain} | {"weights": Path(self.weights).name}
 
 
 @dataclass(frozen=True)

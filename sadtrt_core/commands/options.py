@@ -18,7 +18,9 @@ console = Console()
 errors = Console(stderr=True)
 
 Size = Annotated[int, typer.Option(help="Image size in pixels: 256 or 512.")]
-WeightsChoice = Annotated[str, typer.Option(help="auto, demo, fitted or seeded.")]
+WeightsChoice = Annotated[
+    str, typer.Option(help="auto, demo, fitted, fitted-seedN, seeded, or a .safetensors file of `sadtrt fit`.")
+]
 Checkpoint = Annotated[Path | None, typer.Option(help="SadTalker's .safetensors, .pth or .pth.tar.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder of graphs, engines, weights and the timing cache.")]
 Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]

@@ -104,7 +104,7 @@ def compare(
                 stage=name,
                 batch=batch,
                 size=size,
-                weights=weights,
+                weights=str(Path(weights).resolve()) if weights.endswith(".safetensors") else weights,
                 checkpoint=str(checkpoint.resolve()) if checkpoint else None,
                 device=device,
                 cache=str((cache or default_cache()).resolve()),

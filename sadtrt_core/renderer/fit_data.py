@@ -10,7 +10,7 @@ import numpy as np
 import skimage.data
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from sadtrt_core.renderer.keypoints import rotation_matrix
@@ -41,9 +41,12 @@ def training_pictures(portraits: Sequence[Path]) -> list[Tensor]:
 def _open(path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
-            return _tensor(np.asarray(image.convert("RGB")))
-    except (OSError, Image.DecompressionBombError) as error:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a picture ({error}): give a PNG or JPEG file") from error
+    # The middle square, as the workload takes it: a face squeezed into a square is another face.
+    edge = min(upright.size)
+    return _tensor(np.asarray(ImageOps.fit(upright, (edge, edge), Image.Resampling.LANCZOS)))
 
 
 def _tensor(picture: np.ndarray) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sadtrt_core.renderer.config import RendererConfig, demo_config, full_config
+from sadtrt_core.renderer.config import IMAGE_SIZES, RendererConfig, demo_config, full_config
 from sadtrt_core.renderer.fit import FitPlan, FitProgress, Fitted, fit, held_out_psnr
 from sadtrt_core.renderer.fit_data import training_pictures
 from sadtrt_core.renderer.renderer import NETWORKS, Renderer, WeightsKind, assemble
@@ -27,6 +28,12 @@ from sadtrt_core.renderer.seeded import seeded_renderer
 DEMO_FILE = Path(__file__).with_name("demo.safetensors")
 FORMAT = "sadtrt stand-in weights 1"
 HALF_SCALE = math.sqrt(2)
+STANDIN_SUFFIX = ".safetensors"
+WEIGHTS_HELP = (
+    "auto (fitted on a GPU where they are cached, else demo), demo, fitted, fitted-seedN (what `sadtrt fit --seed N` "
+    "keeps in the cache), seeded (noise), or a .safetensors file of `sadtrt fit --out`"
+)
+_FITTED = re.compile(r"fitted(?:-seed(\d{1,18}))?")
 
 
 class StandinError(ValueError):
@@ -80,7 +87,9 @@ def load_standin(path: Path, kind: WeightsKind, image_size: int) -> Renderer:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
-                raise StandinError(f"{path} holds no stand-in weights: make it again with `sadtrt fit`")
+                raise StandinError(
+                    f"{path} holds no weights of `sadtrt fit`: make some, or give SadTalker's own file as --checkpoint"
+                )
             for key in file.keys():  # noqa: SIM118, a safetensors file is no mapping
                 network, _, name = key.partition(".")
                 value = file.get_tensor(key)
@@ -104,7 +113,12 @@ def fit_standin(
     device: torch.device,
     report: Callable[[FitProgress], None],
 ) -> Fitted:
-    """Fit the demo or the full-size renderer and keep it at `out`. Raises ValueError for a bad size or picture."""
+    """Fit the demo or the full-size renderer and keep it at `out`.
+
+    Raises ValueError for a bad size or picture, and for a name that `--weights` would not take for a file.
+    """
+    if out.suffix != STANDIN_SUFFIX:
+        raise StandinError(f"--out {out} is no name for weights: expected one that ends in {STANDIN_SUFFIX}")
     config = demo_config(size) if demo else full_config(size)
     pictures = training_pictures(portraits)
     fitted = fit(config, pictures, plan, device, report)
@@ -122,7 +136,13 @@ def fit_standin(
 
 def fitted_file(cache: Path, size: int, seed: int = 0) -> Path:
     """Where `sadtrt fit` keeps full-size weights."""
-    return cache / "weights" / f"fitted-{size}-seed{seed}.safetensors"
+    return cache / "weights" / f"fitted-{size}-seed{seed}{STANDIN_SUFFIX}"
+
+
+def find_fitted(cache: Path, size: int, seed: int = 0) -> Path | None:
+    """The file of full-size weights of a seed, of another size where this one was not fitted; None without any."""
+    sizes = (size, *(other for other in IMAGE_SIZES if other != size))
+    return next((path for each in sizes if (path := fitted_file(cache, each, seed)).exists()), None)
 
 
 def choose_weights(
@@ -138,22 +158,32 @@ def choose_weights(
     """The renderer that was asked for, or the best there is.
 
     A checkpoint wins. `auto` is the full-size weights of `sadtrt fit` on a GPU, where they are cached, else the demo;
-    `fitted`, `demo` and `seeded` are themselves (seeded at full size on a GPU). `say` hears what was fallen back to and
-    how to get better. Raises CheckpointError or StandinError (both ValueError).
+    the other choices are in WEIGHTS_HELP (seeded is full size on a GPU). `say` hears what was fallen back to and how to
+    get better. Raises CheckpointError or StandinError (both ValueError).
     """
     if checkpoint is not None:
         from sadtrt_core.renderer.checkpoint import load_checkpoint
 
         return load_checkpoint(checkpoint, size, mapping_checkpoint)
-    fitted = fitted_file(cache, size)
+    if choice.endswith(STANDIN_SUFFIX):
+        path = Path(choice)
+        return load_standin(path, "demo" if path.resolve() == DEMO_FILE.resolve() else "fitted", size)
     if choice == "seeded":
         return seeded_renderer(full_config(size) if has_gpu else demo_config(size))
-    if choice == "fitted" or (choice == "auto" and has_gpu and fitted.exists()):
-        if not fitted.exists():
-            raise StandinError(f"there are no fitted weights at {fitted}: run `sadtrt fit --size {size}` on a GPU")
-        return load_standin(fitted, "fitted", size)
+    named = _FITTED.fullmatch("fitted" if choice == "auto" and has_gpu else choice)
+    if named is not None:
+        seed = int(named[1] or 0)
+        found = find_fitted(cache, size, seed)
+        if found is not None:
+            if found != fitted_file(cache, size, seed):
+                say(f"rendering {size} pixels with {found.stem}: these networks take any size")
+            return load_standin(found, "fitted", size)
+        if choice != "auto":
+            command = f"sadtrt fit --size {size}" + (f" --seed {seed}" if seed else "")
+            missing = fitted_file(cache, size, seed)
+            raise StandinError(f"there are no fitted weights at {missing}: run `{command}` on a GPU")
     if choice not in ("auto", "demo"):
-        raise StandinError(f"weights {choice!r} are not known: expected auto, demo, fitted or seeded")
+        raise StandinError(f"weights {choice!r} are not known: expected {WEIGHTS_HELP}")
     if has_gpu:
         say(f"rendering with the small demo weights: `sadtrt fit --size {size}` makes full-size ones in two minutes")
     if DEMO_FILE.exists():

@@ -29,6 +29,8 @@ def run_suite(results: Path, *options: str) -> tuple[int, str]:
         (("--source-image", "nowhere.png"), "nowhere.png cannot be read as a picture"),
         (("--samples", "nowhere"), "nowhere/source_image.pt is missing"),
         (("--mapping-checkpoint", "m.pth"), "--mapping-checkpoint belongs to a --checkpoint"),
+        (("--weights", "fitting"), "weights 'fitting' are not known: expected auto"),
+        (("--weights", "nowhere.safetensors"), "nowhere.safetensors cannot be read"),
         (("--checkpoint", "c.safetensors"), "--checkpoint and --weights seeded exclude each other"),
     ],
 )

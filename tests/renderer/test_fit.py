@@ -136,7 +136,7 @@ def test_settled_batch_norms_stand_still_at_the_mean_of_fresh_batches():
 def test_training_pictures_are_the_ones_given(tmp_path):
     Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "red.png")
     (only,) = training_pictures([tmp_path / "red.png"])
-    assert only.shape == (3, 30, 40)
+    assert only.shape == (3, 30, 30)  # The middle square, as a source image is cut.
     assert len(training_pictures([])) > 1
     (tmp_path / "words.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"words\.png"):
@@ -187,7 +187,7 @@ def test_damaged_and_foreign_standin_files_are_refused(tmp_path, seeded_states):
     with pytest.raises(StandinError, match="cannot be read"):
         load_standin(path, "demo", 256)
     save_file(tensors, path)
-    with pytest.raises(StandinError, match="no stand-in weights"):
+    with pytest.raises(StandinError, match=r"holds no weights of `sadtrt fit`.*--checkpoint"):
         load_standin(path, "demo", 256)
     del tensors["generator.fourth.bias"]
     save_file(tensors, path, metadata=header)
@@ -211,6 +211,15 @@ def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients):
     assert header["seed"] == "5"
     assert float(header["held_out_psnr"]) == pytest.approx(fitted.held_out_psnr, abs=0.01)
     assert load_standin(out, "demo", 256).weights.kind == "demo"
+
+
+def test_a_name_that_is_no_weights_file_is_refused_before_fitting(tmp_path):
+    plan = FitPlan(seconds=600, seed=0)
+    with pytest.raises(StandinError, match=r"expected one that ends in \.safetensors"):
+        fit_standin(
+            256, demo=True, plan=plan, portraits=[], out=tmp_path / "w", device=CPU, report=lambda progress: None
+        )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -250,3 +259,27 @@ def test_seeded_is_itself_and_other_names_are_refused(cached, tmp_path):
         chosen(tmp_path / "empty", "fitted", True)
     with pytest.raises(StandinError, match="best"):
         chosen(cached, "best", False)
+
+
+def test_weights_of_another_seed_or_file_are_chosen_by_name(cached, seeded_states):
+    def chosen_name(choice, size=256, said=None):
+        heard = [] if said is None else said
+        return choose_weights(size, None, None, choice, has_gpu=True, cache=cached, say=heard.append).weights.name
+
+    with pytest.raises(StandinError, match="`sadtrt fit --size 256 --seed 1` on a GPU"):
+        chosen_name("fitted-seed1")
+    second = fitted_file(cached, 256, 1)
+    save_standin(second, demo_config(), Fitted(seeded_states, 30.0, 7), {}, half=True)
+    assert chosen_name("fitted-seed1") == "fitted-256-seed1"
+    assert chosen_name("fitted") == "fitted-256-seed0"
+    moved = second.rename(cached / "elsewhere.safetensors")
+    assert chosen_name(str(moved)) == "elsewhere"
+    said = []
+    # The networks take any size: what was fitted at 256 pixels renders 512 where nothing else is there.
+    assert chosen_name("fitted", 512, said) == "fitted-256-seed0"
+    assert "rendering 512 pixels with fitted-256-seed0" in said[0]
+    with pytest.raises(StandinError, match=r"nowhere\.safetensors cannot be read"):
+        chosen_name("nowhere.safetensors")
+    for wrong in ("fitted-seed", "fitted-seed-1", "fitted-seed1.bin", "w.pth"):
+        with pytest.raises(StandinError, match="are not known: expected auto"):
+            chosen_name(wrong)
