@@ -149,7 +149,7 @@ int32_t queue(const Launch& launch, Sampling& sampling, void* stream, char* mess
 // Packing pays where many samples read each voxel, or wide vectors at least as many.
 bool packing_pays(const SadtrtGridSample3D& problem, int64_t points, int64_t voxels) {
     if (problem.variant != 0) {
-        return problem.variant != 1;
+        return problem.variant % 100 != 1;
     }
     return problem.channels >= 3 && points * problem.grid_batch >= 4 * voxels * problem.volume_batch;
 }
@@ -238,8 +238,8 @@ extern "C" int32_t sadtrt_grid_sample_3d(const SadtrtGridSample3D* problem, void
             return refuse(message, message_size, "variant %d does not fit", problem->variant);
         }
         launch.kernel = way.sample;
-        launch.overlaps = problem->variant < 100 && kernels_may_overlap();
-        Launch pack = {way.pack, dim3(), dim3(kThreads)};
+        launch.overlaps = problem->variant / 100 != 1 && kernels_may_overlap();
+        Launch pack = {way.pack, dim3(), dim3(kThreads), problem->variant / 100 == 2 && kernels_may_overlap()};
         const int64_t blocks = divide_up(sampling.voxels, kThreads);
         if (groups > kLargestGridYZ || blocks > INT32_MAX) {
             return refuse(message, message_size, "GridSample3D: %lld channels of %lld voxels are more than one launch can hold",
@@ -250,6 +250,10 @@ extern "C" int32_t sadtrt_grid_sample_3d(const SadtrtGridSample3D* problem, void
         if (const int32_t failed = queue(pack, sampling, stream, message, message_size)) {
             return failed;
         }
+    } else {
+        launch.overlaps = problem->variant / 100 == 2 && kernels_may_overlap();
+    }
+    if (packs) {
     } else if (channels_last) {
         launch.block.x = static_cast<unsigned>(channels < 32 * kChunk ? channels / kChunk : 32);
         launch.block.y = kThreads / launch.block.x;

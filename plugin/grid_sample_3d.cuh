@@ -80,6 +80,7 @@ __device__ __forceinline__ bool sample_group(const Sampling& sampling, const Row
 
 template <typename Feature, typename Offset, int kChannels>
 __global__ void __launch_bounds__(kThreads) trilinear_linear(const __grid_constant__ Sampling sampling) {
+    wait_for_previous_kernel();
     const Offset index = static_cast<Offset>(blockIdx.x) * kThreads + threadIdx.x;
     const Offset points = static_cast<Offset>(sampling.points);
     const Offset voxels = static_cast<Offset>(sampling.voxels);
@@ -122,6 +123,7 @@ __global__ void __launch_bounds__(kThreads) trilinear_linear(const __grid_consta
 
 template <typename Feature, typename Offset>
 __global__ void __launch_bounds__(kThreads) nearest_linear(const __grid_constant__ Sampling sampling) {
+    wait_for_previous_kernel();
     const Offset index = static_cast<Offset>(blockIdx.x) * kThreads + threadIdx.x;
     const Offset points = static_cast<Offset>(sampling.points);
     const Offset voxels = static_cast<Offset>(sampling.voxels);
@@ -159,6 +161,7 @@ __device__ __forceinline__ Chunk<Feature> read_chunk(const Feature* address) {
 // blockDim.x lanes walk the chunks of a point, blockDim.y points make a block.
 template <typename Feature, typename Offset>
 __global__ void __launch_bounds__(kThreads) trilinear_channels_last(const __grid_constant__ Sampling sampling) {
+    wait_for_previous_kernel();
     const Offset index = static_cast<Offset>(blockIdx.x) * blockDim.y + threadIdx.y;
     if (index >= static_cast<Offset>(sampling.points)) {
         return;
@@ -201,6 +204,7 @@ __global__ void __launch_bounds__(kThreads) trilinear_channels_last(const __grid
 
 template <typename Feature, typename Offset>
 __global__ void __launch_bounds__(kThreads) nearest_channels_last(const __grid_constant__ Sampling sampling) {
+    wait_for_previous_kernel();
     const Offset index = static_cast<Offset>(blockIdx.x) * blockDim.y + threadIdx.y;
     if (index >= static_cast<Offset>(sampling.points)) {
         return;

@@ -9,7 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sadtrt_core.engine.sampling_kernel import SamplingKernel, SamplingMode, sampling_problem
+from sadtrt_core.engine.sampling_kernel import SamplingKernel, SamplingMode, SamplingProblem, sampling_problem
 
 
 def call(
@@ -21,20 +21,45 @@ def call(
     layout: str = "linear",
     channels: int | None = None,
     channels_per_thread: int = 0,
+    wide_offsets: bool = False,
+    workspace: torch.Tensor | None = None,
+    variant: int = 0,
 ) -> None:
     """Queue one sampling on the current stream.
 
     In linear layout volume is (N, C, D, H, W) and output (N*k, C, Do, Ho, Wo); in channels-last layout both end in C
-    rounded up to 8, and channels says what C is.
+    rounded up to 8, and channels says what C is. workspace is what workspace_for gave, of any type.
     """
+    problem = _problem(volume, grid, mode, layout, channels, channels_per_thread, wide_offsets, variant)
+    stream = torch.cuda.current_stream().cuda_stream
+    lent = (0, 0) if workspace is None else (workspace.data_ptr(), workspace.nbytes)
+    kernel.launch(problem, volume.data_ptr(), grid.data_ptr(), output.data_ptr(), stream, lent)
+
+
+def workspace_for(
+    kernel: SamplingKernel, volume: torch.Tensor, grid: torch.Tensor, mode: SamplingMode, variant: int = 0
+) -> torch.Tensor | None:
+    """The workspace that a sampling in linear layout can use, on the volume's device; None where none is of use."""
+    size = kernel.workspace_bytes(_problem(volume, grid, mode, "linear", None, 0, False, variant))
+    return volume.new_empty(size, dtype=torch.uint8) if size else None
+
+
+def _problem(
+    volume: torch.Tensor,
+    grid: torch.Tensor,
+    mode: SamplingMode,
+    layout: str,
+    channels: int | None,
+    channels_per_thread: int,
+    wide_offsets: bool,
+    variant: int,
+) -> SamplingProblem:
     if layout == "linear":
         shape = tuple(volume.shape)
     else:
         shape = (volume.shape[0], channels or volume.shape[-1], *volume.shape[1:4])
     name = str(volume.dtype).removeprefix("torch.")
-    problem = sampling_problem(shape, tuple(grid.shape), mode, name, layout, channels_per_thread)
-    stream = torch.cuda.current_stream().cuda_stream
-    kernel.launch(problem, volume.data_ptr(), grid.data_ptr(), output.data_ptr(), stream)
+    return sampling_problem(shape, tuple(grid.shape), mode, name, layout, channels_per_thread, wide_offsets, variant)
 
 
 def empty_output(volume: torch.Tensor, grid: torch.Tensor, layout: str = "linear") -> torch.Tensor:

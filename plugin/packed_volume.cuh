@@ -9,19 +9,6 @@
 
 namespace sadtrt {
 
-// On sm_90 and later a kernel may begin while the one before it in the stream still runs: coordinates are read and
-// weights computed while the volume is being packed. Elsewhere, and without that launch attribute, both do nothing.
-__device__ __forceinline__ void let_next_kernel_begin() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void wait_for_previous_kernel() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 // kWidth channels of kVoxels voxels that follow each other along x.
 template <typename Feature, int kWidth, int kVoxels>
 struct alignas(sizeof(Feature) * kWidth * kVoxels < 16 ? sizeof(Feature) * kWidth * kVoxels : 16) Packed {
@@ -50,7 +37,8 @@ __device__ __forceinline__ void copy_vector(Vector* to, const Vector* from) {
 // blockIdx.y is the group of channels, blockIdx.z the volume. Channels beyond the last are filled with zeros.
 template <typename Feature, typename Offset, int kWidth, int kVoxels>
 __global__ void __launch_bounds__(kThreads) pack_volume(const __grid_constant__ Sampling sampling) {
-    let_next_kernel_begin();
+    wait_for_previous_kernel();
+    let_next_kernel_begin();  // not before: it reads the grid, which the kernel before this one may have written
     const Offset voxel = static_cast<Offset>(blockIdx.x) * kThreads + threadIdx.x;
     const Offset voxels = static_cast<Offset>(sampling.voxels);
     if (voxel >= voxels) {
