@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch
 
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.records.gate import compare_runs
-from sadtrt_core.records.schema import Drift, Record, Run
+from sadtrt_core.records.schema import Drift, Record, RecordKey, Run
 from sadtrt_core.records.thresholds import Thresholds
-from sadtrt_core.records.verdicts import REGRESSIONS, ExitCode
+from sadtrt_core.records.verdicts import REGRESSIONS, ExitCode, GateResult
 
 PICTURE_DECISIONS = 100
 
@@ -38,8 +39,7 @@ def same_code_decisions(pairs: Sequence[tuple[Run, Run]], thresholds: Thresholds
     codes: Counter[int] = Counter()
     alarms: list[str] = []
     rows = wrong_rows = faster_rows = 0
-    for candidate, baseline in pairs:
-        result = compare_runs(candidate, baseline, thresholds)
+    for result in _judge_all(pairs, thresholds):
         codes[result.exit_code] += 1
         for row in result.rows:
             rows += 1
@@ -57,6 +57,12 @@ def same_code_decisions(pairs: Sequence[tuple[Run, Run]], thresholds: Thresholds
     }
 
 
+def _judge_all(pairs: Sequence[tuple[Run, Run]], thresholds: Thresholds) -> list[GateResult]:
+    """The gate's answers on pairs of candidate and baseline; its bootstraps run beside each other, outside the GIL."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda pair: compare_runs(*pair, thresholds), pairs))
+
+
 def all_pairs(stored: Sequence[StoredRun]) -> list[tuple[Run, Run]]:
     """Every two runs of unchanged code, the later as the candidate."""
     plain = [item.run for item in stored if item.planted == 0]
@@ -66,25 +72,27 @@ def all_pairs(stored: Sequence[StoredRun]) -> list[tuple[Run, Run]]:
 def power_decisions(stored: Sequence[StoredRun], thresholds: Thresholds) -> list[dict[str, Any]]:
     """For every planted slowdown and row: how often a run with that one row slowed is caught for that row.
 
-    The candidate is a plain run with the row of a planted run put in; the baseline is another plain run.
+    The candidate is a plain run with the row of a planted run put in; the baseline is another plain run. What the gate
+    says of the other rows is counted by `same_code_decisions`, so only the planted one is put to it, at the
+    significance that it has among all of them.
     """
     plain = [item.run for item in stored if item.planted == 0]
+    among_all = dataclasses.replace(thresholds, false_alarm=thresholds.false_alarm / len(plain[0].records))
     answers = []
     for level in sorted({item.planted for item in stored} - {0.0}):
         planted = [item.run for item in stored if item.planted == level]
         for slowed in planted[0].records:
-            caught = shown = unjudged = total = 0
+            pairs = [
+                (_only(source, slowed.key), _only(baseline, slowed.key))
+                for source, baseline in itertools.product(planted, plain)
+            ]
+            caught = shown = unjudged = 0
             changes = []
             reasons: Counter[str] = Counter()
-            for source, (index, baseline) in itertools.product(planted, enumerate(plain)):
-                other = plain[(index + 1) % len(plain)]
-                slow = next(record for record in source.records if record.key == slowed.key)
-                records = tuple(slow if record.key == slow.key else record for record in other.records)
-                result = compare_runs(dataclasses.replace(other, records=records), baseline, thresholds)
-                row = next(row for row in result.rows if row.key == slow.key)
+            for result in _judge_all(pairs, among_all):
+                (row,) = result.rows
                 found = row.finding("device_ms") or row.finding("host_ms")
                 assert found is not None  # Both runs hold times of this row.
-                total += 1
                 caught += row.verdict == "slower"
                 shown += found.low is not None and found.low > 0
                 unjudged += row.verdict == "not comparable"
@@ -95,14 +103,19 @@ def power_decisions(stored: Sequence[StoredRun], thresholds: Thresholds) -> list
                 {
                     "row": slowed.key.label(),
                     "planted_percent": 100 * level,
-                    "caught": _share(caught, total),
-                    "interval_above_zero": _share(shown, total),
-                    "not_comparable": _share(unjudged, total),
+                    "caught": _share(caught, len(pairs)),
+                    "interval_above_zero": _share(shown, len(pairs)),
+                    "not_comparable": _share(unjudged, len(pairs)),
                     "median_change_percent": round(float(np.median(changes)), 2) if changes else None,
                     "reasons": dict(reasons.most_common()),
                 }
             )
     return answers
+
+
+def _only(run: Run, key: RecordKey) -> Run:
+    """The run with one of its rows."""
+    return dataclasses.replace(run, records=tuple(record for record in run.records if record.key == key))
 
 
 def picture_decisions(portrait: torch.Tensor, run: Run, thresholds: Thresholds, seed: int = 0) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,10 +87,172 @@ def test_a_disturbed_run_is_measured_again_while_patience_lasts(monkeypatch: pyt
     assert gate_experiment.Patience(1000.0).measure(lambda: on_gpu) is on_gpu, "device times do not suffer"
 
 
-def test_plain_and_planted_runs_are_mixed():
-    from gate_experiment import schedule
+def test_plain_planted_and_fresh_runs_are_mixed():
+    from gate_experiment import Step, schedule
 
-    order = schedule(21, 5, (0.03, 0.05))
-    assert [order.count(level) for level in (0.0, 0.03, 0.05)] == [21, 5, 5]
-    halves = order[:16], order[16:]
-    assert all(half.count(0.03) >= 2 and half.count(0.05) >= 2 for half in halves)
+    steps = schedule(21, 5, (0.03, 0.05), 5)
+    kinds = (Step(), Step(0.03), Step(0.05), Step(fresh=True))
+    assert [steps.count(kind) for kind in kinds] == [21, 5, 5, 5]
+    assert steps[0] == Step()
+    halves = steps[:18], steps[18:]
+    assert all(half.count(kind) >= 2 for half in halves for kind in kinds)
+    assert schedule(1, 3, (0.05,), 1)[0] == Step(), "whatever comes first by its place"
+
+
+def test_a_budget_leaves_out_what_would_not_end_in_time():
+    from gate_experiment import STARTED, Budget, Step
+
+    now = [STARTED + 20.0]
+    budget = Budget(60.0, lambda: now[0])
+    plain, fresh = Step(), Step(fresh=True)
+    budget.took(plain, 5.0)
+    assert budget.fits(plain)
+    assert budget.fits(fresh), "a fresh process takes as long as everything so far"
+    now[0] += 15
+    assert not budget.fits(fresh)
+    budget.took(fresh, 22.0)
+    assert budget.fits(fresh)
+    now[0] += 21
+    assert (budget.fits(plain), budget.fits(fresh)) == (False, False)
+    assert Budget(None, lambda: 1e9).fits(fresh)
+
+
+def test_a_killed_experiment_leaves_its_samples(tmp_path):
+    from gate_decisions import StoredRun
+    from gate_experiment import SETTINGS, Samples
+    from gate_table import decide, table
+
+    samples = Samples([StoredRun(0.0, run(1))])
+    samples.write(tmp_path)
+    read = Samples.read(tmp_path)
+    assert (read.stored, read.fresh, read.again) == (samples.stored, [], 0)
+    portrait = torch.rand(1, 3, 16, 16)
+    answers = decide(read.stored, read.fresh, read.again, portrait, SETTINGS["cuda"])
+    assert answers["default limits"]["stored"]["decisions"] == 0
+    assert "| stored runs, every two | 0 | 0 of 0 | 0 of 0 |" in table(answers, SETTINGS["cuda"])
+    with pytest.raises(ValueError, match="no run of unchanged code"):
+        decide([], [], 0, portrait, SETTINGS["cuda"])
+
+
+class VirtualGpu:
+    """Stands in for what the rows ask of CUDA: work is enqueued at once and ends after a virtual time in ms."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        gpu = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                self.at = 0.0
+
+            def record(self, stream: object) -> None:
+                self.at = gpu.now
+
+            def synchronize(self) -> None:
+                pass
+
+            def elapsed_time(self, end: Event) -> float:
+                return end.at - self.at
+
+        def sleep(cycles: int) -> None:
+            gpu.now += 0.003 + cycles / 1.98e6  # 3 us a launch, 1.98 GHz.
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "_sleep", sleep, raising=False)
+
+
+def gpu_suite(gpu: VirtualGpu, monkeypatch: pytest.MonkeyPatch, ms: float, loads: list[str]):
+    """A suite of one kind of runner, whose stage takes `ms` on the virtual GPU."""
+    import gate_rows
+
+    from sadtrt_core.measure.sensors import Reading
+    from sadtrt_core.measure.timing import TimingPlan
+    from sadtrt_core.records.schema import RecordKey
+
+    class Sensors:
+        millijoules = 0.0
+
+        def read(self) -> Reading:
+            return Reading(1980.0, 3201.0, 45.0, 640.0, 7000.0, frozenset({"software power cap"}))
+
+        def energy_mj(self) -> float:
+            self.millijoules += 1000.0
+            return self.millijoules
+
+    class Runner:
+        stream, engine_bytes = object(), 200_000_000
+        job = SimpleNamespace(device=torch.device("cpu"), stage=SimpleNamespace(name="decode"))
+
+        def __enter__(self):
+            loads.append("decode")
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def bind(self, inputs: dict) -> None:
+            pass
+
+        def execute(self) -> None:
+            gpu.now += ms
+
+        def synchronize(self) -> None:
+            pass
+
+    kind = SimpleNamespace(name="tensorrt", create=lambda job: Runner(), available=lambda job: None)
+    monkeypatch.setattr(gate_rows, "runner_named", lambda name: kind)
+    memory = iter(range(1000, 100_000, 500))
+    monkeypatch.setattr(gate_rows, "device_memory_free_of_leftovers", lambda device: float(next(memory)))
+    monkeypatch.setattr("sadtrt_core.suite.device_memory_used", lambda device: float(next(memory)))
+    return SimpleNamespace(
+        timing_plan=TimingPlan(2, 0.0, 0.0, 30, 40),
+        sensors=Sensors(),
+        inputs=lambda job: {},
+        job=lambda stage, kind, precision, batch: Runner.job,
+        key=lambda kind, job: RecordKey("decode", "tensorrt", "fp16", "none", 1),
+    )
+
+
+@pytest.mark.parametrize("ms", [5.0, 0.46])
+def test_a_row_stays_loaded_and_what_is_planted_takes_the_time_it_says(monkeypatch, ms):
+    """3 us of launch are 0.65% of 0.46 ms: without taking them off, 5% would be 5.65%."""
+    from gate_rows import Rows
+
+    loads: list[str] = []
+    gpu = VirtualGpu(monkeypatch)
+    suite = gpu_suite(gpu, monkeypatch, ms, loads)
+    with contextlib.ExitStack() as stack:
+        rows = Rows(suite, stack)
+        first, slow, again = (rows.measure("decode:tensorrt:fp16", planted) for planted in (0.0, 0.05, 0.0))
+    assert loads == ["decode"]
+    assert first.latency.device_ms_median == pytest.approx(ms)
+    assert slow.latency.device_ms_median == pytest.approx(1.05 * ms, rel=1e-3)
+    assert first.latency.disturbed == again.latency.disturbed == ()
+    assert first.telemetry.throttle_reasons == ("software power cap",)
+    assert first.resources.gpu_memory_mb == again.resources.gpu_memory_mb == 500.0
+    assert first.resources.energy_mj_per_frame > 0
+    assert slow.resources.energy_mj_per_frame is None
+
+
+def test_rows_that_would_have_to_be_built_are_left_out_with_the_command(monkeypatch, tmp_path):
+    import gate_rows
+
+    job = SimpleNamespace(optimization_level=2, stage=SimpleNamespace(name="decode"), grid_sample="plugin")
+    job.precision = SimpleNamespace(name="fp16")
+    kind = SimpleNamespace(name="tensorrt", available=lambda job: None)
+    monkeypatch.setattr(gate_rows, "runner_named", lambda name: kind)
+    monkeypatch.setattr(gate_rows, "engine_job", lambda job, options: options)
+    monkeypatch.setattr(gate_rows.api, "tensorrt_module", lambda: None)
+    monkeypatch.setattr(gate_rows.api, "current_gpu", lambda: None)
+    monkeypatch.setattr(gate_rows, "engine_key", lambda build, trt, gpu: build.optimization_level)
+    monkeypatch.setattr(gate_rows, "engine_path", lambda build, key: tmp_path / f"level{key}.engine")
+    options = SimpleNamespace(optimization_level=2, weights="fitted", cache=tmp_path)
+    suite = SimpleNamespace(job=lambda *_: job, options=options)
+    words = gate_rows.row_absence(suite, "decode:tensorrt:fp16")
+    assert "its engine is not in the cache: run `sadtrt build --stage decode --precision fp16" in words
+    assert "--optimization-level 2 --weights fitted" in words
+    (tmp_path / "level2.engine").touch()
+    assert gate_rows.row_absence(suite, "decode:tensorrt:fp16") is None
+    with pytest.raises(ValueError, match="should be stage:runner:precision"):
+        gate_rows.row_absence(suite, "decode:fp16")

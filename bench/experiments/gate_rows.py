@@ -1,0 +1,177 @@
+"""Rows of the gate experiment: runners that stay loaded, timed as the suite times them, with planted slowdowns."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sadtrt_core.engine import tensorrt_api as api
+from sadtrt_core.engine.build import BuildOptions
+from sadtrt_core.engine.cache import engine_key, engine_path
+from sadtrt_core.measure import stats
+from sadtrt_core.measure.energy import energy_per_call
+from sadtrt_core.measure.host_load import HostLoad
+from sadtrt_core.measure.memory import device_memory_free_of_leftovers
+from sadtrt_core.measure.telemetry import TelemetrySampler
+from sadtrt_core.measure.timing import LatencySampler, TimingPlan
+from sadtrt_core.records.schema import Latency, Record, Resources
+from sadtrt_core.runners.base import Job, StageRunner
+from sadtrt_core.runners.registry import RunnerKind, runner_named
+from sadtrt_core.runners.tensorrt import engine_job
+from sadtrt_core.suite import BENCHMARK_VERSION, Suite, resources
+
+
+class Slowed:
+    """A runner that does `extra` after every call, on the stream of the call; what LatencySampler uses of it."""
+
+    def __init__(self, runner: StageRunner, extra: Callable[[], None]) -> None:
+        self.job, self.stream, self._runner, self._extra = runner.job, runner.stream, runner, extra
+
+    def execute(self) -> None:
+        self._runner.execute()
+        self._extra()
+
+    def synchronize(self) -> None:
+        self._runner.synchronize()
+
+
+def busy_loop(seconds: float) -> None:
+    """Keep this thread's core busy."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+
+
+def spin_kernel(stream: torch.cuda.Stream, cycles: int) -> Callable[[], None]:
+    """A function that enqueues a kernel on `stream` that spins for so many cycles of the GPU's clock."""
+
+    def extra() -> None:
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(cycles)
+
+    return extra
+
+
+def cycles_per_ms(stream: torch.cuda.Stream) -> float:
+    """How many cycles a kernel spins in a millisecond, by events."""
+    cycles = 20_000_000
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(cycles)  # The first launch loads the kernel.
+        begin.record(stream)
+        torch.cuda._sleep(cycles)
+        end.record(stream)
+    end.synchronize()
+    return cycles / begin.elapsed_time(end)
+
+
+def slowed(active: StageRunner, fraction: float, plan: TimingPlan) -> Slowed:
+    """The runner with work after every call that takes `fraction` of its own time, what its launch costs included."""
+    alone = _median_ms(active, plan)
+    if active.stream is None:
+        return Slowed(active, lambda: busy_loop(fraction * alone / 1e3))
+    rate = cycles_per_ms(active.stream)
+    # A kernel more takes some microseconds however short it is: of a short stage that alone may be a percent.
+    launch = _median_ms(Slowed(active, spin_kernel(active.stream, 1)), plan) - alone
+    return Slowed(active, spin_kernel(active.stream, max(1, round(rate * (fraction * alone - max(0.0, launch))))))
+
+
+def _median_ms(runner: Any, plan: TimingPlan) -> float:
+    sampler = LatencySampler(runner)
+    sampler.warm_up(plan)
+    for _ in range(plan.samples_min):
+        sampler.sample()
+    return stats.median(sampler.device_ms or sampler.host_ms)
+
+
+class Rows:
+    """The rows of one process; each is loaded when it is first measured and then stays.
+
+    An engine takes seconds to load and two hundred milliseconds to time, so the stored runs of one process share their
+    runners. What loading anew may change (where memory lies, which algorithms cuDNN picks, what a CUDA graph's capture
+    does) is seen by the fresh runs, each in a process of its own. Memory is what loading took, so it is measured once.
+    """
+
+    def __init__(self, suite: Suite, stack: contextlib.ExitStack) -> None:
+        self._suite, self._stack = suite, stack
+        self._loaded: dict[str, StageRunner] = {}
+        self._memory: dict[str, float | None] = {}
+
+    def measure(self, row: str, planted: float = 0.0) -> Record:
+        """One row as bench/test_stage_latency.py measures it, with work for `planted` of its own time put in.
+
+        A planted run's energy is not measured: it is its time that is judged.
+        """
+        suite = self._suite
+        kind, job = row_job(suite, row)
+        active, before = self._loaded.get(row), 0.0
+        if active is None:
+            inputs = suite.inputs(job)
+            before = device_memory_free_of_leftovers(job.device) or 0.0
+            active = self._loaded[row] = self._stack.enter_context(kind.create(job))
+            active.bind(inputs)
+        plan = suite.timing_plan
+        measured: Any = slowed(active, planted, plan) if planted else active
+        sampler = LatencySampler(measured)
+        call_seconds = sampler.warm_up(plan)
+        with HostLoad() as host:
+            with TelemetrySampler(suite.sensors) as watch:
+                for _ in range(plan.samples(call_seconds)):
+                    sampler.sample()
+                sampler.sample_until_known(plan)
+            energy = None if planted else energy_per_call(measured, suite.sensors, call_seconds)
+        taken = resources(active, before, energy)
+        memory = self._memory.setdefault(row, taken.gpu_memory_mb)
+        return Record(
+            suite.key(kind, job),
+            "measured",
+            latency=_rounded(sampler.result(watch.disturbed(sampler.windows))),
+            resources=Resources(memory, taken.engine_mb, taken.energy_mj_per_frame),
+            telemetry=watch.telemetry(sampler.windows, host.others_percent),
+            benchmark_version=BENCHMARK_VERSION,
+        )
+
+
+def _rounded(latency: Latency) -> Latency:
+    """Times to five digits: the samples of an experiment are a file in the repository."""
+    return dataclasses.replace(
+        latency,
+        host_ms=tuple(float(f"{ms:.5g}") for ms in latency.host_ms),
+        device_ms=None if latency.device_ms is None else tuple(float(f"{ms:.5g}") for ms in latency.device_ms),
+    )
+
+
+def row_job(suite: Suite, row: str) -> tuple[RunnerKind, Job]:
+    """Runner and job of `stage:runner:precision`; ValueError names what is not known."""
+    words = row.split(":")
+    if len(words) != 3:
+        raise ValueError(f"--row {row!r} should be stage:runner:precision, such as generator:tensorrt:fp16-mixed")
+    stage, runner, precision = words
+    kind = runner_named(runner)
+    return kind, suite.job(stage, kind, precision, 1)
+
+
+def row_absence(suite: Suite, row: str) -> str | None:
+    """Why a row cannot be measured here and now: its runner is absent, or its engine would have to be built first."""
+    kind, job = row_job(suite, row)
+    if (absence := kind.available(job)) is not None:
+        return str(absence)
+    if not kind.name.startswith("tensorrt"):
+        return None
+    # Building takes minutes, which an experiment with a budget of seconds must not spend unasked.
+    trt = api.tensorrt_module()
+    assert not isinstance(trt, api.Absent)  # `available` has asked.
+    build = engine_job(job, BuildOptions(optimization_level=job.optimization_level))
+    if engine_path(build, engine_key(build, trt, api.current_gpu())).exists():
+        return None
+    options = suite.options
+    command = ["sadtrt", "build", "--stage", job.stage.name, "--precision", job.precision.name]
+    command += ["--optimization-level", str(options.optimization_level), "--weights", options.weights]
+    command += ["--grid-sample", job.grid_sample, "--cache", str(options.cache)]
+    return f"its engine is not in the cache: run `{shlex.join(command)}` first"
