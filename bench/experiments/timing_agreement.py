@@ -1,135 +1,196 @@
-"""Do the suite's clocks agree with something that is not the suite? For a GPU; exits with 1 where they do not.
+"""Do the suite's clocks agree with something that is not the suite? For a GPU.
 
-    python bench/experiments/timing_agreement.py [--row generator:tensorrt:fp16-mixed]
+    python bench/experiments/timing_agreement.py --weights fitted --optimization-level 2 --out agreement.json
 
 First a kernel that spins for a set number of nanoseconds by the GPU's own timer is measured as any stage would be:
-device and host time have to come out within 1%. Then a row is measured under PyTorch's profiler: the device time of its
-calls has to lie within 3% of the sum of the kernels that the profiler saw in the very same calls.
+device time has to come out within 1%, host time within 1% and what a launch and a wait take. Then rows are measured
+under PyTorch's profiler: the device time of their calls has to lie within 3% of the sum of the kernels that the
+profiler saw in the very same calls.
+
+Exit status 0 where all agrees, 1 where something does not, 2 where something could not be checked, with the reason.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from gate_experiment import make_suite
+from gate_rows import row_absence, row_job
+from spin_kernel import SpinKernel
 from torch.autograd import DeviceType
 
+from sadtrt_core.environment import read_environment
 from sadtrt_core.measure import stats
 from sadtrt_core.measure.timing import GPU_PLAN, LatencySampler
-from sadtrt_core.runners.registry import runner_named
+from sadtrt_core.records.files import write_atomically
+from sadtrt_core.suite import Suite
 
 DELAYS_US = (1_000, 5_000, 20_000)
 DELAY_TOLERANCE = 0.01
+HOST_EXTRA_US = 50.0
+"""What a launch and waiting for it may add to host time: they are part of what host time measures."""
 KERNELS_TOLERANCE = 0.03
-PROFILED_CALLS = 30
-SPIN = r"""
-extern "C" __global__ void spin(int microseconds) {
-    unsigned long long start, now;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(start));
-    do {
-        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-    } while (now - start < 1000ull * microseconds);
-}
-"""
+CALLS = 30
+ROWS = ("generator:tensorrt:fp32", "generator:tensorrt:fp16-mixed", "generator:tensorrt-enqueue:fp16-mixed")
+Finding = dict[str, Any]
+"""What was checked, its figures, `agrees` (None where it could not be checked) and a sentence."""
 
 
 class Delay:
     """What LatencySampler uses of a runner, around one kernel that takes a known time."""
 
-    def __init__(self, kernel: Any, microseconds: int) -> None:
+    def __init__(self, kernel: SpinKernel, microseconds: int) -> None:
         self.stream = torch.cuda.Stream()
-        self._kernel, self._microseconds = kernel, microseconds
+        self._kernel, self._nanoseconds = kernel, 1000 * microseconds
 
     def execute(self) -> None:
-        self._kernel(grid=(1, 1, 1), block=(1, 1, 1), args=[self._microseconds], stream=self.stream)
+        self._kernel.launch(self.stream, self._nanoseconds)
 
     def synchronize(self) -> None:
         self.stream.synchronize()
 
 
-def check_delays() -> bool:
-    """Measure each known delay; whether all came out right."""
-    kernel = torch.cuda._compile_kernel(SPIN, "spin")
-    good = True
-    for microseconds in DELAYS_US:
-        sampler = LatencySampler(Delay(kernel, microseconds))  # type: ignore[arg-type]
-        sampler.warm_up(GPU_PLAN)
-        for _ in range(30):
-            sampler.sample()
-        for clock, samples in (("device", sampler.device_ms), ("host", sampler.host_ms)):
-            error = stats.median(samples) * 1e3 / microseconds - 1
-            right = abs(error) <= DELAY_TOLERANCE
-            good &= right
-            print(f"delay of {microseconds} us, {clock} time: {100 * error:+.2f}% {'ok' if right else 'WRONG'}")
-    return good
+def check_delay(kernel: SpinKernel, microseconds: int) -> list[Finding]:
+    """Device and host time of a kernel that spins for so long."""
+    sampler = LatencySampler(Delay(kernel, microseconds))  # type: ignore[arg-type]
+    sampler.warm_up(GPU_PLAN)
+    for _ in range(CALLS):
+        sampler.sample()
+    findings = []
+    for clock, samples, extra in (("device", sampler.device_ms, 0.0), ("host", sampler.host_ms, HOST_EXTRA_US)):
+        error = stats.median(samples) * 1e3 - microseconds
+        agrees = -DELAY_TOLERANCE * microseconds <= error <= DELAY_TOLERANCE * microseconds + extra
+        sentence = f"{clock} time of a delay of {microseconds} us: {error:+.1f} us, {100 * error / microseconds:+.2f}%"
+        findings.append(
+            {"what": f"delay, {clock} time", "wanted_us": microseconds, "error_us": round(error, 3)}
+            | {"agrees": agrees, "sentence": sentence}
+        )
+    return findings
 
 
-def check_kernels(row: str, options: argparse.Namespace) -> bool:
-    """Measure a row under the profiler; whether events and kernels agree."""
-    stage, runner, precision = row.split(":")
-    suite, kind = make_suite(options), runner_named(runner)
-    job = suite.job(stage, kind, precision, 1)
-    if (absence := kind.available(job)) is not None:
-        print(f"{row} cannot run here: {absence}")
-        return False
+def check_delays() -> list[Finding]:
+    """Every known delay; one finding with the reason where the kernel cannot be launched."""
+    try:
+        kernel = SpinKernel()
+    except (RuntimeError, OSError, AttributeError) as error:
+        sentence = f"delays could not be checked: {error}"
+        return [{"what": "delay", "agrees": None, "sentence": sentence}]
+    return [finding for microseconds in DELAYS_US for finding in check_delay(kernel, microseconds)]
+
+
+def check_kernels(row: str, suite: Suite) -> Finding:
+    """A row's device time against the profiler's kernels in the same calls."""
+    if (absence := row_absence(suite, row)) is not None:
+        return {"what": row, "agrees": None, "sentence": f"{row} could not be checked: {absence}"}
+    kind, job = row_job(suite, row)
     with kind.create(job) as active:
         active.bind(suite.inputs(job))
         sampler = LatencySampler(active)
         sampler.warm_up(GPU_PLAN)
-        activities = [torch.profiler.ProfilerActivity.CUDA]
-        # The first calls under a profiler pay for its buffers.
-        with torch.profiler.profile(activities=activities):
+        for _ in range(CALLS):
             sampler.sample()
+        unwatched_ms = stats.median(sampler.device_ms)
         sampler.device_ms.clear()
-        with torch.profiler.profile(activities=activities) as profile:
-            for _ in range(PROFILED_CALLS):
-                sampler.sample()
-            torch.cuda.synchronize()
-    kernels = [event for event in profile.events() or () if event.device_type == DeviceType.CUDA]
+        try:
+            kernels = profiled_kernels(sampler)
+        except RuntimeError as error:
+            return {"what": row, "agrees": None, "sentence": f"{row} could not be checked: the profiler says {error}"}
     if not kernels:
-        print(f"{row}: the profiler saw no kernel: is CUPTI allowed here?")
-        return False
-    by_kernels = sum(event.self_device_time_total for event in kernels) / 1e3
-    by_events = sum(sampler.device_ms)
-    difference = by_events / by_kernels - 1
-    right = abs(difference) <= KERNELS_TOLERANCE
-    print(
-        f"{row}: {by_events / PROFILED_CALLS:.4g} ms by events, {by_kernels / PROFILED_CALLS:.4g} ms by "
-        f"{len(kernels) / PROFILED_CALLS:g} kernels a call: {100 * difference:+.2f}% {'ok' if right else 'WRONG'}"
+        sentence = f"{row} could not be checked: the profiler saw no kernel, so CUPTI is missing or not allowed here"
+        return {"what": row, "agrees": None, "sentence": sentence}
+    return compare_with_kernels(row, sampler.device_ms, kernels, unwatched_ms)
+
+
+def profiled_kernels(sampler: LatencySampler) -> list[tuple[float, float]]:
+    """Begin and end in us of everything the GPU did in CALLS samples, as PyTorch's profiler saw it."""
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    # The first calls under a profiler pay for its buffers.
+    with torch.profiler.profile(activities=activities):
+        sampler.sample()
+        torch.cuda.synchronize()
+    sampler.device_ms.clear()
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(CALLS):
+            sampler.sample()
+        torch.cuda.synchronize()
+    return [
+        (event.time_range.start, event.time_range.end)
+        for event in profile.events() or ()
+        # Newer profilers list what the host waited for ("Stream Sync") among what the device did.
+        if event.device_type == DeviceType.CUDA and not event.name.endswith(" Sync")
+    ]
+
+
+def compare_with_kernels(
+    row: str, device_ms: list[float], kernels: list[tuple[float, float]], unwatched_ms: float
+) -> Finding:
+    """Whether events and kernels agree, and what the difference is made of: gaps between kernels, or kernels that
+    overlap.
+    """
+    calls = len(device_ms)
+    events = sum(device_ms) / calls
+    summed = sum(end - begin for begin, end in kernels) / calls / 1e3
+    busy = covered(kernels) / calls / 1e3
+    difference = events / summed - 1
+    sentence = (
+        f"{row}: {events:.4g} ms by events, {summed:.4g} ms by {len(kernels) / calls:g} kernels a call: "
+        f"{100 * difference:+.2f}% (at least one of them running: {busy:.4g} ms; without the profiler, the median call "
+        f"took {unwatched_ms:.4g} ms)"
     )
-    if (span := _from_first_to_last_ms(kernels)) is not None:
-        print(f"    {span:.4g} ms from a call's first kernel to its last: what the sum lacks of it are gaps")
-    return right
+    return {
+        "what": row,
+        "events_ms": round(events, 5),
+        "kernels_ms": round(summed, 5),
+        "busy_ms": round(busy, 5),
+        "without_profiler_ms": round(unwatched_ms, 5),
+        "kernels_a_call": len(kernels) / calls,
+        "difference_percent": round(100 * difference, 3),
+        "agrees": abs(difference) <= KERNELS_TOLERANCE,
+        "sentence": sentence,
+    }
 
 
-def _from_first_to_last_ms(kernels: list[Any]) -> float | None:
-    """Mean time in ms from a call's first kernel's start to its last one's end; None where calls differ."""
-    if len(kernels) % PROFILED_CALLS:
-        return None
-    ordered = sorted(kernels, key=lambda event: event.time_range.start)
-    each = len(ordered) // PROFILED_CALLS
-    calls = [ordered[i : i + each] for i in range(0, len(ordered), each)]
-    spans = [max(event.time_range.end for event in call) - call[0].time_range.start for call in calls]
-    return sum(spans) / len(spans) / 1e3
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of spans."""
+    total, until = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--row", action="append", help="repeatable: stage:runner:precision")
     parser.add_argument("--weights", default="seeded", help="as the suite's --weights; times do not depend on them")
+    parser.add_argument("--optimization-level", type=int, default=3, choices=range(6), help="as the suite's")
+    parser.add_argument("--grid-sample", default="auto", help="as the suite's")
     parser.add_argument("--cache", type=Path, help="as the suite's --cache")
+    parser.add_argument("--out", type=Path, help="write the findings as JSON")
     options = parser.parse_args()
     options.device = "cuda"
     if not torch.cuda.is_available():
         raise SystemExit("this needs a GPU: PyTorch sees none")
-    good = check_delays()
-    for row in options.row or ("generator:tensorrt:fp16-mixed", "generator:tensorrt-enqueue:fp16-mixed"):
-        good &= check_kernels(row, options)
-    sys.exit(0 if good else 1)
+    suite = make_suite(options)
+    environment = read_environment(suite.device).to_json()
+    findings: list[Finding] = []
+    for finding in itertools.chain(check_delays(), (check_kernels(row, suite) for row in options.row or ROWS)):
+        word = {True: "ok", False: "WRONG", None: "NOT CHECKED"}[finding["agrees"]]
+        print(f"{word}: {finding['sentence']}", flush=True)
+        findings.append(finding)
+        if options.out:
+            write_atomically(
+                options.out, json.dumps({"environment": environment, "findings": findings}, indent=1) + "\n"
+            )
+    agreed = {finding["agrees"] for finding in findings}
+    sys.exit(1 if False in agreed else 2 if None in agreed else 0)
 
 
 if __name__ == "__main__":
