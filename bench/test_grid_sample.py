@@ -14,9 +14,10 @@ from sadtrt_core.engine.sampler_check import TOLERANCE
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS, TORCH_TYPES, ComputeType
 from sadtrt_core.sampling.device_times import copies_beyond_cache, copy_rate, graph_time_us
-from sadtrt_core.sampling.methods import SAMPLING_METHODS, SamplingLaunch, SamplingMethod, Setting, expanded
+from sadtrt_core.sampling.methods import SAMPLING_METHODS, SamplingLaunch, SamplingMethod, Setting
 from sadtrt_core.sampling.rows import SamplingRow
 from sadtrt_core.sampling.shapes import RENDERER_SHAPES, SamplingShape, renderer_grids, renderer_volume
+from sadtrt_core.sampling.torch_forms import expanded
 from sadtrt_core.suite import Suite
 
 FEATURES: tuple[ComputeType, ...] = ("float32", "float16")
@@ -31,7 +32,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for shape in RENDERER_SHAPES
         for kind in FEATURES
         for method in SAMPLING_METHODS.values()
-        if method.applies(shape)
+        if method.applies(shape, TORCH_TYPES[kind])
         and kind in features
         and (not option("runner") or method.runner in option("runner"))
         and (option("grid_sample") == "auto" or method.grid_sample in (None, option("grid_sample")))

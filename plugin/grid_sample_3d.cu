@@ -148,6 +148,9 @@ int32_t queue(const Launch& launch, Sampling& sampling, void* stream, char* mess
 
 // Packing pays where many samples read each voxel, or wide vectors at least as many.
 bool packing_pays(const SadtrtGridSample3D& problem, int64_t points, int64_t voxels) {
+    if (problem.packing != 0) {
+        return problem.packing == 2;
+    }
     if (problem.variant != 0) {
         return problem.variant % 100 != 1;
     }

@@ -33,6 +33,7 @@ typedef struct {
     int32_t align_corners;       /* 0 or 1 */
     int32_t channels_per_thread; /* linear trilinear: 4, 8 or 16; 0 lets the launcher choose */
     int32_t wide_offsets;        /* 1: offsets of 64 bits even where 32 would do, for tests; 0 else */
+    int32_t packing;             /* 0 lets the launcher choose, 1 never, 2 wherever it can be done: for tests */
     int32_t variant;             /* for experiments */
 } SadtrtGridSample3D;
 

@@ -75,6 +75,9 @@ inline int32_t check_problem(const SadtrtGridSample3D& problem, char* message, i
     if (problem.wide_offsets < 0 || problem.wide_offsets > 1) {
         return refuse(message, message_size, "GridSample3D: wide_offsets %d is not 0 or 1", problem.wide_offsets);
     }
+    if (problem.packing < 0 || problem.packing > 2) {
+        return refuse(message, message_size, "GridSample3D: packing %d is not 0, 1 or 2", problem.packing);
+    }
     return 0;
 }
 

@@ -10,15 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from kernel_calls import call, empty_output
+from kernel_calls import call, empty_output, workspace_for
 from sampling_cases import to_channels_last
 
 from sadtrt_core.engine.sampling_kernel import SamplingKernel, SamplingMode
 from sadtrt_core.sampling.device_times import copies_beyond_cache, graph_time_us, single_time_us
 from sadtrt_core.sampling.shapes import BATCHED_SHAPES, RENDERER_SHAPES, SamplingShape, renderer_grids
+from sadtrt_core.sampling.torch_forms import TORCH_FORMS, TorchLaunch
 
 MODE = SamplingMode("bilinear", "zeros", False)
 SHAPES = (*RENDERER_SHAPES, *BATCHED_SHAPES)
+LINEAR, WITHOUT_WORKSPACE, CHANNELS_LAST = "kernel, linear", "kernel, linear, no workspace", "kernel, channels last"
+
+Launch = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -35,55 +39,52 @@ class Timing:
     cold_rate: float
 
 
-def _kernel_launches(
-    kernel: SamplingKernel, sets: list[tuple[torch.Tensor, torch.Tensor]], layout: str, channels_per_thread: int
-) -> list[Callable[[], object]]:
-    def launcher(volume: torch.Tensor, grid: torch.Tensor) -> Callable[[], object]:
-        laid_out = volume if layout == "linear" else to_channels_last(volume)
-        output = empty_output(laid_out, grid, layout)
-        return lambda: call(
-            kernel, laid_out, grid, output, MODE, layout, volume.shape[1], channels_per_thread=channels_per_thread
-        )
-
-    return [launcher(volume, grid) for volume, grid in sets]
+def _linear(
+    kernel: SamplingKernel, volume: torch.Tensor, grid: torch.Tensor, packing: str = "auto", group: int = 0
+) -> Launch:
+    output = empty_output(volume, grid)
+    workspace = workspace_for(kernel, volume, grid, MODE) if packing != "never" else None
+    return lambda: call(
+        kernel, volume, grid, output, MODE, workspace=workspace, packing=packing, channels_per_thread=group
+    )
 
 
-def _torch_launches(sets: list[tuple[torch.Tensor, torch.Tensor]]) -> list[Callable[[], object]]:
-    def launcher(volume: torch.Tensor, grid: torch.Tensor) -> Callable[[], object]:
-        repeats = grid.shape[0] // volume.shape[0]
-        shared = volume[:, None].expand(-1, repeats, -1, -1, -1, -1).flatten(0, 1) if repeats > 1 else volume
-        if volume.shape[0] == 1:
-            shared = volume.expand(grid.shape[0], -1, -1, -1, -1)  # a view: PyTorch repeats nothing either
-        same_type = grid.to(volume.dtype)  # PyTorch wants the grid in the volume's type
-        return lambda: torch.nn.functional.grid_sample(shared, same_type, align_corners=False)
-
-    return [launcher(volume, grid) for volume, grid in sets]
+def _channels_last(kernel: SamplingKernel, volume: torch.Tensor, grid: torch.Tensor) -> Launch:
+    laid_out = to_channels_last(volume)
+    output = empty_output(laid_out, grid, "channels_last")
+    return lambda: call(kernel, laid_out, grid, output, MODE, "channels_last", volume.shape[1])
 
 
 def time_shape(
     kernel: SamplingKernel, shape: SamplingShape, dtype: torch.dtype, device: torch.device, every_group: bool
 ) -> list[Timing]:
-    """Rows for one shape and type: the kernel in both layouts (every_group adds each channels_per_thread), PyTorch."""
+    """Rows for one shape and type: the kernel in both layouts, with a workspace and without, and PyTorch in each form.
+
+    every_group adds each channels_per_thread.
+    """
     moved = shape.bytes_moved(dtype.itemsize)
     count = copies_beyond_cache(moved, device)
     sets = []
     for number in range(count):
         volume = torch.randn(shape.volume_shape, device=device).to(dtype)
         sets.append((volume, renderer_grids(shape, device, number)))
-    methods: dict[str, Callable[[], list[Callable[[], object]]]] = {
-        "kernel, linear": lambda: _kernel_launches(kernel, sets, "linear", 0),
+    methods: dict[str, Callable[[torch.Tensor, torch.Tensor], Launch]] = {
+        LINEAR: lambda volume, grid: _linear(kernel, volume, grid),
+        WITHOUT_WORKSPACE: lambda volume, grid: _linear(kernel, volume, grid, "never"),
     }
     for group in (4, 8, 16):
         if every_group and group <= shape.channels and shape.channels > 4:
-            methods[f"kernel, linear, {group} channels a thread"] = lambda group=group: _kernel_launches(
-                kernel, sets, "linear", group
+            methods[f"{WITHOUT_WORKSPACE}, {group} channels a thread"] = lambda volume, grid, group=group: _linear(
+                kernel, volume, grid, "never", group
             )
     if shape.channels % 8 == 0:
-        methods["kernel, channels last"] = lambda: _kernel_launches(kernel, sets, "channels_last", 0)
-    methods["PyTorch grid_sample"] = lambda: _torch_launches(sets)
+        methods[CHANNELS_LAST] = lambda volume, grid: _channels_last(kernel, volume, grid)
+    for form in TORCH_FORMS:
+        if form.applies(shape, dtype):
+            methods[form.name] = lambda volume, grid, form=form: TorchLaunch(form, volume, grid)
     rows = []
     for method, make in methods.items():
-        launches = make()
+        launches = [make(volume, grid) for volume, grid in sets]
         cold = graph_time_us(launches)
         warm = graph_time_us(launches[:1])
         single = single_time_us(launches[0])

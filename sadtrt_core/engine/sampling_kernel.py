@@ -15,6 +15,8 @@ INTERPOLATIONS = {"bilinear": 0, "nearest": 1}
 PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
 FEATURE_TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 LAYOUTS = {"linear": 0, "channels_last": 1}
+PACKINGS = {"auto": 0, "never": 1, "always": 2}
+"""Whether a workspace is filled with a packed volume: as the launcher thinks best, never, or wherever it can be."""
 
 _MESSAGE_BYTES = 512
 
@@ -44,6 +46,7 @@ class SamplingProblem(ctypes.Structure):
         ("align_corners", ctypes.c_int32),
         ("channels_per_thread", ctypes.c_int32),
         ("wide_offsets", ctypes.c_int32),
+        ("packing", ctypes.c_int32),
         ("variant", ctypes.c_int32),
     ]
 
@@ -74,6 +77,7 @@ def sampling_problem(
     layout: str = "linear",
     channels_per_thread: int = 0,
     wide_offsets: bool = False,
+    packing: str = "auto",
     variant: int = 0,
 ) -> SamplingProblem:
     """Describe one launch; the pointers are left empty.
@@ -86,8 +90,10 @@ def sampling_problem(
             f"a volume (N, C, D, H, W) and a grid (N*k, Do, Ho, Wo, 3) are expected, not {tuple(volume_shape)} and "
             f"{tuple(grid_shape)}"
         )
-    if feature_type not in FEATURE_TYPES or layout not in LAYOUTS:
-        raise ValueError(f"feature type {feature_type!r} in layout {layout!r} is unknown to the sampling kernel")
+    if feature_type not in FEATURE_TYPES or layout not in LAYOUTS or packing not in PACKINGS:
+        raise ValueError(
+            f"feature type {feature_type!r} in layout {layout!r} with packing {packing!r} is unknown to the kernel"
+        )
     return SamplingProblem(
         0,
         0,
@@ -103,6 +109,7 @@ def sampling_problem(
         int(mode.align_corners),
         channels_per_thread,
         int(wide_offsets),
+        PACKINGS[packing],
         variant,
     )
 

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import onnxruntime
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sadtrt_core.engine.build import BuildOptions, Say
@@ -18,6 +17,7 @@ from sadtrt_core.engine.tensorrt_api import Absent
 from sadtrt_core.sampling.engine import GraphSampler, SamplerEngine, sampler_engine_absence, sampler_graph
 from sadtrt_core.sampling.kernel import CHANNEL_MULTIPLE, KernelLaunch, find_kernel, kernel_absence
 from sadtrt_core.sampling.shapes import SamplingShape
+from sadtrt_core.sampling.torch_forms import TORCH_FORMS, TorchForm, TorchLaunch
 
 
 @dataclass(frozen=True)
@@ -51,61 +51,25 @@ Opener = Callable[[Setting], "contextlib.AbstractContextManager[Launcher]"]
 class SamplingMethod:
     """One contestant. `runner` is the suite's runner that it belongs to, for `--runner`.
 
-    `open` gives a launcher and frees what it held when left. `applies` says for which shapes it is a method of its
-    own. `exact_coordinates` is False where the grid is rounded to the features' type.
+    `open` gives a launcher and frees what it held when left. `applies` says for which shapes and types it is a
+    method of its own. `exact_coordinates` is False where the grid is rounded to the features' type.
     """
 
     name: str
     runner: str
     absence: Callable[[Setting], str | None]
     open: Opener
-    applies: Callable[[SamplingShape], bool] = lambda shape: True
+    applies: Callable[[SamplingShape, torch.dtype], bool] = lambda shape, dtype: True
     exact_coordinates: bool = True
     grid_sample: GraphSampler | None = None
 
 
-class _TorchLaunch:
-    """PyTorch's grid_sample, which wants the grid in the features' type: cast beforehand, as are views."""
+def _torch(form: TorchForm) -> Opener:
+    @contextlib.contextmanager
+    def open_torch(setting: Setting) -> Iterator[Launcher]:
+        yield lambda volume, grid: TorchLaunch(form, volume, grid)
 
-    def __init__(self, prepare: Callable[[Tensor], Tensor], volume: Tensor, grid: Tensor) -> None:
-        self._prepare, self._volume, self._grid = prepare, volume, grid.to(volume.dtype)
-        self._samples: Tensor | None = None
-
-    def __call__(self) -> None:
-        # Kept, so that every launch of a CUDA graph writes into memory of its own, as the other methods do.
-        self._samples = F.grid_sample(self._prepare(self._volume), self._grid, align_corners=False)
-
-    def samples(self) -> Tensor:
-        assert self._samples is not None, "samples before a call"
-        return self._samples
-
-
-def tiled(volume: Tensor, repeats: int) -> Tensor:
-    """(N, C, D, H, W) to (N * repeats, C, D, H, W) in memory, each volume once for every grid, as SadTalker's code."""
-    return volume[:, None].repeat(1, repeats, 1, 1, 1, 1).flatten(0, 1)
-
-
-def expanded(volume: Tensor, repeats: int) -> Tensor:
-    """The same tensor as a view that copies nothing, where there is one volume."""
-    return volume.expand(repeats, -1, -1, -1, -1) if volume.shape[0] == 1 else tiled(volume, repeats)
-
-
-@contextlib.contextmanager
-def _torch_tiles_each_call(setting: Setting) -> Iterator[Launcher]:
-    repeats = setting.shape.repeats
-    yield lambda volume, grid: _TorchLaunch(lambda read: tiled(read, repeats), volume, grid)
-
-
-@contextlib.contextmanager
-def _torch_tiled_before(setting: Setting) -> Iterator[Launcher]:
-    repeats = setting.shape.repeats
-    yield lambda volume, grid: _TorchLaunch(lambda read: read, tiled(volume, repeats), grid)
-
-
-@contextlib.contextmanager
-def _torch_expanded(setting: Setting) -> Iterator[Launcher]:
-    repeats = setting.shape.repeats
-    yield lambda volume, grid: _TorchLaunch(lambda read: expanded(read, repeats), volume, grid)
+    return open_torch
 
 
 class _EngineLaunch:
@@ -181,14 +145,6 @@ def _onnxruntime_absence(setting: Setting) -> str | None:
     return _torch_absence(setting)
 
 
-def _one_grid(shape: SamplingShape) -> bool:
-    return shape.repeats == 1
-
-
-def _many_grids(shape: SamplingShape) -> bool:
-    return shape.repeats > 1
-
-
 SAMPLING_METHODS: dict[str, SamplingMethod] = {
     method.name: method
     for method in (
@@ -198,7 +154,7 @@ SAMPLING_METHODS: dict[str, SamplingMethod] = {
             "tensorrt",
             lambda s: kernel_absence(s.device),
             _kernel("channels_last"),
-            applies=lambda shape: shape.channels % CHANNEL_MULTIPLE == 0,
+            applies=lambda shape, dtype: shape.channels % CHANNEL_MULTIPLE == 0,
         ),
         SamplingMethod(
             "engine with the plugin",
@@ -214,25 +170,16 @@ SAMPLING_METHODS: dict[str, SamplingMethod] = {
             _engine("native"),
             grid_sample="native",
         ),
-        SamplingMethod("PyTorch", "pytorch", _torch_absence, _torch_tiled_before, _one_grid, exact_coordinates=False),
-        SamplingMethod(
-            "PyTorch, tiles in each call",
-            "pytorch",
-            _torch_absence,
-            _torch_tiles_each_call,
-            _many_grids,
-            exact_coordinates=False,
-        ),
-        SamplingMethod(
-            "PyTorch, tiled before",
-            "pytorch",
-            _torch_absence,
-            _torch_tiled_before,
-            _many_grids,
-            exact_coordinates=False,
-        ),
-        SamplingMethod(
-            "PyTorch, expanded view", "pytorch", _torch_absence, _torch_expanded, _many_grids, exact_coordinates=False
+        *(
+            SamplingMethod(
+                form.name,
+                "pytorch",
+                _torch_absence,
+                _torch(form),
+                applies=form.applies,
+                exact_coordinates=form.exact_coordinates,
+            )
+            for form in TORCH_FORMS
         ),
         SamplingMethod(
             "ONNX Runtime, native rewriting", "onnxruntime", _onnxruntime_absence, _onnxruntime, grid_sample="native"

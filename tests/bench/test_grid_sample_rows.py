@@ -70,11 +70,11 @@ def test_a_filter_that_leaves_no_row_says_so(suite_process, options, reason):
 
 def test_a_wrong_sampler_is_not_timed(tmp_path):
     plugin = """
-        import sadtrt_core.sampling.methods as methods
+        from sadtrt_core.sampling.torch_forms import TorchLaunch
 
         def pytest_configure(config):
-            right = methods._TorchLaunch.samples
-            methods._TorchLaunch.samples = lambda self: right(self) + 0.01
+            right = TorchLaunch.samples
+            TorchLaunch.samples = lambda self: right(self) + 0.01
     """
     options = ("--runner", "pytorch", "--precision", "fp32", "-k", "expanded")
     finished = run_suite(tmp_path, (FILE, *COMMON, *options), plugin)

@@ -34,11 +34,17 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> SamplingKernel:
 
 
 def run(
-    kernel: SamplingKernel, case: Case, layout: str = "linear", group: int = 0, packs: bool = False, wide: bool = False, variant: int = 0
+    kernel: SamplingKernel,
+    case: Case,
+    layout: str = "linear",
+    group: int = 0,
+    packing: str = "never",
+    wide: bool = False,
+    variant: int = 0,
 ) -> torch.Tensor:
     """The output as (N*k, C, Do, Ho, Wo); what the kernel does not write stays NaN, and so does a workspace.
 
-    `packs` gives a workspace, `wide` asks for 64-bit offsets.
+    `packing` other than never lends a workspace, `wide` asks for 64-bit offsets.
     """
     channels, points = case.volume.shape[1], case.grid.shape[1:4]
     if layout == "linear":
@@ -48,11 +54,13 @@ def run(
         shape = (case.grid.shape[0], *points, volume.shape[-1])
     output = torch.full(shape, float("nan"), dtype=volume.dtype)
     name = str(volume.dtype).removeprefix("torch.")
-    problem = sampling_problem(tuple(case.volume.shape), tuple(case.grid.shape), case.mode, name, layout, group, wide, variant)
-    workspace = torch.full((kernel.workspace_bytes(problem) // 4 + 4,), float("nan")) if packs else torch.empty(0)
+    shapes = tuple(case.volume.shape), tuple(case.grid.shape)
+    problem = sampling_problem(*shapes, case.mode, name, layout, group, wide, packing, variant)
+    size = kernel.workspace_bytes(problem) if packing != "never" else 0
+    # Whatever is written beyond the workspace's last byte lies in the four numbers that follow.
+    workspace = torch.full((size // 4 + 4,), float("nan"))
     addresses = volume.data_ptr(), case.grid.data_ptr(), output.data_ptr()
-    # To the byte: whatever the kernel touched beyond it would lie in the four numbers that follow.
-    kernel.launch(problem, *addresses, workspace=(workspace.data_ptr(), kernel.workspace_bytes(problem) if packs else 0))
+    kernel.launch(problem, *addresses, workspace=(workspace.data_ptr(), size) if size else (0, 0))
     assert workspace[-4:].isnan().all()
     return output if layout == "linear" else output[..., :channels].movedim(-1, 1)
 
@@ -70,9 +78,10 @@ def test_random_cases_in_every_type_and_layout(kernel: SamplingKernel) -> None:
 def test_variants(kernel: SamplingKernel, variant: int) -> None:
     tried = 0
     for number, case in enumerate(random_cases(150, DTYPES, most_voxels=1000, most_points=700)):
-        if case.mode.interpolation != "bilinear" or case.volume.shape[1] < 2: continue
+        if case.mode.interpolation != "bilinear" or case.volume.shape[1] < 2:
+            continue
         try:
-            output = run(kernel, case, packs=True, variant=variant)
+            output = run(kernel, case, packing="auto", variant=variant)
         except SamplingError:
             continue
         tried += 1
@@ -84,7 +93,7 @@ def test_variants(kernel: SamplingKernel, variant: int) -> None:
 @pytest.mark.parametrize("wide", [False, True])
 def test_random_cases_with_a_workspace(kernel: SamplingKernel, wide: bool) -> None:
     for number, case in enumerate(random_cases(240, DTYPES, most_voxels=1000, most_points=700)):
-        output = run(kernel, case, packs=True, wide=wide)
+        output = run(kernel, case, packing="always", wide=wide)
         excess = worst_excess(case, output, reference(case))
         assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case.describe()}"
 

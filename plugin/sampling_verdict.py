@@ -1,0 +1,72 @@
+"""What the times of check_on_gpu.py come to: the table, the ratio to each form of PyTorch, and the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sampling_timing import CHANNELS_LAST, LINEAR, SHAPES, Timing
+
+from sadtrt_core.sampling.shapes import SamplingShape
+from sadtrt_core.sampling.torch_forms import TORCH_FORMS, strictest_form
+
+TARGETS_US = {"16 grids, 4 channels, 256 px": 20.0, "1 grid, 32 channels, 256 px": 10.0}
+"""Of the linear layout with fp16 features, by shape."""
+TARGET_OVER_TORCH = 3.0
+
+
+def times_of(rows: list[Timing], shape: str, dtype: str) -> dict[str, Timing]:
+    """The rows of one shape and type by method."""
+    return {row.method: row for row in rows if (row.shape, row.dtype) == (shape, dtype)}
+
+
+def ratio_lines(rows: list[Timing], shapes: Sequence[SamplingShape]) -> list[str]:
+    """For each shape and type one line: how many times as fast as each form of PyTorch each layout is, cold."""
+    lines = []
+    for shape in shapes:
+        for dtype in dict.fromkeys(row.dtype for row in rows):
+            times = times_of(rows, shape.name, dtype)
+            for ours in (LINEAR, CHANNELS_LAST):
+                if ours in times:
+                    ratios = [
+                        f"{times[form.name].cold_us / times[ours].cold_us:.2f} x {form.name}"
+                        for form in TORCH_FORMS
+                        if form.name in times
+                    ]
+                    lines.append(f"{shape.name}, {dtype}, {ours} ({times[ours].cold_us:.1f} us): {'; '.join(ratios)}")
+    return lines
+
+
+def judge_times(rows: list[Timing], shapes: Sequence[SamplingShape] = SHAPES) -> list[str]:
+    """What misses a target, as one line each: cold times of fp16 features in linear layout.
+
+    "Times PyTorch" means the form that has the least to do (torch_forms.strictest_form), and the line names it.
+    """
+    failed = []
+    for shape in shapes:
+        if shape.name not in TARGETS_US:
+            continue
+        times, target, form = times_of(rows, shape.name, "float16"), TARGETS_US[shape.name], strictest_form(shape)
+        ours, theirs = times[LINEAR].cold_us, times[form.name].cold_us
+        if ours > target:
+            failed.append(f"{shape.name}, float16: {ours:.1f} us, the target is {target:.0f}")
+        if theirs < TARGET_OVER_TORCH * ours:
+            failed.append(
+                f"{shape.name}, float16: {theirs / ours:.2f} times as fast as {form.name!r} ({theirs:.1f} us), "
+                f"the target is {TARGET_OVER_TORCH:.0f}"
+            )
+    return failed
+
+
+def print_times(rows: list[Timing], rate: float) -> None:
+    print(f"\ndevice copy: {rate / 1e12:.2f} TB/s read plus written")
+    print(f"{'':78} {'cold us':>8} {'warm us':>8} {'single':>8} {'TB/s':>6} {'of copy':>8} {'every byte once':>16}")
+    for row in rows:
+        name = f"{row.shape}, {row.dtype}, {row.method}"
+        limit = row.bytes_moved / rate * 1e6
+        print(
+            f"{name:78} {row.cold_us:8.2f} {row.warm_us:8.2f} {row.single_us:8.2f} {row.cold_rate / 1e12:6.2f} "
+            f"{row.cold_rate / rate:8.1%} {limit:13.2f} us"
+        )
+    print("\ntimes as fast as PyTorch, by its form (fp16: all but 'fp32 coordinates' round the coordinates to half)")
+    for line in ratio_lines(rows, SHAPES):
+        print(f"  {line}")
