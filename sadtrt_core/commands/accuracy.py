@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from sadtrt_core.commands.options import (
     Cache,
     Checkpoint,
     Device,
+    GridSampleChoice,
     Size,
     WeightsChoice,
     console,
@@ -61,17 +63,26 @@ def search(
     frames: Annotated[int, typer.Option(help="Frames of the driving sequence.")] = 16,
     worst: Annotated[int, typer.Option(min=1, help="How many of them, the worst, are tried first.")] = 4,
     out: Annotated[Path | None, typer.Option(help="The plan to write (default: plans/<base>-<dB>db.toml).")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Engines built at the same time.")] = os.cpu_count() or 1,
+    optimization_level: Annotated[
+        int, typer.Option(min=0, max=5, help="The builder's level, 0 (quick) to 5 (thorough).")
+    ] = 3,
+    grid_sample: GridSampleChoice = "auto",
     device: Device = "auto",
     size: Size = 256,
     weights: WeightsChoice = "auto",
     checkpoint: Checkpoint = None,
     cache: Cache = None,
 ) -> None:
-    """Find what has to stay fp32 for an accuracy budget, and write it as a plan. Run again, it goes on."""
+    """Find what has to stay fp32 for an accuracy budget, and write it as a plan. Run again, it goes on.
+
+    With TensorRT the plans that come into question are built and timed beside the built-in fp16-mixed; the fastest that
+    holds the budget is written. Without a GPU the arithmetic kept in fp32 stands for time.
+    """
     from sadtrt_core.search.command import search_command
 
     with one_sentence():
-        suite = make_suite(size, weights, checkpoint, device, "auto", cache)
+        suite = make_suite(size, weights, checkpoint, device, grid_sample, cache, optimization_level, jobs)
         try:
             found = search_command(suite, precision, min_psnr, max_lsb, frames, worst, out, console, errors)
         except KeyboardInterrupt:

@@ -47,6 +47,7 @@ def make_suite(
     grid_sample: str,
     cache: Path | None,
     optimization_level: int = 3,
+    jobs: int = 1,
 ) -> Suite:
     """A suite of one frame for commands that build, look or search; see SuiteOptions. Raises ValueError."""
     from sadtrt_core.suite import Suite, SuiteOptions, default_cache
@@ -65,7 +66,7 @@ def make_suite(
             grid_sample=grid_sample,
             cache=cache or default_cache(),
             results=Path("results"),
-            jobs=1,
+            jobs=jobs,
             optimization_level=optimization_level,
         ),
         say=errors.print,

@@ -12,7 +12,6 @@ from rich.table import Table
 from sadtrt_core.localise.display import shown_progress
 from sadtrt_core.plan import Plan, precision_named, write_plan
 from sadtrt_core.precision import PLAN_SUFFIX
-from sadtrt_core.search.greedy import Outcome
 from sadtrt_core.search.run import search_suite
 from sadtrt_core.search.trials import Budget
 from sadtrt_core.suite import Suite
@@ -56,19 +55,24 @@ def search_command(
         say("interrupted: what was measured is kept, the same command goes on from there")
         raise
     if found.plan is None:
-        console.print(found.refusal, markup=False, soft_wrap=True)
+        console.print(" ".join(filter(None, (found.refusal, found.beside))), markup=False, soft_wrap=True)
         return False
     write_plan(found.plan, target)
-    console.print(_table(found.plan, found.outcome))
+    console.print(_table(found.plan))
+    if found.beside is not None:
+        console.print(found.beside, markup=False, soft_wrap=True)
     console.print(f"{found.trials} candidates rendered; wrote {target}", markup=False, soft_wrap=True)
     return True
 
 
-def _table(plan: Plan, outcome: Outcome) -> Table:
-    drift = outcome.drift
+def _table(plan: Plan) -> Table:
+    # The plan's own figures: on a GPU they are the engine's, not those of the graph it was searched on.
+    measured = plan.measured
+    cost = (
+        f"{measured['latency_ms']} ms" if "latency_ms" in measured else f"{measured['arithmetic_in_fp32']:.2%} in fp32"
+    )
     table = Table(
-        title=f"{plan.name}: {drift.psnr_min:.1f} dB, max LSB {drift.max_lsb_worst}, "
-        f"{outcome.cost:.2%} of the arithmetic in fp32",
+        title=f"{plan.name}: {measured['psnr_min_db']:.1f} dB, max LSB {measured['max_lsb']}, {cost}",
         title_justify="left",
     )
     table.add_column("kept in fp32", overflow="fold")

@@ -8,7 +8,7 @@ that predicts is then measured, completed, and pruned by measurement alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -102,7 +102,11 @@ class Search:
 
     def cost(self, parts: Sequence[Part]) -> float:
         """Share of the arithmetic in these parts, 0 to 1."""
-        return sum(self.flops.get(node, 0.0) for part in parts for node in part.nodes) / self.total
+        return self.share(node for part in parts for node in part.nodes)
+
+    def share(self, nodes: Iterable[str]) -> float:
+        """Share of the arithmetic in these nodes, 0 to 1."""
+        return sum(self.flops.get(node, 0.0) for node in nodes) / self.total
 
     def _greedy(self, worst: Sequence[int]) -> tuple[Part, ...]:
         """Parts kept in the order of what they buy for what they cost, until the budget holds."""

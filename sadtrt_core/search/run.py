@@ -3,34 +3,57 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from sadtrt_core.localise.parts import block_parts
+from sadtrt_core.environment import read_environment
+from sadtrt_core.graph.typed import kept_nodes
+from sadtrt_core.localise.parts import Part, block_parts
 from sadtrt_core.localise.report import Loss
 from sadtrt_core.localise.run import candidates_of, versions
 from sadtrt_core.localise.shapes import node_flops
 from sadtrt_core.plan import Fact, Keep, Plan
-from sadtrt_core.precision import Precision
+from sadtrt_core.precision import PRECISIONS, Precision
 from sadtrt_core.records.measurements import Drift
-from sadtrt_core.runners.registry import runner_named
-from sadtrt_core.search.confirm import Confirmed, confirm, fastest
+from sadtrt_core.runners.registry import RunnerKind, grid_sample_label, runner_named
+from sadtrt_core.search.confirm import Confirmed, Say, confirm_all, fastest, loss_words, verdict
 from sadtrt_core.search.greedy import Kept, Outcome, Search
 from sadtrt_core.search.journal import Journal
-from sadtrt_core.search.trials import Budget, Trials
+from sadtrt_core.search.trials import Budget, Trials, keeping
+from sadtrt_core.source import source_digest
 from sadtrt_core.suite import Suite
 
-Say = Callable[[str], None]
+#: What a trial's frames are computed by; a change in it makes a journal's figures old.
+_TRIAL_SOURCES = (
+    "engine/fixed_shapes.py",
+    "graph",
+    "localise",
+    "measure/drift.py",
+    "precision.py",
+    "renderer",
+    "runners/pytorch.py",
+    "stage_inputs.py",
+)
+#: TensorRT chooses arithmetic of its own inside the types it is given, and loses some dB more or less than the rounded
+#: graph does. So plans that hold so many dB more than the budget there are built as well.
+_MARGINS_DB = (3.0, 6.0)
+#: Engines of the generator take minutes each.
+_MOST_FINALISTS = 6
+_BUILT_IN = PRECISIONS["fp16-mixed"]
 
 
 @dataclass(frozen=True)
 class Found:
-    """A plan that holds the budget, or None and why, with what the search saw."""
+    """A plan that holds the budget, or None and why, with what the search saw.
+
+    `beside` is one sentence that sets the plan beside the built-in fp16-mixed, where the base is fp16.
+    """
 
     plan: Plan | None
     refusal: str | None
     outcome: Outcome
     trials: int
+    beside: str | None = None
 
 
 def search_suite(
@@ -41,18 +64,19 @@ def search_suite(
     worst: int = 4,
     say: Say = lambda line: None,
     tell: Callable[[int], None] = lambda count: None,
+    kind: RunnerKind | None = None,
 ) -> Found:
     """The cheapest plan on `base` that holds the budget for the suite's renderer and workload.
 
     On a CPU the cost is the arithmetic kept in fp32; on a GPU the plans that the search narrowed down to are built by
-    TensorRT and the fastest that holds the budget there is taken. Raises ValueError for a base that is not low or
-    keeps something, or for a reference that cannot judge.
+    TensorRT and the fastest that holds the budget there is taken. `kind` is another runner to do so in. Raises
+    ValueError for a base that is not low or keeps something, or for a reference that cannot judge.
     """
-    if base.compute == "float32" or base.keep_coordinates or base.names_nodes:
+    if base.compute == "float32" or base != Precision(base.name, base.compute, base.why):
         raise ValueError(
             f"precision {base.name!r} is no base to search from: expected one that is low throughout, fp16"
         )
-    if suite.device.type == "cuda":
+    if suite.device.type == "cuda" and kind is None:
         kind = runner_named("tensorrt")
         absence = kind.available(suite.job("generator", kind, base.name, 1))
         if absence is not None:
@@ -70,7 +94,8 @@ def search_suite(
         "workload": suite.workload.digest,
         "graph": graph,
         "base": base.compute,
-        "reference": suite.device.type,
+        "reference": read_environment(suite.device).gpu or "cpu",
+        "code": source_digest(*_TRIAL_SOURCES),
         **{what: version for what, version in versions().items() if what != "commit"},
     }
     journal = Journal.open(suite.options.cache / "search", key, say)
@@ -78,42 +103,104 @@ def search_suite(
         say(f"going on from {len(journal.measured)} candidates measured before ({journal.path})")
     trials = Trials(candidates, reference.frames, base.compute, journal, tell)
     flops = node_flops(candidates.graph, candidates.shapes)
-    search = Search(trials, block_parts(candidates.graph), flops, budget, worst, say)
+    parts = block_parts(candidates.graph)
+
+    def search_for(wanted: Budget) -> Search:
+        return Search(trials, parts, flops, wanted, worst, say)
+
+    search = search_for(budget)
     outcome = search.run()
     if not outcome.met:
         return Found(None, _refusal(outcome, budget), outcome, trials.rendered)
     plan = _plan(name, base, budget, outcome, suite, graph)
-    if suite.device.type != "cuda":
-        return Found(plan, None, outcome, trials.rendered)
-    return _confirmed(suite, plan, search, outcome, budget, say, trials.rendered)
+    if kind is None:
+        return Found(plan, None, outcome, trials.rendered, _beside(plan, search, outcome))
+    finalists = _finalists(search_for, outcome, budget)
+    return replace(_confirmed(suite, kind, plan, base, search, outcome, finalists, budget, say), trials=trials.rendered)
+
+
+def _finalists(search_for: Callable[[Budget], Search], outcome: Outcome, budget: Budget) -> list[tuple[Part, ...]]:
+    """What the search narrowed down to, for the budget and for more than it; no two that are the same graph."""
+    found = list(outcome.finalists[:2])
+    for more in _MARGINS_DB:
+        wider = Budget(budget.min_psnr_db + more, budget.max_lsb)
+        if not wider.met_by(outcome.fp32):
+            break
+        further = search_for(wider).run()
+        if not further.met:
+            break
+        found += further.finalists[:2]
+    search = search_for(budget)
+    distinct: dict[tuple[frozenset[str], bool], tuple[Part, ...]] = {}
+    for parts in (*found, *outcome.finalists[2:]):
+        precision = keeping(search.trials.base, parts)
+        distinct.setdefault((kept_nodes(search.graph, precision), precision.rounds_grids), parts)
+    return list(distinct.values())[:_MOST_FINALISTS]
 
 
 def _confirmed(
-    suite: Suite, plan: Plan, search: Search, outcome: Outcome, budget: Budget, say: Say, rendered: int
+    suite: Suite,
+    kind: RunnerKind,
+    plan: Plan,
+    base: Precision,
+    search: Search,
+    outcome: Outcome,
+    finalists: Sequence[tuple[Part, ...]],
+    budget: Budget,
+    say: Say,
 ) -> Found:
-    """The fastest engine among the finalists in place of the least arithmetic."""
-    kind = runner_named("tensorrt")
+    """The fastest engine among the finalists in place of the least arithmetic, and how the built-in plan compares."""
     plans = {}
-    for number, parts in enumerate(outcome.finalists):
+    for number, parts in enumerate(finalists):
         kept = search.explained(parts, outcome.worst)
-        plans[f"{plan.name}-{number}"] = replace(
-            plan, name=f"{plan.name}-{number}", keep=_keeps(kept, plan.base), measured=plan.measured
-        )
-    best, holds = fastest(
-        [p.precision for p in plans.values()], lambda precision: confirm(suite, kind, precision), budget, say
-    )
+        candidate = f"{plan.name[:60]}-{number}"  # A plan's name has 64 letters at most.
+        plans[candidate] = replace(plan, name=candidate, keep=_keeps(kept, plan.base))
+    beside = [base] if base.compute != _BUILT_IN.compute else [_BUILT_IN, base]
+    done = confirm_all(suite, kind, [*(p.precision for p in plans.values()), *beside], say)
+    own = [item for item in done if item.precision.name in plans]
+    if not own:
+        raise ValueError(f"{kind.name} built none of the {len(plans)} plans that hold {budget}")
+    best, holds = fastest(own, budget)
+    builtin = next((item for item in done if item.precision is _BUILT_IN), None)
+    words = None if builtin is None else verdict(plan.name, best, builtin)
     if not holds:
-        loss = Loss.of(best.drift)
-        words = f"TensorRT gives {loss.decibels:.1f} dB and {loss.max_lsb} of 255 at best, where {budget} is asked for"
-        return Found(None, words, outcome, rendered)
+        refusal = f"{kind.name} gives {loss_words(Loss.of(best.drift))} at best, where {budget} is asked for"
+        return Found(None, refusal, outcome, 0, words)
     chosen = plans[best.precision.name]
-    return Found(replace(chosen, name=plan.name, measured=_engine_facts(plan, best)), None, outcome, rendered)
+    facts = _engine_facts(suite, kind, plan, best, [item for item in done if item.precision in beside])
+    return Found(replace(chosen, name=plan.name, measured=facts), None, outcome, 0, words)
 
 
-def _engine_facts(plan: Plan, best: Confirmed) -> dict[str, Fact]:
+def _beside(plan: Plan, search: Search, outcome: Outcome) -> str | None:
+    """The plan beside the built-in one where nothing is timed: by arithmetic and by picture."""
+    if plan.base != _BUILT_IN.compute:
+        return None
+    drift = search.trials.of(_BUILT_IN, search.trials.every_frame)
+    share = search.share(kept_nodes(search.graph, _BUILT_IN))
+    return (
+        f"{plan.name} keeps {outcome.cost:.3%} of the arithmetic in fp32 and gives "
+        f"{loss_words(Loss.of(outcome.drift))}; the built-in {_BUILT_IN.name} keeps {share:.3%} and gives "
+        f"{loss_words(Loss.of(drift))}"
+    )
+
+
+def _engine_facts(
+    suite: Suite, kind: RunnerKind, plan: Plan, best: Confirmed, beside: Sequence[Confirmed]
+) -> dict[str, Fact]:
     facts = dict(plan.measured)
     facts.pop("arithmetic_in_fp32", None)
-    return {**facts, **_drift_facts(best.drift), "runner": "tensorrt", "latency_ms": round(best.latency_ms, 4)}
+    job = suite.job("generator", kind, "fp32", 1)
+    here = read_environment(suite.device)
+    facts |= {**_drift_facts(best.drift), "runner": kind.name, "latency_ms": round(best.latency_ms, 4)}
+    facts |= {"device": here.gpu or here.cpu, "grid_sample": grid_sample_label(kind, job)}
+    if here.gpu is not None:
+        facts |= {"tensorrt": here.tensorrt or "unknown", "optimization_level": job.optimization_level}
+    for item in beside:
+        word = item.precision.name.replace("-", "_")
+        facts |= {f"{word}_latency_ms": round(item.latency_ms, 4), f"{word}_max_lsb": item.drift.max_lsb_worst}
+        if not item.drift.has_non_finite:
+            facts[f"{word}_psnr_min_db"] = item.drift.psnr_min
+    return facts
 
 
 def _refusal(outcome: Outcome, budget: Budget) -> str:

@@ -64,18 +64,20 @@ class Trials:
 
     def keeping(self, kept: Iterable[Part], frames: Sequence[int]) -> Drift:
         """Drift over these frames with the parts in fp32 and everything else in the base type."""
-        return self._drift(keeping(self.base, kept), frames)
+        return self.of(keeping(self.base, kept), frames)
 
     def alone(self, part: Part, frames: Sequence[int]) -> Drift:
         """Drift over these frames with this part in the base type and everything else fp32."""
-        return self._drift(part.alone(keeping(self.base, ())), frames)
+        return self.of(part.alone(keeping(self.base, ())), frames)
 
-    def _drift(self, precision: Precision, frames: Sequence[int]) -> Drift:
+    def of(self, precision: Precision, frames: Sequence[int]) -> Drift:
+        """Drift over these frames of any precision that is not quantised."""
         name = candidate_digest(
             {
                 "compute": precision.compute,
                 "keep": sorted(precision.keep_nodes),
                 "keep_coordinates": precision.keep_coordinates,
+                "keep_picture": precision.keep_picture,
                 "only": None if precision.only_nodes is None else sorted(precision.only_nodes),
             }
         )

@@ -7,16 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
+from sadtrt_core.localise.candidates import DeviceCandidates
 from sadtrt_core.localise.parts import block_parts
 from sadtrt_core.localise.report import Loss
+from sadtrt_core.localise.run import candidates_of
 from sadtrt_core.plan import precision_named, read_plan
 from sadtrt_core.precision import COORDINATES, PRECISIONS
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.runners.registry import runner_named
 from sadtrt_core.search.command import search_command
-from sadtrt_core.search.confirm import Confirmed, confirm, fastest
+from sadtrt_core.search.confirm import Confirmed, confirm, confirm_all, fastest, verdict
 from sadtrt_core.search.run import search_suite
 from sadtrt_core.search.trials import Budget
 from sadtrt_core.suite import Suite, SuiteOptions
@@ -177,7 +180,6 @@ def test_a_name_no_plan_can_have_is_refused_before_anything_is_measured(tmp_path
 
 
 def test_blocks_cover_every_node_that_computes(small, found):
-    from sadtrt_core.localise.run import candidates_of
     from sadtrt_core.localise.shapes import NO_ARITHMETIC
 
     graph = candidates_of(small).graph
@@ -188,26 +190,126 @@ def test_blocks_cover_every_node_that_computes(small, found):
     assert computing <= set(covered)
 
 
+def made(name, db, ms, lsb=1):
+    return Confirmed(replace(FP16, name=name), Drift((db,), (0.9,), (lsb,), (False,)), ms)
+
+
 def test_the_fastest_engine_within_the_budget_is_taken():
-    def made(name, db, ms):
-        return Confirmed(replace(FP16, name=name), Drift((db,), (0.9,), (1,), (False,)), ms)
+    slow, quick, bad = made("a", 62, 3.0), made("b", 61, 2.0), made("c", 50, 1.0)
+    assert fastest([slow, quick, bad], Budget(60.0)) == (quick, True)
+    assert fastest([slow, quick, bad], Budget(90.0)) == (slow, False)
 
-    rows = {item.precision.name: item for item in (made("a", 62, 3.0), made("b", 61, 2.0), made("c", 50, 1.0))}
-    measured = []
 
-    def measure(precision):
-        measured.append(precision.name)
-        return rows[precision.name]
-
-    finalists = [item.precision for item in rows.values()]
-    assert fastest(finalists, measure, Budget(60.0)) == (rows["b"], True)
-    assert measured == ["a", "b", "c"]
-    assert fastest(finalists, measure, Budget(90.0)) == (rows["a"], False)
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (
+            made("p", 72, 4.0),
+            "new (4.000 ms, 72.0 dB, max LSB 1) is 20.0% faster than the built-in fp16-mixed (5.000 ms",
+        ),
+        (made("p", 72, 4.0), "should give way"),
+        (made("p", 70.5, 4.0), "stays"),
+        (made("p", 75, 4.0, lsb=3), "stays"),
+        (made("p", 75, 4.97), "is as fast as the built-in"),
+        (made("p", 75, 4.97), "stays"),
+        (made("p", 75, 6.0), "is 20.0% slower than"),
+        (replace(made("p", 72, 4.0), half_width=0.3), "as fast as"),
+    ],
+)
+def test_the_built_in_gives_way_only_to_what_is_faster_and_no_worse(plan, words):
+    assert words in verdict("new", plan, made("fp16-mixed", 71, 5.0, lsb=2))
 
 
 def test_confirming_renders_and_times_in_the_runner(small, found):
     done = confirm(small, runner_named("onnxruntime"), found.plan.precision)
     assert done.drift.psnr_min == pytest.approx(found.outcome.drift.psnr_min, abs=1e-6)
     assert done.latency_ms > 0
+    assert done.half_width > 0
     with pytest.raises(ValueError, match="tensorrt cannot confirm the plan: TensorRT runs on an NVIDIA GPU"):
         confirm(small, runner_named("tensorrt"), found.plan.precision)
+
+
+@pytest.fixture(scope="module")
+def device_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("device")
+
+
+@pytest.fixture
+def on_a_device(small, monkeypatch, device_cache):
+    """Candidates as on a GPU: PyTorch's device code, run on the CPU, with a journal of its own."""
+    plain = candidates_of(small)
+    made_there = DeviceCandidates(plain.graph, plain.inputs, torch.device("cpu"))
+    monkeypatch.setattr("sadtrt_core.search.run.candidates_of", lambda suite: made_there)
+    monkeypatch.setattr("sadtrt_core.search.run._MARGINS_DB", (4.0,))
+    monkeypatch.setattr(small, "options", replace(small.options, cache=device_cache))
+
+
+@pytest.mark.usefixtures("on_a_device")
+def test_finalists_are_timed_beside_the_built_in_as_on_a_gpu(small, monkeypatch):
+    """The GPU's way through, with ONNX Runtime in TensorRT's place: some of its plans hold more than the budget."""
+    asked = []
+    times = {"easy-0": 2.0, "fp16-mixed": 3.0, "fp16": 1.0}
+
+    def timed(suite, kind, precision):
+        asked.append(precision)
+        return replace(confirm(suite, kind, precision), latency_ms=times.get(precision.name, 4.0), half_width=0.0)
+
+    monkeypatch.setattr("sadtrt_core.search.confirm.confirm", timed)
+    said = []
+    done = search_suite(small, FP16, EASY, "easy", worst=1, say=said.append, kind=runner_named("onnxruntime"))
+    names = [precision.name for precision in asked]
+    assert names[-2:] == ["fp16-mixed", "fp16"]
+    assert len(names) > 3  # A plan for the budget, at least one for more than it, and the two built-in ones.
+    assert len({(p.keep_coordinates, p.keep_nodes) for p in asked[:-2]}) == len(names) - 2
+    assert done.plan.name == "easy"
+    assert done.plan.precision == replace(asked[0], name="easy")
+    facts = done.plan.measured
+    assert (facts["runner"], facts["latency_ms"], facts["fp16_mixed_latency_ms"]) == ("onnxruntime", 2.0, 3.0)
+    assert facts["fp16_psnr_min_db"] < 50 <= facts["psnr_min_db"]
+    assert "easy (2.000 ms, " in done.beside
+    assert "33.3% faster than the built-in fp16-mixed (3.000 ms, " in done.beside
+    assert any(line.startswith("fp16: 1.000 ms, ") for line in said)
+
+
+@pytest.mark.usefixtures("on_a_device")
+def test_an_engine_that_misses_the_budget_is_no_plan(small, monkeypatch):
+    monkeypatch.setattr(
+        "sadtrt_core.search.confirm.confirm",
+        lambda suite, kind, precision: replace(made(precision.name, 45, 1.0), precision=precision),
+    )
+    done = search_suite(small, FP16, EASY, "easy", worst=1, kind=runner_named("onnxruntime"))
+    assert done.plan is None
+    assert done.refusal == "onnxruntime gives 45.0 dB, max LSB 1 at best, where 50 dB is asked for"
+
+
+def test_engines_are_built_together_and_one_that_fails_is_left_out(small, monkeypatch):
+    """What is handed to the builder on a GPU, without one: level and number of processes are the command's."""
+    handed = []
+
+    class Built:
+        def __init__(self, job, failure):
+            self.job, self.failure = job, failure
+
+    def build_all(jobs, processes, progress):
+        handed.append((jobs, processes))
+        return tuple(Built(job, "no tactic" if job.precision.name == "b" else None) for job in jobs)
+
+    monkeypatch.setattr("sadtrt_core.search.confirm.build_all", build_all)
+    monkeypatch.setattr("sadtrt_core.search.confirm.confirm", lambda suite, kind, p: made(p.name, 60, 1.0))
+    monkeypatch.setattr(small, "options", replace(small.options, jobs=7, optimization_level=2))
+    kind = replace(runner_named("tensorrt"), absence=lambda job: None)
+    said = []
+    with monkeypatch.context() as patch:
+        patch.setitem(small.__dict__, "device", torch.device("cuda"))
+        done = confirm_all(small, kind, [replace(FP16, name=name) for name in "abc"], said.append)
+    ((jobs, processes),) = handed
+    assert processes == 7
+    assert [job.precision.name for job in jobs] == ["a", "b", "c"]
+    assert {job.options.optimization_level for job in jobs} == {2}
+    assert [item.precision.name for item in done] == ["a", "c"]
+    assert "b: not built: no tactic" in said
+
+
+def test_without_a_gpu_the_built_in_is_beside_it_by_arithmetic(found):
+    assert found.beside.startswith("reached keeps ")
+    assert "; the built-in fp16-mixed keeps " in found.beside
