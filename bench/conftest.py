@@ -16,7 +16,7 @@ from sadtrt_core.prebuild import unbuilt_reason
 from sadtrt_core.records.schema import RecordKey
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.registry import RunnerKind, runner_named
-from sadtrt_core.sampling.rows import SamplingRow, sampling_table, write_rows
+from sadtrt_core.sampling.rows import SamplingRow, ratio_lines, sampling_table, write_rows
 from sadtrt_core.suite import Suite, failed, skipped
 
 Row = tuple[RunnerKind, Job, RecordKey]
@@ -65,6 +65,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 
 
 SAMPLING_ROWS = pytest.StashKey[list[SamplingRow]]()
+RATIOS = "times as fast as PyTorch, by its form (in fp16 all but `fp32 coordinates` round the coordinates to half):"
 SAMPLING_FILE = pytest.StashKey[Path]()
 
 
@@ -91,5 +92,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     file = terminalreporter._tw._file
     console = Console(file=file, width=None if file.isatty() else 160)
     console.print(sampling_table(rows))
+    if ratios := ratio_lines(rows):
+        console.print(RATIOS)
+    for line in ratios:
+        console.print(f"  {line}", markup=False, soft_wrap=True)
     if SAMPLING_FILE in config.stash:
         console.print(f"sampling: {os.path.relpath(config.stash[SAMPLING_FILE])}", soft_wrap=True)

@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import Tensor
 
-from sadtrt_core.engine.build import BuildOptions
+from sadtrt_core.engine.build import BuildOptions, EngineBuildError
 from sadtrt_core.engine.sampler_check import TOLERANCE
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS, TORCH_TYPES, ComputeType
 from sadtrt_core.sampling.device_times import copies_beyond_cache, copy_rate, graph_time_us
 from sadtrt_core.sampling.methods import SAMPLING_METHODS, SamplingLaunch, SamplingMethod, Setting
+from sadtrt_core.sampling.prebuild import RowKey, build_sampler_engines, row_key
 from sadtrt_core.sampling.rows import SamplingRow
 from sadtrt_core.sampling.shapes import RENDERER_SHAPES, SamplingShape, renderer_grids, renderer_volume
 from sadtrt_core.sampling.torch_forms import expanded
@@ -45,6 +47,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("shape", "features", "method"), rows)
 
 
+def _setting(suite: Suite, shape: SamplingShape, features: ComputeType) -> Setting:
+    options = BuildOptions(optimization_level=suite.options.optimization_level)
+    return Setting(shape, TORCH_TYPES[features], suite.device, suite.options.cache, options, suite.say)
+
+
+@pytest.fixture(scope="module")
+def unbuilt(suite: Suite, request: pytest.FixtureRequest) -> dict[RowKey, str]:
+    """Why, for each row whose engine could not be built; the engines of all others are in the cache by now."""
+    collected = [getattr(item, "callspec", None) for item in request.session.items]
+    rows = [
+        (call.params["method"], _setting(suite, call.params["shape"], call.params["features"]))
+        for call in collected
+        if call is not None and isinstance(call.params.get("method"), SamplingMethod)
+    ]
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    assert capture is not None
+    with capture.global_and_fixture_disabled():
+        return build_sampler_engines(rows, suite.options.jobs, Console())
+
+
 @pytest.fixture(scope="module")
 def device_copy_rate(suite: Suite) -> float:
     """Bytes a second, read and written, of a copy within the device's memory."""
@@ -59,15 +81,17 @@ def test_grid_sample(
     benchmark: Any,
     sampling_rows: list[SamplingRow],
     device_copy_rate: float,
+    unbuilt: dict[RowKey, str],
 ) -> None:
-    options = BuildOptions(optimization_level=suite.options.optimization_level)
-    dtype = TORCH_TYPES[features]
-    setting = Setting(shape, dtype, suite.device, suite.options.cache, options, suite.say)
+    setting = _setting(suite, shape, features)
+    dtype = setting.dtype
     reason = method.absence(setting)
     if reason is None and suite.device.type == "cpu" and 4 * shape.size > suite.options.size:
         reason = f"{4 * shape.size} pixels take a CPU a second a call (--size {4 * shape.size})"
     if reason is not None:
         pytest.skip(reason)
+    if (broken := unbuilt.get(row_key(method, setting))) is not None:
+        raise EngineBuildError(broken)
     benchmark.group = f"grid sample, {shape.name}, {features}"
     on_gpu = suite.device.type == "cuda"
     moved = shape.bytes_moved(dtype.itemsize)

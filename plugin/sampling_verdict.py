@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sampling_timing import CHANNELS_LAST, LINEAR, SHAPES, Timing
 
 from sadtrt_core.sampling.shapes import SamplingShape
-from sadtrt_core.sampling.torch_forms import TORCH_FORMS, strictest_form
+from sadtrt_core.sampling.torch_forms import strictest_form, times_pytorch
 
 TARGETS_US = {"16 grids, 4 channels, 256 px": 20.0, "1 grid, 32 channels, 256 px": 10.0}
 """Of the linear layout with fp16 features, by shape."""
@@ -20,19 +20,16 @@ def times_of(rows: list[Timing], shape: str, dtype: str) -> dict[str, Timing]:
 
 
 def ratio_lines(rows: list[Timing], shapes: Sequence[SamplingShape]) -> list[str]:
-    """For each shape and type one line: how many times as fast as each form of PyTorch each layout is, cold."""
+    """For each shape, type and layout one line: how many times as fast as each form of PyTorch it is, cold."""
     lines = []
     for shape in shapes:
         for dtype in dict.fromkeys(row.dtype for row in rows):
-            times = times_of(rows, shape.name, dtype)
-            for ours in (LINEAR, CHANNELS_LAST):
-                if ours in times:
-                    ratios = [
-                        f"{times[form.name].cold_us / times[ours].cold_us:.2f} x {form.name}"
-                        for form in TORCH_FORMS
-                        if form.name in times
-                    ]
-                    lines.append(f"{shape.name}, {dtype}, {ours} ({times[ours].cold_us:.1f} us): {'; '.join(ratios)}")
+            times = {name: row.cold_us for name, row in times_of(rows, shape.name, dtype).items()}
+            lines += [
+                f"{shape.name}, {dtype}, {ours} ({times[ours]:.1f} us): {times_pytorch(ours, times)}"
+                for ours in (LINEAR, CHANNELS_LAST)
+                if ours in times
+            ]
     return lines
 
 

@@ -81,10 +81,14 @@ class KernelLaunch:
         self._samples = pycuda_tensor((grid.shape[0], *sizes), volume.dtype, volume.device)
         name = str(volume.dtype).removeprefix("torch.")
         self._problem = sampling_problem(tuple(volume.shape), tuple(grid.shape), SamplingMode(), name, layout)
+        size = kernel.workspace_bytes(self._problem)
+        # As TensorRT lends the plugin one.
+        self._workspace = pycuda_tensor((-(-size // 4),), torch.float32, volume.device) if size else None
 
     def __call__(self) -> None:
         volume, grid, samples = (tensor.data_ptr() for tensor in (self._volume, self._grid, self._samples))
-        self._kernel.launch(self._problem, volume, grid, samples, torch.cuda.current_stream().cuda_stream)
+        lent = (0, 0) if self._workspace is None else (self._workspace.data_ptr(), self._workspace.nbytes)
+        self._kernel.launch(self._problem, volume, grid, samples, torch.cuda.current_stream().cuda_stream, lent)
 
     def samples(self) -> Tensor:
         """What the last call wrote, (N*k, C, D', H', W')."""

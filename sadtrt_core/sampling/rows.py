@@ -12,6 +12,7 @@ from rich.table import Table
 
 from sadtrt_core.records.files import write_atomically
 from sadtrt_core.records.schema import Environment
+from sadtrt_core.sampling.torch_forms import ONE_GRID, times_pytorch
 
 FILE = "grid_sample.json"
 FILE_VERSION = 1
@@ -96,6 +97,19 @@ def sampling_table(rows: Sequence[SamplingRow]) -> Table:
             f"{row.max_difference:.1e}",
         )
     return table
+
+
+def ratio_lines(rows: Sequence[SamplingRow]) -> list[str]:
+    """For each shape, type and method that is not PyTorch's one line: how many times as fast as each of its forms."""
+    times: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        times.setdefault((row.shape, row.dtype), {})[row.method] = row.judged_us
+    return [
+        f"{shape}, {dtype}, {method}: {ratios}"
+        for (shape, dtype), group in times.items()
+        for method in group
+        if not method.startswith(ONE_GRID.name) and (ratios := times_pytorch(method, group))
+    ]
 
 
 def write_rows(rows: Sequence[SamplingRow], environment: Environment, folder: Path) -> Path:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sadtrt_core.engine.build import BuildOptions
+from sadtrt_core.engine.plugin_library import PluginLibrary
 from sadtrt_core.sampling import engine as sampler
 from sadtrt_core.sampling.shapes import SamplingShape
 
@@ -87,3 +88,38 @@ def test_an_engine_that_does_not_load_is_refused_in_tensorrts_words(loaded, tmp_
     loaded.plan = b"another"
     with pytest.raises(RuntimeError, match="refused the engine: it is of another version"):
         _engine(tmp_path)
+
+
+def test_every_row_with_an_engine_that_can_run_has_it_built_before(monkeypatch, tmp_path):
+    from rich.console import Console
+
+    from sadtrt_core.engine.parallel import BuildOutcome
+    from sadtrt_core.sampling import methods, prebuild
+
+    monkeypatch.setattr(methods, "sampler_engine_absence", lambda grid_sample, device: None)
+    monkeypatch.setattr(methods, "kernel_absence", lambda device: None)
+    library = PluginLibrary(tmp_path / "plugin.so", "1", "trt8", "8.6.0", "digest")
+    monkeypatch.setattr(sampler, "find_plugin", lambda: library)
+    asked = []
+
+    def build_engines(jobs, processes, console):
+        asked.extend(jobs)
+        return tuple(
+            BuildOutcome(job, "no tactic" if job.grid_sample == "native" and job.batch == 1 else None, 1.0)
+            for job in jobs
+        )
+
+    monkeypatch.setattr(prebuild, "build_engines", build_engines)
+    two_volumes = SamplingShape("2 x 2 grids", 3, 5, 2, 4)
+    rows = [
+        (method, methods.Setting(shape, dtype, torch.device("cuda"), tmp_path, BuildOptions()))
+        for shape in (SHAPE, two_volumes)
+        for dtype in (torch.float32, torch.float16)
+        for method in methods.SAMPLING_METHODS.values()
+    ]
+    failed = prebuild.build_sampler_engines(rows, 2, Console())
+    assert len({job.graph for job in asked}) == len({job.label for job in asked}) == len(asked) == 8
+    assert {job.plugin for job in asked if job.grid_sample == "plugin"} == {library}
+    assert failed == {
+        ("engine, native rewriting", SHAPE, dtype): "no tactic" for dtype in (torch.float32, torch.float16)
+    }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from rich.console import Console
 
 from sadtrt_core.environment import read_environment
-from sadtrt_core.sampling.rows import SamplingRow, sampling_table, write_rows
+from sadtrt_core.sampling.rows import SamplingRow, ratio_lines, sampling_table, write_rows
 
 ON_GPU = SamplingRow("16 grids", "float16", "kernel", 40.0, 16.0, 14.0, 20_000_000, 2.5e12, 1e-3)
 ON_CPU = SamplingRow("16 grids", "float32", "PyTorch", 40_000.0, None, None, 20_000_000, 2.5e10, 0.0)
@@ -31,6 +32,14 @@ def test_the_table_shows_share_of_the_copy_rate_and_the_limit():
     assert "50.0%" in lines["kernel"]
     assert "8.00" in lines["kernel"]
     assert lines["PyTorch"].count(" - ") == 2
+
+
+def test_ratios_name_the_form_of_pytorch_they_are_to_and_stay_within_a_type():
+    tiled = replace(ON_GPU, method="PyTorch, tiles in each call", cold_us=64.0)
+    view = replace(ON_GPU, method="PyTorch, expanded view", cold_us=24.0)
+    assert ratio_lines([ON_GPU, tiled, view, ON_CPU]) == [
+        "16 grids, float16, kernel: 4.00 x PyTorch, tiles in each call; 1.50 x PyTorch, expanded view"
+    ]
 
 
 def test_the_file_holds_every_row_and_the_machine(tmp_path):
