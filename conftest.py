@@ -165,6 +165,7 @@ def _make_suite(config: pytest.Config) -> Any:
             jobs=option("jobs"),
             optimization_level=option("optimization_level"),
             flush_l2=option("flush_l2"),
+            precisions=tuple(option("precision") or ()),
         ),
         say=Console(stderr=True).print,
     )

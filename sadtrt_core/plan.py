@@ -21,6 +21,8 @@ one. A plan's name is its file's, without the ending.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -221,6 +223,12 @@ def _value(name: str, value: Fact) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         raise PlanError(f"{name} is {value}: leave out what has no number")
     return json.dumps(value)
+
+
+def precision_digest(precision: Precision) -> str:
+    """SHA-256 in hexadecimal of what a precision computes, whatever it is called and for whatever reason."""
+    content = {name: value for name, value in dataclasses.asdict(precision).items() if name not in ("name", "why")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def precision_named(name: str) -> Precision:

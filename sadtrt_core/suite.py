@@ -20,7 +20,8 @@ from sadtrt_core.measure.drift import measure_drift, worst_frame_picture
 from sadtrt_core.measure.memory import device_memory_used
 from sadtrt_core.measure.sensors import NoSensors, Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
-from sadtrt_core.plan import precision_named
+from sadtrt_core.plan import precision_digest, precision_named
+from sadtrt_core.precision import PLAN_SUFFIX, Precision
 from sadtrt_core.records import schema
 from sadtrt_core.records.files import write_atomically
 from sadtrt_core.records.report import write_html
@@ -67,6 +68,8 @@ class SuiteOptions:
     jobs: int
     optimization_level: int = 3
     flush_l2: bool = False
+    #: Precisions that will be asked for: plans among them are read once, before anything is measured.
+    precisions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("frames", "clip_frames", "jobs"):
@@ -115,6 +118,7 @@ class Suite:
     say: Callable[[str], None] = lambda line: None
     _writer: RunWriter | None = field(default=None, init=False)
     _inputs: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict, init=False)
+    _precisions: dict[str, Precision] = field(default_factory=dict, init=False)
     #: Engines that could not be built before the run, by stage, precision and batch, and why.
     unbuilt: dict[tuple[str, str, int], str] = field(default_factory=dict, init=False)
 
@@ -179,13 +183,25 @@ class Suite:
         return Job(
             renderer=self.renderer,
             stage=stage_named(stage),
-            precision=precision_named(precision),
+            precision=self.precision(precision),
             grid_sample=self.grid_sample,
             batch=self._clip_frames if stage == "clip" and batch == 1 else batch,
             device=self.device,
             cache=self.options.cache,
             optimization_level=self.options.optimization_level,
         )
+
+    def precision(self, name: str) -> Precision:
+        """The precision of that name; a plan is read once, so that editing its file cannot split a run in two."""
+        if name not in self._precisions:
+            self._precisions[name] = precision_named(name)
+        return self._precisions[name]
+
+    def _conditions(self) -> dict[str, str]:
+        """What a run's figures depend on beside its options, for whoever compares it with another."""
+        plans = {how.name: how for name, how in self._precisions.items() if name.endswith(PLAN_SUFFIX)}
+        found = {f"plan {name}": precision_digest(how)[:16] for name, how in plans.items()}
+        return found | ({"threads": str(torch.get_num_threads())} if self.device.type == "cpu" else {})
 
     @property
     def _clip_frames(self) -> int:
@@ -253,7 +269,7 @@ class Suite:
                 schema.Workload(
                     workload.name, workload.kp_driving.shape[0], self.renderer.config.image_size, workload.digest
                 ),
-                self.options.as_text(),
+                self.options.as_text() | self._conditions(),
             )
         return self._writer
 
@@ -274,6 +290,8 @@ class Suite:
     def check(self) -> None:
         """Load what was asked for, so that a mistake is said once and at once. Raises ValueError."""
         _ = self.device, self.renderer, self.workload
+        for name in self.options.precisions:
+            self.precision(name)
 
     @property
     def started(self) -> bool:
