@@ -74,7 +74,7 @@ def build_job(
     def describe(what: Stage, how: Precision, size: int, sampler: BuildJob | None) -> BuildJob:
         content = typed_graph(renderer, what, how, grid_sample, cache)
         path = cache / "graphs" / f"typed-{hashlib.sha256(content).hexdigest()[:24]}.onnx"
-        if not path.exists():
+        if not path.exists() or path.read_bytes() != content:  # An engine of a damaged graph would count as this one's.
             write_whole(path, content)
         shapes = tuple((spec.name, spec.batched(size)) for spec in what.inputs(renderer.config))
         image_size = renderer.config.image_size
