@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define SADTRT_PLUGIN_VERSION "1.0.0"
+#define SADTRT_PLUGIN_VERSION "1.1.0"
 #define SADTRT_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -50,7 +50,7 @@ SADTRT_EXPORT int64_t sadtrt_grid_sample_3d_workspace(const SadtrtGridSample3D* 
 SADTRT_EXPORT int32_t sadtrt_grid_sample_3d_host(const SadtrtGridSample3D* problem, char* message,
                                                  int64_t message_size);
 
-/* "1.0.0 kernel", or with an adaptor "1.0.0 trt8.6.0", "1.0.0 trt10.13.3", "1.0.0 rtx1.7.1". */
+/* "1.1.0 kernel", or with an adaptor "1.1.0 trt8.6.0", "1.1.0 trt10.13.3", "1.1.0 rtx1.7.1". */
 SADTRT_EXPORT const char* sadtrt_plugin_version(void);
 
 #ifdef __cplusplus

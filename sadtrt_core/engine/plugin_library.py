@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-LIBRARY_VERSION = "1.0.0"
+LIBRARY_VERSION = "1.1.0"
 """The library this package works with: SADTRT_PLUGIN_VERSION in plugin/grid_sample_3d.h."""
 
 SOURCE_FOLDER = Path(__file__).resolve().parents[2] / "plugin"
@@ -24,7 +24,7 @@ class PluginLibrary:
 
     path: Path
     version: str
-    """Of the library itself, such as "1.0.0"."""
+    """Of the library itself, such as "1.1.0"."""
     generation: str
     """Of the headers it was built with: "trt8", "trt10", "trt11", "rtx1"."""
     headers: str

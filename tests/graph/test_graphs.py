@@ -156,6 +156,8 @@ def test_plugin_graph_samples_without_repeating_the_volume_and_with_fp32_coordin
                 "plugin_version",
             }
         assert not {"Tile", "Expand"} & {node.op_type for node in model.graph.node}
+        # A concatenation of one tensor with itself would be a repeat by another name.
+        assert all(len(set(node.input)) == len(node.input) for node in model.graph.node if node.op_type == "Concat")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

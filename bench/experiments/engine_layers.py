@@ -1,0 +1,87 @@
+"""What built engines are made of, and whether anything repeats or copies what their GridSample3D layers read.
+
+    python bench/experiments/engine_layers.py                           # the cache's generator engines with the plugin
+    python bench/experiments/engine_layers.py CACHE/engines/motion-*    # or any others
+
+For the GPU, the TensorRT and the plugin that built them. Exit status: 0 no layer before a sampler repeats anything, 1
+one does, 2 nothing could be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from sadtrt_core.engine import tensorrt_api as api
+from sadtrt_core.engine.layers import EngineLayer, copies_before, kinds, read_layers
+from sadtrt_core.engine.plugin import PLUGIN_NAME, PluginError, PluginLibrary, find_plugin, load_plugin
+from sadtrt_core.records.files import write_atomically
+from sadtrt_core.suite import default_cache
+
+INPUTS = ("volume", "grid")
+
+
+def described(layer: EngineLayer) -> str:
+    """A layer in one line: kind, name, what it reads and writes."""
+    doors = [
+        " + ".join(f"{'x'.join(map(str, tensor.shape))} {tensor.format}" for tensor in tensors)
+        for tensors in (layer.inputs, layer.outputs)
+    ]
+    return f"{layer.kind} {layer.name!r}: {doors[0] or 'nothing'} -> {doors[1]}{' REPEATS' if layer.repeats else ''}"
+
+
+def finding(name: str, layers: tuple[EngineLayer, ...]) -> dict[str, Any]:
+    """What is said of one engine."""
+    before = {name: copies_before(layers, PLUGIN_NAME, position) for position, name in enumerate(INPUTS)}
+    return {
+        "engine": name,
+        "layers": len(layers),
+        "kinds": dict(kinds(layers).most_common()),
+        "samplers": [described(layer) for layer in layers if layer.plugin == PLUGIN_NAME],
+        "copies_before": {name: [described(layer) for layer in found] for name, found in before.items()},
+        "repeats": [layer.name for found in before.values() for layer in found if layer.repeats],
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    counts = ", ".join(f"{count} {kind}" for kind, count in found["kinds"].items())
+    print(f"{found['engine']}: {found['layers']} layers: {counts}")
+    for line in found["samplers"]:
+        print(f"  sampler: {line}")
+    for name, lines in found["copies_before"].items():
+        for line in lines or ["none"]:
+            print(f"  copies before its {name}: {line}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("engines", type=Path, nargs="*", help="engine files")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="as the suite's")
+    parser.add_argument("--out", type=Path, help="write the findings as JSON")
+    options = parser.parse_args()
+    engines = options.engines or sorted((options.cache / "engines").glob("generator-*-plugin-*.engine"))
+    if not engines:
+        print(f"no generator engine with the plugin in {options.cache / 'engines'}: run the suite first")
+        return 2
+    trt: Any = api.tensorrt_module()
+    library = find_plugin()
+    try:
+        if isinstance(trt, api.Absent) or not isinstance(library, PluginLibrary):
+            raise RuntimeError(trt.reason if isinstance(trt, api.Absent) else str(library))
+        load_plugin(library, trt)
+        findings = [finding(path.name, read_layers(trt, path.read_bytes())) for path in engines]
+    except (OSError, PluginError, RuntimeError, ValueError) as error:
+        print(f"the engines cannot be read: {error}")
+        return 2
+    for found in findings:
+        show(found)
+    if options.out:
+        write_atomically(options.out, json.dumps(findings, indent=1) + "\n")
+    return 1 if any(found["repeats"] for found in findings) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
