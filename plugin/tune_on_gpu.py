@@ -1,7 +1,7 @@
 """Check and time every variant of the packed sampling kernel on the GPU of this machine; for choosing one.
 
     python3 plugin/tune_on_gpu.py --out tune                  # build, correctness, times
-    ncu ... python3 plugin/tune_on_gpu.py --launch-only        # one launch of each, for a profiler
+    python3 plugin/tune_on_gpu.py --out tune --profile        # the same, then some variants under ncu
 
 Needs torch and nvcc. Exit status: 0 all right, 1 a variant failed.
 """
@@ -9,7 +9,9 @@ Needs torch and nvcc. Exit status: 0 all right, 1 a variant failed.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -158,11 +160,62 @@ def launch_only(kernel: SamplingKernel) -> None:
             print(f"launched {shape.name}, channels last", flush=True)
 
 
+METRICS = {
+    "us": "gpu__time_duration.sum",
+    "dram rd": "dram__bytes_read.sum",
+    "dram wr": "dram__bytes_write.sum",
+    "dram %": "dram__throughput.avg.pct_of_peak_sustained_elapsed",
+    "L2 hit": "lts__t_sector_hit_rate.pct",
+    "L2 %": "lts__t_sectors.avg.pct_of_peak_sustained_elapsed",
+    "L1 hit": "l1tex__t_sector_hit_rate.pct",
+    "ld requests": "l1tex__t_requests_pipe_lsu_mem_global_op_ld.sum",
+    "ld sectors": "l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum",
+    "wavefronts": "l1tex__data_pipe_lsu_wavefronts.sum",
+    "LSU %": "l1tex__data_pipe_lsu_wavefronts.avg.pct_of_peak_sustained_elapsed",
+    "warp instr": "smsp__inst_executed.sum",
+    "issue %": "smsp__issue_active.avg.pct_of_peak_sustained_active",
+    "occupancy": "sm__warps_active.avg.pct_of_peak_sustained_active",
+    "long sb": "smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio",
+    "lg thr": "smsp__average_warps_issue_stalled_lg_throttle_per_issue_active.ratio",
+    "short sb": "smsp__average_warps_issue_stalled_short_scoreboard_per_issue_active.ratio",
+    "math": "smsp__average_warps_issue_stalled_math_pipe_throttle_per_issue_active.ratio",
+    "wait": "smsp__average_warps_issue_stalled_wait_per_issue_active.ratio",
+    "not sel": "smsp__average_warps_issue_stalled_not_selected_per_issue_active.ratio",
+    "registers": "launch__registers_per_thread",
+}
+
+
+def profile(out: Path) -> None:
+    """Run launch_only under ncu and print what it counted, one line a kernel."""
+    log = out / "ncu.csv"
+    command = ["ncu", "--clock-control", "none", "--kernel-name", "regex:trilinear|pack_volume", "--csv"]
+    command += ["--page", "raw", "--print-units", "base", "--log-file", str(log)]
+    target = [sys.executable, str(Path(__file__).resolve()), "--launch-only"]
+    for what in (
+        ["--metrics", ",".join(METRICS.values())],
+        ["--section", "SpeedOfLight", "--section", "MemoryWorkloadAnalysis", "--section", "Occupancy"],
+    ):
+        ended = subprocess.run([*command, *what, *target], capture_output=True, text=True, timeout=240)
+        print(f"ncu ended with {ended.returncode}\n{ended.stdout[-4000:]}{ended.stderr[-2000:]}")
+        lines = [line for line in log.read_text().splitlines() if line.startswith('"')] if log.exists() else []
+        if len(lines) > 2:
+            break
+        print("\n".join(log.read_text().splitlines()[-10:]) if log.exists() else "no log")
+    rows = list(csv.DictReader(lines))
+    columns = {short: name for short, name in METRICS.items() if rows and name in rows[0]}
+    print(" ".join(f"{short:>11}" for short in columns))
+    for row in rows:
+        if not row["ID"]:
+            continue  # the line of units
+        print(" ".join(f"{row[name][:11]:>11}" for name in columns.values()), row["Kernel Name"][:110])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--launch-only", action="store_true")
+    parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     if arguments.launch_only:
         launch_only(SamplingKernel(BUILD_FOLDER / "libsadtrt_grid_sample_kernel.so"))
@@ -185,6 +238,8 @@ def main() -> int:
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "tune.json").write_text(json.dumps({"rows": rows, "failed": failed}, indent=1) + "\n")
+    if arguments.profile:
+        profile(arguments.out or Path())
     print(f"done in {time.monotonic() - started:.1f} s")
     return 1 if failed else 0
 

@@ -15,6 +15,7 @@ import torch
 
 REPLAYS = 40
 _LAUNCHES = 20
+_GRAPH_US = 4000  # A graph that takes so long needs no more launches: what a replay costs by itself is lost in it.
 _UNCOUNTED = 5
 
 Launch = Callable[[], object]
@@ -26,15 +27,22 @@ def copies_beyond_cache(bytes_moved: int, device: torch.device) -> int:
     return max(2, min(40, -(-3 * l2_bytes // bytes_moved)))
 
 
-def graph_time_us(launches: Sequence[Launch], at_least: int = _LAUNCHES) -> float:
+def launches_in_graph(launch_us: float) -> int:
+    """How many launches of so many microseconds a graph holds at least: 20, of long ones fewer, but 2."""
+    return min(_LAUNCHES, max(2, int(_GRAPH_US / launch_us)))
+
+
+def graph_time_us(launches: Sequence[Launch], at_least: int | None = None) -> float:
     """Microseconds of one launch: median over replays of a CUDA graph that goes round over `launches`."""
-    rounds = -(-at_least // len(launches))
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for launch in launches[:2]:
             launch()
     torch.cuda.current_stream().wait_stream(stream)
+    if at_least is None:
+        at_least = launches_in_graph(_event_time_us(launches[0]))
+    rounds = -(-at_least // len(launches))
     graph = torch.cuda.CUDAGraph()
     # Thread-local: another thread that reads clocks or memory meanwhile does not spoil the capture.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
