@@ -8,21 +8,29 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 import sadtrt_core
 
 
 def serve(questions: IO[str], answers: IO[str]) -> None:
     """Load what the first line asks for, then take a turn for every line that follows."""
-    from sadtrt_core.compare import Conditions, LocalContestant, Side, local_contestant
+    from sadtrt_core.compare_contestants import LocalContestant, local_contestant
+    from sadtrt_core.compare_side import Conditions, Side
     from sadtrt_core.engine.build import EngineBuildError
 
     def answer(content: dict[str, Any]) -> None:
         print(json.dumps(content), file=answers, flush=True)
 
     def take_turns(contestant: LocalContestant) -> None:
-        answer({"call_seconds": contestant.call_seconds})
+        answer({"call_seconds": contestant.call_seconds, "renders": True})
         for line in questions:
-            turn = contestant.take(int(json.loads(line)["take"]))
+            asked = json.loads(line)
+            if "render" in asked:
+                np.save(asked["render"], contestant.render().numpy())
+                answer({})
+                continue
+            turn = contestant.take(int(asked["take"]))
             answer({"host_ms": turn.host_ms, "device_ms": turn.device_ms})
 
     asked = json.loads(questions.readline())

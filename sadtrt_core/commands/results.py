@@ -68,7 +68,9 @@ def gate(
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="runner[:precision[:grid_sample]], such as pytorch:fp32.")],
+    a: Annotated[
+        str, typer.Argument(help="runner[:precision[:grid_sample]], such as pytorch:fp32, or a cached .engine file.")
+    ],
     b: Annotated[str, typer.Argument(help="The other, such as onnxruntime:fp16-mixed:native.")],
     checkout: Annotated[Path | None, typer.Option(help="Run B in this other checkout of the project.")] = None,
     stage: Annotated[list[str], typer.Option(help=f"Repeatable: {', '.join(STAGES)}.")] = ["generator"],  # noqa: B006
@@ -82,11 +84,16 @@ def compare(
     optimization_level: Annotated[int, typer.Option(help="The builder's level, 0 (quick) to 5 (thorough).")] = 3,
     cache: Cache = None,
 ) -> None:
-    """Time two runners, precisions or checkouts in turn, A B B A, and give the ratio with its interval."""
+    """Time two runners, precisions, engine files or checkouts in turn, A B B A, and give the ratio with its interval.
+
+    Of the generator, how far the two sides' pictures are apart as well. An engine file is one that `sadtrt build` or
+    the suite wrote into the cache, with its .json beside it.
+    """
     import dataclasses
     import json
 
-    from sadtrt_core.compare import Conditions, Side, compare_sides
+    from sadtrt_core.compare import compare_sides
+    from sadtrt_core.compare_side import Conditions, Side
     from sadtrt_core.records.files import write_atomically
     from sadtrt_core.suite import default_cache
 
@@ -110,12 +117,15 @@ def compare(
                 cache=str((cache or default_cache()).resolve()),
                 optimization_level=optimization_level,
             )
-            outcome = compare_sides(*sides, conditions, checkout, seconds, errors.print)
+            found = compare_sides(*sides, conditions, checkout, seconds, errors.print)
+            outcome = found.latency
             low, high = outcome.interval.low, outcome.interval.high
             figures = (f"{outcome.a_ms:.4g}", f"{outcome.b_ms:.4g}", f"{outcome.ratio:.4f}", f"{low:.4f} to {high:.4f}")
             table.add_row(name, outcome.clock, *figures, str(outcome.samples))
-            sentences.append(f"{name}: {outcome.sentence(*names)}")
-            outcomes.append({"stage": name, "a": names[0], "b": names[1], **dataclasses.asdict(outcome)})
+            sentences += [f"{name}: {sentence}" for sentence in found.sentences(*names)]
+            pictures = found.pictures.to_json() if found.pictures else None
+            figures_of_it = {**dataclasses.asdict(outcome), "pictures": pictures}
+            outcomes.append({"stage": name, "a": names[0], "b": names[1], **figures_of_it})
         console.print(table)
         for sentence in sentences:
             console.print(escape(sentence), highlight=False, soft_wrap=True)

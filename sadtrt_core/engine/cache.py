@@ -30,6 +30,7 @@ BUILDER_SOURCES = (
     "engine/build.py",
     "engine/constraints.py",
     "engine/fixed_shapes.py",
+    "engine/quantised.py",
     "engine/tensorrt_api.py",
     "graph/edit.py",
     "graph/instancenorm.py",
@@ -101,6 +102,24 @@ def ensure_engine(
         if reason:
             say(f"{job.label}: rebuilding, because {reason}")
         return _build(job, trt, key, path, say, progress, builder)
+
+
+def stored_engine(path: Path) -> tuple[Engine, Key]:
+    """An engine of a cache by its file alone, with the key it was built for.
+
+    Raises ValueError in one sentence for a file that `ensure_engine` did not write or that changed since.
+    """
+    record = _read_record(_key_file(path))
+    found = _read(path, record["key"]) if isinstance(record, dict) else ""
+    if not path.is_file():
+        raise ValueError(f"there is no engine {path}")
+    if isinstance(record, str):
+        raise ValueError(f"{path} is no engine of this harness: {record}")
+    if not isinstance(found, Engine):
+        raise ValueError(f"{path} cannot be used: {found}")
+    if not path.stem.endswith(f"-{key_digest(record['key'])[:12]}"):
+        raise ValueError(f"{path} cannot be used: its name is not the one that belongs to its key {path.stem}.json")
+    return found, record["key"]
 
 
 def discard(engine: Engine) -> None:

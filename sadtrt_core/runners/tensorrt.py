@@ -54,7 +54,9 @@ def _grid_sample_absence(job: Job, trt: object) -> str | None:
 
 def engine_job(job: Job, options: BuildOptions) -> BuildJob:
     """The engine a runner of this job loads; exports the stage's graph into the cache. Raises as `build_job` does."""
-    return build_job(job.renderer, job.stage, job.precision, job.grid_sample, job.batch, job.cache, options)
+    return build_job(
+        job.renderer, job.stage, job.precision, job.grid_sample, job.batch, job.cache, options, job.calibration
+    )
 
 
 class TensorRTRunner(StageRunner):
@@ -83,21 +85,21 @@ class TensorRTRunner(StageRunner):
         with torch.cuda.device(self.job.device):
             engine = ensure_engine(build, self._say)
             try:
-                self._open(engine, build)
+                self._open(engine, build.plugin)
             except EngineRefused as error:
                 # The key says that it fits, TensorRT disagrees: a new one settles it.
                 self._say(f"{build.label}: rebuilding, because {error}")
                 discard(engine)
                 engine = ensure_engine(build, self._say)
-                self._open(engine, build)
+                self._open(engine, build.plugin)
         self.engine_bytes = len(engine.plan)
-        self.notes = engine.notes
+        self.notes = (*self.job.calibration_notes, *engine.notes)
 
-    def _open(self, engine: Engine, build: BuildJob) -> None:
+    def _open(self, engine: Engine, plugin: PluginLibrary | None) -> None:
         trt = api.tensorrt_module()
         assert not isinstance(trt, api.Absent)  # `activate` has asked.
-        if build.plugin is not None:
-            load_plugin(build.plugin, trt)  # The engine may come from the cache: nothing has loaded it yet.
+        if plugin is not None:
+            load_plugin(plugin, trt)  # The engine may come from the cache: nothing has loaded it yet.
         session = EngineSession(trt, engine.plan, self.job.device, self.cuda_graph)
         expected = {spec.name: spec.batched(self.job.batch) for spec in (*self.job.inputs, *self.job.outputs)}
         found = session.shapes()
