@@ -9,10 +9,11 @@ import torch
 
 from sadtrt_core.plan import precision_digest
 from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.store import read_run
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.runners.registry import runner_named
-from sadtrt_core.suite import Suite, SuiteOptions, skipped
+from sadtrt_core.suite import Reference, Suite, SuiteOptions, skipped
 
 PLAN = 'format = "sadtrt plan 1"\nbase = "float16"\nwhy = "to try"\n[[keep]]\nnodes = ["{}"]\nwhy = "to try"\n'
 
@@ -49,6 +50,22 @@ def test_the_number_of_threads_is_recorded_where_it_sets_the_times(seeded_demo: 
     options = recorded_options(make_suite(seeded_demo, tmp_path), "fp32")
     assert options["threads"] == str(torch.get_num_threads())
     assert not [name for name in options if name.startswith("plan ")]
+
+
+def test_variables_that_override_the_arithmetic_are_recorded(
+    seeded_demo: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "NVIDIA_TF32_OVERRIDE" not in recorded_options(make_suite(seeded_demo, tmp_path), "fp32")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert recorded_options(make_suite(seeded_demo, tmp_path), "fp32")["NVIDIA_TF32_OVERRIDE"] == "0"
+
+
+def test_a_reference_as_far_off_as_tf32_judges_nothing() -> None:
+    def against(decibels: float) -> Reference:
+        return Reference(torch.zeros(1, 3, 8, 8), True, Drift((decibels,), (1.0,), (0,), (False,)))
+
+    assert against(110.0).sound
+    assert not against(90.0).sound
 
 
 @pytest.mark.parametrize("weights", ["/home/somebody/second.safetensors", "second.safetensors"])
