@@ -74,7 +74,7 @@ def schedule(plain: int, planted: int, levels: Sequence[float], fresh: int) -> l
     slots = [((i + 0.5) / plain, Step()) for i in range(plain)]
     for order, level in enumerate(levels):
         slots += [((i + (order + 1) / (len(levels) + 2)) / planted, Step(level)) for i in range(planted)]
-    slots += [((i + 0.95) / fresh, Step(fresh=True)) for i in range(fresh)]
+    slots += [((i + 0.55) / fresh, Step(fresh=True)) for i in range(fresh)]
     steps = [step for _, step in sorted(slots, key=lambda slot: slot[0])]
     steps.remove(Step())
     return [Step(), *steps]  # The first of all loads the rows: nothing may be planted in it.
