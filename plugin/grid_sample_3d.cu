@@ -162,8 +162,13 @@ bool packing_pays(const SadtrtGridSample3D& problem, int64_t points, int64_t vox
 
 extern "C" int64_t sadtrt_grid_sample_3d_workspace(const SadtrtGridSample3D* problem) {
     using namespace sadtrt;
-    if (problem == nullptr || check_problem(*problem, nullptr, 0) != 0 || problem->layout != SADTRT_LINEAR ||
-        is_nearest(*problem) || problem->channels < 2) {
+    if (problem == nullptr || problem->layout != SADTRT_LINEAR || is_nearest(*problem) || problem->channels < 2) {
+        return 0;
+    }
+    // Nothing of the grid: TensorRT asks with the largest shapes, which need not go together.
+    const double elements = static_cast<double>(problem->volume_batch) * (problem->channels + 8.0) * problem->depth *
+                            problem->height * problem->width;
+    if (!(elements > 0.0 && elements < kMostElements)) {
         return 0;
     }
     const int64_t feature_bytes = problem->feature_type == SADTRT_FLOAT32 ? 4 : 2;

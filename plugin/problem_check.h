@@ -7,6 +7,8 @@
 
 namespace sadtrt {
 
+constexpr double kMostElements = 1e17;  // of a tensor: 64-bit offsets in bytes stay far below 2^63
+
 // Writes a sentence if there is room for one; returns 1, for "return refuse(...)".
 template <typename... Arguments>
 int32_t refuse(char* message, int64_t message_size, const char* format, Arguments... arguments) {
@@ -36,12 +38,11 @@ inline int32_t check_problem(const SadtrtGridSample3D& problem, char* message, i
                           static_cast<long long>(grid_sizes[axis]));
         }
     }
-    // Offsets are 64-bit integers of bytes; doubles are exact enough to see that the products stay far below 2^63.
+    // Doubles are exact enough to see that the products stay below the limit.
     const double voxels = static_cast<double>(problem.depth) * problem.height * problem.width;
     const double points = static_cast<double>(problem.out_depth) * problem.out_height * problem.out_width;
-    const double largest = 1e17;
-    if (voxels * (problem.channels + 8.0) * problem.volume_batch > largest ||
-        points * (problem.channels + 8.0) * problem.grid_batch > largest) {
+    if (voxels * (problem.channels + 8.0) * problem.volume_batch > kMostElements ||
+        points * (problem.channels + 8.0) * problem.grid_batch > kMostElements) {
         return refuse(message, message_size, "GridSample3D: the tensors have more than 1e17 elements");
     }
     if (problem.grid_batch % problem.volume_batch != 0) {

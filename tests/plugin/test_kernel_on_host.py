@@ -154,3 +154,31 @@ def test_the_benchmarks_launches_lay_out_and_give_back_every_layout(
         assert worst_excess(case, launch.samples(), reference(case)) <= 1.0
     with pytest.raises(ValueError, match="multiple of 8 channels, not 5"):
         launches.KernelLaunch(kernel, volume[:, :5], case.grid, "channels_last")
+
+
+def test_a_workspace_is_asked_for_by_the_volume_alone_and_never_more_for_a_smaller_one(kernel: SamplingKernel) -> None:
+    def size(
+        shape: tuple[int, ...], grids: int = 3, mode: SamplingMode = SamplingMode(), layout: str = "linear"
+    ) -> int:
+        return kernel.workspace_bytes(sampling_problem(shape, (grids, 4, 4, 4, 3), mode, "float16", layout))
+
+    # Whether three grids can share two volumes is not its business: TensorRT asks with the largest of each.
+    assert size((2, 4, 16, 64, 64)) == size((2, 4, 16, 64, 64), 64) >= 2 * 4 * 16 * 64 * 64 * 2
+    assert size((2, 4, 16, 64, 63)) <= size((2, 4, 16, 64, 64))
+    assert size((1, 32, 16, 64, 64), layout="channels_last") == size((1, 1, 16, 64, 64)) == 0
+    assert size((1, 4, 16, 64, 64), interpolation="nearest") == 0
+
+
+def test_a_workspace_that_is_too_small_or_misaligned_is_left_alone(kernel: SamplingKernel) -> None:
+    generator = torch.Generator().manual_seed(9)
+    volume = torch.randn((1, 4, 3, 5, 7), generator=generator)
+    case = Case(volume, torch.rand((8, 9, 9, 11, 3), generator=generator) * 2.4 - 1.2, SamplingMode())
+    problem = sampling_problem(tuple(volume.shape), tuple(case.grid.shape), case.mode, packing="always")
+    size = kernel.workspace_bytes(problem)
+    workspace = torch.full((size // 4 + 8,), 7.0)
+    for address, lent in ((workspace.data_ptr(), size - 1), (workspace.data_ptr() + 4, size)):
+        output = torch.full((8, 4, 9, 9, 11), float("nan"))
+        addresses = volume.data_ptr(), case.grid.data_ptr(), output.data_ptr()
+        kernel.launch(problem, *addresses, workspace=(address, lent))
+        assert worst_excess(case, output, reference(case)) <= 1.0
+    assert (workspace == 7.0).all()
