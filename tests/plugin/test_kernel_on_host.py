@@ -157,9 +157,8 @@ def test_the_benchmarks_launches_lay_out_and_give_back_every_layout(
 
 
 def test_a_workspace_is_asked_for_by_the_volume_alone_and_never_more_for_a_smaller_one(kernel: SamplingKernel) -> None:
-    def size(
-        shape: tuple[int, ...], grids: int = 3, mode: SamplingMode = SamplingMode(), layout: str = "linear"
-    ) -> int:
+    def size(shape: tuple[int, ...], grids: int = 3, interpolation: str = "bilinear", layout: str = "linear") -> int:
+        mode = SamplingMode(interpolation)
         return kernel.workspace_bytes(sampling_problem(shape, (grids, 4, 4, 4, 3), mode, "float16", layout))
 
     # Whether three grids can share two volumes is not its business: TensorRT asks with the largest of each.
