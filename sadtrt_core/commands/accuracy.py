@@ -14,6 +14,7 @@ from sadtrt_core.commands.options import (
     Device,
     GridSampleChoice,
     Size,
+    SourceImage,
     WeightsChoice,
     console,
     errors,
@@ -30,6 +31,7 @@ def drift(
     size: Size = 256,
     weights: WeightsChoice = "auto",
     checkpoint: Checkpoint = None,
+    source_image: SourceImage = None,
     results: Annotated[Path, typer.Option(help="Folder for results.")] = Path("results"),
     cache: Cache = None,
 ) -> None:
@@ -43,7 +45,7 @@ def drift(
     from sadtrt_core.suite import Suite
 
     with one_sentence():
-        options = make_suite(size, weights, checkpoint, device, "auto", cache).options
+        options = make_suite(size, weights, checkpoint, device, "auto", cache, source_image=source_image).options
         suite = Suite(replace(options, frames=frames, results=results), say=errors.print)
         with shown_progress(errors) as tell:
             found = localise_suite(
@@ -72,6 +74,7 @@ def search(
     size: Size = 256,
     weights: WeightsChoice = "auto",
     checkpoint: Checkpoint = None,
+    source_image: SourceImage = None,
     cache: Cache = None,
 ) -> None:
     """Find what has to stay fp32 for an accuracy budget, and write it as a plan. Run again, it goes on.
@@ -82,7 +85,9 @@ def search(
     from sadtrt_core.search.command import search_command
 
     with one_sentence():
-        suite = make_suite(size, weights, checkpoint, device, grid_sample, cache, optimization_level, jobs)
+        suite = make_suite(
+            size, weights, checkpoint, device, grid_sample, cache, optimization_level, jobs, source_image
+        )
         try:
             found = search_command(suite, precision, min_psnr, max_lsb, frames, worst, out, console, errors)
         except KeyboardInterrupt:

@@ -22,6 +22,7 @@ WeightsChoice = Annotated[
     str, typer.Option(help="auto, demo, fitted, fitted-seedN, seeded, or a .safetensors file of `sadtrt fit`.")
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="SadTalker's .safetensors, .pth or .pth.tar.")]
+SourceImage = Annotated[Path | None, typer.Option(help="A picture to animate instead of the built-in portrait.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder of graphs, engines, weights and the timing cache.")]
 Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
 GridSampleChoice = Annotated[str, typer.Option(help="auto, plugin, native or builtin.")]
@@ -48,6 +49,7 @@ def make_suite(
     cache: Path | None,
     optimization_level: int = 3,
     jobs: int = 1,
+    source_image: Path | None = None,
 ) -> Suite:
     """A suite of one frame for commands that build, look or search; see SuiteOptions. Raises ValueError."""
     from sadtrt_core.suite import Suite, SuiteOptions, default_cache
@@ -58,7 +60,7 @@ def make_suite(
             weights=weights,
             checkpoint=checkpoint,
             mapping_checkpoint=None,
-            source_image=None,
+            source_image=source_image,
             samples=None,
             frames=1,
             clip_frames=None,

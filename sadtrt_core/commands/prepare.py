@@ -91,7 +91,7 @@ def fit(
     seed: Annotated[int, typer.Option(help="Seed of weights and training pairs.")] = 0,
     batch: Annotated[int, typer.Option(help="Pairs in a step.")] = 8,
     steps: Annotated[int | None, typer.Option(help="At most so many steps of each network.")] = None,
-    portrait: Annotated[list[Path] | None, typer.Option(help="Repeatable: pictures to fit on.")] = None,
+    portrait: Annotated[list[Path] | None, typer.Option(help="Repeatable: pictures to fit on, a face first.")] = None,
     preview: Annotated[Path | None, typer.Option(help="Write a picture of driven frames here.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write (default: the cache).")] = None,
     cache: Cache = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from sadtrt_core.cli import app
@@ -62,6 +63,21 @@ def test_search_writes_a_plan_that_precision_takes(sadtrt, tmp_path, monkeypatch
     plan = read_plan(tmp_path / "plans" / "fp16-50db.toml")
     assert plan.precision.keep_coordinates
     assert plan.measured["psnr_min_db"] >= 50
+
+
+def test_drift_is_of_the_picture_that_was_given(sadtrt, tmp_path, monkeypatch):
+    Image.new("RGB", (300, 280), (90, 120, 60)).save(tmp_path / "me.png")
+    asked = []
+
+    def look(suite, *_):
+        asked.append(suite.workload.name)
+        raise ValueError("seen")
+
+    monkeypatch.setattr("sadtrt_core.localise.run.localise_suite", look)
+    assert "seen" in sadtrt("drift", "--source-image", "me.png").output
+    assert asked == ["me.png"]
+    refused = sadtrt("search", "--source-image", "none.png")
+    assert "none.png cannot be read as a picture" in refused.output.replace("\n", " ")
 
 
 def test_an_impossible_search_exits_with_1_and_writes_nothing(sadtrt, tmp_path):
