@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sadtrt_core.records.codec import JsonValue, RecordsError
+from sadtrt_core.records.codec import JsonValue, RecordsError, to_json
 from sadtrt_core.records.files import write_atomically
 
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,14 @@ class _Content(JsonValue):
     version: int
     key: dict[str, str]
     measured: dict[str, dict[str, Frame]]
+    sha256: str
+
+    @classmethod
+    def of(cls, key: dict[str, str], measured: Mapping[str, Mapping[int, Frame]]) -> _Content:
+        """What is written, with the digest of the figures: a plan claims them without rendering them again."""
+        text = {name: {str(index): frame for index, frame in sorted(kept.items())} for name, kept in measured.items()}
+        figures = json.dumps(to_json(text), sort_keys=True, allow_nan=False)
+        return cls(JOURNAL_VERSION, key, text, hashlib.sha256(figures.encode()).hexdigest())
 
 
 @dataclass
@@ -59,6 +67,9 @@ class Journal:
                 candidate: {int(index): frame for index, frame in frames.items()}
                 for candidate, frames in content.measured.items()
             }
+            if _Content.of(made.key, made.measured) != content:
+                made.measured = {}
+                raise RecordsError("its figures were changed after they were written")
         except (OSError, ValueError) as error:
             say(f"starting the search anew: the journal {path} cannot be read ({error})")
         return made
@@ -66,10 +77,7 @@ class Journal:
     def add(self, candidate: str, frames: Mapping[int, Frame]) -> None:
         """Keep a candidate's frames, on disk before this returns. Raises RecordsError where it cannot be written."""
         self.measured.setdefault(candidate, {}).update(frames)
-        text = {
-            name: {str(index): frame for index, frame in sorted(kept.items())} for name, kept in self.measured.items()
-        }
-        content = _Content(JOURNAL_VERSION, self.key, text)
+        content = _Content.of(self.key, self.measured)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, json.dumps(content.to_json(), allow_nan=False))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,11 @@ def test_a_damaged_journal_starts_anew_and_other_work_has_its_own(tiny, small, t
     second = search_suite(mine, FP16, held, "held", worst=1, say=said.append)
     assert second.trials == first.trials > 0
     assert said[0].startswith(f"starting the search anew: the journal {journal} cannot be read")
+    # A figure that was changed by hand is no better than half a file: the plan would claim it.
+    journal.write_text(re.sub(r'"psnr_db": (\d)', r'"psnr_db": 9\1', journal.read_text(), count=1))
+    third = search_suite(mine, FP16, held, "held", worst=1, say=said.append)
+    assert third.outcome == first.outcome
+    assert "its figures were changed after they were written" in said[-1]
     shorter = make_suite(tiny, tmp_path, small)
     shorter.options = replace(shorter.options, frames=2)
     assert search_suite(shorter, FP16, held, "held", worst=1).trials == first.trials
