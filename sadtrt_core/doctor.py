@@ -64,7 +64,7 @@ def verdicts(suite: Suite) -> tuple[Verdict, ...]:
     found = []
     for kind in RUNNERS.values():
         for precision in PRECISIONS:
-            absence = kind.available(suite.job("generator", kind, precision, 1))
+            absence = kind.available(suite.plain_job("generator", precision, 1))
             reason, mend = (absence.reason, absence.mend) if absence is not None else (None, None)
             found.append(Verdict(kind.name, precision, reason, mend))
     return tuple(found)

@@ -6,7 +6,7 @@ runner reads the same declaration. Beside the built-in ones there are plans, rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,8 +21,21 @@ TORCH_TYPES: dict[ComputeType, torch.dtype] = {
 COORDINATES = "coordinates"
 #: Stands among what a plan keeps for the picture slice: everything between the picture and the last convolution.
 PICTURE = "picture"
+QuantisedType = Literal["int8"]
 #: How the name of a plan's file ends; a precision of such a name is read from that file.
 PLAN_SUFFIX = ".toml"
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """Which convolutions compute on operands of eight bits: those that `nodes` match and `spare` does not.
+
+    Shell-style patterns over the generator's ONNX node names. A node that the precision keeps in fp32 is not quantised.
+    """
+
+    type: QuantisedType
+    nodes: tuple[str, ...]
+    spare: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,8 @@ class Precision:
     rendered picture (the last sigmoid). `keep_nodes` are shell-style patterns over the generator's ONNX node names that
     stay fp32 as well, for plans found by search. `only_nodes`, where given, are patterns of the only nodes that compute
     in `compute`, all others being fp32; COORDINATES among them is the coordinate slice. `tf32` lets fp32 matrix
-    arithmetic round its operands to TF32.
+    arithmetic round its operands to TF32. `quantise` puts some convolutions into eight bits, with ranges that are
+    measured for the weights at hand (quantise/).
     """
 
     name: str
@@ -45,6 +59,7 @@ class Precision:
     keep_picture: bool = False
     keep_nodes: tuple[str, ...] = ()
     only_nodes: tuple[str, ...] | None = None
+    quantise: Quantisation | None = None
 
     @property
     def rounds_grids(self) -> bool:
@@ -62,21 +77,42 @@ class Precision:
         return TORCH_TYPES[self.compute]
 
 
+#: The decoder's convolutions that bear eight bits, and the volume's in front of the masks. Spared are those that the
+#: picture shows most when each is quantised alone: the last ones, whose input has few channels and no norm behind it,
+#: what modulates them, and the two that make the masks, where a clipped value moves a whole feature.
+INT8 = Quantisation(
+    "int8",
+    nodes=("/decoder/*", "/dense_motion_network/hourglass/*"),
+    spare=(
+        "/decoder/conv_img/*",
+        "/decoder/up_?/conv_?/*",
+        "/decoder/up_1/norm_[1s]/mlp_shared/*",
+        "/decoder/up_1/norm_s/mlp_beta/*",
+        "/dense_motion_network/hourglass/decoder/conv/*",
+    ),
+)
+_MIXED = Precision(
+    "fp16-mixed",
+    "float16",
+    "convolutions half; coordinates, softmax and the mask-weighted sum fp32, because a coordinate rounded to half "
+    "moves the picture by up to 1/32 of a feature pixel; the last sigmoid fp32, because half has steps of 1/8 of a "
+    "uint8 level near white",
+    keep_coordinates=True,
+    keep_picture=True,
+)
 PRECISIONS: dict[str, Precision] = {
     precision.name: precision
     for precision in (
         Precision("fp32", "float32", "the reference: TF32 off everywhere"),
         Precision("tf32", "float32", "fp32 graph whose matrix operands may be rounded to 10 mantissa bits", tf32=True),
         Precision("fp16", "float16", "everything half, coordinates too, as the usual recipe does: the honest baseline"),
-        Precision(
-            "fp16-mixed",
-            "float16",
-            "convolutions half; coordinates, softmax and the mask-weighted sum fp32, because a coordinate rounded to "
-            "half moves the picture by up to 1/32 of a feature pixel; the last sigmoid fp32, because half has steps of "
-            "1/8 of a uint8 level near white",
-            keep_coordinates=True,
-            keep_picture=True,
-        ),
+        _MIXED,
         Precision("bf16", "bfloat16", "everything bfloat16: fp32's range with 8 bits of precision"),
+        replace(
+            _MIXED,
+            name="int8",
+            why="fp16-mixed with the convolutions that bear it in eight bits, calibrated on the driving sequence",
+            quantise=INT8,
+        ),
     )
 }

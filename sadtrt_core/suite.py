@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from sadtrt_core.measure.sensors import NoSensors, Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
 from sadtrt_core.plan import precision_digest, precision_named
 from sadtrt_core.precision import PLAN_SUFFIX, Precision
+from sadtrt_core.quantise.calibrate import calibrated
+from sadtrt_core.quantise.calibration import Calibration
 from sadtrt_core.records import schema
 from sadtrt_core.records.files import write_atomically
 from sadtrt_core.records.report import write_html
@@ -43,6 +45,8 @@ REFERENCE_FLOOR_DB = 100.0
 _CHECKED_FRAMES = 2
 #: What overrides types or timing from outside, whatever a precision asks for: tf32 rows are fp32 under the first.
 _ARITHMETIC_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUDA_LAUNCH_BLOCKING")
+#: Frames of the built-in driving sequence that ranges are measured over at least.
+CALIBRATION_SPAN = 32
 
 
 def default_cache() -> Path:
@@ -181,7 +185,14 @@ class Suite:
         return "plugin" if on_gpu and isinstance(find_plugin(), PluginLibrary) else "native"
 
     def job(self, stage: str, kind: RunnerKind, precision: str, batch: int) -> Job:
-        """What a runner is asked for. A clip's batch is its number of frames."""
+        """What a runner is asked for, with measured ranges where it is to quantise and can serve."""
+        job = self.plain_job(stage, precision, batch)
+        if job.precision.quantise is None or kind.available(job) is not None:
+            return job
+        return replace(job, calibration=self.calibration)
+
+    def plain_job(self, stage: str, precision: str, batch: int) -> Job:
+        """The same without ranges: enough to ask whether a runner serves. A clip's batch is its number of frames."""
         return Job(
             renderer=self.renderer,
             stage=stage_named(stage),
@@ -192,6 +203,15 @@ class Suite:
             cache=self.options.cache,
             optimization_level=self.options.optimization_level,
         )
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Ranges of the generator's convolutions over the driving sequence, from the cache or measured now."""
+        options = self.options
+        # Not from the few frames of a comparison: the same ranges, so that the same engines serve.
+        frames = max(options.frames, CALIBRATION_SPAN)
+        workload = make_workload(self.renderer.config, frames, options.source_image, options.samples)
+        return calibrated(self.renderer, workload, options.cache, self.say)
 
     def precision(self, name: str) -> Precision:
         """The precision of that name; a plan is read once, so that editing its file cannot split a run in two."""

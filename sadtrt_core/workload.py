@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import pickle
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,11 @@ class Workload:
                 found.update(repr(tuple(value.shape)).encode())
                 found.update(value.contiguous().numpy().tobytes())
         return found.hexdigest()
+
+    def only(self, frames: Sequence[int]) -> Workload:
+        """The same with only these driving frames, in this order."""
+        index = list(frames)
+        return replace(self, kp_driving=self.kp_driving[index], driving_coefficients=self.driving_coefficients[index])
 
 
 def make_workload(

@@ -14,13 +14,14 @@ from google.protobuf.message import DecodeError
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.constraints import (
     Pinned,
-    arithmetic_types,
     constrain_layers,
     has_low_precision,
     kept_names,
     kept_tensors,
+    network_form,
 )
 from sadtrt_core.engine.fixed_shapes import fix_shapes
+from sadtrt_core.engine.quantised import QuantisedForm, is_quantised
 from sadtrt_core.graph.instancenorm import decompose_instance_norm
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
@@ -72,6 +73,7 @@ def build_engine(
     options: BuildOptions,
     timing_cache: bytes = b"",
     has_plugin: bool = False,
+    quantised_form: QuantisedForm | None = None,
     say: Say = lambda line: None,
     progress: api.Progress = lambda phase, fraction: None,
 ) -> BuiltEngine:
@@ -79,7 +81,8 @@ def build_engine(
 
     `label` names the engine in errors. `has_plugin` says that the plugin library is loaded. A timing cache that
     TensorRT refuses, or that breaks the build, is left out and that is said. On 8.6 the graph's types become layer
-    precisions; where no tactic obeys all of them, only the float32 ones are kept, and that is noted.
+    precisions; where no tactic obeys all of them, only the float32 ones are kept, and that is noted. `quantised_form`
+    is how 8.6 is given a quantised graph, for experiments.
 
     Raises EngineBuildError.
     """
@@ -90,6 +93,8 @@ def build_engine(
     pinned: tuple[Pinned | None, ...] = (None,)
     if not api.strongly_typed(trt) and has_low_precision(model):
         pinned = ("every layer", "float32 layers")
+        if quantised_form is not None and quantised_form.others == "float32 layers":
+            pinned = ("float32 layers",)
     # Without the cache before with looser types: a refused cache is the likelier cause.
     attempts = [(pinned[0], timing_cache), *((pins, b"") for pins in (pinned if timing_cache else pinned[1:]))]
     failure = ""
@@ -101,7 +106,7 @@ def build_engine(
                 else f"with the types of the {pins} pinned and no others"
             )
             say(f"{label}: the build failed ({failure}); trying again {how}")
-        attempt = _Attempt(trt, model, label, tf32, options, pins, cache, say, progress)
+        attempt = _Attempt(trt, model, label, tf32, options, pins, quantised_form, cache, say, progress)
         plan = attempt.run()
         if plan is not None:
             notes = attempt.notes(plan, looser=pins != pinned[0])
@@ -147,11 +152,15 @@ class _Attempt:
         tf32: bool,
         options: BuildOptions,
         pinned: Pinned | None,
+        quantised_form: QuantisedForm | None,
         timing_cache: bytes,
         say: Say,
         progress: api.Progress,
     ) -> None:
         self._trt, self._model, self._label = trt, model, label
+        self._parsed, self._types = model, dict[str, "int | None"]()
+        if not api.strongly_typed(trt):
+            self._parsed, self._types = network_form(model, quantised_form)
         self._tf32, self._options, self._pinned = tf32, options, pinned
         self._say, self._progress = say, progress
         self._layers_pinned = 0
@@ -169,7 +178,7 @@ class _Attempt:
                 raise EngineBuildError(f"{self._label}: {error}") from error
             network = api.create_network(trt, builder)
             parser = api.create_parser(trt, network)
-            if not parser.parse(self._model.SerializeToString()):
+            if not parser.parse(self._parsed.SerializeToString()):
                 raise EngineBuildError(self._parser_error(parser, messages))
             config = api.create_config(
                 trt,
@@ -178,11 +187,12 @@ class _Attempt:
                 workspace_mb=self._options.workspace_mb,
                 tf32=self._tf32,
             )
+            if not api.strongly_typed(trt) and is_quantised(self._parsed):
+                config.set_flag(trt.BuilderFlag.INT8)
             if self._pinned is not None:
                 config.set_flag(trt.BuilderFlag.FP16)
                 config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-                types = arithmetic_types(self._model)
-                self._layers_pinned = constrain_layers(trt, network, types, self._pinned)
+                self._layers_pinned = constrain_layers(trt, network, self._types, self._pinned)
             if not self._attach_timing_cache(config, messages):
                 self._say(f"{self._label}: TensorRT refused the timing cache; building without it")
             monitor = api.attach_progress(trt, config, self._progress)
@@ -229,7 +239,7 @@ class _Attempt:
             return f"{self._label}: TensorRT {version} cannot read the graph: {api.in_one_line(messages)}"
         error = parser.get_error(0)
         where = ""
-        if 0 <= error.node() < len(self._model.graph.node):
-            node = self._model.graph.node[error.node()]
+        if 0 <= error.node() < len(self._parsed.graph.node):
+            node = self._parsed.graph.node[error.node()]
             where = f" at node {node.name!r} ({node.op_type})"
         return f"{self._label}: TensorRT {version} cannot read the graph{where}: {' '.join(error.desc().split())}"

@@ -12,6 +12,7 @@ from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.engine.sampler_check import SAMPLER_STAGE, SAMPLING_STAGES, sampler_precision
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.precision import Precision
+from sadtrt_core.quantise.calibration import Calibration
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.runners.base import GridSample
 from sadtrt_core.stages import Stage
@@ -55,8 +56,11 @@ def build_job(
     batch: int,
     cache: Path,
     options: BuildOptions,
+    calibration: Calibration | None = None,
 ) -> BuildJob:
     """Export the stage's typed graph into the cache and describe the engine to build from it.
+
+    `calibration` has the ranges for a precision that quantises; the graph carries them from here on.
 
     Raises ValueError for a stage without a graph, for grid sample `torch`, or for `plugin` where it is not built.
     """
@@ -72,7 +76,7 @@ def build_job(
         plugin = found
 
     def describe(what: Stage, how: Precision, size: int, sampler: BuildJob | None) -> BuildJob:
-        content = typed_graph(renderer, what, how, grid_sample, cache)
+        content = typed_graph(renderer, what, how, grid_sample, cache, calibration)
         path = cache / "graphs" / f"typed-{hashlib.sha256(content).hexdigest()[:24]}.onnx"
         if not path.exists() or path.read_bytes() != content:  # An engine of a damaged graph would count as this one's.
             write_whole(path, content)

@@ -41,7 +41,14 @@ def sampler_precision(precision: Precision) -> Precision:
     """The precision of the check: the compute type alone matters, coordinates are fp32 so that little is rounded."""
     name = f"check-{precision.compute}"
     return replace(
-        precision, name=name, keep_coordinates=True, keep_picture=False, keep_nodes=(), only_nodes=None, tf32=False
+        precision,
+        name=name,
+        keep_coordinates=True,
+        keep_picture=False,
+        keep_nodes=(),
+        only_nodes=None,
+        quantise=None,
+        tf32=False,
     )
 
 

@@ -13,7 +13,7 @@ FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFL
 
 #: Operators whose output type is not that of their first input.
 _BOOL_OUTPUT = frozenset({"Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Equal", "And", "Or", "Not"})
-_TYPE_OF_SECOND = frozenset({"Where"})
+_TYPE_OF_SECOND = frozenset({"Where", "DequantizeLinear"})
 
 
 class GraphBuilder:
@@ -69,6 +69,8 @@ def _output_type(node: onnx.NodeProto, types: dict[str, int]) -> int:
         return TensorProto.INT64
     if node.op_type in _BOOL_OUTPUT:
         return TensorProto.BOOL
+    if node.op_type == "QuantizeLinear":
+        return types[node.input[2]] if len(node.input) > 2 else TensorProto.UINT8
     return types[node.input[1 if node.op_type in _TYPE_OF_SECOND else 0]]
 
 

@@ -14,18 +14,29 @@ from sadtrt_core.graph.export import OPSET, OPSET_BUILTIN, export_stage
 from sadtrt_core.graph.gridsample import resolve_grid_sample
 from sadtrt_core.graph.typed import apply_precision, unmatched_patterns
 from sadtrt_core.precision import Precision
+from sadtrt_core.quantise.calibration import Calibration
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.runners.base import GridSample
 from sadtrt_core.source import source_digest
 from sadtrt_core.stages import STAGES, Stage
 
 
-def typed_graph(renderer: Renderer, stage: Stage, precision: Precision, grid_sample: GridSample, cache: Path) -> bytes:
+def typed_graph(
+    renderer: Renderer,
+    stage: Stage,
+    precision: Precision,
+    grid_sample: GridSample,
+    cache: Path,
+    calibration: Calibration | None = None,
+) -> bytes:
     """Serialized ONNX of a stage: typed as `precision` says, its samplers resolved as `grid_sample` says.
 
     Inputs and outputs are float32 with a dynamic batch. Raises ValueError for a stage without a graph, and for a
-    precision that names nodes no graph has; a part of the generator need not hold all that are named.
+    precision that names nodes no graph has; a part of the generator need not hold all that are named. Raises
+    CalibrationError for a precision that quantises, where the calibration is missing or of other weights.
     """
+    if calibration is not None:
+        calibration.require_weights(renderer.weights.digest)
     opset = OPSET_BUILTIN if grid_sample == "builtin" else OPSET
     exported = cached_export(renderer, stage, opset, cache)
     if stage.name == "generator" and precision.names_nodes:
@@ -36,7 +47,7 @@ def typed_graph(renderer: Renderer, stage: Stage, precision: Precision, grid_sam
                 f"precision {precision.name!r} names {unknown[0]!r}, which matches no node of the renderer's graphs: "
                 "it was made for another version or network, so search again"
             )
-    typed = resolve_grid_sample(apply_precision(exported, precision), grid_sample)
+    typed = resolve_grid_sample(apply_precision(exported, precision, calibration), grid_sample)
     return typed.SerializeToString(deterministic=True)
 
 

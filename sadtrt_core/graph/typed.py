@@ -22,6 +22,8 @@ from sadtrt_core.graph.edit import (
     replace_nodes,
 )
 from sadtrt_core.precision import COORDINATES, Precision
+from sadtrt_core.quantise.calibration import Calibration, CalibrationError
+from sadtrt_core.quantise.operands import CONVOLUTION, quantise_convolutions
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
 ONNX_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
@@ -33,20 +35,41 @@ _PICTURE_OUTPUTS = frozenset({"prediction"})
 _ALWAYS_FLOAT32 = {"Resize": frozenset({1, 2})}
 
 
-def apply_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+def apply_precision(
+    model: onnx.ModelProto, precision: Precision, calibration: Calibration | None = None
+) -> onnx.ModelProto:
     """A typed copy of an fp32 graph whose volume samplers are still GridSample3D nodes.
 
     Casts are inserted where types meet, weights are stored in the type that reads them. A sampler's grid keeps fp32
-    where the precision keeps coordinates.
+    where the precision keeps coordinates. A quantised convolution and the nodes that quantise its operands are fp32,
+    the type of its sums and scales. Raises CalibrationError where a convolution is to be quantised without a range.
     """
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
     constants_to_initializers(typed)
+    kept = kept_nodes(typed, precision)
+    chosen = quantised_nodes(typed, precision)
+    if precision.quantise is not None and chosen:
+        if calibration is None:
+            raise CalibrationError(
+                f"precision {precision.name!r} quantises {len(chosen)} convolutions here and needs their ranges: "
+                "give a calibration of these weights"
+            )
+        kept |= chosen | quantise_convolutions(typed, chosen, calibration, precision.quantise.type)
     low = ONNX_TYPES[precision.compute]
     if low != TensorProto.FLOAT:
-        _retype(typed, low, kept_nodes(typed, precision), low if precision.rounds_grids else TensorProto.FLOAT)
+        _retype(typed, low, kept, low if precision.rounds_grids else TensorProto.FLOAT)
     drop_unused(typed)
     return typed
+
+
+def quantised_nodes(model: onnx.ModelProto, precision: Precision) -> frozenset[str]:
+    """Names of the convolutions that a precision quantises."""
+    if precision.quantise is None:
+        return frozenset()
+    names = frozenset(node.name for node in model.graph.node if node.op_type == CONVOLUTION)
+    spared = matching(names, precision.quantise.spare) | kept_nodes(model, precision)
+    return matching(names, precision.quantise.nodes) - spared
 
 
 def kept_nodes(model: onnx.ModelProto, precision: Precision) -> frozenset[str]:

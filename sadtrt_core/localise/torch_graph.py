@@ -24,6 +24,7 @@ _TYPES = {
     TensorProto.INT32: torch.int32,
     TensorProto.INT64: torch.int64,
     TensorProto.BOOL: torch.bool,
+    TensorProto.INT8: torch.int8,
 }
 Attributes = Mapping[str, Any]
 Operator = Callable[[list[Tensor], Attributes], Tensor]
@@ -144,6 +145,28 @@ def _instance_norm(given: list[Tensor], attributes: Attributes) -> Tensor:
     return F.instance_norm(given[0], weight=given[1], bias=given[2], eps=attributes.get("epsilon", 1e-5))
 
 
+def _per_channel(values: Tensor, like: Tensor, attributes: Attributes) -> Tensor:
+    """A scale or zero point of one value, or of one for each place along the axis, to be broadcast."""
+    if values.numel() == 1:
+        return values.reshape(())
+    shape = [1] * like.dim()
+    shape[attributes.get("axis", 1)] = -1
+    return values.reshape(shape)
+
+
+def _quantise(given: list[Tensor], attributes: Attributes) -> Tensor:
+    value, scale, zero = given
+    limits = torch.iinfo(zero.dtype)
+    scaled = (value / _per_channel(scale, value, attributes)).round()  # Ties to even, as ONNX has it.
+    return (scaled + _per_channel(zero, value, attributes)).clamp(limits.min, limits.max).to(zero.dtype)
+
+
+def _dequantise(given: list[Tensor], attributes: Attributes) -> Tensor:
+    value, scale, zero = given
+    centred = value.to(scale.dtype) - _per_channel(zero, value, attributes).to(scale.dtype)
+    return centred * _per_channel(scale, value, attributes)
+
+
 _OPERATORS: dict[str, Operator] = {
     "Add": lambda given, _: given[0] + given[1],
     "Sub": lambda given, _: given[0] - given[1],
@@ -169,9 +192,11 @@ _OPERATORS: dict[str, Operator] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Conv": _convolution,
+    "DequantizeLinear": _dequantise,
     "Gather": _gather,
     "InstanceNormalization": _instance_norm,
     "Pad": _pad,
+    "QuantizeLinear": _quantise,
     "ReduceSum": _reduce_sum,
     "Reshape": _reshape,
     "Resize": _resize,

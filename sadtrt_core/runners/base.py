@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from sadtrt_core.precision import Precision
+from sadtrt_core.quantise.calibration import Calibration
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.stages import Stage, TensorSpec
 
@@ -26,6 +27,7 @@ class Job:
 
     `grid_sample` says how an exported graph samples a volume; PyTorch runners always use `torch`. `cache` is the folder
     of graphs, engines and the timing cache. `optimization_level` is TensorRT's builder's, 0 (quick) to 5 (thorough).
+    `calibration` has the ranges of a precision that quantises.
     """
 
     renderer: Renderer
@@ -36,10 +38,16 @@ class Job:
     device: torch.device
     cache: Path
     optimization_level: int = 3
+    calibration: Calibration | None = None
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         return self.stage.inputs(self.renderer.config)
+
+    @property
+    def calibration_notes(self) -> tuple[str, ...]:
+        """What a reader has to know of the ranges; nothing where none were needed."""
+        return () if self.calibration is None else (self.calibration.sentence(),)
 
     @property
     def input_device(self) -> torch.device:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sadtrt_core.graph.pipeline import typed_graph
-from sadtrt_core.graph.rounding import explicit_rounding
+from sadtrt_core.graph.rounding import QUANTISED_AS_DECLARED, explicit_rounding
 from sadtrt_core.runners.base import Job, StageRunner
 
 
@@ -26,13 +26,17 @@ class OnnxRuntimeRunner(StageRunner):
                 f"{job.precision.compute} operators are computed in float32 with every result rounded: ONNX Runtime's "
                 "CPU provider has no such arithmetic, so the latency is not that of half",
             )
+        if job.precision.quantise is not None:
+            self.notes += ("convolutions of quantised operands are computed in float32", *job.calibration_notes)
 
     def activate(self) -> None:
         job = self.job
-        graph = onnx.load_from_string(typed_graph(job.renderer, job.stage, job.precision, job.grid_sample, job.cache))
+        typed = typed_graph(job.renderer, job.stage, job.precision, job.grid_sample, job.cache, job.calibration)
+        graph = onnx.load_from_string(typed)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
+        options.add_session_config_entry(*QUANTISED_AS_DECLARED)
         self._session = onnxruntime.InferenceSession(
             explicit_rounding(graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

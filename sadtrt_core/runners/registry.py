@@ -50,6 +50,11 @@ class RunnerKind:
 
 def _pytorch_absence(job: Job) -> Absence | None:
     precision = job.precision
+    if precision.quantise is not None:
+        return Absence(
+            f"PyTorch has no {precision.quantise.type} convolutions here: ONNX Runtime (on a CPU) and TensorRT compute "
+            "the quantised graph"
+        )
     if job.device.type == "cpu":
         if precision.tf32:
             return Absence("TF32 is arithmetic of NVIDIA GPUs: the CPU has none")

@@ -1,0 +1,77 @@
+"""Explicit quantisation of convolutions: pairs of QuantizeLinear and DequantizeLinear before both operands.
+
+Symmetric, as TensorRT wants it: activations with one scale a tensor from the calibration, weights with one scale an
+output channel from their own largest magnitude, all zero points zero. A bias is not quantised. The weights stay fp32
+with the pair behind them, which every generation of TensorRT folds into eight-bit weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from sadtrt_core.graph.edit import GraphBuilder, replace_nodes
+from sadtrt_core.precision import QuantisedType
+from sadtrt_core.quantise.calibration import Calibration
+
+#: The ONNX type of the quantised values, and the largest of them that is used.
+_TYPES: dict[QuantisedType, tuple[int, float]] = {"int8": (TensorProto.INT8, 127.0)}
+CONVOLUTION = "Conv"
+
+
+def quantise_convolutions(
+    model: onnx.ModelProto, nodes: Collection[str], calibration: Calibration, kind: QuantisedType
+) -> frozenset[str]:
+    """Quantise the operands of the convolutions of these names in an fp32 graph, in place.
+
+    The graph's constants are initializers. A tensor that several of them read is quantised once. Returns the names of
+    the nodes that were added. Raises CalibrationError for a convolution without a range, ValueError for a node that is
+    no convolution or whose weights are not a constant.
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    quantised: dict[str, tuple[str, str, str]] = {}
+    made: list[onnx.NodeProto] = []
+    added: set[str] = set()
+    pending = set(nodes)
+    for node in model.graph.node:
+        if node.name not in pending:
+            made.append(node)
+            continue
+        pending.discard(node.name)
+        if node.op_type != CONVOLUTION or node.input[1] not in weights:
+            raise ValueError(f"node {node.name} ({node.op_type}) is no convolution with constant weights")
+        builder = GraphBuilder(node.name)
+        activation, weight = node.input[:2]
+        if activation not in quantised:
+            scale = np.float32(calibration.require(node.name) / _TYPES[kind][1])
+            quantised[activation] = _quantise(builder, activation, scale, kind, axis=None)
+        node.input[0] = builder.op("DequantizeLinear", *quantised[activation])
+        scales = _channel_scales(numpy_helper.to_array(weights[weight]), kind)
+        node.input[1] = builder.op("DequantizeLinear", *_quantise(builder, weight, scales, kind, axis=0), axis=0)
+        model.graph.initializer.extend(builder.initializers)
+        added.update(one.name for one in builder.nodes)
+        made.extend((*builder.nodes, node))
+    if pending:
+        raise ValueError(f"the graph has no node {min(pending)!r} to quantise")
+    replace_nodes(model, made)
+    return frozenset(added)
+
+
+def _quantise(
+    builder: GraphBuilder, name: str, scale: np.ndarray | np.float32, kind: QuantisedType, axis: int | None
+) -> tuple[str, str, str]:
+    """The quantised tensor's name, and those of its scale and zero point."""
+    scales = builder.constant(scale, TensorProto.FLOAT)
+    zeros = builder.constant(np.zeros_like(scale), _TYPES[kind][0])
+    options: dict[str, Any] = {} if axis is None else {"axis": axis}
+    return builder.op("QuantizeLinear", name, scales, zeros, **options), scales, zeros
+
+
+def _channel_scales(weight: np.ndarray, kind: QuantisedType) -> np.ndarray:
+    """One scale for each output channel, float32; a channel of zeros has any."""
+    largest = np.abs(weight).reshape(weight.shape[0], -1).max(axis=1)
+    return np.where(largest > 0, largest / _TYPES[kind][1], 1.0).astype(np.float32)
