@@ -1,0 +1,99 @@
+"""How TensorRT 8.6 is given a quantised graph: no casts in the way, the convolutions free, everything else pinned."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+
+from sadtrt_core.engine.constraints import arithmetic_types, kept_names, network_form
+from sadtrt_core.engine.fixed_shapes import fix_shapes
+from sadtrt_core.engine.quantised import QuantisedForm, free_tensors, is_quantised
+from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
+from sadtrt_core.graph.export import export_stage
+from sadtrt_core.graph.instancenorm import decompose_instance_norm
+from sadtrt_core.graph.typed import apply_precision, quantised_nodes
+from sadtrt_core.localise.candidates import make_session
+from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.quantise.calibration import Calibration
+from sadtrt_core.stages import STAGES
+
+INT8 = PRECISIONS["int8"]
+NORM = "/decoder/G_middle_0/norm_0"
+
+
+@pytest.fixture(scope="module")
+def graph(seeded_demo) -> onnx.ModelProto:
+    return export_stage(seeded_demo, STAGES["decode"])
+
+
+@pytest.fixture(scope="module")
+def typed(seeded_demo, graph) -> onnx.ModelProto:
+    """The decoder in int8 as `build_engine` hands it to 8.6."""
+    ranges = {node.name: 4.0 for node in graph.graph.node if node.op_type == "Conv"}
+    calibration = Calibration("a test", (0,), seeded_demo.weights.digest, "workload", "exporter", ranges)
+    model = apply_precision(graph, INT8, calibration)
+    fix_shapes(model, {spec.name: spec.batched(1) for spec in STAGES["decode"].inputs(seeded_demo.config)})
+    decompose_instance_norm(model)
+    return model
+
+
+def outputs_of(model: onnx.ModelProto) -> dict[str, str]:
+    return {node.name: node.output[0] for node in model.graph.node}
+
+
+def test_the_parsed_network_is_float32_without_casts_between_float_types(graph, typed):
+    plain, _ = network_form(typed)
+    onnx.checker.check_model(plain, full_check=True)
+    types = element_types(plain)
+    assert {kind for kind in types.values() if kind in FLOAT_TYPES} == {TensorProto.FLOAT}
+    assert not any(node.op_type == "Cast" for node in plain.graph.node)
+    made = {name: node for node in plain.graph.node for name in node.output}
+    behind = {node.name for node in plain.graph.node if node.op_type == "Conv" and node.input[0] in made}
+    behind = {name for name in behind if made[_reads(plain, name)].op_type == "DequantizeLinear"}
+    assert behind == quantised_nodes(graph, INT8)
+
+
+def _reads(model: onnx.ModelProto, name: str) -> str:
+    return next(node.input[0] for node in model.graph.node if node.name == name)
+
+
+def test_the_network_computes_what_the_typed_graph_says_but_for_its_rounding(typed):
+    plain, _ = network_form(typed)
+    inputs = {"feature_map": torch.randn(1, 32, 64, 64, generator=torch.Generator().manual_seed(0)).numpy()}
+    old, new = (torch.from_numpy(make_session(model).run(None, inputs)[0]) for model in (typed, plain))
+    assert 0 < (old - new).abs().max() < 0.05
+
+
+def test_quantised_convolutions_and_their_activations_are_left_to_the_builder(typed):
+    declared, (_, types) = arithmetic_types(typed), network_form(typed)
+    made = outputs_of(typed)
+    shared, relu = made[f"{NORM}/mlp_shared/mlp_shared.0/Conv"], made[f"{NORM}/mlp_shared/mlp_shared.1/Relu"]
+    assert types[shared] is None
+    assert types[relu] is None, "an activation between a convolution and the next quantisation"
+    assert declared[relu] == TensorProto.FLOAT16
+    assert {types[name] for node, name in made.items() if "quantizelinear" in node.casefold()} <= {None}
+    assert types[made["/decoder/conv_img/Conv"]] == TensorProto.FLOAT16
+    assert types[made["/decoder/LeakyRelu"]] == TensorProto.FLOAT16
+    assert types["prediction"] == TensorProto.FLOAT, "the picture is kept"
+
+
+def test_free_tensors_are_not_counted_as_kept_in_float32(typed):
+    assert not kept_names(typed) & free_tensors(typed)
+
+
+def test_the_forms_of_the_experiment(typed):
+    same, types = network_form(typed, QuantisedForm(casts=True, convolutions="pinned"))
+    assert same is typed
+    convolution = outputs_of(typed)["/decoder/fc/Conv"]
+    assert types[convolution] == TensorProto.INT8
+    assert network_form(typed)[1][convolution] is None
+
+
+def test_a_graph_without_quantisation_is_given_as_it_is(graph):
+    mixed = apply_precision(graph, PRECISIONS["fp16-mixed"])
+    assert not is_quantised(mixed)
+    same, types = network_form(mixed)
+    assert same is mixed
+    assert types == arithmetic_types(mixed)
