@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from pathlib import Path
 
 import onnx
 import torch
 
+from sadtrt_core.engine.files import write_whole
 from sadtrt_core.graph.export import OPSET, OPSET_BUILTIN, export_stage
 from sadtrt_core.graph.gridsample import resolve_grid_sample
 from sadtrt_core.graph.typed import apply_precision, unmatched_patterns
@@ -52,17 +52,19 @@ def typed_graph(
 
 
 def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> onnx.ModelProto:
-    """The fp32 export of a stage, read from `cache/graphs` when these weights were exported before."""
+    """The fp32 export of a stage, from `cache/graphs` where an earlier one of these weights lies unchanged."""
     # The exporter belongs to the key: another torch release, or other code of ours, may write another graph for the
     # same weights.
     exporter = f"{torch.__version__}|{source_digest('renderer', 'stages.py', 'graph/export.py')}"
     key = f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{opset}|{exporter}"
     path = cache / "graphs" / f"{stage.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.onnx"
-    if path.exists():
-        return onnx.load(path)
-    model = export_stage(renderer, stage, opset)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(model.SerializeToString(deterministic=True))
-    temporary.replace(path)
-    return model
+    digest = path.with_suffix(".sha256")
+    if path.exists() and digest.exists():
+        content = path.read_bytes()
+        # A graph that was damaged or changed since would give figures of something else.
+        if hashlib.sha256(content).hexdigest() == digest.read_text():
+            return onnx.load_from_string(content)
+    content = export_stage(renderer, stage, opset).SerializeToString(deterministic=True)
+    write_whole(path, content)
+    write_whole(digest, hashlib.sha256(content).hexdigest().encode())
+    return onnx.load_from_string(content)

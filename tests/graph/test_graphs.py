@@ -239,3 +239,16 @@ def test_an_unknown_sampler_is_refused(seeded_demo):
 def test_the_clip_has_no_graph(seeded_demo, cache):
     with pytest.raises(ValueError, match="'clip' has no module of its own"):
         typed_graph(seeded_demo, STAGES["clip"], PRECISIONS["fp32"], "native", cache)
+
+
+def test_a_graph_that_was_changed_in_the_cache_is_exported_again(seeded_demo, tmp_path):
+    stage = STAGES["mapping"]
+    first = typed_graph(seeded_demo, stage, PRECISIONS["fp32"], "native", tmp_path)
+    (kept,) = (tmp_path / "graphs").glob("mapping-*.onnx")
+    changed = onnx.load(kept)
+    weight = next(tensor for tensor in changed.graph.initializer if len(tensor.raw_data) > 1024)
+    weight.raw_data = bytes(len(weight.raw_data))
+    kept.write_bytes(changed.SerializeToString())
+    assert typed_graph(seeded_demo, stage, PRECISIONS["fp32"], "native", tmp_path) == first
+    kept.write_bytes(b"no graph")
+    assert typed_graph(seeded_demo, stage, PRECISIONS["fp32"], "native", tmp_path) == first
