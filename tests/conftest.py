@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from sadtrt_core.graph.export import export_stage
+from sadtrt_core.quantise.calibration import Calibration
 from sadtrt_core.renderer.config import RendererConfig, demo_config, full_config
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.seeded import seeded_renderer
+from sadtrt_core.stages import STAGES
 
 DATA = Path(__file__).parent / "data"
 
@@ -28,6 +31,14 @@ def seeded_demo() -> Renderer:
 @pytest.fixture(scope="session")
 def seeded_full() -> Renderer:
     return seeded_renderer(full_config())
+
+
+@pytest.fixture(scope="session")
+def seeded_calibration(seeded_demo: Renderer) -> Calibration:
+    """Ranges of four for every convolution of the seeded generator, as far as noise has ranges."""
+    graph = export_stage(seeded_demo, STAGES["generator"])
+    ranges = {node.name: 4.0 for node in graph.graph.node if node.op_type == "Conv"}
+    return Calibration("a test", (0,), seeded_demo.weights.digest, "workload", "exporter", ranges)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuildOptions, build_engine
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.quantise.calibration import Calibration
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.stages import GRAPH_STAGES, STAGES
 
@@ -20,11 +21,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("graphs")
 
 
-def build(trt: Any, renderer: Renderer, stage: str, precision: str, grid_sample: str, cache: Path) -> bytes:
+def build(
+    trt: Any,
+    renderer: Renderer,
+    stage: str,
+    precision: str,
+    grid_sample: str,
+    cache: Path,
+    ranges: Calibration | None = None,
+) -> bytes:
     how = PRECISIONS[precision]
     if how.compute == "bfloat16" and (reason := api.bfloat16_absence(trt)):
         pytest.skip(reason)
-    graph = typed_graph(renderer, STAGES[stage], how, grid_sample, cache)  # type: ignore[arg-type]
+    graph = typed_graph(renderer, STAGES[stage], how, grid_sample, cache, ranges)  # type: ignore[arg-type]
     shapes = {spec.name: spec.batched(1) for spec in STAGES[stage].inputs(renderer.config)}
     options = BuildOptions(optimization_level=0)
     return build_engine(trt, graph, label=stage, input_shapes=shapes, tf32=how.tf32, options=options).plan
@@ -32,14 +41,16 @@ def build(trt: Any, renderer: Renderer, stage: str, precision: str, grid_sample:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("stage", GRAPH_STAGES)
-def test_native_graph_builds(trt: Any, seeded_demo: Renderer, cache: Path, stage: str, precision: str) -> None:
-    assert len(build(trt, seeded_demo, stage, precision, "native", cache)) > 1000
+def test_native_graph_builds(
+    trt: Any, seeded_demo: Renderer, seeded_calibration: Calibration, cache: Path, stage: str, precision: str
+) -> None:
+    assert len(build(trt, seeded_demo, stage, precision, "native", cache, seeded_calibration)) > 1000
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16-mixed"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16-mixed", "int8"])
 def test_builtin_graph_builds_where_the_runtime_samples_volumes(
-    trt: Any, seeded_demo: Renderer, cache: Path, precision: str
+    trt: Any, seeded_demo: Renderer, seeded_calibration: Calibration, cache: Path, precision: str
 ) -> None:
     if reason := api.builtin_grid_sample_absence(trt):
         pytest.skip(reason)
-    assert len(build(trt, seeded_demo, "generator", precision, "builtin", cache)) > 1000
+    assert len(build(trt, seeded_demo, "generator", precision, "builtin", cache, seeded_calibration)) > 1000

@@ -16,7 +16,6 @@ from sadtrt_core.graph.instancenorm import decompose_instance_norm
 from sadtrt_core.graph.typed import apply_precision, quantised_nodes
 from sadtrt_core.localise.candidates import make_session
 from sadtrt_core.precision import PRECISIONS
-from sadtrt_core.quantise.calibration import Calibration
 from sadtrt_core.stages import STAGES
 
 INT8 = PRECISIONS["int8"]
@@ -29,11 +28,9 @@ def graph(seeded_demo) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def typed(seeded_demo, graph) -> onnx.ModelProto:
+def typed(seeded_demo, seeded_calibration, graph) -> onnx.ModelProto:
     """The decoder in int8 as `build_engine` hands it to 8.6."""
-    ranges = {node.name: 4.0 for node in graph.graph.node if node.op_type == "Conv"}
-    calibration = Calibration("a test", (0,), seeded_demo.weights.digest, "workload", "exporter", ranges)
-    model = apply_precision(graph, INT8, calibration)
+    model = apply_precision(graph, INT8, seeded_calibration)
     fix_shapes(model, {spec.name: spec.batched(1) for spec in STAGES["decode"].inputs(seeded_demo.config)})
     decompose_instance_norm(model)
     return model

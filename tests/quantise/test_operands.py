@@ -18,7 +18,7 @@ from sadtrt_core.graph.typed import apply_precision, quantised_nodes
 from sadtrt_core.localise.candidates import make_session
 from sadtrt_core.localise.torch_graph import run_graph
 from sadtrt_core.precision import PRECISIONS, Precision, Quantisation
-from sadtrt_core.quantise.calibration import Calibration, CalibrationError
+from sadtrt_core.quantise.calibration import CalibrationError
 from sadtrt_core.stages import GENERATOR_PARTS, STAGES
 
 INT8 = PRECISIONS["int8"]
@@ -30,11 +30,8 @@ def decode(seeded_demo):
 
 
 @pytest.fixture
-def calibration(seeded_demo):
-    """Ranges of four for every convolution there is."""
-    graph = export_stage(seeded_demo, STAGES["generator"])
-    ranges = {node.name: 4.0 for node in graph.graph.node if node.op_type == "Conv"}
-    return Calibration("a test", (0,), seeded_demo.weights.digest, "workload", "exporter", ranges)
+def calibration(seeded_calibration):
+    return seeded_calibration
 
 
 def producers(model):
