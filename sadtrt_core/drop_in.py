@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.plan import precision_named
+from sadtrt_core.quantise.calibration import Calibration
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.runners.base import GridSample, Job, StageRunner
 from sadtrt_core.runners.tensorrt import TensorRTRunner
@@ -29,7 +30,8 @@ class TensorRTGenerator(nn.Module):
 
     Give a `checkpoint` file of SadTalker's or a `renderer`. Engines have a fixed batch: a call with more frames is
     served in pieces of `batch`, the last one filled up. `device` is the current GPU unless another is named;
-    `make_runner` makes the runner that computes, from a job of the generator stage.
+    `calibration` has the ranges that int8 needs. `make_runner` makes the runner that computes, from a job of the
+    generator stage.
 
     Raises ValueError for weights that cannot be used, RuntimeError with the reason where TensorRT cannot serve.
     """
@@ -45,6 +47,7 @@ class TensorRTGenerator(nn.Module):
         batch: int = 1,
         device: torch.device | str = "cuda",
         cache: Path | None = None,
+        calibration: Calibration | None = None,
         make_runner: Callable[[Job], StageRunner] = TensorRTRunner,
     ) -> None:
         super().__init__()
@@ -52,14 +55,21 @@ class TensorRTGenerator(nn.Module):
             raise ValueError("a TensorRTGenerator takes its weights from one place: give a checkpoint or a renderer")
         if batch < 1:
             raise ValueError(f"batch {batch} is too small: expected at least 1 frame")
+        how = precision_named(precision)
+        if how.quantise is not None and calibration is None:
+            raise ValueError(
+                f"precision {precision!r} needs ranges measured on pictures and motion like yours: give the "
+                "calibration that sadtrt_core.quantise.calibrate.calibrated(renderer, workload, cache) returns"
+            )
         self._job = Job(
             renderer=renderer or _load(checkpoint, size),
             stage=STAGES["generator"],
-            precision=precision_named(precision),
+            precision=how,
             grid_sample=grid_sample or ("plugin" if isinstance(find_plugin(), PluginLibrary) else "native"),
             batch=batch,
             device=torch.device(device),
             cache=cache or _default_cache(),
+            calibration=calibration,
         )
         self._runner = make_runner(self._job)
         self._runner.__enter__()

@@ -19,6 +19,7 @@ from sadtrt_core.graph.rounding import QUANTISED_AS_DECLARED, explicit_rounding
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.localise.torch_graph import run_graph
 from sadtrt_core.precision import PRECISIONS, Precision
+from sadtrt_core.quantise.calibration import Calibration
 
 #: Bytes of activations that one session hands out, so that the whole graph's never lie in memory together.
 _BYTES_AT_ONCE = 256 << 20
@@ -33,11 +34,15 @@ class Candidates:
     `graph` is the fp32 export of the generator, its volume samplers still GridSample3D nodes; `inputs` has one dict of
     float32 tensors on the host for each frame, batch 1. ONNX Runtime computes on the CPU. Nothing is kept between
     precisions: a session takes a tenth of a second to make and its weights as much memory as the renderer.
+    `calibration` has the ranges for precisions that quantise.
     """
 
-    def __init__(self, graph: onnx.ModelProto, inputs: Sequence[dict[str, Tensor]]) -> None:
+    def __init__(
+        self, graph: onnx.ModelProto, inputs: Sequence[dict[str, Tensor]], calibration: Calibration | None = None
+    ) -> None:
         self.graph = graph
         self.inputs = tuple(inputs)
+        self.calibration = calibration
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -54,7 +59,7 @@ class Candidates:
 
     def frames(self, precision: Precision, indices: Sequence[int]) -> Tensor:
         """Frames (len(indices), 3, H, W), float32 on the host; not finite where the precision overflows."""
-        typed = resolve_grid_sample(apply_precision(self.graph, precision), "native")
+        typed = resolve_grid_sample(apply_precision(self.graph, precision, self.calibration), "native")
         session = make_session(explicit_rounding(typed))
         output = typed.graph.output[0].name
         return torch.cat([torch.from_numpy(session.run([output], self._arrays(index))[0]) for index in indices])
@@ -81,11 +86,18 @@ class DeviceCandidates(Candidates):
     A candidate is then only its own small graph, so that it costs a fraction of a second at full size.
     """
 
-    def __init__(self, graph: onnx.ModelProto, inputs: Sequence[dict[str, Tensor]], device: torch.device) -> None:
+    def __init__(
+        self,
+        graph: onnx.ModelProto,
+        inputs: Sequence[dict[str, Tensor]],
+        device: torch.device,
+        calibration: Calibration | None = None,
+    ) -> None:
         self._weights: dict[str, Tensor] = {}
+        self._unlifted = graph
         lifted = onnx.ModelProto()
         lifted.CopyFrom(graph)
-        super().__init__(self._lift(lifted, device), inputs)
+        super().__init__(self._lift(lifted, device), inputs, calibration)
         self._on_device = [{name: tensor.to(device) for name, tensor in item.items()} for item in inputs]
 
     def _lift(self, model: onnx.ModelProto, device: torch.device) -> onnx.ModelProto:
@@ -113,7 +125,8 @@ class DeviceCandidates(Candidates):
 
     def frames(self, precision: Precision, indices: Sequence[int]) -> Tensor:
         model = self._ready(precision)
-        return torch.cat([run_graph(model, self._on_device[index] | self._weights).cpu() for index in indices])
+        lifted = {} if precision.quantise is not None else self._weights
+        return torch.cat([run_graph(model, self._on_device[index] | lifted).cpu() for index in indices])
 
     def watch(self, shapes: Mapping[str, tuple[int, ...]], indices: Sequence[int], see: See) -> None:
         model = self._ready(PRECISIONS["fp32"])
@@ -126,8 +139,11 @@ class DeviceCandidates(Candidates):
             run_graph(model, self._on_device[index] | self._weights, only_named)
 
     def _ready(self, precision: Precision) -> onnx.ModelProto:
-        model = resolve_grid_sample(apply_precision(self.graph, precision), "native")
-        fix_shapes(model, self.shapes)
+        # The scales of quantised weights are made from the weights themselves, which then travel with the graph.
+        quantised = precision.quantise is not None
+        graph, shapes = (self._unlifted, super().shapes) if quantised else (self.graph, self.shapes)
+        model = resolve_grid_sample(apply_precision(graph, precision, self.calibration), "native")
+        fix_shapes(model, shapes)
         return explicit_rounding(model)
 
 

@@ -40,9 +40,11 @@ class Part:
     coordinates: bool = False
 
     def alone(self, base: Precision) -> Precision:
-        """This part in the base's compute type, everything else fp32."""
+        """This part in the base's compute type, quantised where the base is; everything else fp32."""
         only = (*sorted(self.nodes), *([COORDINATES] if self.coordinates else ()))
-        return Precision(f"{self.name} alone", base.compute, "to see what it costs", only_nodes=only)
+        return Precision(
+            f"{self.name} alone", base.compute, "to see what it costs", only_nodes=only, quantise=base.quantise
+        )
 
     def spared(self, base: Precision) -> Precision:
         """Everything in the base's compute type but this part."""
@@ -53,6 +55,7 @@ class Part:
             "to see what keeping it buys",
             keep_coordinates=self.coordinates,
             keep_nodes=keep,
+            quantise=base.quantise,
         )
 
 

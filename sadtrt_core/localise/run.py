@@ -29,16 +29,18 @@ REPORT_FILE = "drift.json"
 TABLE_FILE = "drift.txt"
 
 
-def candidates_of(suite: Suite) -> Candidates:
+def candidates_of(suite: Suite, quantised: bool = False) -> Candidates:
     """The suite's generator as an fp32 graph, and its inputs for every driving frame.
 
-    PyTorch computes it where the suite has a GPU, ONNX Runtime on a CPU.
+    PyTorch computes it where the suite has a GPU, ONNX Runtime on a CPU. `quantised` adds ranges, which are measured
+    where the cache has none.
     """
+    calibration = suite.calibration if quantised else None
     graph = cached_export(suite.renderer, STAGES["generator"], OPSET, suite.options.cache)
     items = frame_inputs(suite.renderer, suite.workload, STAGES["generator"], torch.device("cpu"))
     if suite.device.type == "cuda":
-        return DeviceCandidates(graph, items, suite.device)
-    return Candidates(graph, items)
+        return DeviceCandidates(graph, items, suite.device, calibration)
+    return Candidates(graph, items, calibration)
 
 
 def localise_suite(
@@ -52,7 +54,8 @@ def localise_suite(
     workload, weights = suite.workload, suite.renderer.weights
     size = suite.renderer.config.image_size
     shares = latest_time_shares(suite.options.results, precision.name, size)
-    found = localise(candidates_of(suite), precision, worst, shares[0] if shares else None, tell)
+    candidates = candidates_of(suite, precision.quantise is not None)
+    found = localise(candidates, precision, worst, shares[0] if shares else None, tell)
     return DriftReport(
         version=REPORT_VERSION,
         precision=precision.name,
