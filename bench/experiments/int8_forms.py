@@ -63,6 +63,7 @@ CANDIDATES: dict[str, Candidate] = {
     # How the builder is given the same graph.
     "int8": Candidate(INT8),
     "int8, convolutions pinned": Candidate(INT8, QuantisedForm(convolutions="pinned")),
+    "int8, sources free": Candidate(INT8, QuantisedForm(sources="free")),
     "int8, with casts": Candidate(INT8, QuantisedForm(casts=True)),
     "int8, with casts, convolutions pinned": Candidate(INT8, QuantisedForm(casts=True, convolutions="pinned")),
     "int8, only float32 layers pinned": Candidate(INT8, QuantisedForm(others="float32 layers")),

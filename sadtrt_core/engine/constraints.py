@@ -20,6 +20,7 @@ from sadtrt_core.engine.quantised import (
     free_tensors,
     is_quantised,
     quantised_convolutions,
+    quantised_sources,
     without_casts,
 )
 from sadtrt_core.engine.tensorrt_api import create_runtime
@@ -70,6 +71,8 @@ def network_form(
         return model, types
     form = form or QuantisedForm()
     types.update(dict.fromkeys(free_tensors(model)))
+    if form.sources == "free":
+        types.update(dict.fromkeys(quantised_sources(model)))
     if form.convolutions == "pinned":
         types.update(dict.fromkeys(quantised_convolutions(model), TensorProto.INT8))
     return (model, types) if form.casts else without_casts(model, types)

@@ -26,11 +26,13 @@ class QuantisedForm:
     """How a quantised graph is given to a builder that chooses types itself.
 
     `casts` leaves the graph's casts between float types where they are. `convolutions` says whether the quantised ones
-    are left to the builder or pinned to eight bits as well, `others` which of the other layers are pinned.
+    are left to the builder or pinned to eight bits as well, `sources` the same of the layers whose results are
+    quantised, `others` which of the other layers are pinned.
     """
 
     casts: bool = False
     convolutions: Literal["free", "pinned"] = "free"
+    sources: Literal["free", "pinned"] = "pinned"
     others: Literal["every layer", "float32 layers"] = "every layer"
 
 
@@ -71,6 +73,18 @@ def free_tensors(model: onnx.ModelProto) -> frozenset[str]:
             if kind in _ACTIVATIONS and any(after == "QuantizeLinear" for after, _ in behind_casts(reader.output[0])):
                 free.add(reader.output[0])
     return frozenset(free)
+
+
+def quantised_sources(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the tensors that are quantised, and of those they are cast from."""
+    made = {name: node for node in model.graph.node for name in node.output}
+    found: set[str] = set()
+    for node in model.graph.node:
+        name = node.input[0] if node.op_type == "QuantizeLinear" else ""
+        while name in made:
+            found.add(name)
+            name = made[name].input[0] if made[name].op_type == "Cast" else ""
+    return frozenset(found)
 
 
 def without_casts(

@@ -86,6 +86,9 @@ def test_the_forms_of_the_experiment(typed):
     convolution = outputs_of(typed)["/decoder/fc/Conv"]
     assert types[convolution] == TensorProto.INT8
     assert network_form(typed)[1][convolution] is None
+    activation = outputs_of(typed)["/decoder/G_middle_0/LeakyRelu"]
+    assert network_form(typed, QuantisedForm(sources="free"))[1][activation] is None
+    assert network_form(typed)[1][activation] == TensorProto.FLOAT16
 
 
 def test_a_graph_without_quantisation_is_given_as_it_is(graph):
