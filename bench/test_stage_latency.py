@@ -27,7 +27,7 @@ def test_stage_latency(
         active.bind(inputs)
         sampler = LatencySampler(active, flush)
         call_seconds = sampler.warm_up(suite.timing_plan)
-        with HostLoad() as host:
+        with HostLoad(yardstick=job.device.type == "cpu") as host:
             with TelemetrySampler(suite.sensors) as watch:
                 benchmark.pedantic(sampler.sample, rounds=suite.timing_plan.samples(call_seconds), iterations=1)
                 if benchmark.disabled:
@@ -46,7 +46,7 @@ def test_stage_latency(
             "measured",
             latency=latency,
             resources=used,
-            telemetry=watch.telemetry(sampler.windows, host.others_percent),
+            telemetry=watch.telemetry(sampler.windows, host),
             notes=notes,
             benchmark_version=BENCHMARK_VERSION,
         )

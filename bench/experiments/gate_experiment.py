@@ -27,15 +27,16 @@ from pathlib import Path
 
 import torch
 from gate_decisions import StoredRun
-from gate_rows import Rows, row_absence
+from gate_rows import Rows, busy_loop, row_absence
 from gate_table import decide, table
 
 from sadtrt_core.environment import read_environment
 from sadtrt_core.measure.host_load import HostLoad
 from sadtrt_core.records import codec, schema
 from sadtrt_core.records.files import write_atomically
+from sadtrt_core.records.gate_host import busy_host
 from sadtrt_core.records.schema import Environment, Record, Run
-from sadtrt_core.records.thresholds import Limits, Thresholds
+from sadtrt_core.records.thresholds import Thresholds
 from sadtrt_core.suite import Suite, SuiteOptions, default_cache
 
 STARTED = time.monotonic()
@@ -49,12 +50,9 @@ ROWS = {
         "warp:pytorch:fp32",
     ),
 }
-LEVELS = {"cpu": (0.03, 0.05, 0.2), "cuda": (0.03, 0.05)}
-#: What the runs are judged by. On a CPU only host time is judged, whose default limit is wider than 3%.
-SETTINGS = {
-    "cpu": {"default limits": Thresholds(), "host limit 3%": Thresholds(Limits(host_slowdown_percent=3.0))},
-    "cuda": {"default limits": Thresholds()},
-}
+LEVELS = {"cpu": (0.05, 0.2, 0.3, 0.5), "cuda": (0.03, 0.05)}
+#: What the runs are judged by.
+SETTINGS = {"default limits": Thresholds()}
 
 
 @dataclass(frozen=True)
@@ -146,14 +144,13 @@ class Patience:
 
     def _is_quiet_now(self) -> bool:
         with HostLoad() as host:
-            time.sleep(0.5)
-        return (host.others_percent or 0.0) <= Thresholds().busy_percent
+            busy_loop(0.5)
+        return (host.waited_percent or 0.0) <= Thresholds().busy_percent
 
 
 def _is_busy(record: Record) -> bool:
     host_only = record.latency is not None and record.latency.device_ms is None
-    share = record.telemetry.others_percent if record.telemetry else None
-    return host_only and (share or 0.0) > Thresholds().busy_percent
+    return host_only and busy_host(record.telemetry, None, Thresholds().busy_percent) is not None
 
 
 def make_suite(options: argparse.Namespace) -> Suite:
@@ -313,13 +310,12 @@ def main() -> None:
         samples = Samples.read(out)
     else:
         samples = measure_all(options, suite, measurable(suite, options.row or ROWS[options.device]), out)
-    device = "cpu" if samples.stored[0].run.environment.gpu is None else "cuda"
     start = time.monotonic()
     portrait = suite.workload.source_image[:, :, ::2, ::2].float().cpu()
-    answers = decide(samples.stored, samples.fresh, samples.again, portrait, SETTINGS[device])
+    answers = decide(samples.stored, samples.fresh, samples.again, portrait, SETTINGS)
     write_atomically(out / "decisions.json", json.dumps(answers, indent=1) + "\n")
-    write_atomically(out / "decisions.md", table(answers, SETTINGS[device]))
-    print(f"decided in {time.monotonic() - start:.0f} s\n\n{table(answers, SETTINGS[device])}")
+    write_atomically(out / "decisions.md", table(answers, SETTINGS))
+    print(f"decided in {time.monotonic() - start:.0f} s\n\n{table(answers, SETTINGS)}")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ class Rows:
         measured: Any = slowed(active, planted, plan) if planted else active
         sampler = LatencySampler(measured)
         call_seconds = sampler.warm_up(plan)
-        with HostLoad() as host:
+        with HostLoad(yardstick=job.device.type == "cpu") as host:
             with TelemetrySampler(suite.sensors) as watch:
                 for _ in range(plan.samples(call_seconds)):
                     sampler.sample()
@@ -133,7 +133,7 @@ class Rows:
             "measured",
             latency=_rounded(sampler.result(watch.disturbed(sampler.windows))),
             resources=Resources(memory, taken.engine_mb, taken.energy_mj_per_frame),
-            telemetry=watch.telemetry(sampler.windows, host.others_percent),
+            telemetry=watch.telemetry(sampler.windows, host),
             benchmark_version=BENCHMARK_VERSION,
         )
 

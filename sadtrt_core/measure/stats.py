@@ -107,7 +107,7 @@ def ratio_interval(
     random = np.random.default_rng(seed)
     above = _bootstrap_medians(_checked(candidate), resamples, random)
     below = _bootstrap_medians(_checked(baseline), resamples, random)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratios = np.where(below > 0, above / below, np.inf)
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(ratios, [tail, 100 - tail], method="nearest")

@@ -12,6 +12,7 @@ from types import TracebackType
 import numpy as np
 from typing_extensions import Self
 
+from sadtrt_core.measure.host_load import HostLoad
 from sadtrt_core.measure.sensors import EMERGENCY_REASONS, NoSensors, Reading, Sensors
 from sadtrt_core.records.measurements import Spread, Telemetry
 
@@ -89,13 +90,17 @@ class TelemetrySampler:
         reading = self._sensors.read()
         self.readings.append(TimedReading(begin, self._clock(), reading))
 
-    def telemetry(self, windows: Sequence[Window] = (), others_percent: float | None = None) -> Telemetry | None:
+    def telemetry(self, windows: Sequence[Window] = (), host: HostLoad | None = None) -> Telemetry | None:
         """What was seen during the samples (everything, without any); None where nothing is known of GPU and host.
 
-        `others_percent` is what other processes took of the host's processors (measure/host_load.py).
+        `host` is how the host was meanwhile.
         """
+        on_host: dict[str, float | None] = {}
+        if host is not None:
+            on_host = {name: getattr(host, name) for name in ("others_percent", "waited_percent", "yardstick_ms")}
         if not self.readings:
-            return None if others_percent is None else Telemetry(None, None, None, None, others_percent=others_percent)
+            known = any(value is not None for value in on_host.values())
+            return Telemetry(None, None, None, None, **on_host) if known else None  # type: ignore[arg-type]
         readings = self._during(windows)
         reasons = frozenset[str]().union(*(item.reading.throttle_reasons for item in readings))
         return Telemetry(
@@ -105,7 +110,7 @@ class TelemetrySampler:
             power_w=_spread([item.reading.power_w for item in readings]),
             throttle_reasons=tuple(sorted(reasons)),
             memory_used_mb=_spread([item.reading.memory_used_mb for item in readings]),
-            others_percent=others_percent,
+            **on_host,
         )
 
     def disturbed(self, windows: Sequence[Window]) -> tuple[int, ...]:

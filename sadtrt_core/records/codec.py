@@ -39,6 +39,14 @@ def _fields_of(cls: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
+@cache
+def _with_defaults(cls: type) -> frozenset[str]:
+    """Names of the fields that need not be given."""
+    missing = dataclasses.MISSING
+    given = (f for f in dataclasses.fields(cls) if f.default is not missing or f.default_factory is not missing)
+    return frozenset(field.name for field in given)
+
+
 def to_json(value: Any, where: str = "value") -> Any:
     """Plain JSON value (dict, list, str, int, float, bool, None) of a dataclass tree.
 
@@ -112,9 +120,10 @@ def _decode_dataclass(hint: Any, data: Any, where: str) -> Any:
     fields = _fields_of(hint)
     if unknown := sorted(set(data) - set(fields)):
         raise RecordsError(f"{where} has the unknown field {unknown[0]!r}")
-    if absent := sorted(set(fields) - set(data)):
+    # A field that came later has a default, which is what older records mean by not having it.
+    if absent := sorted(set(fields) - set(data) - _with_defaults(hint)):
         raise RecordsError(f"{where} lacks the field {absent[0]!r}")
-    decoded = {name: _decode(field, data[name], f"{where}.{name}") for name, field in fields.items()}
+    decoded = {name: _decode(field, data[name], f"{where}.{name}") for name, field in fields.items() if name in data}
     try:
         return hint(**decoded)
     except RecordsError:

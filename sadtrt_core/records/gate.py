@@ -158,20 +158,14 @@ def _judge_row(
         if getattr(old, part) is not None and getattr(new, part) is None:
             findings.append(Finding(part, "missing", "part_missing", f"{part} was measured in the baseline, not now"))
     if new.latency is not None and old.latency is not None:
-        busy = _others_percent(new, old)
-        findings += latency_findings(new.latency, old.latency, limits, thresholds, significance, busy)
+        hosts = (new.telemetry, old.telemetry)
+        findings += latency_findings(new.latency, old.latency, limits, thresholds, significance, hosts)
     if new.drift is not None and old.drift is not None:
         findings += drift_findings(new.drift, old.drift, limits)
     else:
         findings += broken
     findings += resource_findings(new, old, limits)
     return make_row(key, findings or [Finding("row", "same", "not_judged", "every limit of this row is switched off")])
-
-
-def _others_percent(new: Record, old: Record) -> float | None:
-    """What other processes took of the processors in the busier of the two runs, None where neither knows."""
-    known = [record.telemetry.others_percent for record in (new, old) if record.telemetry]
-    return max((share for share in known if share is not None), default=None)
 
 
 def _without_baseline(new: Record | None, old: Record | None) -> list[Finding]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from sadtrt_core.measure import stats
-from sadtrt_core.records.schema import Latency
+from sadtrt_core.records.gate_host import another_speed, busy_host, fastest, restless
+from sadtrt_core.records.schema import Latency, Telemetry
 from sadtrt_core.records.thresholds import Limits, Thresholds
 from sadtrt_core.records.verdicts import Finding, Verdict
 
@@ -13,15 +14,16 @@ NOISE_FACTOR = 3.0
 """How many standard deviations of slow variation a change must exceed, beside the smallest effect of interest."""
 
 
-def latency_tests(candidate: Latency, baseline: Latency, limits: Limits) -> list[str]:
-    """Names of the metrics that `latency_findings` puts to a rank test: "device_ms", "host_ms", both or neither."""
-    tests = []
+def latency_tests(candidate: Latency, baseline: Latency, limits: Limits) -> dict[str, float]:
+    """The metrics that `latency_findings` puts to a rank test, "device_ms" and "host_ms" as far as they are there and
+    have a limit, with their smallest effects of interest in percent.
+    """
     both = candidate.device_ms is not None and baseline.device_ms is not None
-    if both and limits.slowdown_percent is not None:
-        tests.append("device_ms")
-    if limits.host_slowdown_percent is not None:
-        tests.append("host_ms")
-    return tests
+    effects = {
+        "device_ms": limits.slowdown_percent if both else None,
+        "host_ms": limits.host_slowdown_percent if both else limits.cpu_slowdown_percent,
+    }
+    return {metric: effect for metric, effect in effects.items() if effect is not None}
 
 
 def latency_findings(
@@ -30,12 +32,14 @@ def latency_findings(
     limits: Limits,
     thresholds: Thresholds,
     significance: float,
-    others_percent: float | None = None,
+    hosts: tuple[Telemetry | None, Telemetry | None] = (None, None),
 ) -> list[Finding]:
     """Findings on device and host time.
 
-    `others_percent` is what other processes took of the host's processors; above `thresholds.busy_percent` host times
-    say more of them than of the code, and are not judged: the row is then not comparable unless its device times are.
+    `hosts` is how the host was in the candidate's run and in the baseline's (gate_host.py). Where it was busy, host
+    times are not judged; where they are all there is, the row is then not comparable. Without device times, host times
+    are judged by their fastest quarter, and only where a fixed computation was as fast in both runs and most samples
+    came close to the fastest, to within half the smallest effect of interest.
 
     A row is slower where all four hold, so that it is neither an accident of few samples nor a change nobody wants to
     hear of nor a machine that was busy:
@@ -50,24 +54,26 @@ def latency_findings(
         without = "the candidate" if candidate.device_ms is None else "the baseline"
         return [Finding("device_ms", "not comparable", "clock_differs", f"{without} has no device times")]
     findings = []
-    tests = latency_tests(candidate, baseline, limits)
-    for metric in tests:
-        effect = limits.slowdown_percent if metric == "device_ms" else limits.host_slowdown_percent
-        assert effect is not None  # latency_tests names only metrics with a limit.
-        if metric == "host_ms" and others_percent is not None and others_percent > thresholds.busy_percent:
-            findings.append(_busy(others_percent, thresholds, instead="device_ms" in tests))
-            continue
+    on_device = candidate.device_ms is not None
+    for metric, effect in latency_tests(candidate, baseline, limits).items():
         new, old, remark = _judged_samples(candidate, baseline, metric)
+        problem = None
+        if metric == "host_ms":
+            problem = busy_host(*hosts, thresholds.busy_percent)
+            if not on_device:
+                half = effect / 100 / 2
+                problem = problem or another_speed(*hosts, half) or restless(new, half) or restless(old, half)
+                new, old, remark = fastest(new), fastest(old), f"{remark} (fastest quarter)"
+        if problem is not None:
+            findings.append(_unjudged(*problem, instead=on_device and limits.slowdown_percent is not None))
+            continue
         findings.append(_judge(metric, new, old, effect, thresholds, significance, remark))
     return findings
 
 
-def _busy(others_percent: float, thresholds: Thresholds, instead: bool) -> Finding:
-    sentence = (
-        f"other processes took {others_percent:.0f}% of the processors, more than {thresholds.busy_percent:g}%: "
-        "host time was not judged" + ("" if instead else "; measure on a quiet machine")
-    )
-    return Finding("host_ms", "same" if instead else "not comparable", "machine_busy", sentence)
+def _unjudged(reason: str, why: str, instead: bool) -> Finding:
+    sentence = f"{why}: host time was not judged" + ("" if instead else "; measure on a quiet machine")
+    return Finding("host_ms", "same" if instead else "not comparable", reason, sentence)
 
 
 def _judge(

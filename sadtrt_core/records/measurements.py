@@ -163,7 +163,8 @@ class Telemetry(JsonValue):
     """Minimum, median and maximum over one measurement.
 
     Clocks in MHz, temperature in deg C, power of the board in W, memory in use on the whole device in MB (1e6 bytes).
-    `others_percent` is the part of the host's processors' time that other processes took, 0 to 100.
+    How the host was (measure/host_load.py): `others_percent` of its processors' time was other processes', the
+    measuring process waited for a processor for `waited_percent` of the time, a fixed computation took `yardstick_ms`.
     """
 
     sm_clock_mhz: Spread | None
@@ -173,12 +174,16 @@ class Telemetry(JsonValue):
     throttle_reasons: tuple[str, ...] = ()
     memory_used_mb: Spread | None = None
     others_percent: float | None = None
+    waited_percent: float | None = None
+    yardstick_ms: float | None = None
 
     def __post_init__(self) -> None:
-        if self.others_percent is not None:
-            _set(self, others_percent=_finite("others_percent", self.others_percent))
-            if not 0 <= self.others_percent <= 100:
-                raise ValueError(f"others_percent must lie between 0 and 100 but is {self.others_percent}")
+        for name, most in (("others_percent", 100.0), ("waited_percent", 100.0), ("yardstick_ms", math.inf)):
+            if (value := getattr(self, name)) is None:
+                continue
+            _set(self, **{name: _finite(name, value)})
+            if not 0 <= value <= most:
+                raise ValueError(f"{name} must lie between 0 and {most:g} but is {value}")
         for name in ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "memory_used_mb"):
             spread = getattr(self, name)
             if spread is None:

@@ -26,13 +26,16 @@ class Limits:
     """How far a candidate may fall behind its baseline before a row is a regression; None: that metric is not judged.
 
     Percentages are of the baseline. `slowdown_percent` is the smallest effect of interest for device time,
-    `host_slowdown_percent` for host time, which other processes disturb. `psnr_enough_db` caps every PSNR before
-    frames are compared: at 90 dB the root-mean-square error is 3e-5 of the peak, a hundredth of a grey level, where
-    changes come from the order of additions only. `lsb_rise` is in uint8 grey levels, the drops in dB or SSIM.
+    `host_slowdown_percent` for the host time beside it, `cpu_slowdown_percent` for host time where there is no device
+    time, that is on a CPU, whose speed changes by a tenth or more with what its caches and neighbours do.
+    `psnr_enough_db` caps every PSNR before frames are compared: at 90 dB the root-mean-square error is 3e-5 of the
+    peak, a hundredth of a grey level, where changes come from the order of additions only. `lsb_rise` is in uint8 grey
+    levels, the drops in dB or SSIM.
     """
 
     slowdown_percent: float | None = 3.0
     host_slowdown_percent: float | None = 10.0
+    cpu_slowdown_percent: float | None = 20.0
     psnr_min_drop_db: float | None = 0.5
     psnr_mean_drop_db: float | None = 0.3
     psnr_enough_db: float | None = 90.0
@@ -64,7 +67,7 @@ class Thresholds:
 
     `false_alarm` is the probability, over all latency tests of one comparison together, that the rank test alone calls
     equal samples unequal. A row whose own slow variation could hide a change of `too_noisy_percent` is not comparable.
-    Host times are not judged where other processes took more than `busy_percent` of the processors in either run.
+    Host times are not judged where the process waited for a processor for more than `busy_percent` of either run.
     """
 
     limits: Limits = field(default_factory=Limits)

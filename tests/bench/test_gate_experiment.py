@@ -39,17 +39,17 @@ def test_decisions_are_counted_by_what_the_gate_answers():
     from sadtrt_core.records.thresholds import Thresholds
 
     stored = [StoredRun(0.0, run(100 * seed)) for seed in range(4)]
-    stored += [StoredRun(0.2, run(999, 1.2)), StoredRun(0.05, run(555, 1.05))]
+    stored += [StoredRun(0.3, run(999, 1.3)), StoredRun(0.05, run(555, 1.05))]
     same = same_code_decisions(all_pairs(stored), Thresholds())
     assert (same["decisions"], same["false_alarms"]["count"], same["not_comparable"]["count"]) == (6, 0, 0)
     alarms = same_code_decisions([(run(1, 1.3), run(2))], Thresholds())
     assert alarms["false_alarms"] == {"count": 1, "of": 1, "percent": 100.0}
     assert alarms["rows_called_worse"]["count"] == 2
     small, large = power_decisions(stored, Thresholds())[::2]
-    assert (small["planted_percent"], small["caught"]["count"]) == (5.0, 0), "host time's default limit is 10%"
+    assert (small["planted_percent"], small["caught"]["count"]) == (5.0, 0), "a CPU's default limit is 20%"
     assert small["interval_above_zero"]["count"] == 4
-    assert (large["planted_percent"], large["caught"]["percent"]) == (20.0, 100.0)
-    assert large["median_change_percent"] == pytest.approx(20, abs=1)
+    assert (large["planted_percent"], large["caught"]["percent"]) == (30.0, 100.0)
+    assert large["median_change_percent"] == pytest.approx(30, abs=1)
 
 
 def test_planted_losses_of_picture_are_what_they_are_called():
@@ -127,11 +127,11 @@ def test_a_killed_experiment_leaves_its_samples(tmp_path):
     read = Samples.read(tmp_path)
     assert (read.stored, read.fresh, read.again) == (samples.stored, [], 0)
     portrait = torch.rand(1, 3, 16, 16)
-    answers = decide(read.stored, read.fresh, read.again, portrait, SETTINGS["cuda"])
+    answers = decide(read.stored, read.fresh, read.again, portrait, SETTINGS)
     assert answers["default limits"]["stored"]["decisions"] == 0
-    assert "| stored runs, every two | 0 | 0 of 0 | 0 of 0 |" in table(answers, SETTINGS["cuda"])
+    assert "| stored runs, every two | 0 | 0 of 0 | 0 of 0 |" in table(answers, SETTINGS)
     with pytest.raises(ValueError, match="no run of unchanged code"):
-        decide([], [], 0, portrait, SETTINGS["cuda"])
+        decide([], [], 0, portrait, SETTINGS)
 
 
 class VirtualGpu:

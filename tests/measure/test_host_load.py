@@ -7,7 +7,7 @@ import os
 import pytest
 
 from sadtrt_core.measure import host_load
-from sadtrt_core.measure.host_load import HostLoad, read_processor_times
+from sadtrt_core.measure.host_load import HostLoad, measure_yardstick, read_processor_times, read_waiting_times
 
 
 def load(monkeypatch, *readings):
@@ -44,3 +44,45 @@ def test_this_machine_counts():
     first, second = read_processor_times(), read_processor_times()
     assert all(new >= old for new, old in zip(second, first, strict=True))
     assert first[1] > first[2]
+
+
+def waited(monkeypatch, before, after, seconds=2.0):
+    ticks = iter((10.0, 10.0 + seconds))
+    monkeypatch.setattr(host_load.time, "perf_counter", lambda: next(ticks))
+    given = [before, after]
+    with HostLoad(lambda: None, lambda: given.pop(0)) as host:
+        pass
+    return host.waited_percent
+
+
+def test_the_thread_that_waited_longest_counts(monkeypatch):
+    assert waited(monkeypatch, {"1": 5.0, "2": 0.0}, {"1": 5.2, "2": 0.6, "3": 0.1}) == pytest.approx(30.0)
+    assert waited(monkeypatch, {"1": 1.0}, {"1": 1.0}) == 0.0
+    assert waited(monkeypatch, {"1": 0.0}, {"1": 9.0}) == 100.0
+    assert waited(monkeypatch, None, None) is None
+
+
+def test_the_yardstick_is_the_slower_of_before_and_after(monkeypatch):
+    times = [0.30, 0.42]
+    monkeypatch.setattr(host_load, "measure_yardstick", lambda: times.pop(0))
+    with HostLoad(lambda: None, lambda: None, yardstick=True) as host:
+        pass
+    assert (host.yardstick_ms, times) == (0.42, [])
+    with HostLoad(lambda: None, lambda: None) as host:
+        pass
+    assert host.yardstick_ms is None
+    monkeypatch.undo()
+    assert measure_yardstick() > 0
+
+
+def test_what_was_seen_before_an_error_is_not_reported():
+    with pytest.raises(RuntimeError), HostLoad(lambda: (0.0, 0.0, 0.0), lambda: {"1": 0.0}) as host:
+        raise RuntimeError
+    assert (host.others_percent, host.waited_percent) == (None, None)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="waiting is read from Linux's schedstat")
+def test_this_machine_counts_waiting():
+    first, second = read_waiting_times(), read_waiting_times()
+    assert str(os.getpid()) in first
+    assert second[str(os.getpid())] >= first[str(os.getpid())]

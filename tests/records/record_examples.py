@@ -141,6 +141,8 @@ telemetries = st.builds(
     throttle_reasons=st.lists(texts, max_size=2).map(tuple),
     memory_used_mb=spreads,
     others_percent=st.none() | st.floats(0, 100),
+    waited_percent=st.none() | st.floats(0, 100),
+    yardstick_ms=st.none() | positive,
 )
 resources = st.builds(Resources, st.none() | positive, st.none() | positive, st.none() | positive)
 extras = {

@@ -111,33 +111,90 @@ def test_samples_disturbed_by_a_clock_drop_are_left_out_and_said() -> None:
 def test_host_time_is_judged_beside_device_time_and_alone_on_a_cpu() -> None:
     row, code = judge(measured(latency=latency(5.0, 8.0, seed=1)), measured(latency=latency(5.0, 5.5, seed=2)))
     assert (row.verdict, row.findings[0].metric, code) == ("slower", "host_ms", ExitCode.REGRESSION)
-    slow, fast = (on_cpu(run_of(measured(latency=latency(None, ms, seed=int(ms))))) for ms in (120.0, 100.0))
+    slow, fast = (on_cpu(run_of(measured(latency=latency(None, ms, seed=int(ms))))) for ms in (130.0, 100.0))
     result = compare_runs(slow, fast, THRESHOLDS)
     assert (result.rows[0].verdict, result.exit_code) == ("slower", ExitCode.REGRESSION)
     row, code = judge(measured(latency=latency(None)), measured(latency=latency()))
     assert (row.verdict, row.reason, code) == ("not comparable", "clock_differs", ExitCode.NOT_COMPARABLE)
 
 
+def host(**figures: float | None) -> Telemetry:
+    return Telemetry(None, None, None, None, **figures)
+
+
 def busy(percent: float | None) -> Telemetry:
-    return Telemetry(None, None, None, None, others_percent=percent)
+    return host(others_percent=percent)
 
 
-def test_host_times_of_a_busy_machine_are_not_judged() -> None:
-    slow, fast = (on_cpu(run_of(measured(latency=latency(None, ms, seed=int(ms))))) for ms in (120.0, 100.0))
+def on_hosts(mine: Telemetry | None, theirs: Telemetry | None, slowdown: float = 1.3) -> GateResult:
+    """The gate's answer on two runs of a CPU, the candidate `slowdown` times as slow, and how the hosts were."""
+    runs = []
+    for ms, telemetry in ((100.0 * slowdown, mine), (100.0, theirs)):
+        record = measured(latency=latency(None, ms, seed=int(ms)), telemetry=telemetry)
+        runs.append(on_cpu(run_of(record)))
+    return compare_runs(runs[0], runs[1], THRESHOLDS)
 
-    def judged(mine: float | None, theirs: float | None) -> GateResult:
-        runs = []
-        for run, percent in ((slow, mine), (fast, theirs)):
-            (record,) = run.records
-            runs.append(dataclasses.replace(run, records=(dataclasses.replace(record, telemetry=busy(percent)),)))
-        return compare_runs(runs[0], runs[1], THRESHOLDS)
 
-    assert judged(3.0, None).exit_code == ExitCode.REGRESSION
-    for shares in ((45.0, 2.0), (None, 45.0)):
-        result = judged(*shares)
-        assert (result.rows[0].verdict, result.rows[0].reason) == ("not comparable", "machine_busy")
-        assert "other processes took 45% of the processors" in result.rows[0].detail
-        assert result.exit_code == ExitCode.NOT_COMPARABLE
+@pytest.mark.parametrize(
+    ("mine", "theirs", "words"),
+    [
+        (busy(45.0), busy(2.0), "other processes took 45% of the processors"),
+        (busy(None), busy(45.0), "other processes took 45% of the processors"),
+        (
+            host(waited_percent=0.1),
+            host(waited_percent=30.0),
+            "this process waited for a processor for 30% of the time",
+        ),
+    ],
+)
+def test_host_times_of_a_busy_machine_are_not_judged(mine: Telemetry, theirs: Telemetry, words: str) -> None:
+    assert on_hosts(busy(3.0), busy(None)).exit_code == ExitCode.REGRESSION
+    result = on_hosts(mine, theirs)
+    assert (result.rows[0].verdict, result.rows[0].reason) == ("not comparable", "machine_busy")
+    assert words in result.rows[0].detail
+    assert result.exit_code == ExitCode.NOT_COMPARABLE
+
+
+def test_others_at_work_beside_a_free_processor_are_no_reason_not_to_judge() -> None:
+    beside = host(others_percent=50.0, waited_percent=0.6)
+    assert on_hosts(beside, beside).exit_code == ExitCode.REGRESSION
+    assert on_hosts(beside, beside, 1.0).exit_code == ExitCode.PASS
+
+
+@pytest.mark.parametrize("slowdown", [1.0, 1.3])
+def test_a_machine_of_another_speed_is_not_compared(slowdown: float) -> None:
+    quick, slow = host(yardstick_ms=0.30), host(yardstick_ms=0.36)
+    result = on_hosts(slow, quick, slowdown)
+    assert (result.rows[0].reason, result.exit_code) == ("machine_speed", ExitCode.NOT_COMPARABLE)
+    assert "took 0.3 ms in the baseline's run and 0.36 ms in this one: the machine itself was slower" in str(result)
+    assert "the machine itself was faster" in on_hosts(quick, slow, slowdown).rows[0].detail, "or it hides a regression"
+    assert on_hosts(host(yardstick_ms=0.32), quick, 1.3).exit_code == ExitCode.REGRESSION
+
+
+def on_cpu_times(*times: np.ndarray) -> GateResult:
+    """The gate's answer on host times of a CPU, candidate first."""
+    runs = [on_cpu(run_of(measured(latency=Latency(None, tuple(map(float, one)), 3, True)))) for one in times]
+    return compare_runs(runs[0], runs[1], THRESHOLDS)
+
+
+def test_on_a_cpu_the_fastest_quarter_is_judged_since_others_only_add() -> None:
+    draw = np.random.default_rng(1)
+    quiet = np.asarray(samples(5.0, 1, 60))
+    interrupted = np.asarray(samples(5.0, 2, 60)) * np.where(draw.random(60) < 0.6, draw.uniform(1.2, 4, 60), 1.0)
+    assert np.median(interrupted) > 1.3 * np.median(quiet)
+    result = on_cpu_times(interrupted, quiet)
+    assert (result.rows[0].verdict, result.exit_code) == ("same", ExitCode.PASS)
+    assert "(fastest quarter)" in result.rows[0].finding("host_ms").sentence
+    assert on_cpu_times(1.35 * interrupted, quiet).rows[0].verdict == "slower"
+
+
+def test_times_that_never_come_near_their_fastest_are_not_compared() -> None:
+    quiet = np.asarray(samples(5.0, 1, 60))
+    restless = np.linspace(5.0, 12.0, 60)
+    for pair in ((restless, quiet), (quiet, restless)):
+        result = on_cpu_times(*pair)
+        assert (result.rows[0].reason, result.exit_code) == ("too_noisy", ExitCode.NOT_COMPARABLE)
+        assert "something disturbed most" in result.rows[0].detail
 
 
 def test_device_times_are_judged_on_a_busy_host() -> None:

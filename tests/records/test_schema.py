@@ -123,3 +123,11 @@ def test_json_of_another_shape_is_refused_with_the_field(change: object, words: 
     change(data)
     with pytest.raises(RecordsError, match=words):
         Run.from_json(data)
+
+
+def test_a_record_from_before_a_figure_was_recorded_is_read_without_it() -> None:
+    made = run_of(measured(telemetry=Telemetry(None, None, None, None, others_percent=3.0)))
+    data = made.to_json()
+    for name in ("waited_percent", "yardstick_ms"):
+        del data["records"][0]["telemetry"][name]
+    assert Run.from_json(data) == made

@@ -1,0 +1,63 @@
+"""Whether host times of two runs may be compared: what else the two hosts did, and how fast they were."""
+
+from __future__ import annotations
+
+from sadtrt_core.measure import stats
+from sadtrt_core.records.measurements import Telemetry
+
+FASTEST_SHARE = 0.25
+FASTEST_LEAST = 10
+"""Of fewer samples no more is left out: a rank test of fewer could not show anything among many rows."""
+Problem = tuple[str, str]
+"""Reason code and sentence."""
+
+
+def busy_host(new: Telemetry | None, old: Telemetry | None, most_percent: float) -> Problem | None:
+    """That the process waited for a processor for more than `most_percent` of the time in one of the runs; where that
+    is not known, that others took more than so much of all processors' time.
+    """
+    waited = _known(new, old, "waited_percent")
+    if waited and max(waited) > most_percent:
+        sentence = (
+            f"this process waited for a processor for {max(waited):.0f}% of the time, more than {most_percent:g}%"
+        )
+        return "machine_busy", sentence
+    others = [] if waited else _known(new, old, "others_percent")
+    if others and max(others) > most_percent:
+        return "machine_busy", f"other processes took {max(others):.0f}% of the processors, more than {most_percent:g}%"
+    return None
+
+
+def another_speed(new: Telemetry | None, old: Telemetry | None, tolerance: float) -> Problem | None:
+    """That a fixed computation took longer in one run than in the other by more than `tolerance` (a fraction)."""
+    times = _known(new, old, "yardstick_ms")
+    if len(times) < 2 or not min(times) or max(times) / min(times) <= 1 + tolerance:
+        return None
+    sentence = f"a fixed computation took {times[1]:.3g} ms in the baseline's run and {times[0]:.3g} ms in this one"
+    return "machine_speed", f"{sentence}: the machine itself was {'slower' if times[0] > times[1] else 'faster'}"
+
+
+def restless(samples: tuple[float, ...], tolerance: float) -> Problem | None:
+    """That the median of the fastest samples is above the very fastest by more than `tolerance` (a fraction)."""
+    low, middle = min(samples), stats.median(fastest(samples))
+    if not low or middle / low <= 1 + tolerance:
+        return None
+    sentence = f"the fastest sample took {low:.4g} ms but the fastest quarter {middle:.4g} ms: something disturbed most"
+    return "too_noisy", sentence
+
+
+def fastest(samples: tuple[float, ...]) -> tuple[float, ...]:
+    """The fastest quarter of the samples, at least FASTEST_LEAST of them, in the order they were taken.
+
+    Whatever else a host does adds to a time and never takes from it, so the fastest samples are those that say most of
+    the code. This is for times that only a host's clock gives; a GPU's own clock has no such neighbours.
+    """
+    count = min(len(samples), max(FASTEST_LEAST, round(FASTEST_SHARE * len(samples))))
+    chosen = sorted(sorted(range(len(samples)), key=lambda index: samples[index])[:count])
+    return tuple(samples[index] for index in chosen)
+
+
+def _known(new: Telemetry | None, old: Telemetry | None, name: str) -> list[float]:
+    """This run's figure and the baseline's, as far as they are known."""
+    values = [getattr(telemetry, name) for telemetry in (new, old) if telemetry is not None]
+    return [value for value in values if value is not None]
