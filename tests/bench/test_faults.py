@@ -20,6 +20,7 @@ FAULTS = """
     import errno
     import os
     import pytest
+    import stat
     import torch
     from sadtrt_core import suite
     from sadtrt_core.measure.sensors import Reading
@@ -75,6 +76,18 @@ FAULTS = """
             replace(source, target)
 
         patch.setattr(os, "replace", refuse)
+
+    def disk_full():
+        fsync, done = os.fsync, []
+
+        def refuse(file):
+            # Once for the empty run and once for the first record; folders are synchronised too.
+            done.append(stat.S_ISREG(os.fstat(file).st_mode))
+            if sum(done) > 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            fsync(file)
+
+        patch.setattr(os, "fsync", refuse)
 
     def clock_drop():
         class Dropping:
@@ -138,10 +151,15 @@ def test_a_nan_frame_is_counted_shown_and_stops_the_gate(suite: SuiteProcess) ->
     assert (result.exit_code, result.rows[0].verdict, result.rows[0].reason) == (1, "worse picture", "non_finite")
 
 
-def test_results_that_become_read_only_leave_what_was_written(suite: SuiteProcess) -> None:
-    finished = suite.run(TWO_ROWS, FAULT="read_only")
+@pytest.mark.parametrize(
+    ("fault", "words"), [("read_only", "Read-only file system"), ("disk_full", "No space left on device")]
+)
+def test_results_that_cannot_be_written_any_more_leave_what_was_written(
+    suite: SuiteProcess, fault: str, words: str
+) -> None:
+    finished = suite.run(TWO_ROWS, FAULT=fault)
     assert finished.code == 1, finished.output
-    assert "Read-only file system; free some space or choose a folder that can be written" in finished.output
+    assert f"{words}; free some space or choose a folder that can be written" in finished.output
     assert "the run is not complete: cannot write" in finished.output
     run = read_run(finished.folders[-1])
     assert not run.complete
