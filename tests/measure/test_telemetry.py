@@ -248,3 +248,12 @@ def test_energy_is_not_made_up_where_a_counter_stands_still_or_is_absent():
     work.energy_mj = lambda: 5.0
     assert energy_per_call(work, work, 0.002, clock=lambda: work.now) is None
     assert energy_per_call(work, NoSensors("none"), 0.002) is None
+
+
+def test_how_the_host_was_is_kept_with_and_without_a_gpu():
+    host = SimpleNamespace(others_percent=3.0, waited_percent=0.5, yardstick_ms=0.3)
+    for sampler in (TelemetrySampler(NoSensors("none")), watched([STEADY] * 3)):
+        seen = sampler.telemetry(WINDOWS, host)
+        assert (seen.others_percent, seen.waited_percent, seen.yardstick_ms) == (3.0, 0.5, 0.3)
+    unknown = SimpleNamespace(others_percent=None, waited_percent=None, yardstick_ms=None)
+    assert TelemetrySampler(NoSensors("none")).telemetry(WINDOWS, unknown) is None
