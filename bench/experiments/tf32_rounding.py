@@ -2,10 +2,10 @@
 
     python bench/experiments/tf32_rounding.py
 
-One 3 x 3 convolution that copies its input is computed on 1 + k / 8 of a TF32 step, first with the fraction in the
-input, then in the weights, by PyTorch and by TensorRT. To the nearest, half of the eight go up; cut off, none does. A
-picture shows the difference: what is cut off makes every product smaller, an error that does not average out and stays
-still from frame to frame.
+A 3 x 3 convolution that copies its input is computed on 1 + k / 8 of a TF32 step, first with the fraction in the
+input, then in the weights, by PyTorch and by TensorRT, for few channels and for many: the builder need not choose TF32
+arithmetic for both. To the nearest, half of the eight go up; cut off, none does. A picture shows the difference: what
+is cut off makes every product smaller, an error that does not average out and stays still from frame to frame.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from sadtrt_core.engine.build import BuildOptions, build_engine
 from sadtrt_core.engine.session import EngineSession
 from sadtrt_core.graph.export import OPSET
 
-CHANNELS, SIZE, PARTS = 64, 64, 8
+CHANNELS = (64, 512)
+SIZE, PARTS = 64, 8
 STEP = 2.0**-10  # Between neighbours of TF32 from 1 to 2.
 Convolution = Callable[[Tensor, Tensor], Tensor]
 
 
-def operands(in_weights: bool) -> tuple[Tensor, Tensor]:
+def operands(channels: int, in_weights: bool) -> tuple[Tensor, Tensor]:
     """Input (1, C, H, W) and weights (C, C, 3, 3): a copy of values just above 1, the fraction by the channel."""
-    fractions = 1 + STEP * (torch.arange(CHANNELS) % PARTS) / PARTS
-    ones = torch.ones(CHANNELS)
-    weights = torch.zeros(CHANNELS, CHANNELS, 3, 3)
-    weights[torch.arange(CHANNELS), torch.arange(CHANNELS), 1, 1] = fractions if in_weights else ones
+    fractions = 1 + STEP * (torch.arange(channels) % PARTS) / PARTS
+    ones = torch.ones(channels)
+    weights = torch.zeros(channels, channels, 3, 3)
+    weights[torch.arange(channels), torch.arange(channels), 1, 1] = fractions if in_weights else ones
     values = ones if in_weights else fractions
-    return values[None, :, None, None].expand(1, CHANNELS, SIZE, SIZE).contiguous(), weights
+    return values[None, :, None, None].expand(1, channels, SIZE, SIZE).contiguous(), weights
 
 
 def by_pytorch(values: Tensor, weights: Tensor) -> Tensor:
@@ -75,11 +76,11 @@ def by_tensorrt(values: Tensor, weights: Tensor) -> Tensor:
         session.close()
 
 
-def describe(convolution: Convolution) -> str:
+def describe(convolution: Convolution, channels: int) -> str:
     """How the two operands were rounded, from what came out."""
     found = []
     for in_weights in (False, True):
-        values, weights = operands(in_weights)
+        values, weights = operands(channels, in_weights)
         steps = ((convolution(values, weights)[0, :PARTS, SIZE // 2, SIZE // 2] - 1) / STEP).tolist()
         shown = ", ".join(f"{step:g}" for step in steps)
         if any(step not in (0.0, 1.0) for step in steps):
@@ -94,11 +95,13 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("this needs a GPU: PyTorch sees none")
     print(f"k = 0 to {PARTS - 1}, out of 1 + k/{PARTS} step comes 1 + so many steps:")
-    print(f"PyTorch {torch.__version__}: {describe(by_pytorch)}")
+    for channels in CHANNELS:
+        print(f"{channels} channels, PyTorch {torch.__version__}: {describe(by_pytorch, channels)}")
     trt = api.tensorrt_module()
     if isinstance(trt, api.Absent):
         raise SystemExit(trt.reason)
-    print(f"TensorRT {api.version_text(trt)}: {describe(by_tensorrt)}")
+    for channels in CHANNELS:
+        print(f"{channels} channels, TensorRT {api.version_text(trt)}: {describe(by_tensorrt, channels)}", flush=True)
 
 
 if __name__ == "__main__":
