@@ -97,8 +97,8 @@ def telemetry_table(run: Run) -> TextTable:
     note = (
         "Lowest to highest, one figure where they are the same. Energy is the whole board's, back to back. Disturbed: "
         "samples during which the SM clock fell by more than 5%, heat or the power supply throttled it, or another "
-        "limit came or went; a power limit that lasts is the state the row was measured in. Host busy: what other processes "
-        "took of the host's processors."
+        "limit came or went; a power limit that lasts is the state that the row was measured in. Host busy: what "
+        "other processes took of the host's processors."
     )
     return TextTable(
         "Telemetry", (*KEY_HEADINGS, *headings), rows, len(KEY_HEADINGS), _breaks(measured), note if rows else ""
