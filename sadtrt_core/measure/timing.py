@@ -50,8 +50,8 @@ GPU_PLAN = TimingPlan(
     warmup_floor_seconds=0.1,
     extra_seconds=1.0,
 )
-#: On a CPU one call may take half a second, and the suite has some forty rows. A short stage is sampled for as long as a
-#: long one: whatever slows a processor for a tenth of a second would otherwise slow the whole of its row.
+#: On a CPU one call may take half a second, and the suite has some forty rows. A short stage is sampled for as long as
+#: a long one: whatever slows a processor for a tenth of a second would otherwise slow the whole of its row.
 CPU_PLAN = TimingPlan(
     warmup_calls=2,
     warmup_seconds=0.5,
