@@ -21,7 +21,8 @@ TORCH_TYPES: dict[ComputeType, torch.dtype] = {
 COORDINATES = "coordinates"
 #: Stands among what a plan keeps for the picture slice: everything between the picture and the last convolution.
 PICTURE = "picture"
-QuantisedType = Literal["int8"]
+#: int8, or eight-bit floats with three bits of mantissa (E4M3, largest 448).
+QuantisedType = Literal["int8", "fp8"]
 #: How the name of a plan's file ends; a precision of such a name is read from that file.
 PLAN_SUFFIX = ".toml"
 
@@ -113,6 +114,12 @@ PRECISIONS: dict[str, Precision] = {
             name="int8",
             why="fp16-mixed with the convolutions that bear it in eight bits, calibrated on the driving sequence",
             quantise=INT8,
+        ),
+        replace(
+            _MIXED,
+            name="fp8",
+            why="the convolutions of int8 on eight-bit floats instead (E4M3), with the same ranges",
+            quantise=replace(INT8, type="fp8"),
         ),
     )
 }

@@ -121,6 +121,18 @@ def bfloat16_absence(trt: Any) -> str | None:
     return f"TensorRT {version_text(trt)} has no bfloat16: use TensorRT 10 or later"
 
 
+def float8_absence(trt: Any, capability: tuple[int, int]) -> str | None:
+    """Why this generation cannot compute in eight-bit floats on a GPU of this compute capability; None where it can."""
+    # 8.6 has the name without the arithmetic.
+    named_only = flavour(trt) == "tensorrt" and version(trt) < (10, 0)
+    if named_only or not hasattr(trt.DataType, "FP8"):
+        return f"TensorRT {version_text(trt)} has no fp8: use TensorRT 10 or later"
+    if capability < (8, 9):
+        found = f"{capability[0]}.{capability[1]}"
+        return f"fp8 needs a GPU of compute capability 8.9 or later, this one has {found}: use int8"
+    return None
+
+
 def builtin_grid_sample_absence(trt: Any) -> str | None:
     """Why this generation cannot sample a volume by itself; None where it can."""
     first = _VOLUME_SAMPLER[flavour(trt)]

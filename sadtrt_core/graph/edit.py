@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -41,6 +42,13 @@ class GraphBuilder:
         name = self._name("constant")
         numpy_type = helper.tensor_dtype_to_np_dtype(dtype)
         self.initializers.append(numpy_helper.from_array(np.asarray(values).astype(numpy_type), name))
+        return name
+
+    def zeros(self, shape: tuple[int, ...], dtype: int) -> str:
+        """Append an initializer of zeros, of an ONNX element type of one byte that numpy need not know."""
+        name = self._name("zeros")
+        tensor = TensorProto(name=name, data_type=dtype, dims=shape, raw_data=bytes(math.prod(shape)))
+        self.initializers.append(tensor)
         return name
 
 

@@ -13,9 +13,6 @@ from onnx import TensorProto, numpy_helper
 
 from sadtrt_core.graph.edit import FLOAT_TYPES, GraphBuilder, element_types, replace_nodes
 
-#: ONNX Runtime's session entry that leaves quantised operands and their convolution apart. Fused, they would be
-#: computed by integer kernels that saturate on some processors, and rounded once more.
-QUANTISED_AS_DECLARED = ("session.disable_quant_qdq", "1")
 #: Operators that move or choose values without computing new ones: what was rounded stays so.
 # fmt: off
 EXACT = frozenset({

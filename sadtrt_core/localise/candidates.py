@@ -15,7 +15,8 @@ from torch import Tensor
 from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.gridsample import resolve_grid_sample
-from sadtrt_core.graph.rounding import QUANTISED_AS_DECLARED, explicit_rounding
+from sadtrt_core.graph.rounding import explicit_rounding
+from sadtrt_core.graph.session import session_options
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.localise.torch_graph import run_graph
 from sadtrt_core.precision import PRECISIONS, Precision
@@ -149,12 +150,9 @@ class DeviceCandidates(Candidates):
 
 def make_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """A session on ONNX Runtime's CPU provider with as many threads as PyTorch uses."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options = session_options(model)
     # Threads that spin while they wait slow down whoever shares the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry(*QUANTISED_AS_DECLARED)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

@@ -42,8 +42,7 @@ def run_graph(
     device = next(iter(inputs.values())).device
     values: dict[str, Tensor] = dict(inputs)
     for tensor in model.graph.initializer:
-        # A copy, because the bytes belong to the model and are read-only.
-        values[tensor.name] = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(device)
+        values[tensor.name] = _constant(tensor).to(device)
     last = {name: index for index, node in enumerate(model.graph.node) for name in node.input}
     wanted = model.graph.output[0].name
     with torch.inference_mode(), matrix_arithmetic(tf32=False, benchmark=False):
@@ -59,6 +58,13 @@ def run_graph(
                 if name and last[name] == index and name != wanted:
                     values.pop(name, None)
     return values[wanted]
+
+
+def _constant(tensor: TensorProto) -> Tensor:
+    if tensor.data_type == TensorProto.FLOAT8E4M3FN:  # Numpy has no such type.
+        return torch.from_numpy(numpy_helper.to_array(tensor).astype("float32")).to(torch.float8_e4m3fn)
+    # A copy, because the bytes belong to the model and are read-only.
+    return torch.from_numpy(numpy_helper.to_array(tensor).copy())
 
 
 def _integers(tensor: Tensor) -> list[int]:
@@ -156,14 +162,18 @@ def _per_channel(values: Tensor, like: Tensor, attributes: Attributes) -> Tensor
 
 def _quantise(given: list[Tensor], attributes: Attributes) -> Tensor:
     value, scale, zero = given
+    scaled = value / _per_channel(scale, value, attributes)
+    if zero.is_floating_point():  # Eight-bit floats, whose zero point is zero.
+        largest = torch.finfo(zero.dtype).max
+        return scaled.clamp(-largest, largest).to(zero.dtype)
     limits = torch.iinfo(zero.dtype)
-    scaled = (value / _per_channel(scale, value, attributes)).round()  # Ties to even, as ONNX has it.
-    return (scaled + _per_channel(zero, value, attributes)).clamp(limits.min, limits.max).to(zero.dtype)
+    shifted = scaled.round() + _per_channel(zero, value, attributes)  # Ties to even, as ONNX has it.
+    return shifted.clamp(limits.min, limits.max).to(zero.dtype)
 
 
 def _dequantise(given: list[Tensor], attributes: Attributes) -> Tensor:
-    value, scale, zero = given
-    centred = value.to(scale.dtype) - _per_channel(zero, value, attributes).to(scale.dtype)
+    value, scale, zero = (tensor.float() for tensor in given)
+    centred = value - _per_channel(zero, value, attributes)
     return centred * _per_channel(scale, value, attributes)
 
 

@@ -65,7 +65,7 @@ def calibrated(renderer: Renderer, workload: Workload, cache: Path, say: Say = l
         kept = found()
         if kept is not None:
             return kept
-        say(f"calibrating int8 on {len(frames)} frames of {workload.name} on the CPU, once for these weights")
+        say(f"calibrating on {len(frames)} frames of {workload.name} on the CPU, once for these weights")
         started = time.monotonic()
         ranges = measured_ranges(renderer, workload, frames, cache)
         made = Calibration(

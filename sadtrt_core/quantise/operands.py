@@ -19,7 +19,12 @@ from sadtrt_core.precision import QuantisedType
 from sadtrt_core.quantise.calibration import Calibration
 
 #: The ONNX type of the quantised values, and the largest of them that is used.
-_TYPES: dict[QuantisedType, tuple[int, float]] = {"int8": (TensorProto.INT8, 127.0)}
+_TYPES: dict[QuantisedType, tuple[int, float]] = {
+    "int8": (TensorProto.INT8, 127.0),
+    "fp8": (TensorProto.FLOAT8E4M3FN, 448.0),
+}
+#: The first opset, and the file format that came with it, whose QuantizeLinear makes eight-bit floats.
+_FP8_OPSET, _FP8_IR = 19, 9
 CONVOLUTION = "Conv"
 
 
@@ -30,8 +35,10 @@ def quantise_convolutions(
 
     The graph's constants are initializers. A tensor that several of them read is quantised once. Returns the names of
     the nodes that were added. Raises CalibrationError for a convolution without a range, ValueError for a node that is
-    no convolution or whose weights are not a constant.
+    no convolution or whose weights are not a constant. Eight-bit floats raise the graph's opset to 19.
     """
+    if kind == "fp8":
+        _raise_opset(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     quantised: dict[str, tuple[str, str, str]] = {}
     made: list[onnx.NodeProto] = []
@@ -66,9 +73,17 @@ def _quantise(
 ) -> tuple[str, str, str]:
     """The quantised tensor's name, and those of its scale and zero point."""
     scales = builder.constant(scale, TensorProto.FLOAT)
-    zeros = builder.constant(np.zeros_like(scale), _TYPES[kind][0])
+    zeros = builder.zeros(scale.shape, _TYPES[kind][0])
     options: dict[str, Any] = {} if axis is None else {"axis": axis}
     return builder.op("QuantizeLinear", name, scales, zeros, **options), scales, zeros
+
+
+def _raise_opset(model: onnx.ModelProto) -> None:
+    """To the opset of eight-bit floats; the operators of the renderer's graphs mean the same in both."""
+    for opset in model.opset_import:
+        if opset.domain == "" and opset.version < _FP8_OPSET:
+            opset.version = _FP8_OPSET
+    model.ir_version = max(model.ir_version, _FP8_IR)
 
 
 def _channel_scales(weight: np.ndarray, kind: QuantisedType) -> np.ndarray:

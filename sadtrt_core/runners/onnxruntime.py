@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sadtrt_core.graph.pipeline import typed_graph
-from sadtrt_core.graph.rounding import QUANTISED_AS_DECLARED, explicit_rounding
+from sadtrt_core.graph.rounding import explicit_rounding
+from sadtrt_core.graph.session import session_options
 from sadtrt_core.runners.base import Job, StageRunner
 
 
@@ -32,13 +33,9 @@ class OnnxRuntimeRunner(StageRunner):
     def activate(self) -> None:
         job = self.job
         typed = typed_graph(job.renderer, job.stage, job.precision, job.grid_sample, job.cache, job.calibration)
-        graph = onnx.load_from_string(typed)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        options.add_session_config_entry(*QUANTISED_AS_DECLARED)
+        graph = explicit_rounding(onnx.load_from_string(typed))
         self._session = onnxruntime.InferenceSession(
-            explicit_rounding(graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
+            graph.SerializeToString(), session_options(graph), providers=["CPUExecutionProvider"]
         )
 
     def deactivate(self) -> None:

@@ -37,6 +37,10 @@ def tensorrt_absence(job: Job) -> str | None:
         refused = api.bfloat16_absence(trt)
         if refused:
             return refused
+    if job.precision.quantise is not None and job.precision.quantise.type == "fp8":
+        refused = api.float8_absence(trt, torch.cuda.get_device_capability(job.device))
+        if refused:
+            return refused
     return _grid_sample_absence(job, trt)
 
 

@@ -89,16 +89,27 @@ def test_the_generator_and_its_parts_quantise_the_same(seeded_demo, calibration,
     assert scales("keypoints") == set()
 
 
-def test_graphs_are_valid_onnx(seeded_demo, calibration, tmp_path):
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_graphs_are_valid_onnx(seeded_demo, calibration, tmp_path, precision):
     for grid_sample in ("native", "builtin"):
-        graph = typed_graph(seeded_demo, STAGES["motion"], INT8, grid_sample, tmp_path, calibration)
+        how = PRECISIONS[precision]
+        graph = typed_graph(seeded_demo, STAGES["motion"], how, grid_sample, tmp_path, calibration)
         onnx.checker.check_model(onnx.load_from_string(graph), full_check=True)
 
 
-def test_quantised_values_are_those_of_the_definition_in_onnxruntime_and_pytorch(decode, calibration):
-    """One convolution alone, everything else fp32: against rounding its operands by hand."""
+def _int8(value, scale):
+    return (value / scale).round().clamp(-128, 127) * scale
+
+
+def _fp8(value, scale):
+    return (value / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
+
+
+@pytest.mark.parametrize(("kind", "largest", "rounded"), [("int8", 127, _int8), ("fp8", 448, _fp8)])
+def test_quantised_values_are_those_of_the_definition(decode, calibration, kind, largest, rounded):
+    """One convolution alone, everything else fp32: ONNX Runtime and PyTorch against rounding its operands by hand."""
     name = "/decoder/fc/Conv"
-    how = Precision("alone", "float32", "a test", quantise=Quantisation("int8", (name,)))
+    how = Precision("alone", "float32", "a test", quantise=Quantisation(kind, (name,)))
     typed = explicit_rounding(apply_precision(decode, how, calibration))
     cut = onnx.ModelProto()
     cut.CopyFrom(typed)
@@ -110,11 +121,8 @@ def test_quantised_values_are_those_of_the_definition_in_onnxruntime_and_pytorch
     weight, bias = (weights[original.input[i]] for i in (1, 2))
     x = torch.randn(1, weight.shape[1], 64, 64, generator=torch.Generator().manual_seed(0)) * 2
 
-    def rounded(value, scale):
-        return (value / scale).round().clamp(-128, 127) * scale
-
-    per_channel = (weight.abs().flatten(1).amax(1) / 127).reshape(-1, 1, 1, 1)
-    expected = torch.conv2d(rounded(x, 4 / 127), rounded(weight, per_channel), bias, padding=1)
+    per_channel = (weight.abs().flatten(1).amax(1) / largest).reshape(-1, 1, 1, 1)
+    expected = torch.conv2d(rounded(x, np.float32(4 / largest)), rounded(weight, per_channel), bias, padding=1)
     found = make_session(cut).run(None, {"feature_map": x.numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(run_graph(cut, {"feature_map": x}), expected, atol=1e-4, rtol=1e-5)

@@ -64,7 +64,7 @@ def test_without_a_gpu_the_reason_is_the_gpu(seeded_demo: Renderer, tmp_path: Pa
     assert "no CUDA device" in str(tensorrt_absence(make_job(seeded_demo, tmp_path)))
 
 
-TRT_8, TRT_10 = product("tensorrt", "8.6.1"), product("tensorrt", "10.13.3", BF16=1)
+TRT_8, TRT_10 = product("tensorrt", "8.6.1", FP8=1), product("tensorrt", "10.13.3", BF16=1, FP8=1)
 TRT_11 = product("tensorrt", "11.2.0", BF16=1)
 RTX = product("tensorrt_rtx", "1.7.1", BF16=1)
 
@@ -73,6 +73,8 @@ RTX = product("tensorrt_rtx", "1.7.1", BF16=1)
     ("trt", "capability", "job", "reason"),
     [
         (TRT_8, (9, 0), {"precision": "bf16"}, "no bfloat16: use TensorRT 10 or later"),
+        (TRT_8, (9, 0), {"precision": "fp8"}, "TensorRT 8.6.1 has no fp8: use TensorRT 10 or later"),
+        (TRT_10, (8, 6), {"precision": "fp8"}, r"fp8 needs .* 8\.9 or later, this one has 8\.6: use int8"),
         (TRT_10, (9, 0), {"grid_sample": "builtin"}, r"volumes from 11\.2 on: use --grid-sample native or plugin"),
         (RTX, (9, 0), {}, r"does not run on compute capability 9\.0 .*pip install tensorrt"),
         (TRT_10, (9, 0), {"stage": "clip"}, "stage clip has no engine of its own"),
@@ -99,7 +101,9 @@ def test_what_a_machine_lacks_is_said(
     ("trt", "capability", "job"),
     [
         (TRT_8, (9, 0), {"precision": "fp16-mixed"}),
+        (TRT_8, (9, 0), {"precision": "int8"}),
         (TRT_10, (9, 0), {"precision": "bf16"}),
+        (TRT_10, (8, 9), {"precision": "fp8"}),
         (TRT_11, (9, 0), {"grid_sample": "builtin"}),
         (RTX, (12, 0), {"grid_sample": "builtin"}),
         (RTX, (8, 9), {}),
