@@ -102,7 +102,7 @@ def test_sides_are_parsed_with_their_defaults():
         ("pytorch:", "should be runner[:precision[:grid_sample]]"),
         ("pytorch:fp32:native:more", "should be runner[:precision[:grid_sample]]"),
         ("caffe", "runner 'caffe' is not known: expected one of pytorch"),
-        ("pytorch:fp8", "precision 'fp8' is not known"),
+        ("pytorch:fp7", "precision 'fp7' is not known"),
         ("mine.engine", "is no engine of this harness: its name should be stage-precision-sampling-bN-size-digest"),
         ("pytorch:fp32:cubic", "grid sample 'cubic' is not known"),
         ("pytorch:tf32", "pytorch:tf32 cannot run mapping here: TF32 is arithmetic of NVIDIA GPUs"),
