@@ -151,8 +151,7 @@ def test_another_checkout_takes_its_turns_in_a_process_of_its_own(tmp_path):
     found = compare_sides(side, side, CONDITIONS, checkout, 0.2, print)
     outcome = found.latency
     assert found.pictures is None, "mapping makes none"
-    assert outcome.b_ms - outcome.a_ms > 15
-    assert outcome.interval.low > 1
+    assert outcome.b_ms >= 20, "the other checkout's code ran, which sleeps at least so long"
 
 
 def test_a_checkout_that_cannot_take_part_is_named(tmp_path):
