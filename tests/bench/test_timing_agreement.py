@@ -28,14 +28,28 @@ def test_kernels_that_fill_the_call_agree_and_gaps_do_not():
     assert (close["kernels_ms"], close["busy_ms"], close["kernels_a_call"]) == (1.96, 1.96, 2.0)
     assert close["difference_percent"] == pytest.approx(1.531)
     assert "by 2 kernels a call: +1.53%" in close["sentence"]
+    assert close["first_to_last_ms"] == 1.98
     assert not compare_with_kernels("row", [2.1, 2.1], kernels, 2.0)["agrees"]
+
+
+def test_gaps_between_kernels_are_told_from_clocks_that_differ():
+    from timing_agreement import compare_with_kernels
+
+    kernels = [(start, start + 900.0) for start in (0.0, 1000.0, 5000.0, 6000.0)]
+    found = compare_with_kernels("row", [1.91, 1.91], kernels, 1.9)
+    assert (found["agrees"], found["agrees_with_sum"], found["first_to_last_ms"]) == (True, False, 1.9)
+    assert "the clocks agree, the rest are gaps between kernels" in found["sentence"]
+    uneven = compare_with_kernels("row", [1.91, 1.91], kernels[:3], 1.9)
+    assert (uneven["agrees"], uneven["first_to_last_ms"]) == (False, None)
 
 
 def test_kernels_that_overlap_are_told_from_time_that_is_missing():
     from timing_agreement import compare_with_kernels
 
     found = compare_with_kernels("row", [1.0], [(0.0, 800.0), (200.0, 1000.0)], 1.0)
-    assert (found["agrees"], found["kernels_ms"], found["busy_ms"]) == (False, 1.6, 1.0)
+    assert (found["agrees_with_sum"], found["kernels_ms"], found["busy_ms"]) == (False, 1.6, 1.0)
+    assert found["agrees"]
+    assert "the clocks agree, the rest is time in which kernels overlap" in found["sentence"]
 
 
 class Driver:
