@@ -1,7 +1,8 @@
 """Check and time the GridSample3D kernel on the GPU of this machine; needs torch and nvcc, no TensorRT.
 
     python3 plugin/check_on_gpu.py --build --out results/grid-sample        # about a minute on an H200
-    compute-sanitizer python3 plugin/check_on_gpu.py --quick --cases 300    # correctness alone, small cases
+    compute-sanitizer python3 plugin/check_on_gpu.py --quick --cases 80     # correctness alone, small cases
+    python3 plugin/check_on_gpu.py --table results/grid-sample/grid_sample_check.json     # as Markdown; no GPU
 
 Every case is compared with torch.nn.functional.grid_sample in fp64 on the same GPU; --quick computes that on the CPU
 and allocates every tensor by itself, so that under compute-sanitizer hardly anything but the kernel is watched and no
@@ -12,6 +13,7 @@ Exit status: 0 all right, 1 a case failed or a time misses its target, 2 nothing
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -27,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from kernel_calls import call, empty_output, workspace_for
 from sampling_cases import MODES, Case, compared_points, random_cases, reference, to_channels_last, worst_excess
 from sampling_timing import SHAPES, Timing, time_shape
-from sampling_verdict import judge_times, print_times
+from sampling_verdict import judge_times, markdown_table, print_times
 
 from sadtrt_core.engine.plugin_build import build_kernel
 from sadtrt_core.engine.plugin_library import BUILD_FOLDER, PluginError
@@ -140,8 +142,8 @@ def check_special(kernel: SamplingKernel, quick: bool) -> list[str]:
 def check_infinite_features(kernel: SamplingKernel, device: str) -> list[str]:
     """Infinite and undefined features must reach just the samples they reach in PyTorch."""
     failed = []
-    for mode in MODES:
-        volume = torch.randn((1, 9, 4, 5, 6), device=device)
+    for mode, dtype in itertools.product(MODES, (torch.float32, torch.float16)):
+        volume = torch.randn((1, 9, 4, 5, 6), device=device).to(dtype)
         volume[0, ::2, 1, 2, 3] = float("inf")
         volume[0, 1::2, 3, 4, 5] = float("nan")
         case = Case(volume, torch.rand((2, 9, 9, 9, 3), device=device) * 2.6 - 1.3, mode)
@@ -200,6 +202,19 @@ def check_graph(kernel: SamplingKernel) -> list[str]:
     return failed
 
 
+def print_table(path: Path) -> int:
+    """Print the table of a report that an earlier run wrote; 2, with a sentence, where it is none."""
+    try:
+        report = json.loads(path.read_text())
+        rows = [Timing(**row) for row in report["times"]]
+        table = markdown_table(rows, report["copy_bytes_per_second"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"check_on_gpu: {path} is no grid_sample_check.json of this version ({error!r})", file=sys.stderr)
+        return 2
+    print(table)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--build", action="store_true", help="build the kernel library with nvcc first")
@@ -207,7 +222,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=None, help="folder for grid_sample_check.json")
     parser.add_argument("--cases", type=int, default=2400, help="random cases, each in every layout")
     parser.add_argument("--quick", action="store_true", help="small cases and no timing, for compute-sanitizer")
+    parser.add_argument("--table", type=Path, default=None, help="print a grid_sample_check.json as Markdown, and end")
     arguments = parser.parse_args()
+    if arguments.table is not None:
+        return print_table(arguments.table)
     if arguments.quick:
         # Before the first allocation: else tensors are parts of large blocks, and accesses beyond them pass unseen.
         os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"

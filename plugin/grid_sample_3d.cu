@@ -7,7 +7,7 @@
 namespace sadtrt {
 namespace {
 
-// Enough threads to fill the largest GPU there is (132 multiprocessors of 2048): with fewer, channels are split further.
+// Enough threads to fill the largest GPU there is (132 multiprocessors of 2048): with fewer, channels are split more.
 constexpr int64_t kThreadsToFill = 132 * 2048;
 constexpr int64_t kLargestGridYZ = 65535;  // CUDA's limit for the second and third axis of a launch
 
@@ -19,33 +19,52 @@ bool is_nearest(const SadtrtGridSample3D& problem) {
     return problem.interpolation == static_cast<int32_t>(Interpolation::kNearest);
 }
 
-template <typename Feature, typename Offset>
-Kernel choose_kernel(const SadtrtGridSample3D& problem, int channels_a_thread) {
-    const bool nearest = is_nearest(problem);
+// The kernels of one problem: `pack` is null unless the volume is packed first.
+struct Way {
+    Kernel pack, sample;
+};
+
+// How the problem is split into threads.
+struct Split {
+    int channels_a_thread;  // in linear layout
+    bool packs;
+};
+
+template <typename Feature, typename Addressing, int kWidth>
+Way packed_way() {
+    return {pack_volume<Feature, Addressing, kWidth>, trilinear_packed<Feature, Addressing, kWidth>};
+}
+
+template <typename Feature, typename Addressing>
+Way choose_way(const SadtrtGridSample3D& problem, const Split& split) {
     if (problem.layout == SADTRT_CHANNELS_LAST) {
-        return nearest ? nearest_channels_last<Feature, Offset> : trilinear_channels_last<Feature, Offset>;
+        return {nullptr, is_nearest(problem) ? nearest_channels_last<Feature, Addressing>
+                                             : trilinear_channels_last<Feature, Addressing>};
     }
-    if (nearest) {
-        return nearest_linear<Feature, Offset>;
+    if (is_nearest(problem)) {
+        return {nullptr, nearest_linear<Feature, Addressing>};
     }
-    switch (channels_a_thread) {
-        case 4: return trilinear_linear<Feature, Offset, 4>;
-        case 8: return trilinear_linear<Feature, Offset, 8>;
-        default: return trilinear_linear<Feature, Offset, 16>;
+    if (split.packs) {
+        if constexpr (sizeof(Feature) == 2) {
+            if (split.channels_a_thread == 8) {
+                return packed_way<Feature, Addressing, 8>();
+            }
+        }
+        return packed_way<Feature, Addressing, 4>();
+    }
+    switch (split.channels_a_thread) {
+        case 4: return {nullptr, trilinear_linear<Feature, Addressing, 4>};
+        case 8: return {nullptr, trilinear_linear<Feature, Addressing, 8>};
+        default: return {nullptr, trilinear_linear<Feature, Addressing, 16>};
     }
 }
 
-template <typename Feature>
-Kernel choose_kernel(const SadtrtGridSample3D& problem, int channels_a_thread, bool narrow) {
-    return narrow ? choose_kernel<Feature, uint32_t>(problem, channels_a_thread)
-                  : choose_kernel<Feature, int64_t>(problem, channels_a_thread);
-}
-
-Kernel choose_kernel(const SadtrtGridSample3D& problem, int channels_a_thread, bool narrow) {
+template <typename Addressing>
+Way choose_way(const SadtrtGridSample3D& problem, const Split& split) {
     switch (problem.feature_type) {
-        case SADTRT_FLOAT16: return choose_kernel<__half>(problem, channels_a_thread, narrow);
-        case SADTRT_BFLOAT16: return choose_kernel<__nv_bfloat16>(problem, channels_a_thread, narrow);
-        default: return choose_kernel<float>(problem, channels_a_thread, narrow);
+        case SADTRT_FLOAT16: return choose_way<__half, Addressing>(problem, split);
+        case SADTRT_BFLOAT16: return choose_way<__nv_bfloat16, Addressing>(problem, split);
+        default: return choose_way<float, Addressing>(problem, split);
     }
 }
 
@@ -57,55 +76,20 @@ int choose_channels_a_thread(const SadtrtGridSample3D& problem, int64_t points) 
     return problem.channels >= 8 && eight_fill ? 8 : 4;
 }
 
-// Two kernels, the first of which packs the volume, and what they need to know.
-struct PackedWay {
-    Kernel pack, sample;
-    int width, points_steps, samples;
-};
-
-template <typename Feature, typename Offset, int kWidth, int kVoxels, int kSteps, bool kAcross, int kRounds = 1,
-          int kBlocks = 1>
-PackedWay packed_way() {
-    return {pack_volume<Feature, Offset, kWidth, kVoxels>,
-            trilinear_packed<Feature, Offset, kWidth, kVoxels, kSteps, kAcross, kRounds, kBlocks>, kWidth,
-            kAcross ? 1 : kSteps, kRounds * (kAcross ? kSteps : 1)};
+// Channels side by side in a packed volume: vectors of 16 bytes hold four of two voxels, or eight of one.
+int packed_width(const SadtrtGridSample3D& problem) {
+    return problem.feature_type != SADTRT_FLOAT32 && problem.channels > 4 ? 8 : 4;
 }
 
-template <typename Feature>
-PackedWay choose_packed_way(int32_t variant, bool narrow) {
-    if (!narrow) {
-        return packed_way<Feature, int64_t, 4, 1, 1, false>();
+// Measured on an H200: four side by side pay where many points read each voxel, eight where one does.
+bool packing_pays(const SadtrtGridSample3D& problem, int64_t points, int64_t voxels) {
+    if (problem.packing != 0) {
+        return problem.packing == 2;
     }
-    constexpr int kPair = sizeof(Feature) == 2 ? 2 : 1;
-    switch (variant) {
-        case 11: return packed_way<Feature, uint32_t, 4, 1, 2, false>();
-        case 12: return packed_way<Feature, uint32_t, 4, 1, 4, false>();
-        case 13: return packed_way<Feature, uint32_t, 4, 1, 2, true>();
-        case 14: return packed_way<Feature, uint32_t, 4, 1, 4, true>();
-        case 15: return packed_way<Feature, uint32_t, 4, 1, 1, false, 1, 5>();
-        case 16: return packed_way<Feature, uint32_t, 4, 1, 1, false, 4>();
-        case 17: return packed_way<Feature, uint32_t, 4, 1, 1, false, 4, 5>();
-        case 18: return packed_way<Feature, uint32_t, 4, 1, 1, false, 1, 6>();
-        case 25: return packed_way<Feature, uint32_t, 4, kPair, 1, false, 1, 5>();
-        case 26: return packed_way<Feature, uint32_t, 4, kPair, 1, false, 4>();
-        case 27: return packed_way<Feature, uint32_t, 4, kPair, 1, false, 4, 5>();
-        case 28: return packed_way<Feature, uint32_t, 4, kPair, 1, false, 1, 6>();
-        case 20: return packed_way<Feature, uint32_t, 4, kPair, 1, false>();
-        case 21: return packed_way<Feature, uint32_t, 4, kPair, 2, false>();
-        case 23: return packed_way<Feature, uint32_t, 4, kPair, 2, true>();
-        case 30: return packed_way<Feature, uint32_t, 8, 1, 1, false>();
-        case 31: return packed_way<Feature, uint32_t, 8, 1, 2, false>();
-        default: return packed_way<Feature, uint32_t, 4, 1, 1, false>();
-    }
-}
-
-PackedWay choose_packed_way(const SadtrtGridSample3D& problem, bool narrow) {
-    const int32_t variant = problem.variant % 100;
-    switch (problem.feature_type) {
-        case SADTRT_FLOAT16: return choose_packed_way<__half>(variant, narrow);
-        case SADTRT_BFLOAT16: return choose_packed_way<__nv_bfloat16>(variant, narrow);
-        default: return choose_packed_way<float>(variant, narrow);
-    }
+    const int64_t points_a_voxel = points * problem.grid_batch / (voxels * problem.volume_batch);
+    return points_a_voxel >= 4 ? problem.channels >= 3
+                               : points_a_voxel >= 1 && problem.channels % packed_width(problem) == 0 &&
+                                     packed_width(problem) == 8;
 }
 
 // Whether a kernel may begin before the one ahead of it has ended, captured CUDA graphs included.
@@ -121,7 +105,7 @@ bool kernels_may_overlap() {
 struct Launch {
     Kernel kernel;
     dim3 grid, block;
-    bool overlaps = false;  // it may begin before the kernel ahead of it has ended, and waits for it by itself
+    bool overlaps;  // it may begin before the kernel ahead of it has ended, and waits for it by itself
 };
 
 int32_t queue(const Launch& launch, Sampling& sampling, void* stream, char* message, int64_t message_size) {
@@ -146,15 +130,9 @@ int32_t queue(const Launch& launch, Sampling& sampling, void* stream, char* mess
     return static_cast<int32_t>(error);
 }
 
-// Packing pays where many samples read each voxel, or wide vectors at least as many.
-bool packing_pays(const SadtrtGridSample3D& problem, int64_t points, int64_t voxels) {
-    if (problem.packing != 0) {
-        return problem.packing == 2;
-    }
-    if (problem.variant != 0) {
-        return problem.variant % 100 != 1;
-    }
-    return problem.channels >= 3 && points * problem.grid_batch >= 4 * voxels * problem.volume_batch;
+int32_t refuse_launch(int64_t channels, int64_t points, const char* what, char* message, int64_t message_size) {
+    return refuse(message, message_size, "GridSample3D: %lld channels of %lld %s are more than one launch can hold",
+                  static_cast<long long>(channels), static_cast<long long>(points), what);
 }
 
 }  // namespace
@@ -171,9 +149,8 @@ extern "C" int64_t sadtrt_grid_sample_3d_workspace(const SadtrtGridSample3D* pro
     if (!(elements > 0.0 && elements < kMostElements)) {
         return 0;
     }
-    const int64_t feature_bytes = problem->feature_type == SADTRT_FLOAT32 ? 4 : 2;
     const int64_t voxels = problem->depth * problem->height * problem->width * problem->volume_batch;
-    return divide_up(problem->channels, 8) * 8 * voxels * feature_bytes * (problem->variant != 0 ? 2 : 1);
+    return divide_up(problem->channels, packed_width(*problem)) * voxels * 16;
 }
 
 extern "C" int32_t sadtrt_grid_sample_3d(const SadtrtGridSample3D* problem, void* stream, char* message,
@@ -211,15 +188,16 @@ extern "C" int32_t sadtrt_grid_sample_3d(const SadtrtGridSample3D* problem, void
     sampling.height = make_axis(problem->height, align_corners, padding);
     sampling.width = make_axis(problem->width, align_corners, padding);
     sampling.channels = channels;
-    sampling.voxels = problem->depth * problem->height * problem->width;
+    sampling.slice = problem->height * problem->width;
+    sampling.voxels = problem->depth * sampling.slice;
     sampling.points = points;
     sampling.volume_stride = problem->volume_batch == 1 ? 0 : channels * sampling.voxels;
-    sampling.output_stride = channels * points;
-    // One volume for all grids needs no division in the kernel: with a stride of zero any index reads it.
-    sampling.grids_a_volume =
-        problem->volume_batch == 1 ? 1 : static_cast<uint32_t>(problem->grid_batch / problem->volume_batch);
+    const int64_t grids_a_volume = problem->grid_batch / problem->volume_batch;
+    sampling.grids_a_volume = static_cast<uint32_t>(grids_a_volume);
+    sampling.volumes_a_grid = problem->volume_batch == 1 ? 0 : static_cast<uint32_t>(UINT32_MAX / grids_a_volume);
     sampling.padding = padding;
     sampling.has_pairs = problem->depth >= 2 && problem->height >= 2 && problem->width >= 2;
+    sampling.origin_bits = kOriginBits * static_cast<uint32_t>(sampling.slice + problem->width + 1);
     sampling.first_sample = 0;
 
     // 32-bit offsets while every tensor, rounded up to whole blocks and groups, stays below 2^31 elements.
@@ -228,64 +206,54 @@ extern "C" int32_t sadtrt_grid_sample_3d(const SadtrtGridSample3D* problem, void
     const bool narrow = !problem->wide_offsets && most_elements <= INT32_MAX &&
                         (channels + 8) * (sampling.voxels + kThreads) * problem->volume_batch <= INT32_MAX;
 
-    const int channels_a_thread = choose_channels_a_thread(*problem, points);
-    Launch launch = {choose_kernel(*problem, channels_a_thread, narrow), dim3(), dim3(kThreads)};
-    int64_t points_a_block = kThreads;
-    int64_t samples_a_block = 1;
-    int64_t groups = 1;
-    const int64_t needed = sadtrt_grid_sample_3d_workspace(problem);
-    const bool packs = needed > 0 && problem->workspace != nullptr && problem->workspace_bytes >= needed &&
+    const bool plain = narrow && sampling.has_pairs && padding == Padding::kZeros &&
+                       problem->depth <= kLargestPlainSize && problem->height <= kLargestPlainSize &&
+                       problem->width <= kLargestPlainSize && problem->grid_batch * grids_a_volume <= INT32_MAX;
+
+    const int64_t useful = sadtrt_grid_sample_3d_workspace(problem);
+    const bool packs = useful > 0 && problem->workspace != nullptr && problem->workspace_bytes >= useful &&
                        !misaligned(problem->workspace) && sampling.has_pairs &&
                        problem->volume_batch <= kLargestGridYZ && packing_pays(*problem, points, sampling.voxels);
+    const int channels_a_thread = is_nearest(*problem) ? 4
+                                  : packs              ? packed_width(*problem)
+                                                       : choose_channels_a_thread(*problem, points);
+    const Split split = {channels_a_thread, packs};
+    const Way way = plain    ? choose_way<Plain>(*problem, split)
+                    : narrow ? choose_way<Narrow>(*problem, split)
+                             : choose_way<Wide>(*problem, split);
+
+    const bool overlaps = kernels_may_overlap();
+    const int64_t groups = channels_last ? 1 : divide_up(channels, channels_a_thread);
     if (packs) {
-        const PackedWay way = choose_packed_way(*problem, narrow);
-        groups = divide_up(channels, way.width);
-        points_a_block = kThreads * way.points_steps;
-        samples_a_block = way.samples;
-        if (problem->grid_batch / problem->volume_batch % samples_a_block != 0) {
-            return refuse(message, message_size, "variant %d does not fit", problem->variant);
-        }
-        launch.kernel = way.sample;
-        launch.overlaps = problem->variant / 100 != 1 && kernels_may_overlap();
-        Launch pack = {way.pack, dim3(), dim3(kThreads), problem->variant / 100 == 2 && kernels_may_overlap()};
         const int64_t blocks = divide_up(sampling.voxels, kThreads);
         if (groups > kLargestGridYZ || blocks > INT32_MAX) {
-            return refuse(message, message_size, "GridSample3D: %lld channels of %lld voxels are more than one launch can hold",
-                          static_cast<long long>(channels), static_cast<long long>(sampling.voxels));
+            return refuse_launch(channels, sampling.voxels, "voxels", message, message_size);
         }
-        pack.grid = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(groups),
-                         static_cast<unsigned>(problem->volume_batch));
+        const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(groups),
+                        static_cast<unsigned>(problem->volume_batch));
+        const Launch pack = {way.pack, grid, dim3(kThreads), overlaps};
         if (const int32_t failed = queue(pack, sampling, stream, message, message_size)) {
             return failed;
         }
-    } else {
-        launch.overlaps = problem->variant / 100 == 2 && kernels_may_overlap();
     }
-    if (packs) {
-    } else if (channels_last) {
+    Launch launch = {way.sample, dim3(), dim3(kThreads), overlaps};
+    if (channels_last) {
         launch.block.x = static_cast<unsigned>(channels < 32 * kChunk ? channels / kChunk : 32);
         launch.block.y = kThreads / launch.block.x;
-        points_a_block = launch.block.y;
-    } else {
-        groups = divide_up(channels, is_nearest(*problem) ? 4 : channels_a_thread);
     }
-    const int64_t blocks = divide_up(points, points_a_block);
+    const int64_t blocks = divide_up(points, channels_last ? launch.block.y : kThreads);
     if (groups > kLargestGridYZ || blocks > INT32_MAX) {
-        return refuse(message, message_size,
-                      "GridSample3D: %lld channels of %lld sample points are more than one launch can hold",
-                      static_cast<long long>(channels), static_cast<long long>(points));
+        return refuse_launch(channels, points, "sample points", message, message_size);
     }
     launch.grid.x = static_cast<unsigned>(blocks);
     launch.grid.y = static_cast<unsigned>(groups);
-    const int64_t samples_a_launch = kLargestGridYZ * samples_a_block;
-    for (int64_t first = 0; first < problem->grid_batch; first += samples_a_launch) {
+    for (int64_t first = 0; first < problem->grid_batch; first += kLargestGridYZ) {
         const int64_t samples = problem->grid_batch - first;
         sampling.first_sample = static_cast<uint32_t>(first);
-        launch.grid.z = static_cast<unsigned>((samples < samples_a_launch ? samples : samples_a_launch) / samples_a_block);
+        launch.grid.z = static_cast<unsigned>(samples < kLargestGridYZ ? samples : kLargestGridYZ);
         if (const int32_t failed = queue(launch, sampling, stream, message, message_size)) {
             return failed;
         }
-        launch.overlaps = false;
     }
     return 0;
 }

@@ -10,25 +10,6 @@
 
 namespace sadtrt {
 
-// Becomes NaN with the first value that is not finite: one comparison tells for all channels of a thread.
-__device__ __forceinline__ float add_unless_finite(float value, float probe) { return fmaf(value, 0.0f, probe); }
-
-// First elements of the four rows of the pairs, counted on from the element start; scale is elements a voxel.
-template <typename Offset>
-struct Rows {
-    Offset of[4];
-};
-
-template <typename Offset>
-__device__ __forceinline__ Rows<Offset> rows_of(const Point& point, const Sampling& sampling, Offset scale,
-                                                Offset start) {
-    const Offset row = static_cast<Offset>(sampling.width.size) * scale;
-    const Offset slice = static_cast<Offset>(sampling.height.size) * row;
-    const Offset first = start + static_cast<Offset>(point.z.base) * slice + static_cast<Offset>(point.y.base) * row +
-                         static_cast<Offset>(point.x.base) * scale;
-    return {{first, first + row, first + slice, first + slice + row}};
-}
-
 // The rare way: some channels of one point, reading no voxel that PyTorch does not read. Kept out of line, and
 // starting from the coordinates again, so that it costs the usual way neither registers nor instructions.
 template <typename Feature>
@@ -49,65 +30,77 @@ __device__ __noinline__ void sample_exactly(const Sampling& sampling, const floa
     }
 }
 
-// kChannels channels of one point with all loads in flight at once; false when a sum is not finite. Offsets are kept
-// apart from the base pointers until the last moment: 32-bit sums are half the instructions of 64-bit ones.
-template <typename Feature, typename Offset, int kChannels>
-__device__ __forceinline__ bool sample_group(const Sampling& sampling, const Rows<Offset>& rows, Offset output_start,
+// True when all of them are finite: one comparison for all. False may be wrong, near the largest number of fp32.
+template <int kCount>
+__device__ __forceinline__ bool all_finite(const float (&sums)[kCount]) {
+    float total = sums[0];
+#pragma unroll
+    for (int index = 1; index < kCount; ++index) {
+        total += sums[index];
+    }
+    return fabsf(total) < INFINITY;
+}
+
+// kChannels channels of one point with all loads in flight at once; false when a sum is not finite. `voxel` is the
+// first corner in the first channel. Offsets are kept apart from the base pointers until the last moment: 32-bit sums
+// are half the instructions of 64-bit ones.
+template <typename Feature, int kChannels, typename Offset>
+__device__ __forceinline__ bool sample_group(const Sampling& sampling, Offset voxel, Offset output_start,
                                              const CornerWeights& weights) {
     const Feature* volume = static_cast<const Feature*>(sampling.volume);
     Feature* output = static_cast<Feature*>(sampling.output);
+    const Offset row = static_cast<Offset>(sampling.width.size);
+    const Offset slice = static_cast<Offset>(sampling.slice);
+    const Offset rows[] = {voxel, voxel + row, voxel + slice, voxel + slice + row};
     float sums[kChannels];
-    float probe = 0.0f;
 #pragma unroll
     for (int channel = 0; channel < kChannels; ++channel) {
         const Offset channel_start = static_cast<Offset>(channel) * static_cast<Offset>(sampling.voxels);
         sums[channel] = sum_pairs(weights, [&](int z, int y, int x) {
-            const Feature* row = volume + static_cast<Offset>(rows.of[z * 2 + y] + channel_start);
-            return to_float(__ldg(row + x));
+            const Feature* first = volume + static_cast<Offset>(rows[z * 2 + y] + channel_start);
+            return to_float(__ldg(first + x));
         });
-        probe = add_unless_finite(sums[channel], probe);
     }
-    if (probe != 0.0f) {
+    if (!all_finite(sums)) {
         return false;
     }
 #pragma unroll
     for (int channel = 0; channel < kChannels; ++channel) {
-        const Offset channel_start = static_cast<Offset>(channel) * static_cast<Offset>(sampling.points);
-        output[static_cast<Offset>(output_start + channel_start)] = from_float<Feature>(sums[channel]);
+        output[output_start] = from_float<Feature>(sums[channel]);
+        output_start += static_cast<Offset>(sampling.points);
     }
     return true;
 }
 
-template <typename Feature, typename Offset, int kChannels>
+template <typename Feature, typename Addressing, int kChannels>
 __global__ void __launch_bounds__(kThreads) trilinear_linear(const __grid_constant__ Sampling sampling) {
+    using Offset = typename Addressing::Offset;
     wait_for_previous_kernel();
+    let_next_kernel_begin();
     const Offset index = static_cast<Offset>(blockIdx.x) * kThreads + threadIdx.x;
     const Offset points = static_cast<Offset>(sampling.points);
     const Offset voxels = static_cast<Offset>(sampling.voxels);
     if (index >= points) {
         return;
     }
-    const Place<Offset> place = place_of<Offset>(index, sampling);
+    const Place<Offset> place = place_of<Addressing>(index, sampling);
     const Offset first = static_cast<Offset>(blockIdx.y) * kChannels;
     const Offset left = static_cast<Offset>(sampling.channels) - first;
     const Offset volume_start = place.volume + first * voxels;
     const Offset output_start = place.output + first * points + index;
     Offset done = 0;
-    if (sampling.has_pairs) {
-        const Point point = locate(place.coordinates, sampling);
-        const CornerWeights weights = corner_weights(point.z, point.y, point.x);
-        Rows<Offset> rows = rows_of<Offset>(point, sampling, 1, volume_start);
+    if (Addressing::kPlain || sampling.has_pairs) {
+        const Corners<Offset> at = locate_corners<Addressing>(place.coordinates, sampling);
+        const Offset voxel = volume_start + at.voxel;
         if (left >= kChannels) {
-            if (sample_group<Feature, Offset, kChannels>(sampling, rows, output_start, weights)) {
+            if (sample_group<Feature, kChannels>(sampling, voxel, output_start, at.weights)) {
                 return;
             }
         } else {
 #pragma unroll 1
             while (done < left &&
-                   sample_group<Feature, Offset, 1>(sampling, rows, output_start + done * points, weights)) {
-                for (Offset& row : rows.of) {
-                    row += voxels;
-                }
+                   sample_group<Feature, 1>(sampling, static_cast<Offset>(voxel + done * voxels),
+                                            static_cast<Offset>(output_start + done * points), at.weights)) {
                 ++done;
             }
         }
@@ -121,16 +114,18 @@ __global__ void __launch_bounds__(kThreads) trilinear_linear(const __grid_consta
     }
 }
 
-template <typename Feature, typename Offset>
+template <typename Feature, typename Addressing>
 __global__ void __launch_bounds__(kThreads) nearest_linear(const __grid_constant__ Sampling sampling) {
+    using Offset = typename Addressing::Offset;
     wait_for_previous_kernel();
+    let_next_kernel_begin();
     const Offset index = static_cast<Offset>(blockIdx.x) * kThreads + threadIdx.x;
     const Offset points = static_cast<Offset>(sampling.points);
     const Offset voxels = static_cast<Offset>(sampling.voxels);
     if (index >= points) {
         return;
     }
-    const Place<Offset> place = place_of<Offset>(index, sampling);
+    const Place<Offset> place = place_of<Addressing>(index, sampling);
     const int64_t voxel = nearest_voxel<Offset>(place.coordinates, sampling);
     const Feature* volume = static_cast<const Feature*>(sampling.volume) + place.volume;
     Feature* output = static_cast<Feature*>(sampling.output) + (place.output + index);
@@ -159,58 +154,65 @@ __device__ __forceinline__ Chunk<Feature> read_chunk(const Feature* address) {
 }
 
 // blockDim.x lanes walk the chunks of a point, blockDim.y points make a block.
-template <typename Feature, typename Offset>
+template <typename Feature, typename Addressing>
 __global__ void __launch_bounds__(kThreads) trilinear_channels_last(const __grid_constant__ Sampling sampling) {
+    using Offset = typename Addressing::Offset;
     wait_for_previous_kernel();
+    let_next_kernel_begin();
     const Offset index = static_cast<Offset>(blockIdx.x) * blockDim.y + threadIdx.y;
     if (index >= static_cast<Offset>(sampling.points)) {
         return;
     }
     const Offset channels = static_cast<Offset>(sampling.channels);
-    const Place<Offset> place = place_of<Offset>(index, sampling);
-    const Point point = locate(place.coordinates, sampling);
-    const CornerWeights weights = corner_weights(point.z, point.y, point.x);
-    const Rows<Offset> rows = rows_of<Offset>(point, sampling, channels, 0);
-    const Feature* volume = static_cast<const Feature*>(sampling.volume) + place.volume;
+    const Place<Offset> place = place_of<Addressing>(index, sampling);
+    const Corners<Offset> at = locate_corners<Addressing>(place.coordinates, sampling);
+    const Offset row = static_cast<Offset>(sampling.width.size) * channels;
+    const Offset slice = static_cast<Offset>(sampling.slice) * channels;
+    const Feature* volume = static_cast<const Feature*>(sampling.volume);
     Feature* output = static_cast<Feature*>(sampling.output) + (place.output + index * channels);
     for (Offset channel = threadIdx.x * kChunk; channel < channels; channel += blockDim.x * kChunk) {
-        const Feature* first_voxel = volume + channel;
         bool done = false;
-        if (sampling.has_pairs) {
+        if (Addressing::kPlain || sampling.has_pairs) {
+            const Offset corner = place.volume + at.voxel * channels + channel;
             Chunk<Feature> corners[8];
 #pragma unroll
-            for (int corner = 0; corner < 8; ++corner) {
-                corners[corner] = read_chunk(first_voxel + (rows.of[corner >> 1] + (corner & 1) * channels));
+            for (int pair = 0; pair < 4; ++pair) {
+                const Offset first = corner + (pair & 2 ? slice : 0) + (pair & 1 ? row : 0);
+                corners[pair * 2] = read_chunk(volume + first);
+                corners[pair * 2 + 1] = read_chunk(volume + static_cast<Offset>(first + channels));
             }
+            float sums[kChunk];
             Chunk<Feature> result;
-            float probe = 0.0f;
 #pragma unroll
             for (int lane = 0; lane < kChunk; ++lane) {
-                const float sum = sum_pairs(
-                    weights, [&](int z, int y, int x) { return to_float(corners[z * 4 + y * 2 + x].of[lane]); });
-                probe = add_unless_finite(sum, probe);
-                result.of[lane] = from_float<Feature>(sum);
+                sums[lane] = sum_pairs(at.weights, [&](int z, int y, int x) {
+                    return to_float(corners[z * 4 + y * 2 + x].of[lane]);
+                });
+                result.of[lane] = from_float<Feature>(sums[lane]);
             }
-            done = probe == 0.0f;
+            done = all_finite(sums);
             if (done) {
                 *reinterpret_cast<Chunk<Feature>*>(output + channel) = result;
             }
         }
         if (!done) {
-            sample_exactly<Feature>(sampling, place.coordinates, first_voxel, 1, channels, output + channel, 1, kChunk);
+            sample_exactly<Feature>(sampling, place.coordinates, volume + (place.volume + channel), 1, channels,
+                                    output + channel, 1, kChunk);
         }
     }
 }
 
-template <typename Feature, typename Offset>
+template <typename Feature, typename Addressing>
 __global__ void __launch_bounds__(kThreads) nearest_channels_last(const __grid_constant__ Sampling sampling) {
+    using Offset = typename Addressing::Offset;
     wait_for_previous_kernel();
+    let_next_kernel_begin();
     const Offset index = static_cast<Offset>(blockIdx.x) * blockDim.y + threadIdx.y;
     if (index >= static_cast<Offset>(sampling.points)) {
         return;
     }
     const Offset channels = static_cast<Offset>(sampling.channels);
-    const Place<Offset> place = place_of<Offset>(index, sampling);
+    const Place<Offset> place = place_of<Addressing>(index, sampling);
     const int64_t voxel = nearest_voxel<Offset>(place.coordinates, sampling);
     const Feature* volume = static_cast<const Feature*>(sampling.volume) + place.volume;
     Feature* output = static_cast<Feature*>(sampling.output) + (place.output + index * channels);

@@ -24,24 +24,23 @@ def call(
     wide_offsets: bool = False,
     workspace: torch.Tensor | None = None,
     packing: str = "auto",
-    variant: int = 0,
 ) -> None:
     """Queue one sampling on the current stream.
 
     In linear layout volume is (N, C, D, H, W) and output (N*k, C, Do, Ho, Wo); in channels-last layout both end in C
     rounded up to 8, and channels says what C is. workspace is what workspace_for gave, of any type.
     """
-    problem = _problem(volume, grid, mode, layout, channels, channels_per_thread, wide_offsets, packing, variant)
+    problem = _problem(volume, grid, mode, layout, channels, channels_per_thread, wide_offsets, packing)
     stream = torch.cuda.current_stream().cuda_stream
     lent = (0, 0) if workspace is None else (workspace.data_ptr(), workspace.nbytes)
     kernel.launch(problem, volume.data_ptr(), grid.data_ptr(), output.data_ptr(), stream, lent)
 
 
 def workspace_for(
-    kernel: SamplingKernel, volume: torch.Tensor, grid: torch.Tensor, mode: SamplingMode, variant: int = 0
+    kernel: SamplingKernel, volume: torch.Tensor, grid: torch.Tensor, mode: SamplingMode
 ) -> torch.Tensor | None:
     """The workspace that a sampling in linear layout can use, on the volume's device; None where none is of use."""
-    size = kernel.workspace_bytes(_problem(volume, grid, mode, "linear", None, 0, False, "auto", variant))
+    size = kernel.workspace_bytes(_problem(volume, grid, mode, "linear", None, 0, False, "auto"))
     return volume.new_empty(size, dtype=torch.uint8) if size else None
 
 
@@ -54,16 +53,13 @@ def _problem(
     channels_per_thread: int,
     wide_offsets: bool,
     packing: str,
-    variant: int,
 ) -> SamplingProblem:
     if layout == "linear":
         shape = tuple(volume.shape)
     else:
         shape = (volume.shape[0], channels or volume.shape[-1], *volume.shape[1:4])
     name = str(volume.dtype).removeprefix("torch.")
-    return sampling_problem(
-        shape, tuple(grid.shape), mode, name, layout, channels_per_thread, wide_offsets, packing, variant
-    )
+    return sampling_problem(shape, tuple(grid.shape), mode, name, layout, channels_per_thread, wide_offsets, packing)
 
 
 def empty_output(volume: torch.Tensor, grid: torch.Tensor, layout: str = "linear") -> torch.Tensor:

@@ -19,18 +19,32 @@ struct Sampling {
     void* workspace;  // where the packed volume is, for kernels that read one
     Axis depth, height, width;
     int64_t channels;         // linear: channels; channels-last: channels rounded up to chunks
+    int64_t slice;            // height * width
     int64_t voxels;           // depth * height * width
     int64_t points;           // sample points of one grid sample
     int64_t volume_stride;    // from one volume of the batch to the next
-    int64_t output_stride;    // from one grid sample's output to the next
     uint32_t first_sample;    // grid sample of blockIdx.z == 0
     uint32_t grids_a_volume;  // grid samples that share one volume
+    uint32_t volumes_a_grid;  // plain problems: its reciprocal times 2^32, rounded down; 0 where there is one volume
+    uint32_t origin_bits;     // what voxel 0 is in the bits of three plain pairs
     Padding padding;
     bool has_pairs;  // every axis has at least two voxels
 };
 
+// How a kernel counts: Offset holds every element of every tensor. kPlain stands for what the renderer does: trilinear,
+// zeros padding, every axis of 2 to kLargestPlainSize voxels; it is then known at compile time.
+template <typename OffsetType, bool kPlainProblem>
+struct Addressing {
+    using Offset = OffsetType;
+    static constexpr bool kPlain = kPlainProblem;
+};
+using Plain = Addressing<uint32_t, true>;
+using Narrow = Addressing<uint32_t, false>;
+using Wide = Addressing<int64_t, false>;
+
 // On sm_90 and later a kernel may begin while the one before it in the stream still runs, and waits for it by itself
-// before it touches memory. Elsewhere, and without that launch attribute, both do nothing.
+// before it touches what that one reads or writes. Only then does it let the next one begin, which may thus rely on all
+// that came before. Elsewhere, and without that launch attribute, both do nothing.
 __device__ __forceinline__ void let_next_kernel_begin() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -41,7 +55,6 @@ __device__ __forceinline__ void wait_for_previous_kernel() {
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-
 __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
@@ -61,6 +74,17 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float value) 
     return __float2bfloat16_rn(value);
 }
 
+// The volume that a grid sample reads.
+template <typename Addressing>
+__device__ __forceinline__ uint32_t volume_of(uint32_t sample, const Sampling& sampling) {
+    if constexpr (Addressing::kPlain) {
+        // sample / grids_a_volume, exactly while (sample + 1) * grids_a_volume is at most 2^32.
+        return __umulhi(sample + 1, sampling.volumes_a_grid);
+    } else {
+        return sampling.volume_stride == 0 ? 0 : sample / sampling.grids_a_volume;
+    }
+}
+
 // One sample point: its three coordinates, the grid sample it belongs to and the volume that is read.
 template <typename Offset>
 struct Place {
@@ -69,13 +93,14 @@ struct Place {
     Offset output;  // first element of the grid sample's output
 };
 
-template <typename Offset>
+template <typename Addressing, typename Offset = typename Addressing::Offset>
 __device__ __forceinline__ Place<Offset> place_of(Offset index, const Sampling& sampling) {
     const uint32_t sample = sampling.first_sample + blockIdx.z;
-    const uint32_t volume = sampling.grids_a_volume == 1 ? sample : sample / sampling.grids_a_volume;
-    const Offset point = static_cast<Offset>(sample) * static_cast<Offset>(sampling.points) + index;
-    return {sampling.grid + point * 3, static_cast<Offset>(volume) * static_cast<Offset>(sampling.volume_stride),
-            static_cast<Offset>(sample) * static_cast<Offset>(sampling.output_stride)};
+    const Offset volume = static_cast<Offset>(volume_of<Addressing>(sample, sampling));
+    const Offset points = static_cast<Offset>(sampling.points);
+    return {sampling.grid + (static_cast<Offset>(sample) * points + index) * 3,
+            volume * static_cast<Offset>(sampling.volume_stride),
+            static_cast<Offset>(sample) * static_cast<Offset>(sampling.channels) * points};
 }
 
 struct Point {
@@ -96,6 +121,33 @@ __device__ __forceinline__ Point locate(const float* coordinates, const Sampling
         case Padding::kZeros: return locate_with<Padding::kZeros>(x, y, z, sampling);
         case Padding::kBorder: return locate_with<Padding::kBorder>(x, y, z, sampling);
         default: return locate_with<Padding::kReflection>(x, y, z, sampling);
+    }
+}
+
+// The weights of a point's eight voxels, and the first of these voxels.
+template <typename Offset>
+struct Corners {
+    CornerWeights weights;
+    Offset voxel;
+};
+
+template <typename Addressing>
+__device__ __forceinline__ Corners<typename Addressing::Offset> locate_corners(const float* coordinates,
+                                                                               const Sampling& sampling) {
+    using Offset = typename Addressing::Offset;
+    const Offset row = static_cast<Offset>(sampling.width.size);
+    const Offset slice = static_cast<Offset>(sampling.slice);
+    if constexpr (Addressing::kPlain) {
+        const PlainPair x = locate_plain_pair(__ldg(coordinates), sampling.width);
+        const PlainPair y = locate_plain_pair(__ldg(coordinates + 1), sampling.height);
+        const PlainPair z = locate_plain_pair(__ldg(coordinates + 2), sampling.depth);
+        // Modulo 2^32; twice the voxel is below it.
+        return {corner_weights(z, y, x), (z.bits * slice + y.bits * row + x.bits - sampling.origin_bits) >> 1};
+    } else {
+        const Point at = locate(coordinates, sampling);
+        return {corner_weights(at.z, at.y, at.x), static_cast<Offset>(at.z.base) * slice +
+                                                      static_cast<Offset>(at.y.base) * row +
+                                                      static_cast<Offset>(at.x.base)};
     }
 }
 

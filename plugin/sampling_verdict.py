@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sampling_timing import CHANNELS_LAST, LINEAR, SHAPES, Timing
+from sampling_timing import CHANNELS_LAST, LINEAR, SHAPES, WITHOUT_WORKSPACE, Timing
 
 from sadtrt_core.sampling.shapes import SamplingShape
-from sadtrt_core.sampling.torch_forms import strictest_form, times_pytorch
+from sadtrt_core.sampling.torch_forms import TORCH_FORMS, strictest_form, times_pytorch
 
 TARGETS_US = {"16 grids, 4 channels, 256 px": 20.0, "1 grid, 32 channels, 256 px": 10.0}
 """Of the linear layout with fp16 features, by shape."""
 TARGET_OVER_TORCH = 3.0
+LAYOUT_NAMES = {LINEAR: "linear", WITHOUT_WORKSPACE: "linear, no workspace", CHANNELS_LAST: "channels last"}
 
 
 def times_of(rows: list[Timing], shape: str, dtype: str) -> dict[str, Timing]:
@@ -52,6 +53,30 @@ def judge_times(rows: list[Timing], shapes: Sequence[SamplingShape] = SHAPES) ->
                 f"the target is {TARGET_OVER_TORCH:.0f}"
             )
     return failed
+
+
+def markdown_table(rows: list[Timing], rate: float, shapes: Sequence[SamplingShape] = SHAPES) -> str:
+    """plugin/README.md's table: cold times in microseconds, and how many times as fast as each form of PyTorch."""
+    titles = ("shape", "features", "every byte once", "layout", "time", "PyTorch, and how many times as fast")
+    lines = [f"| {' | '.join(titles)} |", "|---|---|--:|---|--:|---|"]
+    for shape in shapes:
+        for dtype in dict.fromkeys(row.dtype for row in rows):
+            times = {name: row.cold_us for name, row in times_of(rows, shape.name, dtype).items()}
+            for ours, layout in LAYOUT_NAMES.items():
+                if ours not in times:
+                    continue
+                limit = times_of(rows, shape.name, dtype)[ours].bytes_moved / rate * 1e6
+                forms = [form.name for form in TORCH_FORMS if form.name in times]
+                theirs = [f"{name} {times[name]:.1f} us: **{times[name] / times[ours]:.2f}**" for name in forms]
+                cells = (
+                    shape.name,
+                    dtype,
+                    f"{limit:.1f} us",
+                    layout,
+                    f"{times[ours]:.1f} us ({limit / times[ours]:.0%})",
+                )
+                lines.append(f"| {' | '.join((*cells, '; '.join(theirs)))} |")
+    return "\n".join(lines)
 
 
 def print_times(rows: list[Timing], rate: float) -> None:

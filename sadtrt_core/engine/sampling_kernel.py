@@ -47,7 +47,6 @@ class SamplingProblem(ctypes.Structure):
         ("channels_per_thread", ctypes.c_int32),
         ("wide_offsets", ctypes.c_int32),
         ("packing", ctypes.c_int32),
-        ("variant", ctypes.c_int32),
     ]
 
 
@@ -78,7 +77,6 @@ def sampling_problem(
     channels_per_thread: int = 0,
     wide_offsets: bool = False,
     packing: str = "auto",
-    variant: int = 0,
 ) -> SamplingProblem:
     """Describe one launch; the pointers are left empty.
 
@@ -110,7 +108,6 @@ def sampling_problem(
         channels_per_thread,
         int(wide_offsets),
         PACKINGS[packing],
-        variant,
     )
 
 

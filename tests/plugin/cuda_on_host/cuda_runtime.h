@@ -30,6 +30,10 @@ T __ldg(const T* address) {
     return *address;
 }
 
+inline uint32_t __umulhi(uint32_t first, uint32_t second) {
+    return static_cast<uint32_t>(static_cast<uint64_t>(first) * second >> 32);
+}
+
 struct __half {
     uint16_t bits;
 };
