@@ -75,14 +75,14 @@ __device__ __forceinline__ bool sample_group(const Sampling& sampling, Offset vo
 template <typename Feature, typename Addressing, int kChannels>
 __global__ void __launch_bounds__(kThreads) trilinear_linear(const __grid_constant__ Sampling sampling) {
     using Offset = typename Addressing::Offset;
-    wait_for_previous_kernel();
-    let_next_kernel_begin();
     const Offset index = static_cast<Offset>(blockIdx.x) * kThreads + threadIdx.x;
     const Offset points = static_cast<Offset>(sampling.points);
     const Offset voxels = static_cast<Offset>(sampling.voxels);
     if (index >= points) {
         return;
     }
+    wait_for_previous_kernel();
+    let_next_kernel_begin();
     const Place<Offset> place = place_of<Addressing>(index, sampling);
     const Offset first = static_cast<Offset>(blockIdx.y) * kChannels;
     const Offset left = static_cast<Offset>(sampling.channels) - first;
@@ -117,14 +117,14 @@ __global__ void __launch_bounds__(kThreads) trilinear_linear(const __grid_consta
 template <typename Feature, typename Addressing>
 __global__ void __launch_bounds__(kThreads) nearest_linear(const __grid_constant__ Sampling sampling) {
     using Offset = typename Addressing::Offset;
-    wait_for_previous_kernel();
-    let_next_kernel_begin();
     const Offset index = static_cast<Offset>(blockIdx.x) * kThreads + threadIdx.x;
     const Offset points = static_cast<Offset>(sampling.points);
     const Offset voxels = static_cast<Offset>(sampling.voxels);
     if (index >= points) {
         return;
     }
+    wait_for_previous_kernel();
+    let_next_kernel_begin();
     const Place<Offset> place = place_of<Addressing>(index, sampling);
     const int64_t voxel = nearest_voxel<Offset>(place.coordinates, sampling);
     const Feature* volume = static_cast<const Feature*>(sampling.volume) + place.volume;
@@ -157,12 +157,12 @@ __device__ __forceinline__ Chunk<Feature> read_chunk(const Feature* address) {
 template <typename Feature, typename Addressing>
 __global__ void __launch_bounds__(kThreads) trilinear_channels_last(const __grid_constant__ Sampling sampling) {
     using Offset = typename Addressing::Offset;
-    wait_for_previous_kernel();
-    let_next_kernel_begin();
     const Offset index = static_cast<Offset>(blockIdx.x) * blockDim.y + threadIdx.y;
     if (index >= static_cast<Offset>(sampling.points)) {
         return;
     }
+    wait_for_previous_kernel();
+    let_next_kernel_begin();
     const Offset channels = static_cast<Offset>(sampling.channels);
     const Place<Offset> place = place_of<Addressing>(index, sampling);
     const Corners<Offset> at = locate_corners<Addressing>(place.coordinates, sampling);
@@ -205,12 +205,12 @@ __global__ void __launch_bounds__(kThreads) trilinear_channels_last(const __grid
 template <typename Feature, typename Addressing>
 __global__ void __launch_bounds__(kThreads) nearest_channels_last(const __grid_constant__ Sampling sampling) {
     using Offset = typename Addressing::Offset;
-    wait_for_previous_kernel();
-    let_next_kernel_begin();
     const Offset index = static_cast<Offset>(blockIdx.x) * blockDim.y + threadIdx.y;
     if (index >= static_cast<Offset>(sampling.points)) {
         return;
     }
+    wait_for_previous_kernel();
+    let_next_kernel_begin();
     const Offset channels = static_cast<Offset>(sampling.channels);
     const Place<Offset> place = place_of<Addressing>(index, sampling);
     const int64_t voxel = nearest_voxel<Offset>(place.coordinates, sampling);

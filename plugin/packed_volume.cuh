@@ -26,13 +26,13 @@ __device__ __forceinline__ void copy_vector(Vector* to, const Vector* from) {
 template <typename Feature, typename Addressing, int kWidth>
 __global__ void __launch_bounds__(kThreads) pack_volume(const __grid_constant__ Sampling sampling) {
     using Offset = typename Addressing::Offset;
-    wait_for_previous_kernel();
-    let_next_kernel_begin();
     const Offset voxel = static_cast<Offset>(blockIdx.x) * kThreads + threadIdx.x;
     const Offset voxels = static_cast<Offset>(sampling.voxels);
     if (voxel >= voxels) {
         return;
     }
+    wait_for_previous_kernel();
+    let_next_kernel_begin();
     const Offset first = static_cast<Offset>(blockIdx.y) * kWidth;
     const Offset left = static_cast<Offset>(sampling.channels) - first;
     const Feature* volume = static_cast<const Feature*>(sampling.volume) +
