@@ -13,7 +13,7 @@ from sadtrt_core.sampling.torch_forms import (
     TILED_BEFORE,
     TORCH_FORMS,
     TorchLaunch,
-    strictest_form,
+    form_of_the_same_result,
 )
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def _samples(form, shape, dtype):
 @pytest.mark.parametrize("shape", [MANY, ONE, SEVERAL], ids=lambda shape: shape.name)
 def test_all_forms_give_the_same_samples_of_the_features_type(shape):
     forms = [form for form in TORCH_FORMS if form.applies(shape, torch.float32)]
-    expected = _samples(strictest_form(shape), shape, torch.float32)
+    expected = _samples(form_of_the_same_result(shape, torch.float32), shape, torch.float32)
     assert len(forms) == {"3 grids": 3, "1 grid": 1, "2 x 2 grids": 2}[shape.name]
     for form in forms:
         assert torch.equal(_samples(form, shape, torch.float32), expected)
@@ -52,5 +52,7 @@ def test_half_features_keep_fp32_coordinates_in_one_form_only():
     assert min(error.values()) > 2e-3
 
 
-def test_the_form_that_a_bound_means_has_the_least_to_do():
-    assert [strictest_form(shape) for shape in (MANY, ONE, SEVERAL)] == [EXPANDED, ONE_GRID, TILED_BEFORE]
+def test_the_form_that_a_bound_means_computes_the_same_with_the_least_to_do():
+    shapes = (MANY, ONE, SEVERAL)
+    assert [form_of_the_same_result(shape, torch.float32) for shape in shapes] == [EXPANDED, ONE_GRID, TILED_BEFORE]
+    assert {form_of_the_same_result(shape, torch.float16) for shape in shapes} == {FP32_COORDINATES}
