@@ -24,10 +24,13 @@ Row = tuple[RunnerKind, Job, RecordKey]
 
 @pytest.fixture
 def row(request: pytest.FixtureRequest, suite: Suite) -> Iterator[Callable[..., Row]]:
-    """A function that gives a row's runner, job and key, or records why it cannot be run and skips the test."""
+    """A function that gives a row's runner, job and key, or records why it cannot be run and skips the test.
+
+    `timed` says that the row is for its latency.
+    """
     looked_up: list[RecordKey] = []
 
-    def look_up(stage: str, runner: str, precision: str, batch: int) -> Row:
+    def look_up(stage: str, runner: str, precision: str, batch: int, timed: bool = False) -> Row:
         kind = runner_named(runner)
         job = suite.job(stage, kind, precision, batch)
         key = suite.key(kind, job)
@@ -36,6 +39,10 @@ def row(request: pytest.FixtureRequest, suite: Suite) -> Iterator[Callable[..., 
             # Compiling eight stages in three precisions takes longer than the rest of the suite.
             asked = "torch-compile" in (request.config.getoption("runner") or ())
             reason = None if asked else "compiling takes minutes on a CPU (--runner torch-compile)"
+        if reason is None and timed and job.precision.quantise is not None and job.device.type == "cpu":
+            asked = precision in (request.config.getoption("precision") or ())
+            words = f"{precision} computes in fp32 on a CPU: its drift means something, its time does not"
+            reason = None if asked else f"{words} (--precision {precision})"
         if reason is not None:
             suite.writer.add(skipped(key, str(reason)))
             pytest.skip(str(reason))

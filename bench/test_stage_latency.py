@@ -18,7 +18,7 @@ from sadtrt_core.suite import BENCHMARK_VERSION, Suite, resources
 def test_stage_latency(
     stage: str, runner: str, precision: str, batch: int, suite: Suite, benchmark: Any, row: Any
 ) -> None:
-    kind, job, key = row(stage, runner, precision, batch)
+    kind, job, key = row(stage, runner, precision, batch, timed=True)
     benchmark.group = f"{stage}, batch {job.batch}"
     # Made before memory is looked at: they are none of the runner's.
     flush, inputs = suite.l2_flush, suite.inputs(job)

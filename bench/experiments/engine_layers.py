@@ -1,4 +1,4 @@
-"""What built engines are made of, and whether anything repeats or copies what their GridSample3D layers read.
+"""What built engines are made of: layers, the types convolutions sum in, and copies before GridSample3D layers.
 
     python bench/experiments/engine_layers.py                           # the cache's generator engines with the plugin
     python bench/experiments/engine_layers.py CACHE/engines/motion-*    # or any others
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.layers import EngineLayer, copies_before, kinds, read_layers
+from sadtrt_core.engine.layers import UNKNOWN, EngineLayer, accumulators, copies_before, kinds, read_layers
 from sadtrt_core.engine.plugin import PLUGIN_NAME, PluginError, PluginLibrary, find_plugin, load_plugin
 from sadtrt_core.records.files import write_atomically
 from sadtrt_core.suite import default_cache
 
 INPUTS = ("volume", "grid")
+_SHOWN_TACTICS = 6
 
 
 def described(layer: EngineLayer) -> str:
@@ -40,6 +41,12 @@ def finding(name: str, layers: tuple[EngineLayer, ...]) -> dict[str, Any]:
         "engine": name,
         "layers": len(layers),
         "kinds": dict(kinds(layers).most_common()),
+        "accumulators": dict(accumulators(layers).most_common()),
+        "convolutions": [
+            {"layer": layer.name, "accumulator": layer.accumulator, "tactic": layer.tactic}
+            for layer in layers
+            if layer.convolves
+        ],
         "samplers": [described(layer) for layer in layers if layer.plugin == PLUGIN_NAME],
         "copies_before": {name: [described(layer) for layer in found] for name, found in before.items()},
         "repeats": [layer.name for found in before.values() for layer in found if layer.repeats],
@@ -49,6 +56,13 @@ def finding(name: str, layers: tuple[EngineLayer, ...]) -> dict[str, Any]:
 def show(found: dict[str, Any]) -> None:
     counts = ", ".join(f"{count} {kind}" for kind, count in found["kinds"].items())
     print(f"{found['engine']}: {found['layers']} layers: {counts}")
+    sums = ", ".join(f"{count} {kind}" for kind, count in found["accumulators"].items())
+    print(f"  convolutions by the type they sum in, as their tactics name it: {sums or 'none'}")
+    untold = sorted({one["tactic"] or "no name" for one in found["convolutions"] if one["accumulator"] == UNKNOWN})
+    for tactic in untold[:_SHOWN_TACTICS]:
+        print(f"    does not tell: {tactic}")
+    if len(untold) > _SHOWN_TACTICS:
+        print(f"    and {len(untold) - _SHOWN_TACTICS} more that do not, in what --out writes")
     for line in found["samplers"]:
         print(f"  sampler: {line}")
     for name, lines in found["copies_before"].items():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import torch
+from ptx_module import PtxModule
 
 #: `%globaltimer` counts nanoseconds, whatever the clocks of the GPU do. The driver compiles this for the GPU it finds.
 PTX = b"""
@@ -29,27 +29,12 @@ again:
 
 
 class SpinKernel:
-    """Loads the kernel into torch's CUDA context of the current device. Raises RuntimeError with the driver's words."""
+    """The kernel in torch's CUDA context of the current device. Raises as PtxModule does."""
 
     def __init__(self, driver: Any = None) -> None:
-        torch.cuda.init()
-        torch.cuda.synchronize()  # Makes the primary context current in this thread.
-        self._driver = driver or ctypes.CDLL("libcuda.so.1")
-        self._module, self._function = ctypes.c_void_p(), ctypes.c_void_p()
-        self._check("cuModuleLoadData", ctypes.byref(self._module), ctypes.c_char_p(PTX))
-        self._check("cuModuleGetFunction", ctypes.byref(self._function), self._module, ctypes.c_char_p(b"spin"))
+        self._module = PtxModule(PTX, driver)
+        self._module.load("spin")
 
     def launch(self, stream: torch.cuda.Stream, nanoseconds: int) -> None:
         """Enqueue one thread that spins for so long."""
-        wanted = ctypes.c_uint64(nanoseconds)
-        # The driver copies the parameters before it returns.
-        parameters = (ctypes.c_void_p * 1)(ctypes.addressof(wanted))
-        sizes = [ctypes.c_uint(size) for size in (1, 1, 1, 1, 1, 1, 0)]
-        self._check("cuLaunchKernel", self._function, *sizes, ctypes.c_void_p(stream.cuda_stream), parameters, None)
-
-    def _check(self, name: str, *arguments: Any) -> None:
-        code = int(getattr(self._driver, name)(*arguments))
-        if code:
-            words = ctypes.c_char_p()
-            self._driver.cuGetErrorString(ctypes.c_int(code), ctypes.byref(words))
-            raise RuntimeError(f"{name} failed with error {code}: {(words.value or b'unknown').decode()}")
+        self._module.launch("spin", stream, nanoseconds)
