@@ -41,3 +41,14 @@ def test_a_wrong_option_is_one_sentence(tmp_path: Path, options: tuple[str, ...]
     assert text.count(words) == 1
     assert len(text.splitlines()) < 25
     assert not (tmp_path / "results").exists()
+
+
+def test_eight_bits_are_timed_on_a_cpu_only_when_asked_for_by_name(tmp_path: Path) -> None:
+    narrow = ("--device", "cpu", "--stage", "mapping", "--runner", "onnxruntime", "-rs", "-k", "int8")
+    code, text = run_suite(tmp_path / "all", *narrow)
+    assert code == pytest.ExitCode.OK
+    assert "int8 computes in fp32 on a CPU" in text
+    assert "1 skipped" in text
+    code, text = run_suite(tmp_path / "named", *narrow, "--precision", "int8")
+    assert code == pytest.ExitCode.OK
+    assert "1 passed" in text
