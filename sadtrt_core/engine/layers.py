@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,23 @@ from sadtrt_core.engine.tensorrt_api import create_runtime
 _COPYING_KINDS = re.compile(r"reformat|shuffle|slice|copy|concat|tile|expand|noop|identity|gather|cast", re.IGNORECASE)
 #: The same in names, which come from the graph's nodes: whole words, since fused layers join the names of several.
 _COPYING_NAMES = re.compile(r"(?<![a-z])(tile|expand|repeat|reformat|copy)", re.IGNORECASE)
+_CONVOLUTION = re.compile(r"conv|fprop", re.IGNORECASE)
+_TYPE = r"(?:tf32|bf16|f16|f32|f64|i8|u8|i32|e4m3|e5m2)"
+#: How tactics name their accumulator, the first that fits: xmma kernels give two operands, result and accumulator, and
+#: the epilogue (f16f16_f16f32_f32); those for CUDA cores say Accfloat; older ones begin the matrix instruction's size,
+#: or the library's name, with h, s or i (h16816cudnn, scudnn).
+_ACCUMULATORS = (
+    re.compile(rf"(?<![a-z0-9]){_TYPE}{_TYPE}_{_TYPE}({_TYPE})_{_TYPE}(?![a-z0-9])", re.IGNORECASE),
+    re.compile(r"_acc(float|half|int32)", re.IGNORECASE),
+    re.compile(r"(?<![a-z])([hsi])(?=884|1688|8816|16816|16832|cudnn|gemm)", re.IGNORECASE),
+)
+_ACCUMULATOR_TYPES = {
+    "float16": ("f16", "half", "h"),
+    "float32": ("f32", "float", "s"),
+    "float64": ("f64",),
+    "int32": ("i32", "int32", "i"),
+}
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -33,13 +50,29 @@ class LayerTensor:
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """One layer; `plugin` is the plugin's name, empty for TensorRT's own layers."""
+    """One layer; `plugin` is the plugin's name, empty for TensorRT's own layers.
+
+    `tactic` names the kernel, or is its number where the inspector gives no name; empty where it gives neither.
+    """
 
     name: str
     kind: str
     plugin: str
     inputs: tuple[LayerTensor, ...]
     outputs: tuple[LayerTensor, ...]
+    tactic: str = ""
+
+    @property
+    def convolves(self) -> bool:
+        """Whether its kind or its tactic is a convolution's."""
+        return not self.plugin and bool(_CONVOLUTION.search(self.kind) or _CONVOLUTION.search(self.tactic))
+
+    @property
+    def accumulator(self) -> str:
+        """The type its sums are kept in, as far as its tactic's name tells; else UNKNOWN."""
+        matches = (pattern.search(self.tactic) for pattern in _ACCUMULATORS)
+        word = next((match.group(1).lower() for match in matches if match), "")
+        return next((name for name, words in _ACCUMULATOR_TYPES.items() if word in words), UNKNOWN)
 
     @property
     def copies(self) -> bool:
@@ -80,9 +113,16 @@ def parse_layers(text: str) -> tuple[EngineLayer, ...]:
             plugin=str(layer.get("PluginType", "")),
             inputs=_tensors(layer.get("Inputs", [])),
             outputs=_tensors(layer.get("Outputs", [])),
+            tactic=_tactic(layer),
         )
         for layer in layers
     )
+
+
+def _tactic(layer: Mapping[str, Any]) -> str:
+    # Spelled with a small or a capital letter; some layers have only a number, which may come as one.
+    found = {key.lower(): str(value).strip() for key, value in layer.items() if key.lower().startswith("tactic")}
+    return found.get("tacticname") or found.get("tacticvalue") or found.get("tactic") or ""
 
 
 def _tensors(entries: Sequence[Any]) -> tuple[LayerTensor, ...]:
@@ -100,6 +140,11 @@ def _tensors(entries: Sequence[Any]) -> tuple[LayerTensor, ...]:
 def kinds(layers: Sequence[EngineLayer]) -> Counter[str]:
     """How many layers there are of each kind; plugins by their own name."""
     return Counter(layer.plugin or layer.kind for layer in layers)
+
+
+def accumulators(layers: Sequence[EngineLayer]) -> Counter[str]:
+    """How many convolutions keep their sums in which type."""
+    return Counter(layer.accumulator for layer in layers if layer.convolves)
 
 
 def copies_before(layers: Sequence[EngineLayer], plugin: str, position: int) -> tuple[EngineLayer, ...]:

@@ -1,4 +1,4 @@
-"""An engine's layers as its inspector tells them: what repeats a sampler's volume is found, what computes is not."""
+"""An engine's layers as its inspector tells them: what repeats a volume, and the types convolutions sum in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sadtrt_core.engine.layers import copies_before, kinds, parse_layers
+from sadtrt_core.engine.layers import accumulators, copies_before, kinds, parse_layers
 
 
 def tensor(name, *shape, kind="Row major linear FP16 format"):
@@ -60,3 +60,41 @@ def test_control_characters_in_names_are_read_and_bare_names_refused():
     assert parse_layers(text)[0].name == "/compress\x1f/Conv"
     with pytest.raises(RuntimeError, match="without detailed profiling verbosity"):
         parse_layers('{"Layers": ["/compress/Conv"]}')
+
+
+XMMA = "sm80_xmma_fprop_implicit_gemm_{}_nhwckrsc_nhwc_tilesize128x64x32_stage3_warpsize2x2x1_g1_tensor16x8x16_t1r3s3"
+
+
+@pytest.mark.parametrize(
+    ("tactic", "accumulator"),
+    [
+        ({"TacticName": XMMA.format("f16f16_f16f16_f16")}, "float16"),
+        ({"TacticName": XMMA.format("f16f16_f16f32_f32"), "TacticValue": "0x11bde0e1d9f2f35d"}, "float32"),
+        ({"tacticName": XMMA.format("indexed_wo_smem_tf32tf32_tf32f32_f32")}, "float32"),
+        ({"TacticName": XMMA.format("interleaved_i8f32_i8i32_f32")}, "int32"),
+        ({"TacticValue": XMMA.format("f16f16_f16f16_f16")}, "float16"),
+        ({"TacticName": "turing_h1688cudnn_256x64_ldg8_relu_exp_small_nhwc_tn_v1"}, "float16"),
+        ({"TacticName": "ampere_fp16_s16816cudnn_fp16_128x64_ldg8_f2f_exp_small_nhwc_tn_v1"}, "float32"),
+        ({"TacticName": "sm50_xmma_conv_fprop_fused_conv_act_fp32_NCHW_fp32_KCRS_fp32_Accfloat_1_1_cC1"}, "float32"),
+        ({"TacticName": "", "TacticValue": "0xf16f32"}, "unknown"),
+        ({"TacticValue": 1002}, "unknown"),
+        ({"TacticName": None}, "unknown"),
+        ({}, "unknown"),
+    ],
+)
+def test_the_type_a_convolution_sums_in_is_read_from_its_tactics_name(tactic, accumulator):
+    (one,) = engine({**CONVOLUTION, **tactic})
+    assert one.accumulator == accumulator
+
+
+def test_only_convolutions_are_counted_by_accumulator():
+    half, single = ({"TacticName": XMMA.format(types)} for types in ("f16f16_f16f16_f16", "f16f16_f16f32_f32"))
+    layers = engine(
+        {**CONVOLUTION, **half},
+        {**CONVOLUTION, **half, "LayerType": "CaskFusedThing"},
+        {**CONVOLUTION, **single},
+        CONVOLUTION,
+        layer("Reformat", "a copy", [SHARED], TILED, TacticValue="0x3e8"),
+        sampler(SHARED),
+    )
+    assert accumulators(layers) == {"float16": 2, "float32": 1, "unknown": 1}
