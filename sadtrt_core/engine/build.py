@@ -21,7 +21,7 @@ from sadtrt_core.engine.constraints import (
     network_form,
 )
 from sadtrt_core.engine.fixed_shapes import fix_shapes
-from sadtrt_core.engine.quantised import QuantisedForm, is_quantised
+from sadtrt_core.engine.quantised import is_quantised
 from sadtrt_core.graph.instancenorm import decompose_instance_norm
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
@@ -73,7 +73,6 @@ def build_engine(
     options: BuildOptions,
     timing_cache: bytes = b"",
     has_plugin: bool = False,
-    quantised_form: QuantisedForm | None = None,
     say: Say = lambda line: None,
     progress: api.Progress = lambda phase, fraction: None,
 ) -> BuiltEngine:
@@ -81,8 +80,7 @@ def build_engine(
 
     `label` names the engine in errors. `has_plugin` says that the plugin library is loaded. A timing cache that
     TensorRT refuses, or that breaks the build, is left out and that is said. On 8.6 the graph's types become layer
-    precisions; where no tactic obeys all of them, only the float32 ones are kept, and that is noted. `quantised_form`
-    is how 8.6 is given a quantised graph, for experiments.
+    precisions; where no tactic obeys all of them, only the float32 ones are kept, and that is noted.
 
     Raises EngineBuildError.
     """
@@ -93,8 +91,6 @@ def build_engine(
     pinned: tuple[Pinned | None, ...] = (None,)
     if not api.strongly_typed(trt) and has_low_precision(model):
         pinned = ("every layer", "float32 layers")
-        if quantised_form is not None and quantised_form.others == "float32 layers":
-            pinned = ("float32 layers",)
     # Without the cache before with looser types: a refused cache is the likelier cause.
     attempts = [(pinned[0], timing_cache), *((pins, b"") for pins in (pinned if timing_cache else pinned[1:]))]
     failure = ""
@@ -106,7 +102,7 @@ def build_engine(
                 else f"with the types of the {pins} pinned and no others"
             )
             say(f"{label}: the build failed ({failure}); trying again {how}")
-        attempt = _Attempt(trt, model, label, tf32, options, pins, quantised_form, cache, say, progress)
+        attempt = _Attempt(trt, model, label, tf32, options, pins, cache, say, progress)
         plan = attempt.run()
         if plan is not None:
             notes = attempt.notes(plan, looser=pins != pinned[0])
@@ -152,7 +148,6 @@ class _Attempt:
         tf32: bool,
         options: BuildOptions,
         pinned: Pinned | None,
-        quantised_form: QuantisedForm | None,
         timing_cache: bytes,
         say: Say,
         progress: api.Progress,
@@ -160,7 +155,7 @@ class _Attempt:
         self._trt, self._model, self._label = trt, model, label
         self._parsed, self._types = model, dict[str, "int | None"]()
         if not api.strongly_typed(trt):
-            self._parsed, self._types = network_form(model, quantised_form)
+            self._parsed, self._types = network_form(model)
         self._tf32, self._options, self._pinned = tf32, options, pinned
         self._say, self._progress = say, progress
         self._layers_pinned = 0

@@ -15,14 +15,7 @@ from typing import Any, Literal
 import onnx
 from onnx import TensorProto
 
-from sadtrt_core.engine.quantised import (
-    QuantisedForm,
-    free_tensors,
-    is_quantised,
-    quantised_convolutions,
-    quantised_sources,
-    without_casts,
-)
+from sadtrt_core.engine.quantised import free_tensors, is_quantised, without_casts
 from sadtrt_core.engine.tensorrt_api import create_runtime
 from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
 
@@ -62,20 +55,13 @@ def has_low_precision(model: onnx.ModelProto) -> bool:
     return any(kind in FLOAT_TYPES and kind != TensorProto.FLOAT for kind in element_types(model).values())
 
 
-def network_form(
-    model: onnx.ModelProto, form: QuantisedForm | None = None
-) -> tuple[onnx.ModelProto, dict[str, int | None]]:
+def network_form(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, int | None]]:
     """The graph that 8.6 parses, and the types for `constrain_layers`; a quantised graph is rewritten for it."""
     types = arithmetic_types(model)
     if not is_quantised(model):
         return model, types
-    form = form or QuantisedForm()
     types.update(dict.fromkeys(free_tensors(model)))
-    if form.sources == "free":
-        types.update(dict.fromkeys(quantised_sources(model)))
-    if form.convolutions == "pinned":
-        types.update(dict.fromkeys(quantised_convolutions(model), TensorProto.INT8))
-    return (model, types) if form.casts else without_casts(model, types)
+    return without_casts(model, types)
 
 
 def constrain_layers(trt: Any, network: Any, types: Mapping[str, int | None], pinned: Pinned) -> int:
@@ -96,8 +82,6 @@ def constrain_layers(trt: Any, network: Any, types: Mapping[str, int | None], pi
 
 
 def _pin(trt: Any, layer: Any, kind: int, pinned: Pinned) -> bool:
-    if kind == TensorProto.INT8:
-        return _pin_quantised(trt, layer, pinned)
     if kind not in (TensorProto.FLOAT, TensorProto.FLOAT16):
         raise ValueError(f"layer {layer.name}: {TensorProto.DataType.Name(kind)} cannot be a layer precision here")
     if pinned == "float32 layers" and kind != TensorProto.FLOAT:
@@ -119,14 +103,6 @@ def _pin(trt: Any, layer: Any, kind: int, pinned: Pinned) -> bool:
         layer.precision = target
     for i in outputs:
         layer.set_output_type(i, target)
-    return True
-
-
-def _pin_quantised(trt: Any, layer: Any, pinned: Pinned) -> bool:
-    """A convolution in eight bits; what it puts out stays the builder's choice."""
-    if pinned == "float32 layers" or layer.type.name != "CONVOLUTION":
-        return False
-    layer.precision = trt.int8
     return True
 
 

@@ -8,8 +8,6 @@ types, and the types that the graph declares become layer precisions all the sam
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import onnx
 from onnx import TensorProto, numpy_helper
@@ -21,32 +19,9 @@ _PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu"})
 
 
-@dataclass(frozen=True)
-class QuantisedForm:
-    """How a quantised graph is given to a builder that chooses types itself.
-
-    `casts` leaves the graph's casts between float types where they are. `convolutions` says whether the quantised ones
-    are left to the builder or pinned to eight bits as well, `sources` the same of the layers whose results are
-    quantised, `others` which of the other layers are pinned.
-    """
-
-    casts: bool = False
-    convolutions: Literal["free", "pinned"] = "free"
-    sources: Literal["free", "pinned"] = "pinned"
-    others: Literal["every layer", "float32 layers"] = "every layer"
-
-
 def is_quantised(model: onnx.ModelProto) -> bool:
     """Whether any tensor of the graph is quantised."""
     return any(node.op_type in _PAIR for node in model.graph.node)
-
-
-def quantised_convolutions(model: onnx.ModelProto) -> frozenset[str]:
-    """Names of the tensors that convolutions with quantised operands make."""
-    dequantised = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    return frozenset(
-        node.output[0] for node in model.graph.node if node.op_type == "Conv" and node.input[0] in dequantised
-    )
 
 
 def free_tensors(model: onnx.ModelProto) -> frozenset[str]:
@@ -67,24 +42,12 @@ def free_tensors(model: onnx.ModelProto) -> frozenset[str]:
         return found
 
     free = {name for node in model.graph.node if node.op_type in _PAIR for name in node.output}
-    for made in quantised_convolutions(model):
+    for made in [node.output[0] for node in model.graph.node if node.op_type == "Conv" and node.input[0] in free]:
         free.add(made)
         for kind, reader in behind_casts(made):
             if kind in _ACTIVATIONS and any(after == "QuantizeLinear" for after, _ in behind_casts(reader.output[0])):
                 free.add(reader.output[0])
     return frozenset(free)
-
-
-def quantised_sources(model: onnx.ModelProto) -> frozenset[str]:
-    """Names of the tensors that are quantised, and of those they are cast from."""
-    made = {name: node for node in model.graph.node for name in node.output}
-    found: set[str] = set()
-    for node in model.graph.node:
-        name = node.input[0] if node.op_type == "QuantizeLinear" else ""
-        while name in made:
-            found.add(name)
-            name = made[name].input[0] if made[name].op_type == "Cast" else ""
-    return frozenset(found)
 
 
 def without_casts(

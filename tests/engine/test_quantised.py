@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from sadtrt_core.engine.constraints import arithmetic_types, kept_names, network_form
 from sadtrt_core.engine.fixed_shapes import fix_shapes
-from sadtrt_core.engine.quantised import QuantisedForm, free_tensors, is_quantised
+from sadtrt_core.engine.quantised import free_tensors, is_quantised
 from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
 from sadtrt_core.graph.export import export_stage
 from sadtrt_core.graph.instancenorm import decompose_instance_norm
@@ -73,22 +73,13 @@ def test_quantised_convolutions_and_their_activations_are_left_to_the_builder(ty
     assert {types[name] for node, name in made.items() if "quantizelinear" in node.casefold()} <= {None}
     assert types[made["/decoder/conv_img/Conv"]] == TensorProto.FLOAT16
     assert types[made["/decoder/LeakyRelu"]] == TensorProto.FLOAT16
+    assert types[made["/decoder/fc/Conv"]] is None
+    assert types[made["/decoder/G_middle_0/LeakyRelu"]] == TensorProto.FLOAT16, "what is quantised stays half itself"
     assert types["prediction"] == TensorProto.FLOAT, "the picture is kept"
 
 
 def test_free_tensors_are_not_counted_as_kept_in_float32(typed):
     assert not kept_names(typed) & free_tensors(typed)
-
-
-def test_the_forms_of_the_experiment(typed):
-    same, types = network_form(typed, QuantisedForm(casts=True, convolutions="pinned"))
-    assert same is typed
-    convolution = outputs_of(typed)["/decoder/fc/Conv"]
-    assert types[convolution] == TensorProto.INT8
-    assert network_form(typed)[1][convolution] is None
-    activation = outputs_of(typed)["/decoder/G_middle_0/LeakyRelu"]
-    assert network_form(typed, QuantisedForm(sources="free"))[1][activation] is None
-    assert network_form(typed)[1][activation] == TensorProto.FLOAT16
 
 
 def test_a_graph_without_quantisation_is_given_as_it_is(graph):

@@ -1,11 +1,10 @@
-"""In which form does TensorRT 8.6 build the fastest int8 engine, and what does each group of convolutions cost?
+"""What does each group of convolutions buy and cost in int8?
 
-    python bench/experiments/int8_forms.py --weights fitted --optimization-level 1 --out int8_forms.json
+    python bench/experiments/int8_groups.py --weights fitted --optimization-level 1 --out int8_groups.json
 
-Builds the generator of `fp16-mixed` and, beside it, quantised ones that differ in how the builder is given the graph
-and in which convolutions are quantised; each in a process of its own, several at a time. Then each engine is timed by
-itself and its pictures are compared with PyTorch's. A line is printed for whatever is finished. Later generations
-take the types from the graph: there the forms are one and only the groups differ.
+Builds the generator of `fp16-mixed` and, beside it, quantised ones that differ in which convolutions are quantised;
+each in a process of its own, several at a time. Then each engine is timed by itself and its pictures are compared with
+PyTorch's. A line is printed for whatever is finished.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,10 @@ from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuildOptions, EngineBuildError, build_engine
 from sadtrt_core.engine.layers import read_layers
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin
-from sadtrt_core.engine.quantised import QuantisedForm
 from sadtrt_core.engine.session import EngineSession
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.measure.drift import measure_drift
-from sadtrt_core.precision import INT8, PRECISIONS, Precision, Quantisation
+from sadtrt_core.precision import INT8, PRECISIONS, Quantisation
 from sadtrt_core.stages import STAGES
 from sadtrt_core.suite import Suite, SuiteOptions, default_cache
 
@@ -42,43 +40,23 @@ HOURGLASS = "/dense_motion_network/hourglass/*"
 MASK = "/dense_motion_network/mask/*"
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One engine to try; `quantise` None is fp16-mixed itself."""
-
-    quantise: Quantisation | None
-    form: QuantisedForm = field(default_factory=QuantisedForm)
-
-    @property
-    def precision(self) -> Precision:
-        return replace(PRECISIONS["fp16-mixed"], name="candidate", quantise=self.quantise)
-
-
 def _group(*nodes: str, spare: tuple[str, ...] = INT8.spare) -> Quantisation:
     return Quantisation("int8", nodes, spare)
 
 
-CANDIDATES: dict[str, Candidate] = {
-    "fp16-mixed": Candidate(None),
-    # How the builder is given the same graph.
-    "int8": Candidate(INT8),
-    "int8, convolutions pinned": Candidate(INT8, QuantisedForm(convolutions="pinned")),
-    "int8, sources free": Candidate(INT8, QuantisedForm(sources="free")),
-    "int8, with casts": Candidate(INT8, QuantisedForm(casts=True)),
-    "int8, with casts, convolutions pinned": Candidate(INT8, QuantisedForm(casts=True, convolutions="pinned")),
-    "int8, only float32 layers pinned": Candidate(INT8, QuantisedForm(others="float32 layers")),
-    # Which convolutions are quantised.
-    "decoder": Candidate(_group("/decoder/*")),
-    "decoder, middle blocks": Candidate(_group("/decoder/G_middle_?/*")),
-    "decoder, middle main": Candidate(_group("/decoder/G_middle_?/conv_?/*")),
-    "decoder, modulation": Candidate(_group("/decoder/*/norm_?/*")),
-    "decoder, everything": Candidate(_group("/decoder/*", spare=())),
-    "hourglass": Candidate(_group(HOURGLASS)),
-    "hourglass, everything": Candidate(_group(HOURGLASS, spare=())),
-    "mask": Candidate(_group(MASK)),
-    "int8 and mask": Candidate(_group(*INT8.nodes, MASK)),
-    "everything": Candidate(_group("*", spare=())),
-    "everything, only float32 layers pinned": Candidate(_group("*", spare=()), QuantisedForm(others="float32 layers")),
+#: What is quantised in each engine; None is fp16-mixed itself.
+GROUPS: dict[str, Quantisation | None] = {
+    "fp16-mixed": None,
+    "int8": INT8,
+    "decoder, middle blocks": _group("/decoder/G_middle_?/*"),
+    "decoder, middle main": _group("/decoder/G_middle_?/conv_?/*"),
+    "decoder, modulation": _group("/decoder/*/norm_?/*"),
+    "decoder, everything": _group("/decoder/*", spare=()),
+    "hourglass": _group(HOURGLASS),
+    "hourglass, everything": _group(HOURGLASS, spare=()),
+    "mask": _group(MASK),
+    "int8 and mask": _group(*INT8.nodes, MASK),
+    "everything": _group("*", spare=()),
 }
 
 
@@ -98,7 +76,6 @@ def build_one(task: Path) -> int:
             tf32=False,
             options=BuildOptions(optimization_level=given["level"]),
             has_plugin=given["plugin"],
-            quantised_form=QuantisedForm(**given["form"]),
         )
     except EngineBuildError as error:
         print(error, file=sys.stderr)
@@ -108,7 +85,7 @@ def build_one(task: Path) -> int:
     return 0
 
 
-class Forms:
+class Groups:
     """The experiment on one suite; engines and graphs lie in `folder`."""
 
     def __init__(self, suite: Suite, folder: Path, level: int, limit: float) -> None:
@@ -120,7 +97,7 @@ class Forms:
         print(f"{time.monotonic() - self.started:6.1f} s  {text}", flush=True)
 
     def build(self, names: Iterable[str], jobs: int) -> list[str]:
-        """Build the candidates; the names of those that have an engine."""
+        """Build the engines; the names of those that have an engine."""
         with ThreadPoolExecutor(jobs) as pool:
             # The first builds begin while the graphs of the others are still written.
             waiting = {pool.submit(self._build, self._task(index, name)): name for index, name in enumerate(names)}
@@ -131,11 +108,11 @@ class Forms:
         return [name for name in waiting.values() if "failure" not in self.findings[name]]
 
     def _task(self, index: int, name: str) -> Path:
-        candidate, suite = CANDIDATES[name], self.suite
-        stage = STAGES["generator"]
-        calibration = suite.calibration if candidate.quantise is not None else None
+        quantise, suite = GROUPS[name], self.suite
+        stage, precision = STAGES["generator"], replace(PRECISIONS["fp16-mixed"], name="group", quantise=quantise)
+        calibration = suite.calibration if quantise is not None else None
         cache = suite.options.cache
-        graph = typed_graph(suite.renderer, stage, candidate.precision, suite.grid_sample, cache, calibration)
+        graph = typed_graph(suite.renderer, stage, precision, suite.grid_sample, cache, calibration)
         task = self.folder / f"{index}.json"
         task.with_suffix(".onnx").write_bytes(graph)
         shapes = {spec.name: spec.batched(1) for spec in stage.inputs(suite.renderer.config)}
@@ -145,7 +122,6 @@ class Forms:
             "plugin": suite.grid_sample == "plugin",
             "shapes": shapes,
             "level": self.level,
-            "form": asdict(candidate.form),
         }
         task.write_text(json.dumps(description))
         return task
@@ -231,7 +207,7 @@ def main() -> int:
     parser.add_argument("--grid-sample", default="auto", choices=("auto", "plugin", "native", "builtin"))
     parser.add_argument("--optimization-level", type=int, default=1, choices=range(6))
     parser.add_argument("--cache", type=Path, default=default_cache(), help="as the suite's")
-    parser.add_argument("--only", action="append", choices=CANDIDATES, help="only these candidates")
+    parser.add_argument("--only", action="append", choices=GROUPS, help="only these engines")
     parser.add_argument("--jobs", type=int, default=16, help="engines built at the same time")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds that a build may take")
     parser.add_argument("--frames", type=int, default=8, help="frames that pictures are compared on")
@@ -245,20 +221,20 @@ def main() -> int:
         print(trt.reason if isinstance(trt, api.Absent) else "the engines are built and timed on an NVIDIA GPU")
         return 2
     with tempfile.TemporaryDirectory(prefix="sadtrt-int8-") as folder:
-        forms = Forms(_suite(options), Path(folder), options.optimization_level, options.limit)
-        if forms.suite.grid_sample == "plugin":
+        groups = Groups(_suite(options), Path(folder), options.optimization_level, options.limit)
+        if groups.suite.grid_sample == "plugin":
             library = find_plugin()
             assert isinstance(library, PluginLibrary)  # Or the suite would have chosen another way.
             load_plugin(library, trt)
-        forms.say(f"TensorRT {api.version_text(trt)}, weights {forms.suite.renderer.weights.name}")
-        for name in forms.build(options.only or CANDIDATES, options.jobs):
+        groups.say(f"TensorRT {api.version_text(trt)}, weights {groups.suite.renderer.weights.name}")
+        for name in groups.build(options.only or GROUPS, options.jobs):
             try:
-                forms.measure(name, options.frames)
+                groups.measure(name, options.frames)
             except RuntimeError as error:
-                forms.findings[name]["failure"] = str(error)
-                forms.say(f"{name}: {error}")
+                groups.findings[name]["failure"] = str(error)
+                groups.say(f"{name}: {error}")
             if options.out is not None:
-                options.out.write_text(json.dumps(forms.findings, indent=1) + "\n")
+                options.out.write_text(json.dumps(groups.findings, indent=1) + "\n")
     return 0
 
 
