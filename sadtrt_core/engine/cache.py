@@ -18,10 +18,10 @@ import torch
 
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuiltEngine, EngineBuildError, Say, build_engine
-from sadtrt_core.engine.files import locked, write_whole
 from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.plugin import load_plugin
 from sadtrt_core.engine.sampler_check import sampler_case, sampler_fault
+from sadtrt_core.files import locked, write_whole
 from sadtrt_core.source import source_digest
 
 KEY_VERSION = 2

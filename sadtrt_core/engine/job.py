@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sadtrt_core.engine.build import BuildOptions
-from sadtrt_core.engine.files import write_whole
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.engine.sampler_check import SAMPLER_STAGE, SAMPLING_STAGES, sampler_precision
+from sadtrt_core.files import write_whole
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.precision import Precision
 from sadtrt_core.quantise.calibration import Calibration

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from sadtrt_core.engine.files import write_whole
+from sadtrt_core.files import write_whole
 from sadtrt_core.graph.export import OPSET, OPSET_BUILTIN, export_stage
 from sadtrt_core.graph.gridsample import resolve_grid_sample
 from sadtrt_core.graph.typed import apply_precision, unmatched_patterns
@@ -65,6 +65,7 @@ def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> 
         if hashlib.sha256(content).hexdigest() == digest.read_text():
             return onnx.load_from_string(content)
     content = export_stage(renderer, stage, opset).SerializeToString(deterministic=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
     write_whole(digest, hashlib.sha256(content).hexdigest().encode())
     return onnx.load_from_string(content)

@@ -17,7 +17,7 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 from torch import Tensor
 
-from sadtrt_core.engine.files import locked
+from sadtrt_core.files import locked
 from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.gridsample import resolve_grid_sample

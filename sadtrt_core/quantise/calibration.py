@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from sadtrt_core.engine.files import write_whole
+from sadtrt_core.files import write_whole
 from sadtrt_core.records.codec import JsonValue, RecordsError
 
 _SIZE_LIMIT = 1 << 20  # Bytes; a hundred convolutions take ten kilobytes.

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new, never half of it."""
+"""Files of a run: written whole and flushed, every failure a RecordsError, and a link that points at the newest."""
 
 from __future__ import annotations
 
@@ -7,28 +7,18 @@ import os
 import secrets
 from pathlib import Path
 
+from sadtrt_core.files import write_whole
 from sadtrt_core.records.codec import RecordsError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write `path` through a temporary file in the same folder, flushed to the disk and renamed over it.
+    """Write `path`, whole and flushed to the disk (files.py).
 
     Raises RecordsError naming the path and the system's reason; the old file, if any, is then still there whole.
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-        _flush_folder(path.parent)
+        write_whole(path, data, durable=True)
     except OSError as error:
         raise RecordsError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose a folder that can be written"
@@ -57,13 +47,3 @@ def point_at(link: Path, target_name: str) -> None:
     # A text pointer left by an earlier run on a file system without symlinks would contradict the link.
     with contextlib.suppress(OSError):
         link.with_name(link.name + ".txt").unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    # A rename survives a power cut only once its folder is flushed; some systems cannot open folders, and need not.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

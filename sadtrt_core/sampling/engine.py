@@ -14,9 +14,9 @@ from torch import Tensor
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuildOptions, Say
 from sadtrt_core.engine.cache import ensure_engine
-from sadtrt_core.engine.files import write_whole
 from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin
+from sadtrt_core.files import write_whole
 from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.gridsample import resolve_grid_sample
 from sadtrt_core.plan import precision_named
@@ -149,6 +149,7 @@ def sampler_job(
     content = sampler_graph(shape, dtype, grid_sample).SerializeToString(deterministic=True)
     path = cache / "graphs" / f"sampler-{hashlib.sha256(content).hexdigest()[:24]}.onnx"
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
     return BuildJob(
         stage=f"sampler-{shape.channels}-channels-{shape.grids}-grids",
