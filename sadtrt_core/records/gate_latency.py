@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sadtrt_core.measure import stats
-from sadtrt_core.records.gate_host import another_speed, busy_host, fastest, restless
+from sadtrt_core.records.gate_host import another_speed, busy_host, fastest_of_both, restless
 from sadtrt_core.records.schema import Latency, Telemetry
 from sadtrt_core.records.thresholds import Limits, Thresholds
 from sadtrt_core.records.verdicts import Finding, Verdict
@@ -62,8 +62,8 @@ def latency_findings(
             problem = busy_host(*hosts, thresholds.busy_percent)
             if not on_device:
                 half = effect / 100 / 2
+                (new, old), remark = fastest_of_both(new, old), f"{remark} (fastest quarter)"
                 problem = problem or another_speed(*hosts, half) or restless(new, half) or restless(old, half)
-                new, old, remark = fastest(new), fastest(old), f"{remark} (fastest quarter)"
         if problem is not None:
             findings.append(_unjudged(*problem, instead=on_device and limits.slowdown_percent is not None))
             continue

@@ -145,6 +145,7 @@ def on_hosts(mine: Telemetry | None, theirs: Telemetry | None, slowdown: float =
             host(waited_percent=30.0),
             "this process waited for a processor for 30% of the time",
         ),
+        (host(waited_percent=0.1), busy(45.0), "other processes took 45% of the processors"),
     ],
 )
 def test_host_times_of_a_busy_machine_are_not_judged(mine: Telemetry, theirs: Telemetry, words: str) -> None:
@@ -171,6 +172,14 @@ def test_a_machine_of_another_speed_is_not_compared(slowdown: float) -> None:
     assert on_hosts(host(yardstick_ms=0.32), quick, 1.3).exit_code == ExitCode.REGRESSION
 
 
+@pytest.mark.parametrize("slowdown", [1.0, 1.3])
+def test_a_speed_that_only_one_run_knows_is_no_comparison(slowdown: float) -> None:
+    for pair in ((host(yardstick_ms=0.3), busy(1.0)), (None, host(yardstick_ms=0.3))):
+        result = on_hosts(*pair, slowdown)
+        assert (result.rows[0].reason, result.exit_code) == ("machine_speed", ExitCode.NOT_COMPARABLE)
+        assert "record the baseline again" in result.rows[0].detail
+
+
 def on_cpu_times(*times: np.ndarray) -> GateResult:
     """The gate's answer on host times of a CPU, candidate first."""
     runs = [on_cpu(run_of(measured(latency=Latency(None, tuple(map(float, one)), 3, True)))) for one in times]
@@ -186,6 +195,15 @@ def test_on_a_cpu_the_fastest_quarter_is_judged_since_others_only_add() -> None:
     assert (result.rows[0].verdict, result.exit_code) == ("same", ExitCode.PASS)
     assert "(fastest quarter)" in result.rows[0].finding("host_ms").sentence
     assert on_cpu_times(1.35 * interrupted, quiet).rows[0].verdict == "slower"
+
+
+def test_a_run_of_more_samples_does_not_seem_the_faster_for_it() -> None:
+    """Ten samples are all judged; of forty from the same distribution as large a share is."""
+    draw = np.random.default_rng(4)
+    for _ in range(20):
+        few, many = (5.0 * (1 + draw.uniform(0, 0.1, count)) for count in (10, 40))
+        finding = on_cpu_times(many, few).rows[0].finding("host_ms")
+        assert finding.candidate == pytest.approx(float(np.median(many)))
 
 
 def test_times_that_never_come_near_their_fastest_are_not_compared() -> None:
