@@ -12,10 +12,13 @@ import torch
 from probe_kernels import ANSWERS, SM_SLOTS, ProbeKernels, chain, chase_ns, clock_between, ticks_ghz
 
 from sadtrt_core.measure import stats
+from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.runners.base import StageRunner
 
 SAMPLES = 10
-"""Samples of the row in a round; the probes that disturb the caches come after them."""
+"""Probed samples of the row in a round; the probes that disturb the caches come after them."""
+BARE_SAMPLES = 5
+"""Samples before those, taken as the suite takes them, which show whether the probes change what they look at."""
 TICKS_NS = 50_000
 COPY_BYTES = 256 << 20
 L2_BYTES = 8 << 20
@@ -29,8 +32,8 @@ Events = tuple[torch.cuda.Event, torch.cuda.Event]
 
 @dataclass(frozen=True)
 class Round:
-    """Times of the samples in ms, without the first one, which finds the caches as the probes left them, and the
-    medians of what the probes told. `begin_s` is in seconds of `time.perf_counter`.
+    """Times of the probed samples in ms, and the medians of what the probes told. `begin_s` is in seconds of
+    `time.perf_counter`.
     """
 
     begin_s: float
@@ -69,27 +72,26 @@ class Prober:
         return graph
 
     def round(self, meanwhile: Callable[[], Any] = lambda: None) -> Round:
-        """SAMPLES samples back to back, each between two probes of the SM clock, then the other probes; `meanwhile` is
-        called while the GPU works on those.
+        """BARE_SAMPLES samples, then SAMPLES with a probe of the SM clock on either side, then the other probes;
+        `meanwhile` is called while the GPU works on those.
         """
         self._stamps.zero_()
         torch.cuda.synchronize()
         begin_s = time.perf_counter()
-        samples_ms, host_ms = [], []
-        for place in range(SAMPLES):
-            begin, host = self._sample(place)
-            samples_ms.append(begin)
-            host_ms.append(host)
+        bare = LatencySampler(self._runner)
+        for _ in range(BARE_SAMPLES):
+            bare.sample()
+        samples_ms = [self._sample(place) for place in range(SAMPLES)]
         after = self._other_probes()
         meanwhile()
         self._stream.synchronize()
-        probes = self._of_samples() | self._of_others(after) | {"host_ms": stats.median(host_ms[1:])}
-        return Round(begin_s, tuple(samples_ms[1:]), probes)
+        # The first one finds the caches as the probes of the round before left them.
+        taken = {"bare_row_ms": stats.median(bare.device_ms[1:]), "bare_host_ms": stats.median(bare.host_ms[1:])}
+        return Round(begin_s, tuple(samples_ms), taken | self._of_samples() | self._of_others(after))
 
-    def _sample(self, place: int) -> tuple[float, float]:
-        """Device and host time in ms; the begin event is not recorded on an idle stream here."""
+    def _sample(self, place: int) -> float:
+        """Device time in ms; the begin event is not recorded on an idle stream here."""
         stream, kernels = self._stream, self._kernels
-        start = time.perf_counter()
         kernels.ticks(stream, self._ticks[place, 0], TICKS_NS)
         kernels.stamp(stream, self._stamps[place, 0], self._sms)
         begin = _event(stream)
@@ -98,7 +100,7 @@ class Prober:
         kernels.stamp(stream, self._stamps[place, 1], self._sms)
         kernels.ticks(stream, self._ticks[place, 1], TICKS_NS)
         stream.synchronize()
-        return begin.elapsed_time(end), (time.perf_counter() - start) * 1e3
+        return begin.elapsed_time(end)
 
     def _other_probes(self) -> dict[str, Events]:
         """Enqueue them all; events around those that are timed by events."""
@@ -120,8 +122,8 @@ class Prober:
         return taken
 
     def _of_samples(self) -> dict[str, float | None]:
-        clocks = ticks_ghz(self._ticks.cpu().numpy())[1:]
-        stamps = self._stamps.cpu().numpy()[1:]
+        clocks = ticks_ghz(self._ticks.cpu().numpy())
+        stamps = self._stamps.cpu().numpy()
         between = [found for before, after in stamps if (found := clock_between(before, after)) is not None]
         told = np.median(between, axis=0) if between else (None, None, None)
         names = ("row_ms_by_globaltimer", "sm_ghz_during", "sm_ghz_during_slowest_sm")

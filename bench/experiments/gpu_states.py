@@ -3,11 +3,11 @@
     python bench/experiments/gpu_states.py --weights fitted --optimization-level 2 --out gpu-states.json
 
 Samples a row in bursts, with pauses of different lengths between them in which the GPU idles or only spins (one
-thread, so that it is busy but cool). A round is ten samples, each between two probes of the true SM clock (cycles per
-nanosecond of the GPU's timer: over 50 us before and after, and over the sample itself, on every SM), and then probes
-that tell which part of the GPU is slower: a copy of 256 MiB, a half-precision matrix product, 200 empty kernels in one
-CUDA graph, and chains of loads from the L2 cache and from memory. NVML's clocks, temperatures, power and performance
-state are read while those run, its counters of limits around each burst.
+thread, so that it is busy but cool). A round is five samples as the suite takes them; ten between probes of the true SM
+clock (cycles per nanosecond of the GPU's timer: over 50 us before and after, and over the sample itself on every SM);
+and then probes that tell which part of the GPU is slower: a copy of 256 MiB, a half-precision matrix product, 200 empty
+kernels in one CUDA graph, and chains of loads from the L2 cache and from memory. NVML's clocks, temperatures, power and
+performance state are read while those run, its counters of limits around each burst.
 
 The medians of the rounds are parted into a fast and a slow state, and every quantity is asked how well it tells them
 apart. What an answer means:
@@ -20,7 +20,8 @@ apart. What an answer means:
 - empty_kernel_us worse: what lies between the kernels of a CUDA graph; a row of 291 kernels gains 0.15 ms from half a
   microsecond each, which is the 3% that was seen.
 - row_ms_by_globaltimer without the states: the clock behind CUDA events, not the work, changes.
-- nothing tells: placement or order of the work itself; look at a profile of a slow and a fast call next.
+- bare_row_ms does not tell: the states are the probes', not the suite's; look at its values alone (--out).
+- nothing else tells: placement or order of the work itself; look at a profile of a slow and a fast call next.
 
 Exit status 0 where two states were seen, 1 where not (what was seen is written all the same).
 """

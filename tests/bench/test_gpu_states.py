@@ -155,7 +155,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch):
 def row_of(gpu, milliseconds):
     """A runner on the simulated GPU; `milliseconds` gives the time of its next call."""
     job = SimpleNamespace(device=torch.device("cpu"))
-    return SimpleNamespace(job=job, execute=lambda: gpu.work(round(1e6 * milliseconds())))
+
+    def execute() -> None:
+        gpu.work(round(1e6 * milliseconds()))
+
+    return SimpleNamespace(job=job, stream=gpu.stream, synchronize=gpu.stream.synchronize, execute=execute)
 
 
 def test_a_round_tells_the_clock_of_the_sms_and_the_times_of_the_samples(gpu):
@@ -166,8 +170,9 @@ def test_a_round_tells_the_clock_of_the_sms_and_the_times_of_the_samples(gpu):
     looks = []
     taken = prober.round(lambda: looks.append(gpu.idle))
     assert looks == [False], "NVML is asked while the GPU works"
-    assert taken.samples_ms == pytest.approx((4.751,) * 9)
+    assert taken.samples_ms == pytest.approx((4.751,) * 10)
     probes = taken.probes
+    assert probes["bare_row_ms"] == pytest.approx(4.751)
     for name in ("sm_ghz_before", "sm_ghz_during", "sm_ghz_during_slowest_sm", "sm_ghz_after"):
         assert probes[name] == pytest.approx(1.92, rel=1e-4), name
     assert probes["row_ms_by_globaltimer"] == pytest.approx(4.752)
@@ -185,8 +190,8 @@ def test_a_clock_that_drops_unseen_by_nvml_is_found_from_end_to_end(gpu, monkeyp
     calls = iter(range(10**9))
 
     def milliseconds() -> float:
-        # The clock changes every 40 calls; whatever it is, a call takes as many cycles.
-        slow = next(calls) // 40 % 2 == 1
+        # The clock changes every four rounds of 15 calls; whatever it is, a call takes as many cycles.
+        slow = next(calls) // 60 % 2 == 1
         gpu.ghz = 1.92 if slow else 1.98
         return 4.75 * 1.98 / gpu.ghz
 
@@ -202,6 +207,8 @@ def test_a_clock_that_drops_unseen_by_nvml_is_found_from_end_to_end(gpu, monkeyp
     assert found["states"]["gap_percent"] == pytest.approx(3.125, abs=0.05)
     told = {answer["quantity"]: answer for answer in found["telling"]}
     assert told["sm_ghz_after"]["auc"] == 0.0
+    assert told["bare_row_ms"]["auc"] == 1.0
+    assert told["row_million_cycles"]["fast"] == pytest.approx(told["row_million_cycles"]["slow"], rel=1e-4)
     assert told["sm_clock_mhz"]["rho"] is None
     assert "memory_temperature_c         not told by this GPU" in gpu_states.report(found)
 
