@@ -82,7 +82,15 @@ def calibrated(renderer: Renderer, workload: Workload, cache: Path, say: Say = l
 
 
 def _sources() -> str:
-    return source_digest("renderer", "stages.py", "graph/export.py", "quantise/calibrate.py")
+    return source_digest(
+        "renderer",
+        "stages.py",
+        "stage_inputs.py",
+        "graph/edit.py",
+        "graph/export.py",
+        "graph/gridsample.py",
+        "quantise/calibrate.py",
+    )
 
 
 def spread_frames(count: int, most: int = FRAMES) -> tuple[int, ...]:

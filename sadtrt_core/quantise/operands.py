@@ -54,10 +54,11 @@ def quantise_convolutions(
         builder = GraphBuilder(node.name)
         activation, weight = node.input[:2]
         if activation not in quantised:
-            scale = np.float32(calibration.require(node.name) / _TYPES[kind][1])
+            scale = _scales(np.asarray(calibration.require(node.name)), kind)
             quantised[activation] = _quantise(builder, activation, scale, kind, axis=None)
         node.input[0] = builder.op("DequantizeLinear", *quantised[activation])
-        scales = _channel_scales(numpy_helper.to_array(weights[weight]), kind)
+        values = numpy_helper.to_array(weights[weight])
+        scales = _scales(np.abs(values).reshape(values.shape[0], -1).max(axis=1), kind)
         node.input[1] = builder.op("DequantizeLinear", *_quantise(builder, weight, scales, kind, axis=0), axis=0)
         model.graph.initializer.extend(builder.initializers)
         added.update(one.name for one in builder.nodes)
@@ -69,7 +70,7 @@ def quantise_convolutions(
 
 
 def _quantise(
-    builder: GraphBuilder, name: str, scale: np.ndarray | np.float32, kind: QuantisedType, axis: int | None
+    builder: GraphBuilder, name: str, scale: np.ndarray, kind: QuantisedType, axis: int | None
 ) -> tuple[str, str, str]:
     """The quantised tensor's name, and those of its scale and zero point."""
     scales = builder.constant(scale, TensorProto.FLOAT)
@@ -86,7 +87,7 @@ def _raise_opset(model: onnx.ModelProto) -> None:
     model.ir_version = max(model.ir_version, _FP8_IR)
 
 
-def _channel_scales(weight: np.ndarray, kind: QuantisedType) -> np.ndarray:
-    """One scale for each output channel, float32; a channel of zeros has any."""
-    largest = np.abs(weight).reshape(weight.shape[0], -1).max(axis=1)
-    return np.where(largest > 0, largest / _TYPES[kind][1], 1.0).astype(np.float32)
+def _scales(largest: np.ndarray, kind: QuantisedType) -> np.ndarray:
+    """The float32 scales of values up to these magnitudes; zeros have any, and so has what a GPU flushes to zero."""
+    scales = (largest / _TYPES[kind][1]).astype(np.float32)
+    return np.where(scales >= np.finfo(np.float32).tiny, scales, np.float32(1.0))

@@ -22,8 +22,8 @@ def busy_host(new: Telemetry | None, old: Telemetry | None, most_percent: float)
             f"this process waited for a processor for {max(waited):.0f}% of the time, more than {most_percent:g}%"
         )
         return "machine_busy", sentence
-    untold = (run if run is not None and run.waited_percent is None else None for run in (new, old))
-    others = _known(*untold, "others_percent")
+    mine, theirs = (run if run is not None and run.waited_percent is None else None for run in (new, old))
+    others = _known(mine, theirs, "others_percent")
     if others and max(others) > most_percent:
         return "machine_busy", f"other processes took {max(others):.0f}% of the processors, more than {most_percent:g}%"
     return None

@@ -128,6 +128,26 @@ def test_quantised_values_are_those_of_the_definition(decode, calibration, kind,
     torch.testing.assert_close(run_graph(cut, {"feature_map": x}), expected, atol=1e-4, rtol=1e-5)
 
 
+def test_a_channel_of_zeros_or_of_next_to_nothing_stays_finite(decode, calibration):
+    model = onnx.ModelProto()
+    model.CopyFrom(decode)
+    name = next(node.input[1] for node in model.graph.node if node.name == "/decoder/fc/Conv")
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    values = numpy_helper.to_array(tensor).copy()
+    values[0], values[1], values[2] = 0.0, 1e-44, -values[2]
+    tensor.CopyFrom(numpy_helper.from_array(values, name))
+    typed = apply_precision(model, INT8, calibration)
+    made = producers(typed)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in typed.graph.initializer}
+    fc = next(node for node in typed.graph.node if node.name == "/decoder/fc/Conv")
+    scale = constants[made[fc.input[1]].input[1]]
+    assert scale[:2].tolist() == [1.0, 1.0]
+    assert (scale > 0).all()
+    assert scale[2] == pytest.approx(np.abs(values[2]).max() / 127)
+    frame = make_session(explicit_rounding(typed)).run(None, {"feature_map": np.ones((1, 32, 64, 64), np.float32)})[0]
+    assert np.isfinite(frame).all()
+
+
 def test_kept_nodes_are_not_quantised(decode):
     kept = dataclasses.replace(INT8, keep_nodes=("/decoder/G_middle_0/*",))
     names = quantised_nodes(decode, kept)
