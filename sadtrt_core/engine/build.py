@@ -21,6 +21,7 @@ from sadtrt_core.engine.constraints import (
     network_form,
 )
 from sadtrt_core.engine.fixed_shapes import fix_shapes
+from sadtrt_core.engine.messages import in_one_line, message_log
 from sadtrt_core.engine.quantised import is_quantised
 from sadtrt_core.graph.instancenorm import decompose_instance_norm
 from sadtrt_core.renderer.sampling import NODE_TYPE
@@ -166,7 +167,7 @@ class _Attempt:
     def run(self) -> bytes | None:
         """The serialized engine, or None with the cause in `failure`. A graph that cannot be read raises at once."""
         trt = self._trt
-        with api.message_log(trt).collect() as messages:
+        with message_log(trt).collect() as messages:
             try:
                 builder = api.create_builder(trt)
             except RuntimeError as error:
@@ -196,7 +197,7 @@ class _Attempt:
             del monitor
             self._disobeyed = sum("obeys the requested constraints" in message for message in messages)
             if plan is None:
-                self.failure = api.in_one_line(messages)
+                self.failure = in_one_line(messages)
                 return None
             if api.keeps_timing_cache(trt):
                 self.timing_cache = api.serialized_timing_cache(config)
@@ -231,7 +232,7 @@ class _Attempt:
     def _parser_error(self, parser: Any, messages: list[str]) -> str:
         version = api.version_text(self._trt)
         if parser.num_errors == 0:
-            return f"{self._label}: TensorRT {version} cannot read the graph: {api.in_one_line(messages)}"
+            return f"{self._label}: TensorRT {version} cannot read the graph: {in_one_line(messages)}"
         error = parser.get_error(0)
         where = ""
         if 0 <= error.node() < len(self._parsed.graph.node):

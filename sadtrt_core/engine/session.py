@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sadtrt_core.engine import tensorrt_api as api
+from sadtrt_core.engine.messages import in_one_line, message_log
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the legacy default stream, which a capture forbids.
 
@@ -119,11 +120,11 @@ class EngineSession:
 
     def _load(self, plan: bytes, cuda_graph: bool) -> None:
         _primary_context(self._index)
-        with api.message_log(self._trt).collect() as messages:
+        with message_log(self._trt).collect() as messages:
             self._runtime = api.create_runtime(self._trt)
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
-                raise EngineRefused(f"TensorRT refused the engine: {api.in_one_line(messages)}")
+                raise EngineRefused(f"TensorRT refused the engine: {in_one_line(messages)}")
             if cuda_graph and self._captures_by_itself:
                 runtime_config = self._engine.create_runtime_config()
                 runtime_config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
@@ -131,7 +132,7 @@ class EngineSession:
             else:
                 self._context = self._engine.create_execution_context()
             if self._context is None:
-                raise RuntimeError(f"TensorRT made no execution context: {api.in_one_line(messages)}")
+                raise RuntimeError(f"TensorRT made no execution context: {in_one_line(messages)}")
 
     def _allocate(self) -> None:
         import pycuda.driver as cuda

@@ -49,7 +49,7 @@ def loaded(monkeypatch):
 
     trt = SimpleNamespace(float32="float", float16="half")
     monkeypatch.setattr(sampler.api, "tensorrt_module", lambda: trt)
-    monkeypatch.setattr(sampler.api, "message_log", lambda trt: SimpleNamespace(collect=collect))
+    monkeypatch.setattr(sampler, "message_log", lambda trt: SimpleNamespace(collect=collect))
     monkeypatch.setattr(sampler.api, "create_runtime", lambda trt: runtime)
     state = SimpleNamespace(types=types, shapes=shapes, context=context, plan=b"plan")
     monkeypatch.setattr(sampler, "ensure_engine", lambda job, say: SimpleNamespace(plan=state.plan))
