@@ -22,11 +22,26 @@ from sadtrt_core.commands.options import (
     one_sentence,
 )
 
+_CORES = os.cpu_count() or 1
+Jobs = Annotated[int, typer.Option(min=1, help="Engines built at the same time.")]
+OptimizationLevel = Annotated[int, typer.Option(min=0, max=5, help="The builder's level, 0 (quick) to 5 (thorough).")]
+
 
 def drift(
     precision: Annotated[str, typer.Option(help="A precision that computes low, or a plan's .toml file.")] = "fp16",
-    frames: Annotated[int, typer.Option(help="Frames of the driving sequence.")] = 16,
+    engines: Annotated[
+        bool,
+        typer.Option(
+            "--engines",
+            help="Measure the stages as they are shipped, by TensorRT's engines (ONNX Runtime on a CPU), beside what "
+            "their types alone cost: which stage loses more than that to tactics and fusions.",
+        ),
+    ] = False,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of the driving sequence.")] = 16,
     worst: Annotated[int, typer.Option(min=1, help="How many of them, the worst, every part is measured on.")] = 4,
+    jobs: Jobs = _CORES,
+    optimization_level: OptimizationLevel = 3,
+    grid_sample: GridSampleChoice = "auto",
     device: Device = "auto",
     size: Size = 256,
     weights: WeightsChoice = "auto",
@@ -35,27 +50,46 @@ def drift(
     results: Annotated[Path, typer.Option(help="Folder for results.")] = Path("results"),
     cache: Cache = None,
 ) -> None:
-    """Find where a precision loses the picture: which stage, block and nodes, and whose numbers do not fit."""
+    """Find where a precision loses the picture: which stage, block and nodes, and whose numbers do not fit.
+
+    Its roundings are simulated, so that the findings are the types' alone, whoever computes them. With --engines the
+    engines themselves are measured, stage by stage; --jobs, --optimization-level and --grid-sample are theirs.
+    """
     from dataclasses import replace
 
+    from rich.console import RenderableType
+
     from sadtrt_core.localise.display import shown_progress
+    from sadtrt_core.localise.engines import engine_losses, prepare_engines
+    from sadtrt_core.localise.report import DriftReport, EngineReport
     from sadtrt_core.localise.run import localise_suite, write_report
-    from sadtrt_core.localise.table import renderables
-    from sadtrt_core.plan import precision_named
+    from sadtrt_core.localise.table import engine_renderables, renderables
     from sadtrt_core.suite import Suite
 
+    found: DriftReport | EngineReport
+    shown: list[RenderableType]
     with one_sentence():
-        options = make_suite(size, weights, checkpoint, device, "auto", cache, source_image=source_image).options
+        options = make_suite(
+            size, weights, checkpoint, device, grid_sample, cache, optimization_level, jobs, source_image
+        ).options
         suite = Suite(replace(options, frames=frames, results=results), say=errors.print)
-        with shown_progress(errors) as tell:
-            found = localise_suite(
-                suite, precision_named(precision), worst, lambda now: tell(now.doing, now.done, now.total)
-            )
+        complete = True
+        if engines:
+            prepare_engines(suite, precision, errors)
+            with shown_progress(errors) as tell:
+                found = engine_losses(suite, precision, worst, tell)
+            shown = engine_renderables(found)
+        else:
+            with shown_progress(errors) as tell:
+                found = localise_suite(
+                    suite, suite.precision(precision), worst, lambda now: tell(now.doing, now.done, now.total)
+                )
+            shown, complete = renderables(found), found.complete
         folder = write_report(found, results)
-    for shown in renderables(found):
-        console.print(shown)
+    for one in shown:
+        console.print(one)
     console.print(f"results: {folder}", soft_wrap=True)
-    raise typer.Exit(0 if found.complete else 130)
+    raise typer.Exit(0 if complete else 130)
 
 
 def search(
@@ -65,10 +99,8 @@ def search(
     frames: Annotated[int, typer.Option(help="Frames of the driving sequence.")] = 16,
     worst: Annotated[int, typer.Option(min=1, help="How many of them, the worst, are tried first.")] = 4,
     out: Annotated[Path | None, typer.Option(help="The plan to write (default: plans/<base>-<dB>db.toml).")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Engines built at the same time.")] = os.cpu_count() or 1,
-    optimization_level: Annotated[
-        int, typer.Option(min=0, max=5, help="The builder's level, 0 (quick) to 5 (thorough).")
-    ] = 3,
+    jobs: Jobs = _CORES,
+    optimization_level: OptimizationLevel = 3,
     grid_sample: GridSampleChoice = "auto",
     device: Device = "auto",
     size: Size = 256,

@@ -15,6 +15,7 @@ from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.schema import Weights, Workload
 
 REPORT_VERSION = 1
+ENGINE_REPORT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -98,3 +99,61 @@ class DriftReport(JsonValue):
         """The type's largest and smallest normal number."""
         limits = torch.finfo(TORCH_TYPES[self.compute])
         return limits.max, limits.tiny
+
+
+@dataclass(frozen=True)
+class Pair(JsonValue):
+    """The same frames by the shipped runner, and as the precision's types alone would have them."""
+
+    runner: Loss
+    simulated: Loss
+
+    @property
+    def beyond(self) -> float:
+        """What the runner loses beyond its types: the PSNR in dB of its mean squared error less the simulated one.
+
+        Infinite where it loses no more, minus infinity where it alone is not finite.
+        """
+        error = 10 ** (-self.runner.decibels / 10)
+        expected = 10 ** (-self.simulated.decibels / 10)
+        if error <= expected:
+            return math.inf
+        return -math.inf if math.isinf(error) else -10 * math.log10(error - expected)
+
+
+@dataclass(frozen=True)
+class StageLoss(JsonValue):
+    """One stage alone in the precision, and all but it; the other stages are PyTorch's in fp32.
+
+    `spared` is None for all stages together and for the generator as one graph.
+    """
+
+    stage: str
+    alone: Pair
+    spared: Pair | None = None
+
+
+@dataclass(frozen=True)
+class EngineReport(JsonValue):
+    """Where a shipped runner loses the picture, stage by stage, against PyTorch fp32 with TF32 off.
+
+    `frames` are the indices measured on, the sequence's worst by the runner.
+    """
+
+    version: int
+    precision: str
+    runner: str
+    grid_sample: str
+    optimization_level: int
+    meaningful: bool
+    weights: Weights
+    workload: Workload
+    frames: tuple[int, ...]
+    stages: tuple[StageLoss, ...]
+    versions: dict[str, str]
+
+    def ranked(self) -> tuple[StageLoss, ...]:
+        """The single stages, that first which alone loses most beyond its types; then those of them all."""
+        single = [stage for stage in self.stages if stage.spared is not None]
+        single.sort(key=lambda stage: (stage.alone.beyond, stage.alone.runner.decibels))
+        return (*single, *(stage for stage in self.stages if stage.spared is None))

@@ -14,8 +14,8 @@ from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.pipeline import cached_export
 from sadtrt_core.localise.candidates import Candidates, DeviceCandidates
 from sadtrt_core.localise.measure import REFERENCE, Progress, localise
-from sadtrt_core.localise.report import REPORT_VERSION, DriftReport
-from sadtrt_core.localise.table import as_text
+from sadtrt_core.localise.report import REPORT_VERSION, DriftReport, EngineReport
+from sadtrt_core.localise.table import as_text, engine_renderables, renderables
 from sadtrt_core.localise.times import latest_time_shares
 from sadtrt_core.precision import Precision
 from sadtrt_core.records import schema
@@ -74,21 +74,32 @@ def localise_suite(
     )
 
 
-def versions() -> dict[str, str]:
-    """What drift on a CPU depends on."""
-    here = read_environment(torch.device("cpu"))
+def versions(device: torch.device | None = None) -> dict[str, str]:
+    """What drift depends on beside the weights and the workload; without a device, what it does on a CPU."""
+    here = read_environment(device or torch.device("cpu"))
     commit = f"{here.commit}{' with changes' if here.dirty else ''}" if here.commit else "unknown"
-    return {
+    found = {
         "sadtrt": here.sadtrt_version,
         "commit": commit,
         "torch": here.torch or "unknown",
         "onnxruntime": here.onnxruntime or "unknown",
     }
+    if here.gpu is None:
+        return found
+    return found | {"gpu": here.gpu, "driver": here.driver or "unknown", "tensorrt": here.tensorrt or "none"}
 
 
-def write_report(report: DriftReport, results: Path) -> Path:
-    """Keep the findings as JSON and as text in `<results>/<UTC time>-drift-<precision>-<commit>/`; the folder."""
-    words = f"{report.precision}-{report.versions.get('commit', '')[:10]}"
+def write_report(report: DriftReport | EngineReport, results: Path) -> Path:
+    """Keep the findings as JSON and as text in `<results>/<UTC time>-drift-<precision>-<commit>/`; the folder.
+
+    Those of a shipped runner have its name before the precision.
+    """
+    what, shown = (
+        (f"{report.runner}-{report.precision}", engine_renderables(report))
+        if isinstance(report, EngineReport)
+        else (report.precision, renderables(report))
+    )
+    words = f"{what}-{report.versions.get('commit', '')[:10]}"
     name = f"{utc_now():%Y%m%dT%H%M%SZ}-drift-{re.sub(r'[^A-Za-z0-9.-]+', '-', words).strip('-')}"
     folder = results / name
     number = 1
@@ -97,5 +108,5 @@ def write_report(report: DriftReport, results: Path) -> Path:
         folder = results / f"{name}-{number}"
     folder.mkdir(parents=True)
     write_atomically(folder / REPORT_FILE, json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
-    write_atomically(folder / TABLE_FILE, as_text(report))
+    write_atomically(folder / TABLE_FILE, as_text(shown))
     return folder

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Iterable
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -10,16 +12,24 @@ from rich.table import Table
 from rich.text import Text
 
 from sadtrt_core.localise.parts import Level
-from sadtrt_core.localise.report import DriftReport, Loss, PartLoss
+from sadtrt_core.localise.report import DriftReport, EngineReport, Loss, PartLoss
 
 _TITLES: dict[Level, str] = {
     "stage": "What each stage costs in {}, the worst first",
     "block": "What each block of the worst stages costs in {}",
     "nodes": "What each group of nodes of the worst block costs in {}",
 }
+_NOISE = "These weights are noise: the figures say nothing about a trained renderer."
+_ENGINE_TITLE = "What each stage costs in {} by {}, in dB, most beyond its types first"
+_ENGINE_LEGEND = (
+    "alone: the stage by {1} in {0}, the others by PyTorch in fp32. kept: the stage by PyTorch in fp32, the others by "
+    "{1}. types: the same with the roundings of {0} and no others, sums in fp32. beyond: the PSNR of the error that "
+    "{1} adds to that, on the scale of the picture's own. PSNR and LSB of the worst frame against PyTorch fp32."
+)
 _SHOWN_RANGES = 12
 _FILE_WIDTH = 150
 _PART_WIDTH = 22
+_STAGE_WIDTH = 15
 _LEGEND = (
     "alone: the part in {0}, the rest fp32. kept: the part fp32, the rest {0}. dB, SSIM and LSB of the worst frame "
     "against the same graph in fp32; FLOP: the part's share of the arithmetic."
@@ -38,12 +48,37 @@ def renderables(report: DriftReport) -> list[RenderableType]:
     return shown
 
 
-def as_text(report: DriftReport) -> str:
+def engine_renderables(report: EngineReport) -> list[RenderableType]:
+    """The shipped runner's losses by stage, as a table between sentences."""
+    frames = ", ".join(map(str, report.frames))
+    lines = [
+        f"{report.precision} by {report.runner} ({report.grid_sample} grid sample), {report.workload.name}, "
+        f"{report.workload.size} pixels, under {report.weights.kind} weights ({report.weights.name}), over the worst "
+        f"frames ({frames} of {report.workload.frames})"
+    ]
+    if not report.meaningful:
+        lines.append(_NOISE)
+    table = Table(title=_ENGINE_TITLE.format(report.precision, report.runner), title_justify="left")
+    table.add_column("stage", min_width=_STAGE_WIDTH)
+    for heading in ("alone", "LSB", "types", "LSB", "beyond", "kept", "types"):
+        table.add_column(heading, justify="right")
+    for stage in report.ranked():
+        beyond = stage.alone.beyond
+        # Infinite by itself says nothing: either no loss beyond the types, or no picture.
+        words = f"{beyond:.1f}" if math.isfinite(beyond) else "none" if beyond > 0 else "all"
+        losses = (stage.alone.runner, stage.alone.simulated)
+        own = [cell for loss in losses for cell in (_psnr(loss), str(loss.max_lsb))]
+        kept = (_psnr(stage.spared.runner), _psnr(stage.spared.simulated)) if stage.spared else ("-", "-")
+        table.add_row(escape(stage.stage), *own, words, *kept)
+    return [*map(Text, lines), table, Text(_ENGINE_LEGEND.format(report.precision, report.runner))]
+
+
+def as_text(shown: Iterable[RenderableType]) -> str:
     """The same without colours, 150 characters wide."""
     drawn = io.StringIO()
     console = Console(file=drawn, width=_FILE_WIDTH, color_system=None, force_terminal=False)
-    for shown in renderables(report):
-        console.print(shown)
+    for one in shown:
+        console.print(one)
     return drawn.getvalue()
 
 
@@ -55,7 +90,7 @@ def _head(report: DriftReport) -> list[str]:
         f"{report.workload.frames})"
     ]
     if not report.meaningful:
-        lines.append("These weights are noise: the figures say nothing about a trained renderer.")
+        lines.append(_NOISE)
     if not report.complete:
         lines.append("Interrupted: what had not been measured is missing.")
     return lines

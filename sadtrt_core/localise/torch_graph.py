@@ -60,6 +60,13 @@ def run_graph(
     return values[wanted]
 
 
+def take_weights(model: onnx.ModelProto, device: torch.device) -> dict[str, Tensor]:
+    """Take the graph's constants out of it, onto `device`, to be given to `run_graph` among the inputs every time."""
+    weights = {tensor.name: _constant(tensor).to(device) for tensor in model.graph.initializer}
+    del model.graph.initializer[:]
+    return weights
+
+
 def _constant(tensor: TensorProto) -> Tensor:
     if tensor.data_type == TensorProto.FLOAT8E4M3FN:  # Numpy has no such type.
         return torch.from_numpy(numpy_helper.to_array(tensor).astype("float32")).to(torch.float8_e4m3fn)

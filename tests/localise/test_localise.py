@@ -19,7 +19,7 @@ from sadtrt_core.localise.ranges import find_ranges
 from sadtrt_core.localise.report import DriftReport
 from sadtrt_core.localise.run import write_report
 from sadtrt_core.localise.shapes import node_flops
-from sadtrt_core.localise.table import as_text
+from sadtrt_core.localise.table import as_text, renderables
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import COORDINATES, PRECISIONS
 from sadtrt_core.records import schema
@@ -121,7 +121,7 @@ def test_a_block_that_overflows_in_half_is_named_first(tiny, graph, inputs, soun
     outputs = [finding for finding in report.overflows() if finding.what == "output"]
     assert [(f.node, f.part) for f in outputs] == [(node, "/decoder/G_middle_1")]
     assert outputs[0].largest > 65504
-    text = as_text(report)
+    text = as_text(renderables(report))
     assert "Beyond float16" in text
     assert f"/decoder/G_middle_1: output of {node} reaches" in text
     assert "not finite" in text
@@ -177,7 +177,7 @@ def test_an_interruption_keeps_what_was_measured(graph, inputs):
     assert not found.complete
     assert [part.part for part in found.parts] == ["appearance", "motion"]
     assert told[-1].total > 4
-    assert "Interrupted" in as_text(as_report(found))
+    assert "Interrupted" in as_text(renderables(as_report(found)))
 
 
 def test_fp32_has_no_loss_to_localise(graph, inputs):
@@ -187,7 +187,8 @@ def test_fp32_has_no_loss_to_localise(graph, inputs):
 
 def test_shares_of_time_are_shown_with_their_source(sound):
     parts = tuple(dataclasses.replace(part, time=0.25 if part.part == "warp" else None) for part in sound.parts)
-    text = as_text(dataclasses.replace(sound, parts=parts, time_source="tensorrt fp16 on a GPU"))
+    timed = dataclasses.replace(sound, parts=parts, time_source="tensorrt fp16 on a GPU")
+    text = as_text(renderables(timed))
     assert "25%" in text
     assert "tensorrt fp16 on a GPU" in text
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sadtrt_core.cli import app
 from sadtrt_core.localise.candidates import Candidates
-from sadtrt_core.localise.report import DriftReport
+from sadtrt_core.localise.report import DriftReport, EngineReport
 from sadtrt_core.plan import read_plan
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -95,7 +95,7 @@ def test_an_impossible_search_exits_with_1_and_writes_nothing(sadtrt, tmp_path):
     ("words", "sentence"),
     [
         (("drift", "--precision", "fp32"), "computes in float32: there is no loss to localise"),
-        (("drift", "--precision", "fp8"), "precision 'fp8' is not known: expected one of fp32"),
+        (("drift", "--precision", "fp7"), "precision 'fp7' is not known: expected one of fp32"),
         (("drift", "--precision", "none.toml"), "cannot read the plan none.toml"),
         (("search", "--precision", "fp16-mixed"), "is no base to search from"),
         (("search", "--out", "plan.txt"), "expected one that ends in .toml"),
@@ -107,3 +107,15 @@ def test_bad_input_is_refused_in_one_sentence(sadtrt, tmp_path, words, sentence)
     assert sentence in result.output.replace("\n", " ")
     assert "Traceback" not in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_drift_of_the_shipped_stages_is_asked_for_by_name(sadtrt, tmp_path):
+    result = sadtrt("drift", "--engines", "--precision", "bf16")
+    assert result.exit_code == 0, result.output
+    assert "What each stage costs in bf16 by onnxruntime" in result.output
+    (folder,) = (tmp_path / "results").iterdir()
+    report = EngineReport.from_json(json.loads((folder / "drift.json").read_text()))
+    assert (report.precision, report.runner, len(report.frames)) == ("bf16", "onnxruntime", 1)
+    refused = sadtrt("drift", "--engines", "--precision", "tf32")
+    assert refused.exit_code == 2
+    assert "TF32 is arithmetic of NVIDIA GPUs" in refused.output.replace("\n", " ")
