@@ -21,6 +21,7 @@ from torch import Tensor
 from sadtrt_core.compare_engine import EngineFileRunner, engine_file_absence
 from sadtrt_core.compare_side import Conditions, Side
 from sadtrt_core.measure.timing import LatencySampler
+from sadtrt_core.precision import PLAN_SUFFIX
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.registry import runner_named
 from sadtrt_core.suite import Suite
@@ -97,6 +98,8 @@ class RemoteContestant:
         """Tell the worker what to run and wait until it is warm."""
         # Without what is not set, so that a checkout that does not know engine files understands the rest.
         words = {name: value for name, value in dataclasses.asdict(side).items() if value is not None}
+        if side.precision.endswith(PLAN_SUFFIX):
+            words["precision"] = str(Path(side.precision).resolve())  # The worker runs in another folder.
         answer = self._ask({"side": words, "conditions": dataclasses.asdict(conditions)})
         self.call_seconds = float(answer["call_seconds"])
         self._renders = bool(answer.get("renders", False))

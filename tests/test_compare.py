@@ -260,6 +260,14 @@ def test_another_checkout_hands_over_its_pictures(monkeypatch):
     assert old.render() is None
 
 
+def test_a_plan_is_the_same_file_for_the_other_checkout(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RemoteContestant, "_ask", lambda self, words: asked.append(words) or {"call_seconds": 0.01})
+    RemoteContestant(None, Path("other")).start(Side.parse("tensorrt:plans/mine.toml"), GENERATOR)
+    assert asked[0]["side"] == {"runner": "tensorrt", "precision": str(tmp_path / "plans" / "mine.toml")}
+
+
 KEY = {"flavour": "tensorrt", "tensorrt": "8.6.0", "gpu": "NVIDIA H200", "plugin_sha256": None}
 
 

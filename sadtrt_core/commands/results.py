@@ -35,7 +35,7 @@ def gate(
     run: Annotated[Path, typer.Argument(help="The run to judge: its folder or records.json.")] = Path("results/latest"),
     baseline: Annotated[str, typer.Option(help="What to judge by: a name in results/baselines, or a path.")] = ...,  # type: ignore[assignment]
     thresholds: Annotated[
-        Path | None, typer.Option(help="TOML with [gate], or a pyproject.toml (default: the one here, if any).")
+        Path | None, typer.Option(help=r"TOML with \[gate], or a pyproject.toml (default: the one here, if any).")
     ] = None,
     update: Annotated[bool, typer.Option("--update", help="Write the run as the new baseline; judge nothing.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts as JSON.")] = None,

@@ -71,13 +71,14 @@ class Trials:
         return self.of(part.alone(keeping(self.base, ())), frames)
 
     def of(self, precision: Precision, frames: Sequence[int]) -> Drift:
-        """Drift over these frames of any precision that is not quantised."""
+        """Drift over these frames of any precision; one that quantises needs candidates with ranges."""
         name = candidate_digest(
             {
                 "compute": precision.compute,
                 "keep": sorted(precision.keep_nodes),
                 "keep_coordinates": precision.keep_coordinates,
                 "keep_picture": precision.keep_picture,
+                "quantise": precision.quantise,
                 "only": None if precision.only_nodes is None else sorted(precision.only_nodes),
             }
         )

@@ -21,8 +21,9 @@ from sadtrt_core.records.measurements import Drift
 from sadtrt_core.runners.registry import runner_named
 from sadtrt_core.search.command import search_command
 from sadtrt_core.search.confirm import Confirmed, confirm, confirm_all, fastest, verdict
+from sadtrt_core.search.journal import Journal
 from sadtrt_core.search.run import search_suite
-from sadtrt_core.search.trials import Budget
+from sadtrt_core.search.trials import Budget, Trials
 from sadtrt_core.suite import Suite, SuiteOptions
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -82,6 +83,24 @@ def test_a_budget_is_reached_with_little_in_fp32(found, small):
     # Nothing is kept for nothing: without any one part the budget breaks.
     for item in outcome.kept:
         assert not REACHABLE.met_by(item.without)
+
+
+def test_what_is_quantised_is_never_taken_for_what_is_not(small, tmp_path):
+    """int8 differs from fp16-mixed in its quantisation alone."""
+    measured = []
+
+    class Given:
+        inputs = (None,)
+
+        def frames(self, precision, indices):
+            measured.append(precision.name)
+            return torch.zeros(len(indices), 3, 16, 16)
+
+    journal = Journal.open(tmp_path, {"code": "one"})
+    trials = Trials(Given(), torch.zeros(1, 3, 16, 16), "float16", journal)
+    for name in ("fp16-mixed", "int8", "fp8", "int8"):
+        trials.of(PRECISIONS[name], [0])
+    assert measured == ["fp16-mixed", "int8", "fp8"]
 
 
 def test_a_plan_file_holds_what_it_claims_when_it_is_used(found, small, tmp_path):
