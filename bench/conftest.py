@@ -14,10 +14,11 @@ from sadtrt_core.engine.build import EngineBuildError
 from sadtrt_core.environment import read_environment
 from sadtrt_core.prebuild import unbuilt_reason
 from sadtrt_core.records.schema import RecordKey
+from sadtrt_core.rows import failed, skipped
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.registry import RunnerKind, runner_named
 from sadtrt_core.sampling.rows import SamplingRow, ratio_lines, sampling_table, write_rows
-from sadtrt_core.suite import Suite, failed, skipped
+from sadtrt_core.suite import Suite
 
 Row = tuple[RunnerKind, Job, RecordKey]
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from sadtrt_core.records.schema import Record
-from sadtrt_core.suite import BENCHMARK_VERSION, REFERENCE_FLOOR_DB, Suite
+from sadtrt_core.reference import REFERENCE_FLOOR_DB
+from sadtrt_core.rows import BENCHMARK_VERSION
+from sadtrt_core.suite import Suite
 
 
 def test_precision_drift(

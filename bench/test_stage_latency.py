@@ -12,7 +12,8 @@ from sadtrt_core.measure.memory import device_memory_free_of_leftovers
 from sadtrt_core.measure.telemetry import TelemetrySampler
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.records.schema import Record
-from sadtrt_core.suite import BENCHMARK_VERSION, Suite, resources
+from sadtrt_core.rows import BENCHMARK_VERSION, resources
+from sadtrt_core.suite import Suite
 
 
 def test_stage_latency(

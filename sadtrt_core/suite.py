@@ -17,7 +17,6 @@ from torch import Tensor
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.environment import read_environment
 from sadtrt_core.measure.drift import measure_drift, worst_frame_picture
-from sadtrt_core.measure.memory import device_memory_used
 from sadtrt_core.measure.sensors import NoSensors, Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
 from sadtrt_core.plan import precision_digest, precision_named
@@ -27,22 +26,17 @@ from sadtrt_core.quantise.calibration import Calibration
 from sadtrt_core.records import schema
 from sadtrt_core.records.files import write_atomically
 from sadtrt_core.records.report import write_html
-from sadtrt_core.records.schema import Drift, Record, RecordKey, Resources
+from sadtrt_core.records.schema import Drift, RecordKey
 from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
+from sadtrt_core.reference import Reference, checked_reference
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.standin import choose_weights
 from sadtrt_core.runners.base import GridSample, Job, StageRunner
-from sadtrt_core.runners.pytorch import reference_frames
 from sadtrt_core.runners.registry import GRAPH_GRID_SAMPLES, RunnerKind, grid_sample_label
 from sadtrt_core.stage_inputs import frame_inputs, stage_inputs
 from sadtrt_core.stages import STAGES, stage_named
 from sadtrt_core.workload import Workload, make_workload
 
-#: Raised when the benchmarks measure something else than before; older baselines then do not compare.
-BENCHMARK_VERSION = 2
-#: What the reference has to hold against float64, in dB: fp32 holds 110 and more, PyTorch with TF32 let in holds 90.
-REFERENCE_FLOOR_DB = 100.0
-_CHECKED_FRAMES = 2
 #: What overrides types or timing from outside, whatever a precision asks for: tf32 rows are fp32 under the first.
 _ARITHMETIC_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUDA_LAUNCH_BLOCKING")
 #: Frames of the built-in driving sequence that ranges are measured over at least.
@@ -95,24 +89,6 @@ class SuiteOptions:
         text = {name: path.name for name in files if (path := getattr(self, name)) is not None}
         plain = ("size", "device", "grid_sample", "optimization_level", "flush_l2")
         return text | {name: str(getattr(self, name)) for name in plain} | {"weights": Path(self.weights).name}
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Frames of PyTorch fp32 with TF32 off, and what checking them gave.
-
-    `frames` is (T, 3, H, W) float32 on the host. `repeatable` says that a second run gave the same bits;
-    `against_float64` is the PSNR in dB of the first frames against a float64 run of the same weights.
-    """
-
-    frames: Tensor
-    repeatable: bool
-    against_float64: Drift
-
-    @property
-    def sound(self) -> bool:
-        """Whether drift may be measured against it."""
-        return self.repeatable and self.against_float64.psnr_min >= REFERENCE_FLOOR_DB
 
 
 @dataclass
@@ -251,16 +227,7 @@ class Suite:
     @cached_property
     def reference(self) -> Reference:
         """The frames that drift is measured against, checked before anything is judged by them."""
-        job = self._reference_job
-        items = self.frame_inputs
-        first = torch.cat(reference_frames(job, items))
-        again = torch.cat(reference_frames(job, items[:_CHECKED_FRAMES]))
-        exact = torch.cat(reference_frames(job, items[:_CHECKED_FRAMES], torch.float64))
-        checked = first[:_CHECKED_FRAMES]
-        drift = measure_drift(
-            exact.float(), checked, meaningful=self.drift_is_meaningful, reference_name="pytorch fp64"
-        )
-        return Reference(first, bool(torch.equal(checked, again)), drift)
+        return checked_reference(self._reference_job, self.frame_inputs, self.drift_is_meaningful)
 
     @property
     def _reference_job(self) -> Job:
@@ -321,21 +288,3 @@ class Suite:
     def started(self) -> bool:
         """Whether anything was recorded."""
         return self._writer is not None
-
-
-def resources(runner: StageRunner, before_mb: float | None, energy_mj_per_frame: float | None = None) -> Resources:
-    """What an activated runner takes: device memory beyond `before_mb`, its engine's size, and energy."""
-    after = device_memory_used(runner.job.device)
-    memory = None if after is None or before_mb is None else max(0.0, after - before_mb)
-    return Resources(memory, None if runner.engine_bytes is None else runner.engine_bytes / 1e6, energy_mj_per_frame)
-
-
-def skipped(key: RecordKey, reason: str) -> Record:
-    """A record that says why a row was not run."""
-    return Record(key, "skipped", reason=reason, benchmark_version=BENCHMARK_VERSION)
-
-
-def failed(key: RecordKey, error: BaseException) -> Record:
-    """A record that says how a row broke."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return Record(key, "failed", reason=f"{type(error).__name__}: {words}"[:500], benchmark_version=BENCHMARK_VERSION)

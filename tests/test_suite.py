@@ -11,9 +11,11 @@ from sadtrt_core.plan import precision_digest
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.store import read_run
+from sadtrt_core.reference import Reference
 from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.rows import skipped
 from sadtrt_core.runners.registry import runner_named
-from sadtrt_core.suite import Reference, Suite, SuiteOptions, skipped
+from sadtrt_core.suite import Suite, SuiteOptions
 
 PLAN = 'format = "sadtrt plan 1"\nbase = "float16"\nwhy = "to try"\n[[keep]]\nnodes = ["{}"]\nwhy = "to try"\n'
 

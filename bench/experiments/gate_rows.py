@@ -21,10 +21,11 @@ from sadtrt_core.measure.memory import device_memory_free_of_leftovers
 from sadtrt_core.measure.telemetry import TelemetrySampler
 from sadtrt_core.measure.timing import LatencySampler, TimingPlan
 from sadtrt_core.records.schema import Latency, Record, Resources
+from sadtrt_core.rows import BENCHMARK_VERSION, resources
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.registry import RunnerKind, runner_named
 from sadtrt_core.runners.tensorrt import engine_job
-from sadtrt_core.suite import BENCHMARK_VERSION, Suite, resources
+from sadtrt_core.suite import Suite
 
 
 class Slowed:

@@ -22,7 +22,7 @@ FAULTS = """
     import pytest
     import stat
     import torch
-    from sadtrt_core import suite
+    from sadtrt_core import reference, suite
     from sadtrt_core.measure.sensors import Reading
     from sadtrt_core.renderer.config import demo_config
     from sadtrt_core.renderer.seeded import seeded_renderer
@@ -61,7 +61,7 @@ FAULTS = """
             frames[1, 2, 30, 40] = float("nan")
             return frames
 
-        patch.setattr(suite, "reference_frames", grey)
+        patch.setattr(reference, "reference_frames", grey)
         patch.setattr(Suite, "render_sequence", broken)
 
     def read_only():
