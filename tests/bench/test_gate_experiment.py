@@ -204,7 +204,7 @@ def gpu_suite(gpu: VirtualGpu, monkeypatch: pytest.MonkeyPatch, ms: float, loads
     monkeypatch.setattr(gate_rows, "runner_named", lambda name: kind)
     memory = iter(range(1000, 100_000, 500))
     monkeypatch.setattr(gate_rows, "device_memory_free_of_leftovers", lambda device: float(next(memory)))
-    monkeypatch.setattr("sadtrt_core.suite.device_memory_used", lambda device: float(next(memory)))
+    monkeypatch.setattr("sadtrt_core.rows.device_memory_used", lambda device: float(next(memory)))
     return SimpleNamespace(
         timing_plan=TimingPlan(2, 0.0, 0.0, 30, 40),
         sensors=Sensors(),
