@@ -40,22 +40,18 @@ class Part:
     coordinates: bool = False
 
     def alone(self, base: Precision) -> Precision:
-        """This part in the base's compute type, quantised where the base is; everything else fp32."""
+        """This part as the base computes it, what the base keeps in fp32 kept; everything else fp32."""
         only = (*sorted(self.nodes), *([COORDINATES] if self.coordinates else ()))
-        return Precision(
-            f"{self.name} alone", base.compute, "to see what it costs", only_nodes=only, quantise=base.quantise
-        )
+        return replace(base, name=f"{self.name} alone", why="to see what it costs", only_nodes=only)
 
     def spared(self, base: Precision) -> Precision:
-        """Everything in the base's compute type but this part."""
-        keep = tuple(sorted(self.nodes))
-        return Precision(
-            f"all but {self.name}",
-            base.compute,
-            "to see what keeping it buys",
-            keep_coordinates=self.coordinates,
-            keep_nodes=keep,
-            quantise=base.quantise,
+        """Everything as the base computes it but this part, which is fp32."""
+        return replace(
+            base,
+            name=f"all but {self.name}",
+            why="to see what keeping it buys",
+            keep_coordinates=base.keep_coordinates or self.coordinates,
+            keep_nodes=(*base.keep_nodes, *sorted(self.nodes)),
         )
 
 

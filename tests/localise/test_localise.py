@@ -13,8 +13,10 @@ from onnx import numpy_helper
 
 from sadtrt_core.graph.edit import constants_to_initializers, replace_nodes
 from sadtrt_core.graph.export import export_stage
+from sadtrt_core.graph.typed import coordinate_slice, kept_nodes, picture_slice
 from sadtrt_core.localise.candidates import Candidates, DeviceCandidates
 from sadtrt_core.localise.measure import localise, worst_frames
+from sadtrt_core.localise.parts import stage_parts
 from sadtrt_core.localise.ranges import find_ranges
 from sadtrt_core.localise.report import DriftReport
 from sadtrt_core.localise.run import write_report
@@ -238,3 +240,14 @@ def test_an_operator_nobody_taught_is_refused(graph, inputs):
     strange.graph.node[0].op_type = "Erf"
     with pytest.raises(ValueError, match="operator Erf is not one PyTorch is taught here"):
         DeviceCandidates(strange, inputs, torch.device("cpu")).frames(PRECISIONS["fp32"], [0])
+
+
+def test_what_the_precision_keeps_stays_kept_whatever_part_is_looked_at(graph):
+    mixed = PRECISIONS["fp16-mixed"]
+    slices = coordinate_slice(graph) | picture_slice(graph)
+    assert len(slices) > 10
+    for part in stage_parts(graph):
+        assert slices <= kept_nodes(graph, part.spared(mixed))
+        assert slices <= kept_nodes(graph, part.alone(mixed))
+        assert part.nodes <= kept_nodes(graph, part.spared(mixed))
+        assert not (part.nodes - slices) & kept_nodes(graph, part.alone(mixed))
