@@ -29,6 +29,7 @@ import torch
 from gate_decisions import StoredRun
 from gate_rows import Rows, busy_loop, row_absence
 from gate_table import decide, table
+from suite_options import ROOT, add_suite_options, make_suite
 
 from sadtrt_core.environment import read_environment
 from sadtrt_core.measure.host_load import HostLoad
@@ -37,10 +38,9 @@ from sadtrt_core.records.files import write_atomically
 from sadtrt_core.records.gate_host import busy_host
 from sadtrt_core.records.schema import Environment, Record, Run
 from sadtrt_core.records.thresholds import Thresholds
-from sadtrt_core.suite import Suite, SuiteOptions, default_cache
+from sadtrt_core.suite import Suite
 
 STARTED = time.monotonic()
-ROOT = Path(__file__).parents[2]
 ROWS = {
     "cpu": ("mapping:pytorch:fp32", "mapping:pytorch:bf16", "keypoints:pytorch:fp32"),
     "cuda": (
@@ -153,28 +153,6 @@ def _is_busy(record: Record) -> bool:
     return host_only and busy_host(record.telemetry, None, Thresholds().busy_percent) is not None
 
 
-def make_suite(options: argparse.Namespace) -> Suite:
-    return Suite(
-        SuiteOptions(
-            size=256,
-            weights=options.weights,
-            checkpoint=None,
-            mapping_checkpoint=None,
-            source_image=None,
-            samples=None,
-            frames=1,
-            clip_frames=None,
-            device=options.device,
-            grid_sample=options.grid_sample,
-            cache=options.cache or default_cache(),
-            results=ROOT / "results",
-            jobs=1,
-            optimization_level=options.optimization_level,
-        ),
-        say=functools.partial(print, flush=True),
-    )
-
-
 def fresh_run(options: argparse.Namespace, rows: Sequence[str], timeout: float) -> Run:
     """One plain run in a new process. Raises subprocess.SubprocessError where that fails."""
     with tempfile.TemporaryDirectory() as folder:
@@ -276,7 +254,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--row", action="append", help="repeatable: stage:runner:precision")
-    parser.add_argument("--weights", default="seeded", help="as the suite's --weights; times do not depend on them")
+    add_suite_options(parser)
     parser.add_argument("--plain", type=int, default=21, help="runs of unchanged code (21 make 210 decisions)")
     parser.add_argument("--planted", type=int, default=5, help="runs of each planted slowdown")
     parser.add_argument("--fresh", type=int, default=5, help="runs in processes of their own")
@@ -284,9 +262,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--patience", type=float, default=600.0, help="seconds to wait in all for a CPU that others leave alone"
     )
-    parser.add_argument("--cache", type=Path, help="as the suite's --cache")
-    parser.add_argument("--optimization-level", type=int, default=3, choices=range(6), help="as the suite's")
-    parser.add_argument("--grid-sample", default="auto", help="as the suite's")
     parser.add_argument(
         "--threads", type=int, default=1, help="of PyTorch on a CPU: as many as cores wait for each other (default: 1)"
     )
@@ -300,7 +275,7 @@ def main() -> None:
     options = parse()
     out = options.again or options.out or ROOT / "results" / "baselines" / f"gate-experiment-{options.device}"
     torch.set_num_threads(options.threads)
-    suite = make_suite(options)
+    suite = make_suite(options, options.device)
     if options.one_run:
         with contextlib.ExitStack() as stack:
             run = measure_run(suite, Rows(suite, stack), options.row, read_environment(suite.device))

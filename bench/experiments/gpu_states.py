@@ -39,7 +39,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gate_experiment import make_suite
 from gate_rows import row_absence, row_job
 from gpu_probes import Prober, Round
 from spin_kernel import SpinKernel
@@ -53,6 +52,7 @@ from state_statistics import (
     two_states,
     visits,
 )
+from suite_options import add_suite_options, make_suite
 
 from sadtrt_core.environment import read_environment
 from sadtrt_core.measure import stats
@@ -216,13 +216,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--row", default="generator:tensorrt:fp16-mixed", help="stage:runner:precision")
     parser.add_argument("--seconds", type=float, default=50.0, help="bursts and pauses together, without loading")
-    parser.add_argument("--weights", default="seeded", help="as the suite's --weights; times do not depend on them")
-    parser.add_argument("--optimization-level", type=int, default=3, choices=range(6), help="as the suite's")
-    parser.add_argument("--grid-sample", default="auto", help="as the suite's")
-    parser.add_argument("--cache", type=Path, help="as the suite's --cache")
+    add_suite_options(parser)
     parser.add_argument("--out", type=Path, help="write everything as JSON, after each burst")
     options = parser.parse_args()
-    options.device = "cuda"
     return options
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from suite_options import add_suite_options, make_suite
 
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuildOptions, EngineBuildError, build_engine
@@ -33,7 +34,7 @@ from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import INT8, PRECISIONS, Quantisation
 from sadtrt_core.stages import STAGES
-from sadtrt_core.suite import Suite, SuiteOptions, default_cache
+from sadtrt_core.suite import Suite
 
 CALLS = 60
 HOURGLASS = "/dense_motion_network/hourglass/*"
@@ -203,10 +204,8 @@ def _median_ms(session: EngineSession) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="demo", choices=("demo", "fitted", "seeded"))
-    parser.add_argument("--grid-sample", default="auto", choices=("auto", "plugin", "native", "builtin"))
-    parser.add_argument("--optimization-level", type=int, default=1, choices=range(6))
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="as the suite's")
+    add_suite_options(parser)
+    parser.set_defaults(weights="demo", optimization_level=1)
     parser.add_argument("--only", action="append", choices=GROUPS, help="only these engines")
     parser.add_argument("--jobs", type=int, default=16, help="engines built at the same time")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds that a build may take")
@@ -221,7 +220,9 @@ def main() -> int:
         print(trt.reason if isinstance(trt, api.Absent) else "the engines are built and timed on an NVIDIA GPU")
         return 2
     with tempfile.TemporaryDirectory(prefix="sadtrt-int8-") as folder:
-        groups = Groups(_suite(options), Path(folder), options.optimization_level, options.limit)
+        groups = Groups(
+            make_suite(options, frames=max(options.frames, 1)), Path(folder), options.optimization_level, options.limit
+        )
         if groups.suite.grid_sample == "plugin":
             library = find_plugin()
             assert isinstance(library, PluginLibrary)  # Or the suite would have chosen another way.
@@ -236,27 +237,6 @@ def main() -> int:
             if options.out is not None:
                 options.out.write_text(json.dumps(groups.findings, indent=1) + "\n")
     return 0
-
-
-def _suite(options: argparse.Namespace) -> Suite:
-    return Suite(
-        SuiteOptions(
-            size=256,
-            weights=options.weights,
-            checkpoint=None,
-            mapping_checkpoint=None,
-            source_image=None,
-            samples=None,
-            frames=max(options.frames, 1),
-            clip_frames=None,
-            device="cuda",
-            grid_sample=options.grid_sample,
-            cache=options.cache,
-            results=Path("results"),
-            jobs=1,
-        ),
-        say=lambda line: print(line, flush=True),
-    )
 
 
 if __name__ == "__main__":

@@ -34,10 +34,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from gate_experiment import make_suite
 from gate_rows import row_absence, row_job
 from probe_kernels import ANSWERS, ProbeKernels
 from spin_kernel import SpinKernel
+from suite_options import add_suite_options, make_suite
 from timing_agreement import Delay
 
 from sadtrt_core.environment import read_environment
@@ -220,13 +220,9 @@ def judge(delays: list[dict[str, Any]], clocks: dict[str, float], row: dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--row", default="warp:tensorrt:fp16-mixed", help="a short one: stage:runner:precision")
-    parser.add_argument("--weights", default="seeded", help="as the suite's --weights; times do not depend on them")
-    parser.add_argument("--optimization-level", type=int, default=3, choices=range(6), help="as the suite's")
-    parser.add_argument("--grid-sample", default="auto", help="as the suite's")
-    parser.add_argument("--cache", type=Path, help="as the suite's --cache")
+    add_suite_options(parser)
     parser.add_argument("--out", type=Path, help="write the findings as JSON")
     options = parser.parse_args()
-    options.device = "cuda"
     if not torch.cuda.is_available():
         raise SystemExit("this needs a GPU: PyTorch sees none")
     suite = make_suite(options)

@@ -96,7 +96,7 @@ def search(
     precision: Annotated[str, typer.Option(help="The base: fp16 or bf16.")] = "fp16",
     min_psnr: Annotated[float, typer.Option(help="What every frame has to hold, in dB.")] = 60.0,
     max_lsb: Annotated[int | None, typer.Option(help="The largest difference of a pixel, of 255.")] = None,
-    frames: Annotated[int, typer.Option(help="Frames of the driving sequence.")] = 16,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of the driving sequence.")] = 16,
     worst: Annotated[int, typer.Option(min=1, help="How many of them, the worst, are tried first.")] = 4,
     out: Annotated[Path | None, typer.Option(help="The plan to write (default: plans/<base>-<dB>db.toml).")] = None,
     jobs: Jobs = _CORES,

@@ -185,7 +185,7 @@ def choose_weights(
     if choice not in ("auto", "demo"):
         raise StandinError(f"weights {choice!r} are not known: expected {WEIGHTS_HELP}")
     if has_gpu:
-        say(f"rendering with the small demo weights: `sadtrt fit --size {size}` makes full-size ones in two minutes")
+        say(f"rendering with the small demo weights: `sadtrt fit --size {size}` makes full-size ones in three minutes")
     if DEMO_FILE.exists():
         return load_standin(DEMO_FILE, "demo", size)
     say("the demo weights are missing: rendering with seeded noise, whose drift says nothing about a trained renderer")

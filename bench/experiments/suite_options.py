@@ -1,0 +1,42 @@
+"""What the experiments share: the suite's own options, and a suite made of them."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+
+from sadtrt_core.suite import Suite, SuiteOptions, default_cache
+
+ROOT = Path(__file__).parents[2]
+
+
+def add_suite_options(parser: argparse.ArgumentParser) -> None:
+    """Add --weights, --optimization-level, --grid-sample and --cache to an experiment's options."""
+    parser.add_argument("--weights", default="seeded", help="as the suite's --weights; times do not depend on them")
+    parser.add_argument("--optimization-level", type=int, default=3, choices=range(6), help="as the suite's")
+    parser.add_argument("--grid-sample", default="auto", help="as the suite's")
+    parser.add_argument("--cache", type=Path, help="as the suite's --cache")
+
+
+def make_suite(options: argparse.Namespace, device: str = "cuda", frames: int = 1) -> Suite:
+    """A suite at 256 pixels of the options that `add_suite_options` added."""
+    return Suite(
+        SuiteOptions(
+            size=256,
+            weights=options.weights,
+            checkpoint=None,
+            mapping_checkpoint=None,
+            source_image=None,
+            samples=None,
+            frames=frames,
+            clip_frames=None,
+            device=device,
+            grid_sample=options.grid_sample,
+            cache=options.cache or default_cache(),
+            results=ROOT / "results",
+            jobs=1,
+            optimization_level=options.optimization_level,
+        ),
+        say=functools.partial(print, flush=True),
+    )
