@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from sadtrt_core.engine.build import EngineBuildError
 from sadtrt_core.environment import read_environment
+from sadtrt_core.measure.visits import Visits
 from sadtrt_core.prebuild import unbuilt_reason
 from sadtrt_core.records.schema import RecordKey
 from sadtrt_core.rows import failed, skipped
@@ -72,6 +74,33 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     return report
 
 
+LATER_FAILURES = pytest.StashKey[list[tuple[RecordKey, Exception]]]()
+
+
+@pytest.fixture(scope="session")
+def later_failures(request: pytest.FixtureRequest) -> list[tuple[RecordKey, Exception]]:
+    """Rows that broke at a visit after their own test had passed, and how."""
+    return request.config.stash.setdefault(LATER_FAILURES, [])
+
+
+@pytest.fixture(scope="session")
+def visits(request: pytest.FixtureRequest, suite: Suite) -> Iterator[Visits]:
+    """The rows that wait for another visit. What still waits after the last benchmark is visited then, unless the run was
+    cut short: then runners are closed and nothing more.
+    """
+    with contextlib.closing(Visits(suite.timing_plan)) as waiting:
+        yield waiting
+        session = request.session
+        if session.exitstatus == pytest.ExitCode.OK and not (session.shouldfail or session.shouldstop):
+            waiting.finish()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Rows that broke late fail the run, as those do that break in their own test."""
+    if session.config.stash.get(LATER_FAILURES, []) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 SAMPLING_ROWS = pytest.StashKey[list[SamplingRow]]()
 RATIOS = "times as fast as PyTorch, by its form (in fp16 all but `fp32 coordinates` round the coordinates to half):"
 SAMPLING_FILE = pytest.StashKey[Path]()
@@ -93,6 +122,8 @@ def sampling_rows(request: pytest.FixtureRequest, suite: Suite) -> Iterator[list
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for key, error in config.stash.get(LATER_FAILURES, []):
+        terminalreporter.write_line(f"{key.label()} failed at a later visit: {type(error).__name__}: {error}", red=True)
     rows = config.stash.get(SAMPLING_ROWS, None)
     if rows is None:
         return

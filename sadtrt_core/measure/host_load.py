@@ -23,6 +23,8 @@ ProcessorTimes = tuple[float, float, float]
 class HostLoad:
     """A context manager around a measurement, after which it is known how the host was; None for what it does not tell.
 
+    Entered again, for another visit to the same row, it keeps the worst of all blocks.
+
     - `others_percent`: what other processes took of all processors' time. Time that a hypervisor took for other
       machines counts as others'. Leaving a block that took less than SHORTEST_SECONDS waits until that is over.
     - `waited_percent`: the part of the block in which the thread that waited longest was ready to run and had no
@@ -49,7 +51,7 @@ class HostLoad:
 
     def __enter__(self) -> Self:
         if self._yardstick:
-            self.yardstick_ms = measure_yardstick()
+            self.yardstick_ms = _worst(self.yardstick_ms, measure_yardstick())
         self._before, self._waits = self._read(), self._read_waits()
         self._start = time.perf_counter()
         return self
@@ -62,9 +64,9 @@ class HostLoad:
         waits, seconds = self._read_waits(), time.perf_counter() - self._start
         if waits is not None and self._waits is not None and seconds > 0:
             longest = max((total - self._waits.get(thread, 0.0) for thread, total in waits.items()), default=0.0)
-            self.waited_percent = 100 * min(1.0, max(0.0, longest / seconds))
+            self.waited_percent = _worst(self.waited_percent, 100 * min(1.0, max(0.0, longest / seconds)))
         if self.yardstick_ms is not None:
-            self.yardstick_ms = max(self.yardstick_ms, measure_yardstick())
+            self.yardstick_ms = _worst(self.yardstick_ms, measure_yardstick())
         if self._before is None:
             return
         after = self._read()
@@ -74,7 +76,12 @@ class HostLoad:
         if after is None:
             return
         wall, busy, own = (new - old for new, old in zip(after, self._before, strict=True))
-        self.others_percent = 100 * min(1.0, max(0.0, busy - own) / (wall * (os.cpu_count() or 1)))
+        others = 100 * min(1.0, max(0.0, busy - own) / (wall * (os.cpu_count() or 1)))
+        self.others_percent = _worst(self.others_percent, others)
+
+
+def _worst(known: float | None, new: float) -> float:
+    return new if known is None else max(known, new)
 
 
 def read_processor_times() -> ProcessorTimes | None:

@@ -38,6 +38,9 @@ class TimedReading:
 class TelemetrySampler:
     """A context manager that reads the sensors every `period_s` seconds from entry to exit.
 
+    It may be entered again, for another visit to the same row: readings then are those of all visits, and what they
+    disturb is judged among all of them, so that a state that lasted for one visit of several is no lasting one.
+
     Where there are none it does nothing: `telemetry` gives None and `absence` the reason. An error of the sensors ends
     the sampling and is raised on exit, so that a measurement never silently goes on unwatched.
     """
@@ -58,6 +61,7 @@ class TelemetrySampler:
 
     def __enter__(self) -> Self:
         if self._sensors is not None:
+            self._stop.clear()
             self.look()
             self._thread = threading.Thread(target=self._watch, name="telemetry", daemon=True)
             self._thread.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,6 +22,10 @@ class TimingPlan:
     (measure/stats.py), for at most `warmup_seconds`. Sampling aims at `sample_seconds`, within the two limits on the
     number of samples, and goes on for up to `extra_seconds` until the 95% interval of the median is no wider than
     `half_width` (a fraction of the median) to either side.
+
+    A row's samples are taken in so many `visits` (measure/visits.py), that begin at least `apart_seconds` after each
+    other; samples and seconds above are those of all visits together. A visit takes at least `visit_samples` samples,
+    and all but the first warm up for `visit_warmup_calls` calls and `visit_warmup_seconds` more.
     """
 
     warmup_calls: int
@@ -32,11 +36,32 @@ class TimingPlan:
     warmup_floor_seconds: float = 0.0
     extra_seconds: float = 0.0
     half_width: float = 0.01
+    visits: int = 1
+    apart_seconds: float = 0.0
+    visit_samples: int = 1
+    visit_warmup_calls: int = 0
+    visit_warmup_seconds: float = 0.0
 
     def samples(self, call_seconds: float) -> int:
         """How many samples to take at first when one call takes `call_seconds`."""
         wanted = int(self.sample_seconds / max(call_seconds, 1e-9))
         return max(self.samples_min, min(self.samples_max, wanted))
+
+    def visit(self, index: int) -> TimingPlan:
+        """The plan of one visit, the first being 0: its part of the samples, and how it warms up."""
+        part = replace(
+            self,
+            visits=1,
+            sample_seconds=self.sample_seconds / self.visits,
+            samples_min=max(self.visit_samples, math.ceil(self.samples_min / self.visits)),
+            samples_max=max(self.visit_samples, math.ceil(self.samples_max / self.visits)),
+            extra_seconds=self.extra_seconds / self.visits,
+        )
+        if index == 0:
+            return part
+        # The runner has settled before: only clocks and caches have to come back.
+        seconds = self.visit_warmup_seconds
+        return replace(part, warmup_calls=self.visit_warmup_calls, warmup_seconds=seconds, warmup_floor_seconds=seconds)
 
 
 #: A GPU settles within a second; its samples are short and many.
@@ -49,6 +74,12 @@ GPU_PLAN = TimingPlan(
     # Clocks rise from idle over some tens of milliseconds, longer than sixteen short calls take.
     warmup_floor_seconds=0.1,
     extra_seconds=1.0,
+    visits=4,
+    apart_seconds=2.0,
+    # The gate judges by one visit: its rank test needs so many to show anything among a hundred tests.
+    visit_samples=16,
+    visit_warmup_calls=3,
+    visit_warmup_seconds=0.05,
 )
 #: On a CPU one call may take half a second, and the suite has some forty rows. A short stage is sampled for as long as
 #: a long one: whatever slows a processor for a tenth of a second would otherwise slow the whole of its row.
@@ -86,8 +117,8 @@ class LatencySampler:
 
     A sample's host time is the host's clock from before `execute` to after `synchronize`. Its device time is the time
     between two CUDA events recorded on the runner's stream around the work; there is none on a CPU. `windows` holds
-    each sample's begin and end in seconds of `time.perf_counter`, for telemetry. `flush` runs before every call,
-    outside what is timed.
+    each sample's begin and end in seconds of `time.perf_counter`, for telemetry, and `visits` the index of the first
+    sample after each `begin_visit`. `flush` runs before every call, outside what is timed.
     """
 
     def __init__(self, runner: StageRunner, flush: L2Flush | None = None) -> None:
@@ -97,6 +128,7 @@ class LatencySampler:
         self.device_ms: list[float] = []
         self.warmup_ms: list[float] = []
         self.windows: list[tuple[float, float]] = []
+        self.visits: list[int] = []
 
     def _call(self) -> tuple[tuple[float, float], float | None]:
         """Run once: begin and end in seconds of the host's clock, and device time in ms."""
@@ -138,6 +170,10 @@ class LatencySampler:
         recent = self.warmup_ms[-_STEADY_WINDOW:]
         return len(recent) == _STEADY_WINDOW and stats.is_steady(recent)
 
+    def begin_visit(self) -> None:
+        """The samples that follow are another visit's."""
+        self.visits.append(len(self.host_ms))
+
     def sample(self) -> None:
         """Take one counted sample."""
         (start, stop), device = self._call()
@@ -147,15 +183,17 @@ class LatencySampler:
             self.device_ms.append(device)
 
     def sample_until_known(self, plan: TimingPlan) -> None:
-        """Take more samples until the median is known as well as the plan wants, or its limits are reached."""
+        """Take more samples until this visit's median is known as well as the plan wants, or its limits are reached."""
         deadline = time.perf_counter() + plan.extra_seconds
+        begin = self.visits[-1] if self.visits else 0
+        most = begin + plan.samples_max
         while (
-            len(self.host_ms) < plan.samples_max
+            len(self.host_ms) < most
             and time.perf_counter() < deadline
-            and self.median_half_width() > plan.half_width
+            and half_width((self.device_ms or self.host_ms)[begin:]) > plan.half_width
         ):
             # Recomputing the interval after every sample would take longer than a short stage itself.
-            for _ in range(min(_STEADY_WINDOW, plan.samples_max - len(self.host_ms))):
+            for _ in range(min(_STEADY_WINDOW, most - len(self.host_ms))):
                 self.sample()
                 if time.perf_counter() >= deadline:
                     break
@@ -165,17 +203,19 @@ class LatencySampler:
         return half_width(self.device_ms or self.host_ms)
 
     def result(self, disturbed: Sequence[int] = ()) -> Latency:
-        """The samples so far. `steady` says whether they stayed level from the first to the last.
+        """The samples so far. `steady` says whether they stayed level from the first to the last of each visit.
 
         `disturbed` holds the indices of samples that telemetry saw disturbed: they are kept, and marked.
         """
         judged = self.device_ms or self.host_ms
+        ends = [*self.visits[1:], len(judged)]
         return Latency(
             device_ms=tuple(self.device_ms) or None,
             host_ms=tuple(self.host_ms),
             warmup_calls=len(self.warmup_ms),
-            steady=stats.is_steady(judged),
+            steady=all(stats.is_steady(judged[a:b]) for a, b in zip(self.visits or [0], ends, strict=True)),
             disturbed=tuple(disturbed),
+            visits=tuple(self.visits),
         )
 
 

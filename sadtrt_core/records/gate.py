@@ -10,7 +10,7 @@ from sadtrt_core.records.gate_latency import latency_findings, latency_tests
 from sadtrt_core.records.gate_picture import drift_findings, non_finite_findings, resource_findings
 from sadtrt_core.records.schema import Environment, Record, RecordKey, Run
 from sadtrt_core.records.store import read_run, records_file
-from sadtrt_core.records.thresholds import Thresholds
+from sadtrt_core.records.thresholds import Limits, Thresholds
 from sadtrt_core.records.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, make_row
 
 
@@ -134,8 +134,13 @@ def _count_tests(new: dict[RecordKey, Record], old: dict[RecordKey, Record], thr
     for key in new.keys() & old.keys():
         after, before = new[key].latency, old[key].latency
         if after is not None and before is not None:
-            count += len(latency_tests(after, before, thresholds.for_key(key)))
+            count += len(latency_tests(after, before, _limits(old[key], thresholds)))
     return count
+
+
+def _limits(baseline: Record, thresholds: Thresholds) -> Limits:
+    """The limits of a row, which may depend on how long it took in the baseline."""
+    return thresholds.for_key(baseline.key, baseline.latency.device_ms_median if baseline.latency else None)
 
 
 def _judge_row(
@@ -152,7 +157,7 @@ def _judge_row(
     if new.benchmark_version != old.benchmark_version:
         sentence = f"benchmark version {old.benchmark_version} in the baseline, {new.benchmark_version} now"
         return make_row(key, [Finding("row", "not comparable", "benchmark_version", sentence), *broken])
-    limits = thresholds.for_key(key)
+    limits = _limits(old, thresholds)
     findings: list[Finding] = []
     for part in ("latency", "drift"):
         if getattr(old, part) is not None and getattr(new, part) is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 
 from sadtrt_core.measure import stats
 from sadtrt_core.records.gate_host import another_speed, busy_host, fastest_of_both, restless
@@ -41,6 +43,9 @@ def latency_findings(
     are judged by their fastest quarter, and only where a fixed computation was as fast in both runs and most samples
     came close to the fastest, to within half the smallest effect of interest.
 
+    Where both runs came to the row several times and there are device times, each run is judged by its fastest visit, a
+    clock at a time: a GPU with states of its own then meets its fast one in both. What follows is of that visit alone.
+
     A row is slower where all four hold, so that it is neither an accident of few samples nor a change nobody wants to
     hear of nor a machine that was busy:
     - the ratio of medians exceeds the smallest effect of interest;
@@ -56,7 +61,7 @@ def latency_findings(
     findings = []
     on_device = candidate.device_ms is not None
     for metric, effect in latency_tests(candidate, baseline, limits).items():
-        new, old, remark = _judged_samples(candidate, baseline, metric)
+        new, old, remark = _judged_samples(candidate, baseline, metric, on_device)
         problem = None
         if metric == "host_ms":
             problem = busy_host(*hosts, thresholds.busy_percent)
@@ -138,17 +143,39 @@ def _percent(ratio: float) -> float | None:
 
 
 def _judged_samples(
-    candidate: Latency, baseline: Latency, metric: str
+    candidate: Latency, baseline: Latency, metric: str, by_visit: bool
 ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """The samples of both to judge by, and a remark: undisturbed ones where those are at least half of each run."""
-    quiet = [_undisturbed(latency, metric) for latency in (candidate, baseline)]
-    every = [getattr(latency, metric) for latency in (candidate, baseline)]
-    if all(2 * len(some) >= len(whole) for some, whole in zip(quiet, every, strict=True)):
-        left_out = sum(map(len, every)) - sum(map(len, quiet))
-        return quiet[0], quiet[1], f" ({left_out} disturbed samples left out)" if left_out else ""
-    return every[0], every[1], " (most samples were disturbed by clock drops or throttling; all are judged)"
+    """The samples of both to judge by, and a remark: undisturbed ones where those are at least half of each run, and of
+    those, where it is to go `by_visit` and both runs have several, each run's fastest visit's.
+    """
+    runs = (candidate, baseline)
+    every = [tuple(range(len(getattr(latency, metric)))) for latency in runs]
+    kept = [
+        tuple(i for i in all_of_it if i not in set(run.disturbed)) for run, all_of_it in zip(runs, every, strict=True)
+    ]
+    remark = ""
+    if any(2 * len(some) < len(whole) for some, whole in zip(kept, every, strict=True)):
+        kept, remark = every, " (most samples were disturbed by clock drops or throttling; all are judged)"
+    elif left_out := sum(map(len, every)) - sum(map(len, kept)):
+        remark = f" ({left_out} disturbed samples left out)"
+    visits = min(len(latency.visits) for latency in runs)
+    if by_visit and visits > 1:
+        kept = [_fastest_visit(run, metric, some, visits) for run, some in zip(runs, kept, strict=True)]
+        remark += f" (fastest of {visits} visits)"
+    new, old = (tuple(getattr(run, metric)[i] for i in some) for run, some in zip(runs, kept, strict=True))
+    return new, old, remark
 
 
-def _undisturbed(latency: Latency, metric: str) -> tuple[float, ...]:
-    marked = set(latency.disturbed)
-    return tuple(sample for index, sample in enumerate(getattr(latency, metric)) if index not in marked)
+def _fastest_visit(latency: Latency, metric: str, kept: Sequence[int], visits: int) -> tuple[int, ...]:
+    """Of the `kept` samples, by index, those of the visit with the lowest median.
+
+    Only the first `visits` are looked at, as many in both runs: the fastest of more would be the faster. A visit that
+    has lost most of its samples is left out, because the median of a few may be low by chance.
+    """
+    times = getattr(latency, metric)
+    taken = Counter(map(latency.visit_of, range(len(times))))
+    parts: dict[int, list[int]] = {}
+    for index in kept:
+        parts.setdefault(latency.visit_of(index), []).append(index)
+    whole = [part for visit, part in parts.items() if visit < visits and 2 * len(part) >= taken[visit]]
+    return tuple(min(whole, key=lambda part: stats.median([times[i] for i in part]))) if whole else tuple(kept)

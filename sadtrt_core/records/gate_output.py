@@ -134,13 +134,16 @@ def _markdown_table(rows: list[GateRow]) -> list[str]:
 
 
 def _time_change(row: GateRow) -> str:
-    """The change of the device time, else of the host time, with its interval: "+5.1% (+4.8 to +5.4)"."""
+    """The change of the device time, else of the host time, with its interval and the limit it was held against:
+    "+5.1% (+4.8 to +5.4), limit 3%". That is the row's smallest effect of interest, or its noise where that is more.
+    """
     found = row.finding("device_ms") or row.finding("host_ms")
     if found is None or found.change is None:
         return "-"
+    limit = "" if found.limit is None else f", limit {found.limit:.3g}%"
     if found.low is None or found.high is None:
-        return f"{found.change:+.1f}%"
-    return f"{found.change:+.1f}% ({found.low:+.1f} to {found.high:+.1f})"
+        return f"{found.change:+.1f}%{limit}"
+    return f"{found.change:+.1f}% ({found.low:+.1f} to {found.high:+.1f}){limit}"
 
 
 def _psnr_change(row: GateRow) -> str:

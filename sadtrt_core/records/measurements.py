@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,8 +25,10 @@ class Latency(JsonValue):
     """Raw samples in milliseconds for one call of a stage; `device_ms` is None where no device clock exists (a CPU).
 
     `device_ms` comes from device events, `host_ms` from the host's clock around a synchronised call. `steady` says that
-    the clocks and times had settled before the first sample and stayed so; `disturbed` holds the indices of samples
-    during which a clock dropped or a throttle reason was seen (kept and counted, only marked).
+    the clocks and times had settled before the first sample and stayed so, through each visit; `disturbed` holds the
+    indices of samples during which a clock dropped or a throttle reason was seen (kept and counted, only marked).
+    `visits` holds the index of the first sample of each visit to the row (measure/visits.py), the first of them 0; it
+    is empty where all samples were taken in one stretch, as in every record from before there were visits.
     """
 
     device_ms: tuple[float, ...] | None
@@ -32,8 +36,10 @@ class Latency(JsonValue):
     warmup_calls: int
     steady: bool
     disturbed: tuple[int, ...] = ()
+    visits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        _set(self, visits=tuple(int(index) for index in self.visits))
         _set(self, host_ms=_milliseconds("host_ms", self.host_ms), disturbed=tuple(int(i) for i in self.disturbed))
         if self.device_ms is not None:
             _set(self, device_ms=_milliseconds("device_ms", self.device_ms))
@@ -42,6 +48,11 @@ class Latency(JsonValue):
         longest = max(len(self.host_ms), len(self.device_ms or ()))
         if any(not 0 <= index < longest for index in self.disturbed):
             raise ValueError(f"disturbed names a sample outside the {longest} that were taken: {self.disturbed}")
+        shortest = min(len(self.host_ms), len(self.host_ms if self.device_ms is None else self.device_ms))
+        if self.visits and (self.visits[0] != 0 or self.visits[-1] >= shortest):
+            raise ValueError(f"visits should begin at sample 0 and end within the {shortest} taken: {self.visits}")
+        if any(later <= earlier for earlier, later in itertools.pairwise(self.visits)):
+            raise ValueError(f"visits should name each first sample once, in order: {self.visits}")
 
     @property
     def device_ms_median(self) -> float | None:
@@ -57,6 +68,10 @@ class Latency(JsonValue):
     def judged_ms(self) -> tuple[float, ...]:
         """The samples a ratio or a gate judges by, in ms: the device's where there is one, else the host's."""
         return self.host_ms if self.device_ms is None else self.device_ms
+
+    def visit_of(self, sample: int) -> int:
+        """The number of the visit, from 0, that took the sample of this index."""
+        return max(0, bisect.bisect_right(self.visits, sample) - 1)
 
 
 @dataclass(frozen=True)

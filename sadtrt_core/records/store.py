@@ -14,8 +14,9 @@ from typing import Any
 from sadtrt_core.records import codec
 from sadtrt_core.records.codec import RecordsError
 from sadtrt_core.records.files import point_at, write_atomically
+from sadtrt_core.records.measurements import Latency, Telemetry
 from sadtrt_core.records.merge import merge_records
-from sadtrt_core.records.schema import SCHEMA_VERSION, Environment, Record, Run, Weights, Workload
+from sadtrt_core.records.schema import SCHEMA_VERSION, Environment, Record, RecordKey, Run, Weights, Workload
 
 RECORDS_FILE = "records.json"
 SUMMARY_FILE = "summary.csv"
@@ -54,16 +55,36 @@ class RunWriter:
         Drift under seeded weights is kept as not meaningful, whatever the record says. Raises RecordsError for a field
         of a wrong type or a file that cannot be written; the run then holds what it held before.
         """
+        known = self._known(record.key)
         if self.run.weights.kind == "seeded" and record.drift is not None:
             record = dataclasses.replace(record, drift=dataclasses.replace(record.drift, meaningful=False))
         _check_readable(record)
+        return self._keep(record if known is None else merge_records(known, record))
+
+    def update_times(self, key: RecordKey, latency: Latency, telemetry: Telemetry | None) -> Record:
+        """Put a row's times in place of those that the run holds of it, because there are more now; return the record.
+
+        Raises RecordsError as `add` does, and for a row that the run does not hold.
+        """
+        known = self._known(key)
+        if known is None:
+            raise RecordsError(
+                f"the run holds no record of {key.label()} that could be brought up to date: add it first"
+            )
+        record = dataclasses.replace(known, latency=latency, telemetry=telemetry)
+        _check_readable(record)
+        return self._keep(record)
+
+    def _known(self, key: RecordKey) -> Record | None:
+        return next((record for record in self.run.records if record.key == key), None)
+
+    def _keep(self, record: Record) -> Record:
         kept = {known.key: known for known in self.run.records}
-        known = kept.get(record.key)
-        kept[record.key] = merged = record if known is None else merge_records(known, record)
+        kept[record.key] = record
         grown = dataclasses.replace(self.run, records=tuple(kept.values()))
         write_run(grown, self.folder / RECORDS_FILE)
         self.run = grown
-        return merged
+        return record
 
     def finish(self) -> Run:
         """Write summary.csv and environment.json, mark the run complete, and point `<root>/latest` at its folder."""

@@ -19,6 +19,13 @@ else:
     import tomli as tomllib
 
 OVERRIDE_SELECTORS = ("stage", "runner", "precision")
+LAUNCH_BOUND_MS = 1.0
+"""Below this device time, runners that launch every kernel from the host are judged by how the host was, not the GPU.
+
+A launch costs the host some microseconds and a stage has a hundred or more, so that up to about this time the GPU
+mostly waits for the next one: on an H200 PyTorch's warp takes 0.62 ms in fp32 and under autocast alike, where the same
+work in one CUDA graph takes 0.18 (results/baselines/h200-trt8.6).
+"""
 
 
 @dataclass(frozen=True)
@@ -49,16 +56,29 @@ class Limits:
 
 @dataclass(frozen=True)
 class Override:
-    """Limits that differ where every given selector equals the row's; `limits` holds only those that differ."""
+    """Limits that differ where every given selector equals the row's; `limits` holds only those that differ.
+
+    With `below_ms` it is only for rows whose baseline has a device time and its median is below so many ms.
+    """
 
     stage: str | None
     runner: str | None
     precision: str | None
     limits: Mapping[str, float | None]
+    below_ms: float | None = None
 
-    def applies_to(self, key: RecordKey) -> bool:
-        """Whether this override is for `key`."""
+    def applies_to(self, key: RecordKey, device_ms: float | None) -> bool:
+        """Whether this override is for `key`, which took `device_ms` in the baseline."""
+        if self.below_ms is not None and (device_ms is None or device_ms >= self.below_ms):
+            return False
         return all(getattr(self, name) in (None, getattr(key, name)) for name in OVERRIDE_SELECTORS)
+
+
+#: Runs of the same code differed by up to 8% (results/baselines/gate-experiment-h200); host times, by as much and more.
+LAUNCH_BOUND = tuple(
+    Override(None, runner, None, {"slowdown_percent": 10.0, "host_slowdown_percent": 20.0}, LAUNCH_BOUND_MS)
+    for runner in ("pytorch", "tensorrt-enqueue")
+)
 
 
 @dataclass(frozen=True)
@@ -68,19 +88,20 @@ class Thresholds:
     `false_alarm` is the probability, over all latency tests of one comparison together, that the rank test alone calls
     equal samples unequal. A row whose own slow variation could hide a change of `too_noisy_percent` is not comparable.
     Host times are not judged where the process waited for a processor for more than `busy_percent` of either run.
+    Short rows that launch kernel by kernel have limits of their own (LAUNCH_BOUND) unless an override says otherwise.
     """
 
     limits: Limits = field(default_factory=Limits)
-    overrides: tuple[Override, ...] = ()
+    overrides: tuple[Override, ...] = LAUNCH_BOUND
     false_alarm: float = 0.01
     too_noisy_percent: float = 50.0
     busy_percent: float = 10.0
 
-    def for_key(self, key: RecordKey) -> Limits:
-        """The limits for one row; where several overrides apply, the later one wins."""
+    def for_key(self, key: RecordKey, device_ms: float | None = None) -> Limits:
+        """The limits for one row, which took `device_ms` in the baseline; of several overrides the later wins."""
         limits = self.limits
         for override in self.overrides:
-            if override.applies_to(key):
+            if override.applies_to(key, device_ms):
                 limits = dataclasses.replace(limits, **override.limits)
         return limits
 
@@ -105,7 +126,10 @@ class Thresholds:
             raise RecordsError(f"{where}.override should be a list of tables, written [[{where}.override]]")
         return cls(
             limits=Limits(**limits),
-            overrides=tuple(_override(entry, f"{where}.override[{i}]") for i, entry in enumerate(overrides)),
+            overrides=(
+                *LAUNCH_BOUND,
+                *(_override(entry, f"{where}.override[{i}]") for i, entry in enumerate(overrides)),
+            ),
             **general,
         )
 
@@ -113,7 +137,8 @@ class Thresholds:
     def read(cls, path: Path) -> Thresholds:
         """Thresholds from `[tool.sadtrt.gate]` of a pyproject.toml, or the table `[gate]` of any other TOML file.
 
-        A pyproject.toml without that table gives the defaults. A limit that is `false` is not judged:
+        A pyproject.toml without that table gives the defaults. A limit that is `false` is not judged; `below_ms` beside
+        the selectors is described at `Override`:
 
             [tool.sadtrt.gate]
             slowdown_percent = 3.0
@@ -145,7 +170,7 @@ class Thresholds:
 
 def _override(entry: Mapping[str, Any], where: str) -> Override:
     names = {item.name for item in dataclasses.fields(Limits)}
-    if unknown := sorted(set(entry) - names - set(OVERRIDE_SELECTORS)):
+    if unknown := sorted(set(entry) - names - {*OVERRIDE_SELECTORS, "below_ms"}):
         raise RecordsError(f"{where} has the unknown entry {unknown[0]!r}")
     selectors = {name: entry.get(name) for name in OVERRIDE_SELECTORS}
     if all(value is None for value in selectors.values()):
@@ -154,7 +179,8 @@ def _override(entry: Mapping[str, Any], where: str) -> Override:
         if value is not None and not isinstance(value, str):
             raise RecordsError(f"{where}.{name} should be a name in quotes but is {value!r}")
     limits = {name: _limit(entry[name], f"{where}.{name}") for name in entry if name in names}
-    return Override(limits=limits, **selectors)
+    below = _number(entry["below_ms"], f"{where}.below_ms") if "below_ms" in entry else None
+    return Override(limits=limits, below_ms=below, **selectors)
 
 
 def _limit(value: Any, where: str) -> float | None:

@@ -71,6 +71,8 @@ class StageRunner(abc.ABC):
     engine_bytes: int | None = None
     #: The stream `execute` enqueues on; None on a CPU.
     stream: torch.cuda.Stream | None = None
+    #: Whether no second one may be loaded beside it, because such runners share what each would change for the other.
+    one_at_a_time: bool = False
     #: What a reader of the figures has to know, one sentence each.
     notes: tuple[str, ...] = ()
 

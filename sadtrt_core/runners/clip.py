@@ -31,6 +31,7 @@ class ClipRunner(StageRunner):
     def __init__(self, job: Job, make: Callable[[Job], StageRunner]) -> None:
         super().__init__(job)
         self._parts = {name: make(replace(job, stage=STAGES[name], batch=1)) for name in CLIP_PARTS}
+        self.one_at_a_time = any(part.one_at_a_time for part in self._parts.values())
         self._active: list[StageRunner] = []
         self._inputs: dict[str, Tensor] = {}
         self._frames: Tensor | None = None

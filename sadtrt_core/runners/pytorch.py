@@ -118,7 +118,13 @@ class PyTorchRunner(StageRunner):
 
 
 class TorchCompileRunner(PyTorchRunner):
-    """torch.compile; on a GPU with CUDA graphs ("reduce-overhead"), on a CPU with its C++ code generator."""
+    """torch.compile; on a GPU with CUDA graphs ("reduce-overhead"), on a CPU with its C++ code generator.
+
+    All compiled modules of a process share one pool of CUDA graph memory and one cache of compiled code with a limited
+    number of entries a function, and freeing one of them resets what the others compiled: they are measured singly.
+    """
+
+    one_at_a_time = True
 
     def activate(self) -> None:
         super().activate()

@@ -1,0 +1,155 @@
+"""Comes back to rows: each is timed in several visits, seconds apart, while its runner stays loaded.
+
+A GPU may have states that no sensor shows: an H200 has two, about 3% apart in speed, each of which lasts for seconds
+(README, "How far to trust the times"). A row timed in one stretch of a second shows whichever it met, and two runs of the same
+code then differ by what the GPU did. So the samples of a row are spread over several visits, and the gate judges by the
+fastest (records/gate_latency.py), which met the fast state unless every visit was slow. Visits must lie farther apart
+than a state usually lasts, or they all see the same one: hence `TimingPlan.apart_seconds`, 2 s on a GPU, from the begin
+of one visit to the begin of the next. The visits to other rows fill that time; where they do not, this waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sadtrt_core.measure.host_load import HostLoad
+from sadtrt_core.measure.sensors import NoSensors, Sensors
+from sadtrt_core.measure.telemetry import TelemetrySampler
+from sadtrt_core.measure.timing import L2Flush, LatencySampler, TimingPlan
+from sadtrt_core.records.measurements import Latency, Telemetry
+from sadtrt_core.runners.base import StageRunner
+
+
+def repeat(call: Callable[[], None], times: int) -> None:
+    """Call so many times."""
+    for _ in range(times):
+        call()
+
+
+class RowTiming:
+    """The times of one activated and bound runner over all visits, and how GPU and host were during each."""
+
+    def __init__(
+        self,
+        runner: StageRunner,
+        plan: TimingPlan,
+        sensors: Sensors | NoSensors,
+        flush: L2Flush | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.plan = plan
+        self.sampler = LatencySampler(runner, flush)
+        self.watch = TelemetrySampler(sensors)
+        self.host = HostLoad(yardstick=runner.job.device.type == "cpu")
+        #: What one call took at the last visit, in seconds.
+        self.call_seconds = 0.0
+        #: When the last visit began, in seconds of `clock`.
+        self.began = float("-inf")
+        self.visits = 0
+        self._clock = clock
+
+    def visit(self, take: Callable[[Callable[[], None], int], object] = repeat) -> None:
+        """Warm up and take one visit's samples; `take` is given what takes one, and how many to begin with."""
+        plan = self.plan.visit(self.visits)
+        self.began = self._clock()
+        self.call_seconds = self.sampler.warm_up(plan)
+        self.sampler.begin_visit()
+        with self.host, self.watch:
+            take(self.sampler.sample, plan.samples(self.call_seconds))
+            self.sampler.sample_until_known(plan)
+        self.visits += 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last visit is over."""
+        return self.visits >= self.plan.visits
+
+    def latency(self) -> Latency:
+        """All samples so far, with those marked that telemetry saw disturbed."""
+        return self.sampler.result(self.watch.disturbed(self.sampler.windows))
+
+    def telemetry(self) -> Telemetry | None:
+        """How GPU and host were during the visits so far."""
+        return self.watch.telemetry(self.sampler.windows, self.host)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    timing: RowTiming
+    runner: StageRunner
+    loaded: contextlib.ExitStack
+    visited: Callable[[], None]
+    broke: Callable[[Exception], None]
+
+
+class Visits:
+    """The rows that wait for another visit, with their runners, oldest first; at most `plan.visits` are loaded at once.
+
+    A row comes here after its first visit and leaves, its runner closed, after its last one or when a visit fails.
+    """
+
+    def __init__(
+        self,
+        plan: TimingPlan,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._plan, self._clock, self._sleep = plan, clock, sleep
+        self._waiting: list[_Waiting] = []
+
+    def make_room(self, runner: StageRunner) -> None:
+        """Go round until `runner` may be loaded beside what waits."""
+        while len(self._waiting) >= self._plan.visits or self._excludes(runner):
+            self.go_round()
+
+    def _excludes(self, runner: StageRunner) -> bool:
+        return runner.one_at_a_time and any(waiting.runner.one_at_a_time for waiting in self._waiting)
+
+    def keep(
+        self,
+        timing: RowTiming,
+        runner: StageRunner,
+        loaded: contextlib.ExitStack,
+        visited: Callable[[], None],
+        broke: Callable[[Exception], None],
+    ) -> None:
+        """Take over a row after its first visit; `loaded` frees its runner.
+
+        `visited` is called after every visit from now on, `broke` with the error of one that failed.
+        """
+        self._waiting.append(_Waiting(timing, runner, loaded, visited, broke))
+        if timing.complete:
+            self._leave(self._waiting[-1])
+
+    def go_round(self) -> None:
+        """Visit every waiting row once, the oldest first, none sooner than the plan's time after its last visit."""
+        for waiting in tuple(self._waiting):
+            if (early := waiting.timing.began + self._plan.apart_seconds - self._clock()) > 0:
+                self._sleep(early)
+            try:
+                waiting.timing.visit()
+            except Exception as error:
+                waiting.broke(error)
+                self._leave(waiting)
+                continue
+            waiting.visited()
+            if waiting.timing.complete:
+                self._leave(waiting)
+
+    def _leave(self, waiting: _Waiting) -> None:
+        self._waiting.remove(waiting)
+        waiting.loaded.close()
+
+    def finish(self) -> None:
+        """Go round until every row has had its last visit."""
+        while self._waiting:
+            self.go_round()
+
+    def close(self) -> None:
+        """Free every runner, without visiting any again."""
+        with contextlib.ExitStack() as runners:
+            while self._waiting:
+                runners.enter_context(self._waiting.pop().loaded)
