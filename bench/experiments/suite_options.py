@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def add_suite_options(parser: argparse.ArgumentParser) -> None:
-    """Add --weights, --optimization-level, --grid-sample and --cache to an experiment's options."""
+    """Add --weights, --source-image, --optimization-level, --grid-sample and --cache to an experiment's options."""
     parser.add_argument("--weights", default="seeded", help="as the suite's --weights; times do not depend on them")
+    parser.add_argument("--source-image", type=Path, help="as the suite's")
     parser.add_argument("--optimization-level", type=int, default=3, choices=range(6), help="as the suite's")
     parser.add_argument("--grid-sample", default="auto", help="as the suite's")
     parser.add_argument("--cache", type=Path, help="as the suite's --cache")
@@ -27,7 +28,7 @@ def make_suite(options: argparse.Namespace, device: str = "cuda", frames: int = 
             weights=options.weights,
             checkpoint=None,
             mapping_checkpoint=None,
-            source_image=None,
+            source_image=options.source_image,
             samples=None,
             frames=frames,
             clip_frames=None,

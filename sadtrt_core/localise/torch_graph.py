@@ -7,6 +7,7 @@ GPU answers in a tenth of a second what ONNX Runtime on a CPU answers in half a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -34,10 +35,11 @@ def run_graph(
     model: onnx.ModelProto,
     inputs: Mapping[str, Tensor],
     see: Callable[[str, Tensor], None] = lambda name, value: None,
+    instead: Mapping[str, Operator] = MappingProxyType({}),
 ) -> Tensor:
     """The graph's first output, on the inputs' device; TF32 is off and algorithms are deterministic.
 
-    `see` is shown every tensor a node makes. Raises ValueError for an operator that the renderer's graphs do not have.
+    `see` is shown every tensor a node makes; `instead` has other ways to compute nodes, by their names. Raises ValueError for an operator that the renderer's graphs do not have.
     """
     device = next(iter(inputs.values())).device
     values: dict[str, Tensor] = dict(inputs)
@@ -47,10 +49,11 @@ def run_graph(
     wanted = model.graph.output[0].name
     with torch.inference_mode(), matrix_arithmetic(tf32=False, benchmark=False):
         for index, node in enumerate(model.graph.node):
-            if node.op_type not in _OPERATORS:
+            operator = instead.get(node.name) or _OPERATORS.get(node.op_type)
+            if operator is None:
                 raise ValueError(f"node {node.name}: operator {node.op_type} is not one PyTorch is taught here")
             attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-            made = _OPERATORS[node.op_type]([values[name] for name in node.input if name], attributes)
+            made = operator([values[name] for name in node.input if name], attributes)
             values[node.output[0]] = made
             see(node.output[0], made)
             for name in node.input:

@@ -81,7 +81,11 @@ def by_types_alone(job: Job) -> Compute:
     """
     if job.precision.compute == "float32":
         return by_pytorch(job, job.precision.tf32)
-    typed = typed_graph(job.renderer, job.stage, job.precision, "native", job.cache, job.calibration)
+    return by_graph(job, typed_graph(job.renderer, job.stage, job.precision, "native", job.cache, job.calibration))
+
+
+def by_graph(job: Job, typed: bytes) -> Compute:
+    """A typed graph of the job's stage, its samplers native, by PyTorch: every rounding explicit and sums in fp32."""
     model = onnx.load_from_string(typed)
     fix_shapes(model, {spec.name: spec.batched(1) for spec in job.inputs})
     model = explicit_rounding(model)
