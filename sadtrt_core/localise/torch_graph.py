@@ -39,7 +39,8 @@ def run_graph(
 ) -> Tensor:
     """The graph's first output, on the inputs' device; TF32 is off and algorithms are deterministic.
 
-    `see` is shown every tensor a node makes; `instead` has other ways to compute nodes, by their names. Raises ValueError for an operator that the renderer's graphs do not have.
+    `see` is shown every tensor a node makes; `instead` has other ways to compute nodes, by their names. Raises
+    ValueError for an operator that the renderer's graphs do not have.
     """
     device = next(iter(inputs.values())).device
     values: dict[str, Tensor] = dict(inputs)

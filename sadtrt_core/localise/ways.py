@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import onnx
@@ -84,13 +84,16 @@ def by_types_alone(job: Job) -> Compute:
     return by_graph(job, typed_graph(job.renderer, job.stage, job.precision, "native", job.cache, job.calibration))
 
 
-def by_graph(job: Job, typed: bytes) -> Compute:
-    """A typed graph of the job's stage, its samplers native, by PyTorch: every rounding explicit and sums in fp32."""
+def by_graph(job: Job, typed: bytes, also: Collection[str] = ()) -> Compute:
+    """A typed graph of the job's stage, its samplers native, by PyTorch: every rounding explicit and sums in fp32.
+
+    `also` names inner tensors that are handed out beside the stage's outputs.
+    """
     model = onnx.load_from_string(typed)
     fix_shapes(model, {spec.name: spec.batched(1) for spec in job.inputs})
     model = explicit_rounding(model)
     weights = take_weights(model, job.device)
-    names = [spec.name for spec in job.outputs]
+    names = frozenset((*(spec.name for spec in job.outputs), *also))
 
     def compute(known: Mapping[str, Tensor]) -> dict[str, Tensor]:
         made: dict[str, Tensor] = {}
