@@ -209,6 +209,15 @@ class EngineSession:
         with torch.cuda.stream(self._require_stream()):
             self._graph.replay()
 
+    def profile(self, profiler: Any) -> None:
+        """Have a `trt.IProfiler` told every layer's time from the next `execute` on; a captured graph tells none.
+
+        Raises ValueError where the engine runs as a captured graph.
+        """
+        if self._graph is not None or self._context is None:
+            raise ValueError("layers are timed in an open session without a CUDA graph")
+        self._context.profiler = profiler
+
     def views(self) -> dict[str, Tensor]:
         """The output buffers as tensors; torch's current stream waits for what was executed. Valid until `execute`."""
         torch.cuda.current_stream(self._device).wait_stream(self._require_stream())

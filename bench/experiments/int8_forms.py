@@ -1,0 +1,201 @@
+"""Forms of the int8 generator: what is quantised, and what might keep TensorRT 8.6 from rewriting it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import torch
+from int8_blocks import block_tensors, show_blocks, signal_to_noise_db
+from onnx import TensorProto, numpy_helper
+from torch import Tensor
+
+from sadtrt_core.graph.edit import GraphBuilder, replace_nodes
+from sadtrt_core.graph.export import OPSET
+from sadtrt_core.graph.pipeline import cached_export, typed_graph
+from sadtrt_core.graph.typed import quantised_nodes
+from sadtrt_core.localise.ways import Compute, by_graph
+from sadtrt_core.measure.drift import measure_drift
+from sadtrt_core.precision import INT8, PRECISIONS, Precision, Quantisation
+from sadtrt_core.quantise.calibration import Calibration
+from sadtrt_core.records.schema import Drift
+from sadtrt_core.runners.base import GridSample, Job
+from sadtrt_core.stages import STAGES
+from sadtrt_core.suite import Suite
+
+GENERATOR = STAGES["generator"]
+REFERENCE = "fp16-mixed"
+
+
+@dataclass(frozen=True)
+class Form:
+    """One engine to try; `quantise` None is fp16-mixed itself.
+
+    `own_pairs` quantises a tensor anew for each convolution that reads it. `equal_scales` gives what convolutions of
+    one tensor make one range, the largest of theirs. `shows_blocks` makes the decoder's blocks outputs of the engine.
+    """
+
+    why: str
+    quantise: Quantisation | None
+    own_pairs: bool = False
+    equal_scales: bool = False
+    shows_blocks: bool = False
+
+    @property
+    def precision(self) -> Precision:
+        return replace(PRECISIONS[REFERENCE], name="form", quantise=self.quantise)
+
+
+def _decoder(*nodes: str, spare: tuple[str, ...] = ()) -> Quantisation:
+    return Quantisation("int8", tuple(f"/decoder/{node}" for node in nodes), spare)
+
+
+#: Spared at the end: nothing of what is read at the full size is quantised, so no spared convolution reads it beside.
+_LAST = ("/decoder/conv_img/*", "/decoder/up_1/*", "/decoder/up_0/conv_?/*")
+#: REFERENCE comes first because the others are compared with it, then what is worth most if time runs out.
+FORMS: dict[str, Form] = {
+    REFERENCE: Form("what int8 has to be faster than", None),
+    "int8": Form("as it is shipped", INT8),
+    "middle main": Form(
+        "no tensor is read by two convolutions, no convolutions can be merged", _decoder("G_middle_?/conv_?/*")
+    ),
+    "int8, equal scales": Form("convolutions that are merged need one scale only", INT8, equal_scales=True),
+    "up_1 spared, equal scales": Form(
+        "nor is a tensor read by both kinds", _decoder("*", spare=_LAST), equal_scales=True
+    ),
+    "int8, blocks shown": Form(
+        "where the engine leaves its types; its time counts for nothing", INT8, shows_blocks=True
+    ),
+    "int8, own pairs": Form("convolutions of one tensor cannot be merged", INT8, own_pairs=True),
+    "everything": Form("the decoder without a boundary", _decoder("*")),
+}
+
+
+def form_graph(suite: Suite, form: Form, grid_sample: GridSample) -> bytes:
+    """The typed graph of the generator in this form, its samplers resolved as `grid_sample` says."""
+    cache, calibration = suite.options.cache, None
+    if form.quantise is not None:
+        calibration = suite.calibration
+        if form.equal_scales:
+            exported = cached_export(suite.renderer, GENERATOR, OPSET, cache)
+            calibration = equal_ranges(exported, quantised_nodes(exported, form.precision), calibration)
+    graph = typed_graph(suite.renderer, GENERATOR, form.precision, grid_sample, cache, calibration)
+    if not (form.own_pairs or form.shows_blocks):
+        return graph
+    model = onnx.load_from_string(graph)
+    if form.own_pairs:
+        separate_pairs(model)
+    if form.shows_blocks:
+        show_blocks(model)
+    return model.SerializeToString(deterministic=True)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What the types of a form cost by themselves; `blocks` is signal over noise in dB on the first frame."""
+
+    drift: Drift
+    blocks: dict[str, float]
+
+
+class Simulation:
+    """Forms computed by their types alone on the first frames of a suite, beside fp32."""
+
+    def __init__(self, suite: Suite, frames: int) -> None:
+        self._suite, self._frames = suite, frames
+        exported = cached_export(suite.renderer, GENERATOR, OPSET, suite.options.cache)
+        self._tensors = block_tensors(exported)
+        self._exact = self._blocks(self._compute(PRECISIONS["fp32"], self._graph(PRECISIONS["fp32"])))
+
+    def measure(self, form: Form) -> Simulated:
+        """Drift and blocks of a form, whose outputs for the blocks are left out: they change no value."""
+        suite = self._suite
+        graph = form_graph(suite, replace(form, shows_blocks=False), "native")
+        compute = self._compute(form.precision, graph)
+        pictures = torch.cat([compute(item)["prediction"].cpu() for item in suite.frame_inputs[: self._frames]])
+        return Simulated(measure_frames(suite, pictures), self.signal_to_noise(self._blocks(compute)))
+
+    def signal_to_noise(self, found: Mapping[str, Tensor]) -> dict[str, float]:
+        """Of blocks (name to tensor, on any device) on the first frame, against fp32."""
+        return {block: signal_to_noise_db(self._exact[block], value.cpu()) for block, value in found.items()}
+
+    def _graph(self, precision: Precision) -> bytes:
+        return typed_graph(self._suite.renderer, GENERATOR, precision, "native", self._suite.options.cache)
+
+    def _compute(self, precision: Precision, graph: bytes) -> Compute:
+        suite = self._suite
+        job = Job(suite.renderer, GENERATOR, precision, "native", 1, suite.device, suite.options.cache)
+        return by_graph(job, graph, tuple(self._tensors.values()))
+
+    def _blocks(self, compute: Compute) -> dict[str, Tensor]:
+        made = compute(self._suite.frame_inputs[0])
+        return {block: made[tensor].cpu() for block, tensor in self._tensors.items()}
+
+
+def measure_frames(suite: Suite, pictures: Tensor) -> Drift:
+    """Drift of the first frames of the suite's sequence against its reference."""
+    return measure_drift(suite.reference.frames[: len(pictures)], pictures, meaningful=suite.drift_is_meaningful)
+
+
+def convolution_names(suite: Suite, form: Form) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of the generator's convolutions, and of those that the form quantises."""
+    exported = cached_export(suite.renderer, GENERATOR, OPSET, suite.options.cache)
+    every = frozenset(node.name for node in exported.graph.node if node.op_type == "Conv")
+    return every, quantised_nodes(exported, form.precision)
+
+
+def equal_ranges(model: onnx.ModelProto, quantised: Collection[str], calibration: Calibration) -> Calibration:
+    """One range, the largest, for the quantised results of quantised convolutions that read the same tensor.
+
+    `model` is the fp32 graph. Results count that a Relu alone reads, and behind it only quantised convolutions.
+    """
+    readers = _readers(model)
+    groups: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        if node.name not in quantised:
+            continue
+        behind = readers.get(node.output[0], [])
+        if len(behind) == 1 and behind[0].op_type == "Relu":
+            last = readers.get(behind[0].output[0], [])
+            if last and all(one.name in quantised for one in last):
+                groups.setdefault(node.input[0], []).extend(one.name for one in last)
+    ranges = dict(calibration.ranges)
+    for names in groups.values():
+        ranges.update(dict.fromkeys(names, max(calibration.require(name) for name in names)))
+    return replace(calibration, ranges=ranges)
+
+
+def separate_pairs(model: onnx.ModelProto) -> None:
+    """A QuantizeLinear for each DequantizeLinear of a tensor instead of one for all, in place.
+
+    Their scales lie one float32 apart, because a builder drops a quantisation that equals another.
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    quantised = {node.output[0]: node for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    seen: dict[str, int] = {}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        source = quantised.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if source is not None:
+            count = seen[source.name] = seen.get(source.name, -1) + 1
+            if count:
+                builder = GraphBuilder(f"{node.name}/own")
+                value = numpy_helper.to_array(weights[source.input[1]])
+                for _ in range(count):
+                    value = np.nextafter(value, np.float32(np.inf), dtype=np.float32)
+                node.input[1] = builder.constant(value, TensorProto.FLOAT)
+                node.input[0] = builder.op("QuantizeLinear", source.input[0], node.input[1], source.input[2])
+                nodes.extend(builder.nodes)
+                model.graph.initializer.extend(builder.initializers)
+        nodes.append(node)
+    replace_nodes(model, nodes)
+
+
+def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            found.setdefault(name, []).append(node)
+    return found
