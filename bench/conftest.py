@@ -85,8 +85,8 @@ def later_failures(request: pytest.FixtureRequest) -> list[tuple[RecordKey, Exce
 
 @pytest.fixture(scope="session")
 def visits(request: pytest.FixtureRequest, suite: Suite) -> Iterator[Visits]:
-    """The rows that wait for another visit. What still waits after the last benchmark is visited then, unless the run was
-    cut short: then runners are closed and nothing more.
+    """The rows that wait for another visit. What still waits after the last benchmark is visited then, unless the run
+    was cut short: then runners are closed and nothing more.
     """
     with contextlib.closing(Visits(suite.timing_plan)) as waiting:
         yield waiting

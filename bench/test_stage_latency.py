@@ -1,4 +1,4 @@
-"""Latency of every stage, by every runner, in every precision, at every batch; on a GPU in several visits to each row."""
+"""Latency of every stage, by every runner, in every precision, at every batch; on a GPU, visit by visit."""
 
 from __future__ import annotations
 
@@ -91,5 +91,5 @@ def test_stage_latency(
             )
         )
         show()
+        visits.go_round()
         visits.keep(timing, active, loaded.pop_all(), visited, broke)
-    visits.go_round()

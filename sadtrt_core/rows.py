@@ -7,7 +7,7 @@ from sadtrt_core.records.schema import Record, RecordKey, Resources
 from sadtrt_core.runners.base import StageRunner
 
 #: Raised when the benchmarks measure something else than before; older baselines then do not compare. 3: on a GPU a
-#: row's samples come from several visits and the gate judges by the fastest; 2 had one stretch in whichever state it met.
+#: row's samples come from several visits and the gate judges by the fastest; 2 took one stretch in any of its states.
 BENCHMARK_VERSION = 3
 
 

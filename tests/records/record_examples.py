@@ -106,16 +106,22 @@ keys = st.builds(
     st.sampled_from(["torch", "native", "plugin", "builtin", "none"]),
     st.integers(1, 64),
 )
-latencies = st.lists(times, min_size=1, max_size=6).flatmap(
-    lambda host: st.builds(
-        Latency,
-        st.none() | st.lists(times, min_size=1, max_size=6).map(tuple),
-        st.just(tuple(host)),
-        st.integers(0, 1000),
-        st.booleans(),
-        st.lists(st.integers(0, len(host) - 1), max_size=2).map(tuple),
+
+
+@st.composite
+def latencies(draw: st.DrawFn) -> Latency:
+    host, device = (draw(st.lists(times, min_size=1, max_size=6)) for _ in range(2))
+    has_device = draw(st.booleans())
+    shortest = min(len(host), len(device)) if has_device else len(host)
+    begins = draw(st.none() | st.sets(st.integers(0, shortest - 1)))
+    return Latency(
+        tuple(device) if has_device else None,
+        tuple(host),
+        draw(st.integers(0, 1000)),
+        draw(st.booleans()),
+        draw(st.lists(st.integers(0, len(host) - 1), max_size=2).map(tuple)),
+        () if begins is None else tuple(sorted({0, *begins})),
     )
-)
 
 
 @st.composite
@@ -152,9 +158,9 @@ extras = {
     "benchmark_version": st.integers(1, 9),
 }
 records = st.one_of(
-    st.builds(Record, keys, st.just("measured"), st.none(), latencies, st.none() | drifts(), **extras),
+    st.builds(Record, keys, st.just("measured"), st.none(), latencies(), st.none() | drifts(), **extras),
     st.builds(Record, keys, st.just("measured"), st.none() | texts, st.none(), drifts(), **extras),
-    st.builds(Record, keys, st.just("failed"), words, st.none() | latencies, st.none() | drifts(), **extras),
+    st.builds(Record, keys, st.just("failed"), words, st.none() | latencies(), st.none() | drifts(), **extras),
     st.builds(Record, keys, st.just("skipped"), words),
 )
 environments = st.builds(

@@ -248,6 +248,75 @@ def test_noise_of_a_shared_cpu_raises_no_alarm() -> None:
     assert decisions(0.0, 100, spread=0.08, between=0.008) <= 1
 
 
+# Visits
+
+
+def visited(*levels_ms: float, seed: int = 0, disturbed: tuple[int, ...] = ()) -> Latency:
+    """Device times of visits of 50 samples, around these levels."""
+    parts = [samples(ms, seed + index, 50, 0.002) for index, ms in enumerate(levels_ms)]
+    times = tuple(ms for part in parts for ms in part)
+    return Latency(times, times, 5, True, disturbed, tuple(range(0, len(times), 50)))
+
+
+def test_a_run_is_judged_by_its_fastest_visit() -> None:
+    fast, slow = 4.75, 4.92
+    mostly_slow = visited(slow, slow, fast, slow, seed=1)
+    mostly_fast = visited(fast, fast, slow, fast, seed=20)
+    row, code = judge(measured(latency=mostly_slow), measured(latency=mostly_fast))
+    assert (row.verdict, code) == ("same", ExitCode.PASS)
+    finding = row.finding("device_ms")
+    assert "(fastest of 4 visits)" in finding.sentence
+    assert (finding.baseline, finding.candidate) == (pytest.approx(fast, rel=2e-3), pytest.approx(fast, rel=2e-3))
+    # The same samples in one stretch.
+    one = [measured(latency=dataclasses.replace(times, visits=())) for times in (mostly_slow, mostly_fast)]
+    assert judge(*one)[0].finding("device_ms").change > 3
+    slower = visited(*(1.05 * ms for ms in (slow, slow, fast, slow)), seed=1)
+    assert judge(measured(latency=slower), measured(latency=mostly_fast))[0].verdict == "slower"
+
+
+def test_a_visit_counts_by_its_undisturbed_samples_and_not_where_most_were_disturbed() -> None:
+    # What is left of the first visit is the fastest of all by accident.
+    lucky = visited(4.6, 4.75, 4.75, 4.75, disturbed=tuple(range(40)))
+    baseline = measured(latency=visited(4.75, 4.75, 4.75, 4.75, seed=9))
+    finding = judge(measured(latency=lucky), baseline)[0].finding("device_ms")
+    assert finding.candidate == pytest.approx(4.75, rel=2e-3)
+    assert finding.sentence.endswith("(40 disturbed samples left out) (fastest of 4 visits)")
+
+
+def test_visits_of_one_run_only_or_more_of_them_give_it_no_advantage() -> None:
+    several, one = visited(4.92, 4.75, 4.92, 4.92), visited(4.92)
+    finding = judge(measured(latency=one), measured(latency=several))[0].finding("device_ms")
+    assert "fastest" not in finding.sentence, "the other run has one visit"
+    assert finding.baseline == pytest.approx(4.92, rel=2e-3)
+    two = visited(4.92, 4.92, seed=30)
+    finding = judge(measured(latency=two), measured(latency=visited(4.92, 4.92, 4.75, 4.75)))[0].finding("device_ms")
+    assert "(fastest of 2 visits)" in finding.sentence
+    assert finding.baseline == pytest.approx(4.92, rel=2e-3)
+
+
+def test_slow_noise_of_fifty_samples_hides_no_five_percent() -> None:
+    """Half a percent from sample to sample, more than any TensorRT row has on an H200, must not widen the limit."""
+    for seed in range(20):
+        new, old = (device_times(samples(4.75, start + seed, 50, 0.005)) for start in (0, 100))
+        finding = judge(measured(latency=new), measured(latency=old))[0].finding("device_ms")
+        assert 3.0 <= finding.limit < 4.0
+
+
+def test_short_rows_that_launch_kernel_by_kernel_have_a_limit_of_their_own() -> None:
+    def change(runner: str, ms: float) -> tuple[str, float]:
+        new, old = (
+            measured(key("warp", "fp32", runner), latency=device_times(samples(level, seed)))
+            for seed, level in enumerate((1.06 * ms, ms))
+        )
+        row, _ = judge(new, old)
+        return row.verdict, round(row.finding("device_ms").limit)
+
+    assert change("pytorch", 0.47) == ("same", 10)
+    assert change("tensorrt-enqueue", 0.47) == ("same", 10)
+    assert change("tensorrt", 0.47) == ("slower", 3)
+    assert change("pytorch", 4.7) == ("slower", 3)
+
+
 # Picture
 
 

@@ -81,6 +81,10 @@ def test_numpy_scalars_become_plain_numbers() -> None:
         (lambda: Latency(None, (math.inf,), 0, True), "host_ms must be a finite number"),
         (lambda: Latency(None, (-1.0,), 0, True), "must not be negative"),
         (lambda: latency(disturbed=(60,)), "outside the 60"),
+        (lambda: latency(visits=(1, 20)), "visits should begin at sample 0 and end within the 60"),
+        (lambda: latency(visits=(0, 60)), "visits should begin at sample 0 and end within the 60"),
+        (lambda: latency(visits=(0, 20, 20)), "each first sample once, in order"),
+        (lambda: latency(visits=(0, 30, 20)), "each first sample once, in order"),
         (lambda: Resources(-1.0, None), "gpu_memory_mb must not be negative"),
         (lambda: Telemetry((3.0, 2.0, 1.0), None, None, None), "minimum, median, maximum"),
         (lambda: Record(key(), "skipped"), "gives no reason"),
@@ -131,3 +135,13 @@ def test_a_record_from_before_a_figure_was_recorded_is_read_without_it() -> None
     for name in ("waited_percent", "yardstick_ms"):
         del data["records"][0]["telemetry"][name]
     assert Run.from_json(data) == made
+
+
+def test_a_record_from_before_there_were_visits_is_one_stretch() -> None:
+    made = run_of(measured())
+    data = made.to_json()
+    del data["records"][0]["latency"]["visits"]
+    assert Run.from_json(data) == made
+    assert made.records[0].latency.visits == ()
+    assert [latency(visits=(0, 20, 40)).visit_of(sample) for sample in (0, 19, 20, 40, 59)] == [0, 0, 1, 2, 2]
+    assert {latency().visit_of(sample) for sample in range(60)} == {0}

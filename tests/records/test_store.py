@@ -152,6 +152,21 @@ def test_measuring_a_part_twice_is_said(tmp_path: Path) -> None:
     assert kept.notes == ("latency was measured more than once: the last is kept",)
 
 
+def test_a_rows_times_are_brought_up_to_date_and_the_rest_of_its_record_stays(tmp_path: Path) -> None:
+    writer = writer_in(tmp_path)
+    writer.add(measured(notes=("kept",)))
+    more = latency(seed=7, visits=(0, 30))
+    writer.update_times(key(), more, Telemetry(None, None, None, None, others_percent=1.0))
+    (record,) = read_run(writer.folder).records
+    assert (record.latency, record.drift, record.notes) == (more, drift(), ("kept",))
+    assert record.telemetry.others_percent == 1.0
+    writer.add(Record(key(), "failed", "died at a later visit"))
+    (record,) = read_run(writer.folder).records
+    assert (record.status, record.latency) == ("failed", more), "what was measured before it failed is kept"
+    with pytest.raises(RecordsError, match="holds no record of warp/"):
+        writer.update_times(key("warp"), more, None)
+
+
 def test_benchmark_versions_of_one_key_must_agree(tmp_path: Path) -> None:
     writer = writer_in(tmp_path)
     writer.add(Record(key(), "measured", latency=latency()))

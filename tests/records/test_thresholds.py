@@ -40,6 +40,20 @@ def test_overrides_hold_where_all_their_selectors_do(tmp_path: Path) -> None:
     assert thresholds.for_key(key("decode")).psnr_min_drop_db is None
 
 
+def test_an_override_may_be_for_short_rows_only_and_the_default_one_gives_way_to_a_later(tmp_path: Path) -> None:
+    eager = key("warp", "fp32", "pytorch")
+    assert Thresholds().for_key(eager, 0.47).slowdown_percent == 10
+    assert Thresholds().for_key(eager, 0.47).host_slowdown_percent == 20
+    for slow in (Thresholds().for_key(eager, 1.2), Thresholds().for_key(eager, None), Thresholds().for_key(eager)):
+        assert slow == Limits(), "another device time, or none"
+    text = "[[gate.override]]\nrunner = 'pytorch'\nbelow_ms = 0.5\nslowdown_percent = 7"
+    own = read(tmp_path, text, "gate.toml")
+    assert [own.for_key(eager, ms).slowdown_percent for ms in (0.47, 0.6, 2.0)] == [7, 10, 3]
+    project = Thresholds.read(Path(__file__).parents[2] / "pyproject.toml")
+    assert project.for_key(key("mapping", "fp32", "pytorch"), 0.3).slowdown_percent == 10
+    assert project.for_key(key("mapping", "fp32"), 0.02).slowdown_percent == 5
+
+
 def test_a_project_without_the_table_has_the_defaults(tmp_path: Path) -> None:
     assert read(tmp_path, "[project]\nname = 'x'\n") == Thresholds()
     assert read(tmp_path, "[gate]\nslowdown_percent = 1.5\n", "gate.toml").limits.slowdown_percent == 1.5
@@ -58,6 +72,8 @@ def test_a_project_without_the_table_has_the_defaults(tmp_path: Path) -> None:
         ("[[gate.override]]\nslowdown_percent = 3", "for which stage, runner or precision"),
         ("[[gate.override]]\nstage = 3", "should be a name in quotes"),
         ("[[gate.override]]\nstage = 'decode'\nbatch = 3", "unknown entry 'batch'"),
+        ("[[gate.override]]\nbelow_ms = 1.0", "for which stage, runner or precision"),
+        ("[[gate.override]]\nstage = 'warp'\nbelow_ms = 'short'", "below_ms should be a number"),
         ("gate = 3", "should be a table"),
         ("[other]\n", r"should hold a table \[gate\]"),
         ("[gate", "not a TOML file"),

@@ -1,0 +1,106 @@
+"""Runs of the same code on a simulated GPU with two states, 3.3% apart, that last for seconds: what the gate says."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from simulated_gpu import START_NS, SimulatedGpu
+
+from sadtrt_core.measure import host_load, timing
+from sadtrt_core.measure.sensors import NoSensors
+from sadtrt_core.measure.timing import GPU_PLAN, TimingPlan
+from sadtrt_core.measure.visits import RowTiming, Visits
+from sadtrt_core.records.gate import compare_runs
+from sadtrt_core.records.schema import Run
+from sadtrt_core.records.thresholds import Thresholds
+
+ONE_STRETCH = dataclasses.replace(GPU_PLAN, visits=1)
+
+
+@pytest.fixture(autouse=True)
+def _paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[1] / "records"), *sys.path])
+
+
+class RestlessGpu(SimulatedGpu):
+    """A GPU that is 3.3% slower a third of the time, for one to two seconds on end."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        super().__init__(patch)
+        self._random = np.random.default_rng(3)
+        # Fast and slow in turn.
+        self._changes = START_NS + 1e9 * np.cumsum(self._random.uniform([2, 1], [4, 2], (1000, 2)))
+        patch.setattr(timing, "time", SimpleNamespace(perf_counter=self.seconds))
+        patch.setattr(host_load, "read_processor_times", lambda: None)
+        patch.setattr(host_load, "read_waiting_times", lambda: None)
+        patch.setattr(host_load, "measure_yardstick", lambda: 0.3)
+
+    def seconds(self) -> float:
+        return (self.now - START_NS) / 1e9
+
+    def sleep(self, seconds: float) -> None:
+        self.now += round(seconds * 1e9)
+
+    def run(self, ms: float) -> None:
+        slow = np.searchsorted(self._changes, self.now) % 2
+        self.work(round(1e6 * ms * (1.033 if slow else 1.0) * self._random.normal(1, 0.002)))
+        self.idle = True
+
+
+class Runner:
+    """A stage that takes so long in the faster state."""
+
+    one_at_a_time = False
+    job = SimpleNamespace(device=torch.device("cpu"))
+
+    def __init__(self, gpu: RestlessGpu, ms: float) -> None:
+        self.gpu, self.ms, self.stream = gpu, ms, gpu.stream
+
+    def execute(self) -> None:
+        self.gpu.run(self.ms)
+
+    def synchronize(self) -> None:
+        pass
+
+
+def suite_run(gpu: RestlessGpu, plan: TimingPlan, rows: dict[str, float]) -> Run:
+    """All rows as the suite measures them."""
+    from record_examples import key, measured, run_of
+
+    visits = Visits(plan, gpu.seconds, gpu.sleep)
+    timings = {}
+    for name, ms in rows.items():
+        runner = Runner(gpu, ms)
+        visits.make_room(runner)
+        timings[name] = RowTiming(runner, plan, NoSensors("none"), clock=gpu.seconds)
+        timings[name].visit()
+        visits.go_round()
+        visits.keep(timings[name], runner, contextlib.ExitStack(), lambda: None, lambda error: None)
+    visits.finish()
+    return run_of(*(measured(key(name), latency=row.latency(), drift=None) for name, row in timings.items()))
+
+
+def alarms(runs: list[Run]) -> int:
+    """How many of all pairs of runs, both ways, the gate calls a regression."""
+    return sum(compare_runs(*pair, Thresholds()).exit_code == 1 for pair in itertools.permutations(runs, 2))
+
+
+@pytest.mark.parametrize("rows", [{"generator": 4.75}, {"generator": 4.75, "decode": 2.4, "motion": 2.0}])
+def test_several_visits_see_the_fast_state_where_one_stretch_sees_either(monkeypatch, rows) -> None:
+    gpu = RestlessGpu(monkeypatch)
+    single = [suite_run(gpu, ONE_STRETCH, rows) for _ in range(8)]
+    assert alarms(single) >= 5, "of 56, by states alone"
+    several = [suite_run(gpu, GPU_PLAN, rows) for _ in range(8)]
+    assert alarms(several) == 0
+    assert {len(record.latency.visits) for run in several for record in run.records} == {4}
+    slower = suite_run(gpu, GPU_PLAN, {name: 1.05 * ms for name, ms in rows.items()})
+    verdicts = {row.verdict for run in several for row in compare_runs(slower, run, Thresholds()).rows}
+    assert verdicts == {"slower"}
