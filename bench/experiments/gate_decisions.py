@@ -24,10 +24,15 @@ PICTURE_DECISIONS = 100
 
 @dataclass(frozen=True)
 class StoredRun:
-    """One run of the experiment; `planted` is the slowdown that every row carries, as a fraction, 0 for none."""
+    """One run of the experiment; `planted` is the slowdown that every row carries, as a fraction, 0 for none.
+
+    Runs of the same `group` went round their rows in turn, at the same time: they met the same states of the GPU, so
+    they are never compared with each other.
+    """
 
     planted: float
     run: Run
+    group: int
 
 
 def _share(count: int, total: int) -> dict[str, Any]:
@@ -64,30 +69,31 @@ def _judge_all(pairs: Sequence[tuple[Run, Run]], thresholds: Thresholds) -> list
 
 
 def all_pairs(stored: Sequence[StoredRun]) -> list[tuple[Run, Run]]:
-    """Every two runs of unchanged code, the later as the candidate."""
+    """Every two runs of unchanged code, each as the candidate of the other."""
     plain = [item.run for item in stored if item.planted == 0]
-    return [(later, earlier) for earlier, later in itertools.combinations(plain, 2)]
+    return list(itertools.permutations(plain, 2))
 
 
 def power_decisions(stored: Sequence[StoredRun], thresholds: Thresholds) -> list[dict[str, Any]]:
     """For every planted slowdown and row: how often a run with that one row slowed is caught for that row.
 
-    The candidate is a plain run with the row of a planted run put in; the baseline is another plain run. What the gate
+    The candidate is a planted run, the baseline any plain run of another group. What the gate
     says of the other rows is counted by `same_code_decisions`, so only the planted one is put to it, at the
     significance that it has among all of them.
     """
-    plain = [item.run for item in stored if item.planted == 0]
-    among_all = dataclasses.replace(thresholds, false_alarm=thresholds.false_alarm / len(plain[0].records))
+    plain = [item for item in stored if item.planted == 0]
+    among_all = dataclasses.replace(thresholds, false_alarm=thresholds.false_alarm / len(plain[0].run.records))
     answers = []
     for level in sorted({item.planted for item in stored} - {0.0}):
-        planted = [item.run for item in stored if item.planted == level]
-        for slowed in planted[0].records:
+        planted = [item for item in stored if item.planted == level]
+        for slowed in planted[0].run.records:
             pairs = [
-                (_only(source, slowed.key), _only(baseline, slowed.key))
+                (_only(source.run, slowed.key), _only(baseline.run, slowed.key))
                 for source, baseline in itertools.product(planted, plain)
+                if source.group != baseline.group
             ]
             caught = shown = unjudged = 0
-            changes = []
+            changes, limits = [], []
             reasons: Counter[str] = Counter()
             for result in _judge_all(pairs, among_all):
                 (row,) = result.rows
@@ -97,8 +103,9 @@ def power_decisions(stored: Sequence[StoredRun], thresholds: Thresholds) -> list
                 shown += found.low is not None and found.low > 0
                 unjudged += row.verdict == "not comparable"
                 reasons[found.reason] += 1
-                if found.change is not None:
+                if found.change is not None and found.limit is not None:
                     changes.append(found.change)
+                    limits.append(found.limit)
             answers.append(
                 {
                     "row": slowed.key.label(),
@@ -106,6 +113,7 @@ def power_decisions(stored: Sequence[StoredRun], thresholds: Thresholds) -> list
                     "caught": _share(caught, len(pairs)),
                     "interval_above_zero": _share(shown, len(pairs)),
                     "not_comparable": _share(unjudged, len(pairs)),
+                    "median_limit_percent": round(float(np.median(limits)), 2) if limits else None,
                     "median_change_percent": round(float(np.median(changes)), 2) if changes else None,
                     "reasons": dict(reasons.most_common()),
                 }

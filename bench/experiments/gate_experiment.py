@@ -2,19 +2,23 @@
 
     python bench/experiments/gate_experiment.py --device cpu
     python bench/experiments/gate_experiment.py --device cuda --weights fitted --optimization-level 2 \\
-        --budget-seconds 300 --row generator:tensorrt:fp16-mixed --row warp:pytorch:fp32
+        --budget-seconds 250 --row generator:tensorrt:fp16-mixed --row warp:pytorch:fp32
     # Decide anew on the samples of an earlier experiment, or of one that was killed:
     python bench/experiments/gate_experiment.py --again results/baselines/gate-experiment-cpu
 
 Runs of unchanged code alternate with runs in which every row does real extra work (a spinning kernel on a GPU, a busy
 loop on a CPU, as long as the stated part of the row's own time) and with runs in fresh processes. `samples.json` keeps
-every sample and is written after each run, `decisions.json` what the gate said, `decisions.md` a table of it.
+every sample and is written after each step, `decisions.json` what the gate said, `decisions.md` a table of it.
+
+On a GPU a run visits its rows several times, as the suite does, seconds apart. The planted runs of a step go round in
+turn with its plain run, in the time that this has to wait; no two of one step are ever compared with each other.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import subprocess
@@ -28,7 +32,8 @@ from pathlib import Path
 import torch
 from gate_decisions import StoredRun
 from gate_rows import Rows, busy_loop, row_absence
-from gate_table import decide, table
+from gate_schedule import Budget, Step, schedule
+from gate_table import decide, table, visit_medians
 from suite_options import ROOT, add_suite_options, make_suite
 
 from sadtrt_core.environment import read_environment
@@ -40,7 +45,6 @@ from sadtrt_core.records.schema import Environment, Record, Run
 from sadtrt_core.records.thresholds import Thresholds
 from sadtrt_core.suite import Suite
 
-STARTED = time.monotonic()
 ROWS = {
     "cpu": ("mapping:pytorch:fp32", "mapping:pytorch:bf16", "keypoints:pytorch:fp32"),
     "cuda": (
@@ -55,69 +59,25 @@ LEVELS = {"cpu": (0.05, 0.2, 0.3, 0.5), "cuda": (0.03, 0.05)}
 SETTINGS = {"default limits": Thresholds()}
 
 
-@dataclass(frozen=True)
-class Step:
-    """One run to measure: in a process of its own (`fresh`) or here, with a slowdown planted in every row."""
-
-    planted: float = 0.0
-    fresh: bool = False
-
-    @property
-    def words(self) -> str:
-        return "fresh process" if self.fresh else f"planted {100 * self.planted:g}%" if self.planted else "plain"
-
-
-def schedule(plain: int, planted: int, levels: Sequence[float], fresh: int) -> list[Step]:
-    """All runs mixed evenly, so that each kind sees the same weather, and what is cut short has some of each."""
-    slots = [((i + 0.5) / plain, Step()) for i in range(plain)]
-    for order, level in enumerate(levels):
-        slots += [((i + (order + 1) / (len(levels) + 2)) / planted, Step(level)) for i in range(planted)]
-    slots += [((i + 0.55) / fresh, Step(fresh=True)) for i in range(fresh)]
-    steps = [step for _, step in sorted(slots, key=lambda slot: slot[0])]
-    steps.remove(Step())
-    return [Step(), *steps]  # The first of all loads the rows: nothing may be planted in it.
-
-
-@dataclass
-class Budget:
-    """Seconds from the start that measuring may take, None for as long as it takes."""
-
-    seconds: float | None
-    clock: Callable[[], float] = time.monotonic
-    _last: dict[bool, float] = field(default_factory=dict)
-
-    def spent(self) -> float:
-        return self.clock() - STARTED
-
-    def fits(self, step: Step) -> bool:
-        """Whether a step that takes as long as the last of its kind would end in time; before the first of its kind, as
-        long as everything so far: a fresh process has to load what this one has loaded.
-        """
-        return self.seconds is None or self.spent() + self._last.get(step.fresh, self.spent()) <= self.seconds
-
-    def took(self, step: Step, seconds: float) -> None:
-        self._last[step.fresh] = seconds
-
-    def patience(self) -> float:
-        """Seconds after which a fresh process must be hanging."""
-        return 600.0 if self.seconds is None else max(30.0, self.seconds - self.spent() + 30.0)
-
-
-def measure_run(suite: Suite, rows: Rows, names: Sequence[str], environment: Environment, planted: float = 0.0) -> Run:
-    """All rows once, as a finished run."""
+def measure_runs(
+    suite: Suite, rows: Rows, names: Sequence[str], environment: Environment, levels: Sequence[float] = (0.0,)
+) -> list[Run]:
+    """A finished run of all rows for each planted slowdown of `levels`."""
     weights, workload = suite.renderer.weights, suite.workload
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return Run(
+    size = suite.renderer.config.image_size
+    empty = Run(
         schema.SCHEMA_VERSION,
         now,
         now,
         True,
         environment,
         schema.Weights(weights.kind, weights.name, weights.digest),
-        schema.Workload(workload.name, workload.kp_driving.shape[0], suite.renderer.config.image_size, workload.digest),
+        schema.Workload(workload.name, workload.kp_driving.shape[0], size, workload.digest),
         suite.options.as_text(),
-        tuple(rows.measure(name, planted) for name in names),
+        (),
     )
+    return [dataclasses.replace(empty, records=records) for records in rows.measure(names, levels)]
 
 
 class Patience:
@@ -130,13 +90,13 @@ class Patience:
     def __init__(self, seconds: float) -> None:
         self.seconds, self.again = seconds, 0
 
-    def measure(self, measure: Callable[[], Run]) -> Run:
+    def measure(self, measure: Callable[[], list[Run]]) -> list[Run]:
         while self.seconds > 0:
             start = time.monotonic()
             if self._is_quiet_now():
-                run = measure()
-                if not any(map(_is_busy, run.records)):
-                    return run
+                runs = measure()
+                if not any(_is_busy(record) for run in runs for record in run.records):
+                    return runs
                 self.again += 1
             time.sleep(2)
             self.seconds -= time.monotonic() - start
@@ -153,8 +113,8 @@ def _is_busy(record: Record) -> bool:
     return host_only and busy_host(record.telemetry, None, Thresholds().busy_percent) is not None
 
 
-def fresh_run(options: argparse.Namespace, rows: Sequence[str], timeout: float) -> Run:
-    """One plain run in a new process. Raises subprocess.SubprocessError where that fails."""
+def fresh_run(options: argparse.Namespace, rows: Sequence[str], timeout: float) -> list[Run]:
+    """One plain run in a new process, as a list. Raises subprocess.SubprocessError where that fails."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.json"
         command = [sys.executable, __file__, "--one-run", str(file), "--device", options.device]
@@ -163,7 +123,7 @@ def fresh_run(options: argparse.Namespace, rows: Sequence[str], timeout: float) 
         command += [*(word for row in rows for word in ("--row", row))]
         command += ["--cache", str(options.cache)] if options.cache else []
         subprocess.run(command, check=True, timeout=timeout)
-        return codec.from_json(Run, json.loads(file.read_text()))
+        return [codec.from_json(Run, json.loads(file.read_text()))]
 
 
 @dataclass
@@ -177,12 +137,18 @@ class Samples:
     @classmethod
     def read(cls, folder: Path) -> Samples:
         kept = json.loads((folder / "samples.json").read_text())
-        stored = [StoredRun(item["planted"], codec.from_json(Run, item["run"])) for item in kept["stored"]]
+        # Before there were groups every run was measured by itself.
+        stored = [
+            StoredRun(item["planted"], codec.from_json(Run, item["run"]), item.get("group", index))
+            for index, item in enumerate(kept["stored"])
+        ]
         return cls(stored, [codec.from_json(Run, item) for item in kept["fresh"]], kept["measured_again"])
 
     def write(self, folder: Path) -> None:
         kept = {
-            "stored": [{"planted": item.planted, "run": item.run.to_json()} for item in self.stored],
+            "stored": [
+                {"planted": item.planted, "group": item.group, "run": item.run.to_json()} for item in self.stored
+            ],
             "fresh": [run.to_json() for run in self.fresh],
             "measured_again": self.again,
         }
@@ -192,7 +158,9 @@ class Samples:
 def measure_all(options: argparse.Namespace, suite: Suite, names: Sequence[str], out: Path) -> Samples:
     """Measure the schedule, as far as the budget goes, and write after each run what there is."""
     out.mkdir(parents=True, exist_ok=True)
-    steps = schedule(options.plain, options.planted, LEVELS[options.device], options.fresh)
+    # On a CPU a row is visited once: there is no time to fill.
+    together = suite.timing_plan.visits > 1
+    steps = schedule(options.plain, options.planted, LEVELS[options.device], options.fresh, together)
     budget, samples = Budget(options.budget_seconds), Samples()
     patience = Patience(0.0 if options.device == "cuda" else options.patience)
     environment = read_environment(suite.device)
@@ -207,33 +175,35 @@ def measure_all(options: argparse.Namespace, suite: Suite, names: Sequence[str],
             if step.fresh:
                 measure = functools.partial(fresh_run, options, names, budget.patience())
             else:
-                measure = functools.partial(measure_run, suite, rows, names, environment, step.planted)
+                measure = functools.partial(measure_runs, suite, rows, names, environment, step.levels)
+            where = f"step {index + 1} of {len(steps)}"
             try:
-                run = patience.measure(measure)
+                runs = patience.measure(measure)
             except subprocess.SubprocessError as error:
-                print(f"run {index + 1} of {len(steps)}, {step.words}: FAILED: {error}", flush=True)
+                print(f"{where}, {step.words}: FAILED: {error}", flush=True)
                 continue
             budget.took(step, time.monotonic() - start)
             if step.fresh:
-                samples.fresh.append(run)
+                samples.fresh += runs
             else:
-                samples.stored.append(StoredRun(step.planted, run))
+                samples.stored += [StoredRun(*pair, index) for pair in zip(step.levels, runs, strict=True)]
             samples.again = patience.again
             samples.write(out)
-            print(
-                f"{budget.spent():6.1f} s: run {index + 1} of {len(steps)}, {step.words}: {_medians(run)}", flush=True
-            )
+            for level, run in zip(step.levels, runs, strict=True):
+                words = "fresh process" if step.fresh else Step((level,)).words
+                print(f"{budget.spent():6.1f} s: {where}, {words}: {_medians(run)}", flush=True)
     if left_out:
         print(
-            f"{left_out} of {len(steps)} runs were left out: --budget-seconds {options.budget_seconds:g} is too short"
+            f"{left_out} of {len(steps)} steps were left out: --budget-seconds {options.budget_seconds:g} is too short"
         )
     return samples
 
 
 def _medians(run: Run) -> str:
+    """The median of every visit to every row."""
     latencies = ((record.key, record.latency) for record in run.records)
     return ", ".join(
-        f"{key.stage} {latency.device_ms_median or latency.host_ms_median:.4g} ms"
+        f"{key.stage} {' '.join(f'{ms:.4g}' for ms in visit_medians(latency))} ms"
         for key, latency in latencies
         if latency
     )
@@ -255,7 +225,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--row", action="append", help="repeatable: stage:runner:precision")
     add_suite_options(parser)
-    parser.add_argument("--plain", type=int, default=21, help="runs of unchanged code (21 make 210 decisions)")
+    parser.add_argument("--plain", type=int, default=21, help="runs of unchanged code (15 make 210 decisions)")
     parser.add_argument("--planted", type=int, default=5, help="runs of each planted slowdown")
     parser.add_argument("--fresh", type=int, default=5, help="runs in processes of their own")
     parser.add_argument("--budget-seconds", type=float, help="measure no longer than this, with fewer runs if need be")
@@ -278,7 +248,7 @@ def main() -> None:
     suite = make_suite(options, options.device)
     if options.one_run:
         with contextlib.ExitStack() as stack:
-            run = measure_run(suite, Rows(suite, stack), options.row, read_environment(suite.device))
+            (run,) = measure_runs(suite, Rows(suite, stack), options.row, read_environment(suite.device))
         write_atomically(options.one_run, json.dumps(run.to_json()))
         return
     if options.again:

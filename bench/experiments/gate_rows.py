@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +17,10 @@ from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.cache import engine_key, engine_path
 from sadtrt_core.measure import stats
 from sadtrt_core.measure.energy import energy_per_call
-from sadtrt_core.measure.host_load import HostLoad
 from sadtrt_core.measure.memory import device_memory_free_of_leftovers
-from sadtrt_core.measure.telemetry import TelemetrySampler
 from sadtrt_core.measure.timing import LatencySampler, TimingPlan
-from sadtrt_core.records.schema import Latency, Record, Resources
+from sadtrt_core.measure.visits import RowTiming
+from sadtrt_core.records.schema import Latency, Record, RecordKey, Resources
 from sadtrt_core.rows import BENCHMARK_VERSION, resources
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.registry import RunnerKind, runner_named
@@ -91,6 +91,28 @@ def _median_ms(runner: Any, plan: TimingPlan) -> float:
     return stats.median(sampler.device_ms or sampler.host_ms)
 
 
+@dataclass
+class RowInProgress:
+    """A row of one run, between its visits."""
+
+    name: str
+    planted: float
+    key: RecordKey
+    timing: RowTiming
+    resources: Resources
+
+    def record(self) -> Record:
+        """What was measured so far."""
+        return Record(
+            self.key,
+            "measured",
+            latency=_rounded(self.timing.latency()),
+            resources=self.resources,
+            telemetry=self.timing.telemetry(),
+            benchmark_version=BENCHMARK_VERSION,
+        )
+
+
 class Rows:
     """The rows of one process; each is loaded when it is first measured and then stays.
 
@@ -99,13 +121,20 @@ class Rows:
     does) is seen by the fresh runs, each in a process of its own. Memory is what loading took, so it is measured once.
     """
 
-    def __init__(self, suite: Suite, stack: contextlib.ExitStack) -> None:
-        self._suite, self._stack = suite, stack
+    def __init__(
+        self,
+        suite: Suite,
+        stack: contextlib.ExitStack,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._suite, self._stack, self._clock, self._sleep = suite, stack, clock, sleep
         self._loaded: dict[str, StageRunner] = {}
         self._memory: dict[str, float | None] = {}
 
-    def measure(self, row: str, planted: float = 0.0) -> Record:
-        """One row as bench/test_stage_latency.py measures it, with work for `planted` of its own time put in.
+    def first_visit(self, row: str, planted: float = 0.0) -> RowInProgress:
+        """Visit a row for the first time in a run, as bench/test_stage_latency.py does, with work for `planted` of its
+        own time put in.
 
         A planted run's energy is not measured: it is its time that is judged.
         """
@@ -117,26 +146,35 @@ class Rows:
             before = device_memory_free_of_leftovers(job.device) or 0.0
             active = self._loaded[row] = self._stack.enter_context(kind.create(job))
             active.bind(inputs)
-        plan = suite.timing_plan
-        measured: Any = slowed(active, planted, plan) if planted else active
-        sampler = LatencySampler(measured)
-        call_seconds = sampler.warm_up(plan)
-        with HostLoad(yardstick=job.device.type == "cpu") as host:
-            with TelemetrySampler(suite.sensors) as watch:
-                for _ in range(plan.samples(call_seconds)):
-                    sampler.sample()
-                sampler.sample_until_known(plan)
-            energy = None if planted else energy_per_call(measured, suite.sensors, call_seconds)
+        measured: Any = slowed(active, planted, suite.timing_plan) if planted else active
+        timing = RowTiming(measured, suite.timing_plan, suite.sensors, clock=self._clock)
+        timing.visit()
+        energy = None if planted else energy_per_call(measured, suite.sensors, timing.call_seconds)
         taken = resources(active, before, energy)
         memory = self._memory.setdefault(row, taken.gpu_memory_mb)
-        return Record(
+        return RowInProgress(
+            row,
+            planted,
             suite.key(kind, job),
-            "measured",
-            latency=_rounded(sampler.result(watch.disturbed(sampler.windows))),
-            resources=Resources(memory, taken.engine_mb, taken.energy_mj_per_frame),
-            telemetry=watch.telemetry(sampler.windows, host),
-            benchmark_version=BENCHMARK_VERSION,
+            timing,
+            Resources(memory, taken.engine_mb, taken.energy_mj_per_frame),
         )
+
+    def measure(self, names: Sequence[str], levels: Sequence[float] = (0.0,)) -> list[tuple[Record, ...]]:
+        """The records of one run for each of `levels`, planted slowdowns, in the order of `levels` and `names`.
+
+        As in the suite, the visits to a row begin no closer together than the plan says. The runs go round in turn,
+        each row of the first, each of the second and so on, then all again, so that one run's visits fill the time that
+        another's have to wait; every run takes samples of its own.
+        """
+        under_way = [[self.first_visit(name, level) for name in names] for level in levels]
+        plan = self._suite.timing_plan
+        for _ in range(1, plan.visits):
+            for row in (row for run in under_way for row in run):
+                if (early := row.timing.began + plan.apart_seconds - self._clock()) > 0:
+                    self._sleep(early)
+                row.timing.visit()
+        return [tuple(row.record() for row in run) for run in under_way]
 
 
 def _rounded(latency: Latency) -> Latency:

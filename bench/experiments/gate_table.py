@@ -9,7 +9,7 @@ import torch
 from gate_decisions import StoredRun, all_pairs, picture_decisions, power_decisions, same_code_decisions
 
 from sadtrt_core.measure import stats
-from sadtrt_core.records.schema import Record, Run
+from sadtrt_core.records.schema import Latency, Record, Run
 from sadtrt_core.records.thresholds import Thresholds
 
 ALARMS_SHOWN = 10
@@ -34,7 +34,7 @@ def decide(
             "stored": same_code_decisions(all_pairs(stored), thresholds),
             "fresh": same_code_decisions([(run, first) for run in fresh], thresholds),
             "fresh against every stored": same_code_decisions(
-                [(run, other) for run in fresh for other in plain], thresholds
+                [pair for run in fresh for other in plain for pair in ((run, other), (other, run))], thresholds
             ),
             "power": power_decisions(stored, thresholds),
         }
@@ -51,6 +51,8 @@ def _row(records: list[Record]) -> dict[str, Any]:
         "clock": "host" if latencies[0].device_ms is None else "device",
         "runs": len(latencies),
         "median_ms": _spread([stats.median(latency.judged_ms) for latency in latencies]),
+        "visit_ms": _spread([ms for latency in latencies for ms in visit_medians(latency)]),
+        "fastest_visit_ms": _spread([min(visit_medians(latency)) for latency in latencies]),
         "host_ms": _spread([latency.host_ms_median for latency in latencies]),
         "energy_mj": _spread([record.resources.energy_mj_per_frame for record in records if record.resources]),
         "gpu_memory_mb": _spread([record.resources.gpu_memory_mb for record in records if record.resources]),
@@ -59,6 +61,13 @@ def _row(records: list[Record]) -> dict[str, Any]:
         "samples": sum(len(latency.host_ms) for latency in latencies),
         "throttle_reasons": sorted(reasons),
     }
+
+
+def visit_medians(latency: Latency) -> list[float]:
+    """Median in ms of each visit's samples."""
+    times = latency.judged_ms
+    ends = [*latency.visits[1:], len(times)]
+    return [stats.median(times[begin:end]) for begin, end in zip(latency.visits or (0,), ends, strict=True)]
 
 
 def _spread(values: list[float | None]) -> dict[str, float] | None:
@@ -81,11 +90,12 @@ def table(answers: dict[str, Any], settings: Mapping[str, Thresholds]) -> str:
     lines = ["# Gate experiment", "", f"{machine}; {', '.join(versions)}."]
     if answers["measured_again"]:
         lines += ["", f"{answers['measured_again']} runs were measured again because other processes were at work."]
-    lines += ["", "| row | clock | runs | median ms | lowest to highest median | host time | energy | steady | "]
-    lines[-1] += "disturbed samples | throttled by |"
-    lines.append("|---|---|---:|---:|---:|---:|---:|---:|---:|---|")
+    lines += ["", "| row | clock | runs | median ms | lowest to highest median | single visits | fastest visits | "]
+    lines[-1] += "host time | energy | steady | disturbed samples | throttled by |"
+    lines.append("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|")
     for row in answers["rows"]:
         cells = [row["row"], row["clock"], row["runs"], f"{row['median_ms']['median']:.4g}", _range(row["median_ms"])]
+        cells += [_range(row["visit_ms"]), _range(row["fastest_visit_ms"])]
         cells += [_range(row["host_ms"]), _range(row["energy_mj"]), f"{row['steady']} of {row['runs']}"]
         cells += [f"{row['disturbed_samples']} of {row['samples']}", ", ".join(row["throttle_reasons"]) or "-"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -98,29 +108,34 @@ def table(answers: dict[str, Any], settings: Mapping[str, Thresholds]) -> str:
 
 
 def _setting(name: str, part: dict[str, Any]) -> list[str]:
-    lines = ["", f"## {name}", "", "| identical code | decisions | false alarms | not comparable |"]
-    lines.append("|---|---:|---:|---:|")
+    lines = ["", f"## {name}", "", "| identical code | decisions | false alarms | rows called worse | not comparable |"]
+    lines.append("|---|---:|---:|---:|---:|")
     names = {
-        "stored": "stored runs, every two",
+        "stored": "stored runs, every two, both ways",
         "fresh": "fresh processes, each against the first stored run",
-        "fresh against every stored": "fresh processes, each against every stored run",
+        "fresh against every stored": "fresh processes and stored runs, every two, both ways",
     }
     for kind, words in names.items():
         said = part[kind]
-        alarms, unjudged = _count(said["false_alarms"]), _count(said["not_comparable"])
-        lines.append(f"| {words} | {said['decisions']} | {alarms} | {unjudged} |")
+        counts = [_count(said[key]) for key in ("false_alarms", "rows_called_worse", "not_comparable")]
+        lines.append(f"| {words} | {said['decisions']} | {' | '.join(counts)} |")
     alarms = [*part["stored"]["alarms"], *part["fresh against every stored"]["alarms"]]
     if alarms:
         lines += ["", "False alarms:", "", *(f"- {alarm}" for alarm in alarms[:ALARMS_SHOWN])]
         lines += [f"- and {len(alarms) - ALARMS_SHOWN} more or others"] if len(alarms) > ALARMS_SHOWN else []
     if part["power"]:
-        lines += ["", "| planted slowdown | row | caught | interval above zero | not comparable | median change |"]
-        lines.append("|---:|---|---:|---:|---:|---:|")
+        lines += [
+            "",
+            "| planted slowdown | row | limit | caught | interval above zero | not comparable | median change |",
+        ]
+        lines.append("|---:|---|---:|---:|---:|---:|---:|")
     for entry in part["power"]:
         caught, shown, unjudged = (_count(entry[key]) for key in ("caught", "interval_above_zero", "not_comparable"))
         seen = entry["median_change_percent"]
         change = "-" if seen is None else f"{seen:+.1f}%"
-        lines.append(f"| {entry['planted_percent']:g}% | {entry['row']} | {caught} | {shown} | {unjudged} | {change} |")
+        limit = "-" if entry["median_limit_percent"] is None else f"{entry['median_limit_percent']:.3g}%"
+        cells = (f"{entry['planted_percent']:g}%", entry["row"], limit, caught, shown, unjudged, change)
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

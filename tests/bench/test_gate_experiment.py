@@ -38,16 +38,17 @@ def test_decisions_are_counted_by_what_the_gate_answers():
 
     from sadtrt_core.records.thresholds import Thresholds
 
-    stored = [StoredRun(0.0, run(100 * seed)) for seed in range(4)]
-    stored += [StoredRun(0.3, run(999, 1.3)), StoredRun(0.05, run(555, 1.05))]
+    stored = [StoredRun(0.0, run(100 * seed), seed) for seed in range(4)]
+    stored += [StoredRun(0.3, run(999, 1.3), 4), StoredRun(0.05, run(555, 1.05), 3)]
     same = same_code_decisions(all_pairs(stored), Thresholds())
-    assert (same["decisions"], same["false_alarms"]["count"], same["not_comparable"]["count"]) == (6, 0, 0)
+    assert (same["decisions"], same["false_alarms"]["count"], same["not_comparable"]["count"]) == (12, 0, 0)
     alarms = same_code_decisions([(run(1, 1.3), run(2))], Thresholds())
     assert alarms["false_alarms"] == {"count": 1, "of": 1, "percent": 100.0}
     assert alarms["rows_called_worse"]["count"] == 2
     small, large = power_decisions(stored, Thresholds())[::2]
     assert (small["planted_percent"], small["caught"]["count"]) == (5.0, 0), "a CPU's default limit is 20%"
-    assert small["interval_above_zero"]["count"] == 4
+    assert small["median_limit_percent"] == 20.0
+    assert small["interval_above_zero"] == {"count": 3, "of": 3, "percent": 100.0}, "not against its own group's"
     assert (large["planted_percent"], large["caught"]["percent"]) == (30.0, 100.0)
     assert large["median_change_percent"] == pytest.approx(30, abs=1)
 
@@ -74,9 +75,10 @@ def test_a_disturbed_run_is_measured_again_while_patience_lasts(monkeypatch: pyt
     disturbed, quiet = run(1, others_percent=60.0), run(1, others_percent=2.0)
     patience = gate_experiment.Patience(1000.0)
     given = [disturbed, disturbed, quiet]
-    assert patience.measure(lambda: given.pop(0)) is quiet
+    assert patience.measure(lambda: [given.pop(0)]) == [quiet]
     assert patience.again == 2
-    assert gate_experiment.Patience(0.0).measure(lambda: disturbed) is disturbed, "an impatient one takes what it gets"
+    taken = gate_experiment.Patience(0.0).measure(lambda: [disturbed])
+    assert taken == [disturbed], "an impatient one takes what it gets"
     on_gpu = dataclasses.replace(
         disturbed,
         records=tuple(
@@ -84,23 +86,33 @@ def test_a_disturbed_run_is_measured_again_while_patience_lasts(monkeypatch: pyt
             for row in disturbed.records
         ),
     )
-    assert gate_experiment.Patience(1000.0).measure(lambda: on_gpu) is on_gpu, "device times do not suffer"
+    assert gate_experiment.Patience(1000.0).measure(lambda: [on_gpu]) == [on_gpu], "device times do not suffer"
 
 
 def test_plain_planted_and_fresh_runs_are_mixed():
-    from gate_experiment import Step, schedule
+    from gate_schedule import Step, schedule
 
-    steps = schedule(21, 5, (0.03, 0.05), 5)
-    kinds = (Step(), Step(0.03), Step(0.05), Step(fresh=True))
+    steps = schedule(21, 5, (0.03, 0.05), 5, together=False)
+    kinds = (Step(), Step((0.03,)), Step((0.05,)), Step(fresh=True))
     assert [steps.count(kind) for kind in kinds] == [21, 5, 5, 5]
     assert steps[0] == Step()
     halves = steps[:18], steps[18:]
     assert all(half.count(kind) >= 2 for half in halves for kind in kinds)
-    assert schedule(1, 3, (0.05,), 1)[0] == Step(), "whatever comes first by its place"
+    assert schedule(1, 3, (0.05,), 1, together=False)[0] == Step(), "whatever comes first by its place"
+
+
+def test_where_runs_wait_for_their_next_visit_planted_ones_are_measured_meanwhile():
+    from gate_schedule import Step, schedule
+
+    steps = schedule(21, 5, (0.03, 0.05), 5, together=True)
+    assert steps[:5] == [Step((0.0, 0.03, 0.05))] * 5
+    assert steps[5:10] == [Step(fresh=True)] * 5, "first of all, once there is something to compare them with"
+    assert steps[10:] == [Step()] * 16
+    assert steps[0].words == "plain and planted 3% and planted 5%"
 
 
 def test_a_budget_leaves_out_what_would_not_end_in_time():
-    from gate_experiment import STARTED, Budget, Step
+    from gate_schedule import STARTED, Budget, Step
 
     now = [STARTED + 20.0]
     budget = Budget(60.0, lambda: now[0])
@@ -114,6 +126,7 @@ def test_a_budget_leaves_out_what_would_not_end_in_time():
     assert budget.fits(fresh)
     now[0] += 21
     assert (budget.fits(plain), budget.fits(fresh)) == (False, False)
+    assert not budget.fits(Step((0.0, 0.05))), "another kind of step, that nothing is known of"
     assert Budget(None, lambda: 1e9).fits(fresh)
 
 
@@ -122,14 +135,14 @@ def test_a_killed_experiment_leaves_its_samples(tmp_path):
     from gate_experiment import SETTINGS, Samples
     from gate_table import decide, table
 
-    samples = Samples([StoredRun(0.0, run(1))])
+    samples = Samples([StoredRun(0.0, run(1), 0)])
     samples.write(tmp_path)
     read = Samples.read(tmp_path)
     assert (read.stored, read.fresh, read.again) == (samples.stored, [], 0)
     portrait = torch.rand(1, 3, 16, 16)
     answers = decide(read.stored, read.fresh, read.again, portrait, SETTINGS)
     assert answers["default limits"]["stored"]["decisions"] == 0
-    assert "| stored runs, every two | 0 | 0 of 0 | 0 of 0 |" in table(answers, SETTINGS)
+    assert "| stored runs, every two, both ways | 0 | 0 of 0 | 0 of 0 | 0 of 0 |" in table(answers, SETTINGS)
     with pytest.raises(ValueError, match="no run of unchanged code"):
         decide([], [], 0, portrait, SETTINGS)
 
@@ -224,7 +237,9 @@ def test_a_row_stays_loaded_and_what_is_planted_takes_the_time_it_says(monkeypat
     suite = gpu_suite(gpu, monkeypatch, ms, loads)
     with contextlib.ExitStack() as stack:
         rows = Rows(suite, stack)
-        first, slow, again = (rows.measure("decode:tensorrt:fp16", planted) for planted in (0.0, 0.05, 0.0))
+        first, slow, again = (
+            rows.first_visit("decode:tensorrt:fp16", planted).record() for planted in (0.0, 0.05, 0.0)
+        )
     assert loads == ["decode"]
     assert first.latency.device_ms_median == pytest.approx(ms)
     assert slow.latency.device_ms_median == pytest.approx(1.05 * ms, rel=1e-3)
@@ -233,6 +248,32 @@ def test_a_row_stays_loaded_and_what_is_planted_takes_the_time_it_says(monkeypat
     assert first.resources.gpu_memory_mb == again.resources.gpu_memory_mb == 500.0
     assert first.resources.energy_mj_per_frame > 0
     assert slow.resources.energy_mj_per_frame is None
+
+
+def test_runs_that_are_measured_together_go_round_in_turn_and_share_no_samples(monkeypatch):
+    """A plain and a planted run of one row: four visits each, two seconds apart."""
+    from gate_rows import Rows
+
+    gpu = VirtualGpu(monkeypatch)
+    suite = gpu_suite(gpu, monkeypatch, 5.0, [])
+    suite.timing_plan = dataclasses.replace(suite.timing_plan, visits=4, apart_seconds=2.0, visit_warmup_calls=2)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        gpu.now += 1e3 * seconds
+
+    def clock() -> float:
+        return gpu.now / 1e3
+
+    with contextlib.ExitStack() as stack:
+        rows = Rows(suite, stack, clock, sleep)
+        (plain,), (planted,) = rows.measure(["decode:tensorrt:fp16"], (0.0, 0.05))
+    assert plain.latency.visits == planted.latency.visits == (0, 8, 16, 24)
+    assert plain.latency.device_ms_median == pytest.approx(5.0)
+    assert planted.latency.device_ms_median == pytest.approx(5.25, rel=1e-3)
+    assert len(slept) == 3, "the planted run's visits fall into the plain one's waits"
+    assert all(1.8 < seconds < 2.0 for seconds in slept)
 
 
 def test_rows_that_would_have_to_be_built_are_left_out_with_the_command(monkeypatch, tmp_path):
