@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 import torch
 from int8_blocks import block_tensors, show_blocks, signal_to_noise_db
-from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
-from sadtrt_core.graph.edit import GraphBuilder, replace_nodes
 from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.pipeline import cached_export, typed_graph
 from sadtrt_core.graph.typed import quantised_nodes
@@ -33,14 +30,14 @@ REFERENCE = "fp16-mixed"
 class Form:
     """One engine to try; `quantise` None is fp16-mixed itself.
 
-    `own_pairs` quantises a tensor anew for each convolution that reads it. `equal_scales` gives what convolutions of
-    one tensor make one range, the largest of theirs. `shows_blocks` makes the decoder's blocks outputs of the engine.
+    `equal_scales` gives what convolutions of one tensor make one range, the largest of theirs. `fences` is how 8.6 is
+    given the graph: as int8_fences.py says. `shows_blocks` makes the decoder's blocks outputs of the engine.
     """
 
     why: str
     quantise: Quantisation | None
-    own_pairs: bool = False
     equal_scales: bool = False
+    fences: bool = False
     shows_blocks: bool = False
 
     @property
@@ -58,17 +55,20 @@ _LAST = ("/decoder/conv_img/*", "/decoder/up_1/*", "/decoder/up_0/conv_?/*")
 FORMS: dict[str, Form] = {
     REFERENCE: Form("what int8 has to be faster than", None),
     "int8": Form("as it is shipped", INT8),
+    "one convolution": Form(
+        "a network without casts, and hardly int8: is it the pins?", _decoder("G_middle_0/conv_0/*")
+    ),
     "middle main": Form(
-        "no tensor is read by two convolutions, no convolutions can be merged", _decoder("G_middle_?/conv_?/*")
+        "no two convolutions read one tensor: none is merged or mixed up", _decoder("G_middle_?/conv_?/*")
     ),
     "int8, equal scales": Form("convolutions that are merged need one scale only", INT8, equal_scales=True),
+    "int8, fences": Form("types away from the quantised convolutions are casts again", INT8, fences=True),
     "up_1 spared, equal scales": Form(
         "nor is a tensor read by both kinds", _decoder("*", spare=_LAST), equal_scales=True
     ),
     "int8, blocks shown": Form(
         "where the engine leaves its types; its time counts for nothing", INT8, shows_blocks=True
     ),
-    "int8, own pairs": Form("convolutions of one tensor cannot be merged", INT8, own_pairs=True),
     "everything": Form("the decoder without a boundary", _decoder("*")),
 }
 
@@ -82,13 +82,10 @@ def form_graph(suite: Suite, form: Form, grid_sample: GridSample) -> bytes:
             exported = cached_export(suite.renderer, GENERATOR, OPSET, cache)
             calibration = equal_ranges(exported, quantised_nodes(exported, form.precision), calibration)
     graph = typed_graph(suite.renderer, GENERATOR, form.precision, grid_sample, cache, calibration)
-    if not (form.own_pairs or form.shows_blocks):
+    if not form.shows_blocks:
         return graph
     model = onnx.load_from_string(graph)
-    if form.own_pairs:
-        separate_pairs(model)
-    if form.shows_blocks:
-        show_blocks(model)
+    show_blocks(model)
     return model.SerializeToString(deterministic=True)
 
 
@@ -165,32 +162,6 @@ def equal_ranges(model: onnx.ModelProto, quantised: Collection[str], calibration
     for names in groups.values():
         ranges.update(dict.fromkeys(names, max(calibration.require(name) for name in names)))
     return replace(calibration, ranges=ranges)
-
-
-def separate_pairs(model: onnx.ModelProto) -> None:
-    """A QuantizeLinear for each DequantizeLinear of a tensor instead of one for all, in place.
-
-    Their scales lie one float32 apart, because a builder drops a quantisation that equals another.
-    """
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    quantised = {node.output[0]: node for node in model.graph.node if node.op_type == "QuantizeLinear"}
-    seen: dict[str, int] = {}
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        source = quantised.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if source is not None:
-            count = seen[source.name] = seen.get(source.name, -1) + 1
-            if count:
-                builder = GraphBuilder(f"{node.name}/own")
-                value = numpy_helper.to_array(weights[source.input[1]])
-                for _ in range(count):
-                    value = np.nextafter(value, np.float32(np.inf), dtype=np.float32)
-                node.input[1] = builder.constant(value, TensorProto.FLOAT)
-                node.input[0] = builder.op("QuantizeLinear", source.input[0], node.input[1], source.input[2])
-                nodes.extend(builder.nodes)
-                model.graph.initializer.extend(builder.initializers)
-        nodes.append(node)
-    replace_nodes(model, nodes)
 
 
 def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:

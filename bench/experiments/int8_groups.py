@@ -74,11 +74,11 @@ class Experiment:
 
     def prepare(self, name: str) -> None:
         """Write a form's graph, as its engine is built from."""
-        suite = self.suite
-        graph = form_graph(suite, FORMS[name], suite.grid_sample)
+        suite, form = self.suite, FORMS[name]
         shapes = {spec.name: spec.batched(1) for spec in GENERATOR.inputs(suite.renderer.config)}
         plugin = suite.grid_sample == "plugin"
-        processes.write_task(self._task(name), name, graph, shapes, self.options.optimization_level, plugin)
+        task = processes.Task(name, shapes, self.options.optimization_level, plugin, form.fences)
+        processes.write_task(self._task(name), task, form_graph(suite, form, suite.grid_sample))
 
     def simulate(self, name: str) -> None:
         """What the form's types cost, and which convolutions it quantises."""

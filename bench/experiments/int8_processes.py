@@ -14,12 +14,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from int8_fences import with_fences
 
+from sadtrt_core.engine import constraints
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuildOptions, EngineBuildError, build_engine
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin
@@ -32,12 +34,21 @@ class ProcessFailed(RuntimeError):
     """What a process of its own did not do, and its last words."""
 
 
-def write_task(
-    task: Path, name: str, graph: bytes, shapes: Mapping[str, tuple[int, ...]], level: int, plugin: bool
-) -> None:
-    """Describe an engine to build; the graph goes beside it."""
-    task.with_suffix(".onnx").write_bytes(graph)
-    task.write_text(json.dumps({"name": name, "shapes": shapes, "level": level, "plugin": plugin}))
+@dataclass(frozen=True)
+class Task:
+    """An engine to build; `fences` says how 8.6 is given its graph (int8_fences.py)."""
+
+    name: str
+    shapes: dict[str, tuple[int, ...]]
+    level: int
+    plugin: bool
+    fences: bool = False
+
+
+def write_task(path: Path, task: Task, graph: bytes) -> None:
+    """Write a task, and the graph beside it."""
+    path.with_suffix(".onnx").write_bytes(graph)
+    path.write_text(json.dumps(asdict(task)))
 
 
 def build(task: Path, limit_s: float) -> dict[str, Any]:
@@ -80,30 +91,33 @@ def load_module(plugin: bool) -> Any:
     return trt
 
 
-def _build_here(task: Path) -> None:
-    given = json.loads(task.read_text())
+def _build_here(path: Path) -> None:
+    task = Task(**json.loads(path.read_text()))
+    if task.fences:
+        # Nothing but this engine is made in this process.
+        constraints.without_casts = with_fences
     built = build_engine(
-        load_module(given["plugin"]),
-        task.with_suffix(".onnx").read_bytes(),
-        label=given["name"],
-        input_shapes={name: tuple(shape) for name, shape in given["shapes"].items()},
+        load_module(task.plugin),
+        path.with_suffix(".onnx").read_bytes(),
+        label=task.name,
+        input_shapes={name: tuple(shape) for name, shape in task.shapes.items()},
         tf32=False,
-        options=BuildOptions(optimization_level=given["level"]),
-        has_plugin=given["plugin"],
+        options=BuildOptions(optimization_level=task.level),
+        has_plugin=task.plugin,
     )
-    task.with_suffix(".engine").write_bytes(built.plan)
-    task.with_suffix(".notes").write_text(json.dumps(built.notes))
+    path.with_suffix(".engine").write_bytes(built.plan)
+    path.with_suffix(".notes").write_text(json.dumps(built.notes))
 
 
-def _profile_here(task: Path) -> None:
-    trt = load_module(json.loads(task.read_text())["plugin"])
-    plan = task.with_suffix(".engine").read_bytes()
+def _profile_here(path: Path) -> None:
+    trt = load_module(json.loads(path.read_text())["plugin"])
+    plan = path.with_suffix(".engine").read_bytes()
     session = EngineSession(trt, plan, torch.device("cuda"), cuda_graph=False)
     try:
         times = layer_times(trt, session)
     finally:
         session.close()
-    task.with_suffix(".times").write_text(json.dumps(times))
+    path.with_suffix(".times").write_text(json.dumps(times))
 
 
 def layer_times(trt: Any, session: Any) -> dict[str, float]:

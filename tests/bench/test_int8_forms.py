@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from sadtrt_core.engine.constraints import network_form
 from sadtrt_core.engine.fixed_shapes import fix_shapes
@@ -49,36 +49,28 @@ def computed(model) -> dict[str, np.ndarray]:
     return dict(zip([one.name for one in session.get_outputs()], session.run(None, inputs), strict=True))
 
 
-def readers_of_quantised(model) -> list[int]:
-    """How many nodes read each quantised activation."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    pairs = [node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in weights]
-    return [sum(pair.output[0] in node.input for node in model.graph.node) for pair in pairs]
+def test_fences_round_where_the_typed_graph_does_and_leave_the_quantised_convolutions_alone(typed):
+    from int8_fences import with_fences
 
-
-def test_own_pairs_leave_no_quantised_tensor_to_two_readers(typed):
-    from int8_forms import separate_pairs
-
-    shared = copy(typed)
-    separate_pairs(typed)
-    onnx.checker.check_model(typed)
-    assert max(readers_of_quantised(shared)) > 10, "the map that modulates every block"
-    assert set(readers_of_quantised(typed)) == {1}
-    assert len(readers_of_quantised(typed)) == sum(readers_of_quantised(shared))
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in typed.graph.initializer}
-    scales: dict[str, list[float]] = {}
-    for node in typed.graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] not in constants:
-            scales.setdefault(node.input[0], []).append(float(constants[node.input[1]]))
-    assert all(len(set(found)) == len(found) for found in scales.values()), "equal ones would be merged again"
-    assert all(max(found) <= min(found) * 1.00001 for found in scales.values())
-    np.testing.assert_allclose(computed(typed)["prediction"], computed(shared)["prediction"], atol=0.05)
-
-
-def copy(model) -> onnx.ModelProto:
-    same = onnx.ModelProto()
-    same.CopyFrom(model)
-    return same
+    decompose_instance_norm(typed)
+    bare, types = network_form(typed)
+    fenced, declared = with_fences(typed, types)
+    onnx.checker.check_model(fenced, full_check=True)
+    made = {name: node for node in fenced.graph.node for name in node.output}
+    readers = {name: [node for node in fenced.graph.node if name in node.input] for name in made}
+    norms = [node for node in fenced.graph.node if "InstanceNormalization" in node.name and node.op_type == "Div"]
+    assert len(norms) == 16
+    assert not any(node.op_type == "Cast" for node in bare.graph.node)
+    for node in norms:
+        assert {reader.op_type for reader in readers[node.output[0]]} == {"Cast"}, "float32 within, half behind"
+    for node in fenced.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] in made:
+            assert made[node.input[0]].op_type != "Cast"
+    name = "/decoder/G_middle_0/norm_0/mlp_shared/mlp_shared.0/Conv"
+    (relu,) = readers[next(node.output[0] for node in fenced.graph.node if node.name == name)]
+    assert (relu.op_type, readers[relu.output[0]][0].op_type) == ("Relu", "QuantizeLinear")
+    assert {name: declared[name] for name in types} == types
+    np.testing.assert_allclose(computed(fenced)["prediction"], computed(typed)["prediction"], atol=0.05)
 
 
 def test_equal_scales_give_siblings_their_largest_range_and_leave_the_others(graph, seeded_calibration):
@@ -127,9 +119,7 @@ def test_signal_over_noise_is_in_decibel_and_infinite_without_noise():
     assert block_lines({"/decoder/up_0": 30.04}, {"/decoder/up_0": 50.0})[0].endswith("up_0 30.0 (50.0)")
 
 
-def test_every_form_quantises_something_else_and_is_built_from_a_graph_of_its_own(
-    seeded_demo, seeded_calibration, tmp_path
-):
+def test_forms_quantise_what_they_say_and_are_built_from_graphs_of_their_own(seeded_demo, seeded_calibration, tmp_path):
     from int8_forms import FORMS, REFERENCE, convolution_names, form_graph
 
     assert next(iter(FORMS)) == REFERENCE
@@ -138,10 +128,11 @@ def test_every_form_quantises_something_else_and_is_built_from_a_graph_of_its_ow
     )
     counts = {name: len(convolution_names(suite, form)[1]) for name, form in FORMS.items()}
     assert counts[REFERENCE] == 0
-    assert counts["middle main"] == 12
+    assert (counts["one convolution"], counts["middle main"]) == (1, 12)
     assert 12 < counts["up_1 spared, equal scales"] < counts["int8"] < counts["everything"]
-    ranges_alike = {"int8, equal scales"}  # The fixture's ranges are all alike already.
-    graphs = {name: form_graph(suite, form, "native") for name, form in FORMS.items() if name not in ranges_alike}
+    # The fixture's ranges are all alike already, and fences are put up by the builder's process.
+    same_as_int8 = {"int8, equal scales", "int8, fences"}
+    graphs = {name: form_graph(suite, form, "native") for name, form in FORMS.items() if name not in same_as_int8}
     assert len(set(graphs.values())) == len(graphs)
 
 
