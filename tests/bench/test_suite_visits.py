@@ -33,12 +33,12 @@ THREE_VISITS = """
         visit, deactivate = RowTiming.visit, PyTorchRunner.deactivate
 
         def breaking(self, *arguments):
-            if os.environ.get("BREAKS") == f"{self.sampler.runner.job.stage.name} {self.visits + 1}":
+            if os.environ.get("BREAKS") == f"{self.sampler.runner.job.batch} {self.visits + 1}":
                 breaks()
             visit(self, *arguments)
 
         def freed(self):
-            print("freed", self.job.stage.name)
+            print("freed", self.job.batch)
             deactivate(self)
 
         patch.setattr(RowTiming, "visit", breaking)
@@ -53,7 +53,8 @@ THREE_VISITS = """
             os.kill(os.getpid(), 9)
         raise KeyboardInterrupt if how == "interrupted" else RuntimeError("CUDA error: misaligned address")
 """
-THREE_ROWS = (*TINY, "--stage", "keypoints", "--stage", "appearance", "-s")
+THREE_ROWS = (*TINY, "--batch", "1", "--batch", "2", "--batch", "3", "-s")
+"""The rows are told apart by their batch."""
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,8 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuiteProcess]:
     made.close()
 
 
-def records(folder: Path) -> dict[str, Record]:
-    return {record.key.stage: record for record in read_run(folder).records}
+def records(folder: Path) -> dict[int, Record]:
+    return {record.key.batch: record for record in read_run(folder).records}
 
 
 def test_every_row_is_visited_as_often_as_planned_and_the_saved_json_knows_all_visits(suite: SuiteProcess) -> None:
@@ -72,64 +73,60 @@ def test_every_row_is_visited_as_often_as_planned_and_the_saved_json_knows_all_v
     finished = suite.run((*THREE_ROWS, f"--benchmark-json={file}"), BREAKS="")
     assert finished.code == 0, finished.output
     rows = records(finished.folders[-1])
-    assert list(rows) == ["mapping", "keypoints", "appearance"]
+    assert list(rows) == [1, 2, 3]
     assert {row.latency.visits for row in rows.values()} == {(0, 4, 8)}
     assert {len(row.latency.host_ms) for row in rows.values()} == {12}
     assert read_run(finished.folders[-1]).complete
-    saved = {bench["params"]["stage"]: bench for bench in json.loads(file.read_text())["benchmarks"]}
-    for stage, row in rows.items():
-        assert saved[stage]["extra_info"]["visits"] == 3
-        assert saved[stage]["extra_info"]["host_ms_median"] == row.latency.host_ms_median
-        assert saved[stage]["stats"]["rounds"] == 4, "pytest-benchmark's own table has the first visit only"
-    assert [finished.output.count(f"freed {stage}") for stage in rows] == [1, 1, 1]
+    saved = {bench["params"]["batch"]: bench for bench in json.loads(file.read_text())["benchmarks"]}
+    for batch, row in rows.items():
+        assert saved[batch]["extra_info"]["visits"] == 3
+        assert saved[batch]["extra_info"]["host_ms_median"] == row.latency.host_ms_median
+        assert saved[batch]["stats"]["rounds"] == 4, "pytest-benchmark's own table has the first visit only"
+    assert [finished.output.count(f"freed {batch}") for batch in rows] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("number", [2, 3])
 def test_a_row_that_dies_at_a_later_visit_is_failed_and_so_is_the_run(suite: SuiteProcess, number: int) -> None:
     """The second visit happens in the test of another row, the third of the middle row after the last test."""
-    finished = suite.run(THREE_ROWS, BREAKS=f"keypoints {number}", HOW="dies")
+    finished = suite.run(THREE_ROWS, BREAKS=f"2 {number}", HOW="dies")
     assert finished.code == 1, finished.output
     assert "3 passed" in finished.output, "its own test was over, and no other row's is to blame"
     rows = records(finished.folders[-1])
-    broken = rows.pop("keypoints")
+    broken = rows.pop(2)
     assert (broken.status, broken.reason) == ("failed", "RuntimeError: CUDA error: misaligned address")
     assert len(broken.latency.visits) == number - 1
     assert {(row.status, len(row.latency.visits)) for row in rows.values()} == {("measured", 3)}
-    assert "keypoints/pytorch/fp32/batch 1 failed at a later visit: RuntimeError: CUDA error" in finished.output
+    assert "mapping/pytorch/fp32/batch 2 failed at a later visit: RuntimeError: CUDA error" in finished.output
     assert read_run(finished.folders[-1]).complete
-    assert finished.output.count("freed keypoints") == 1
+    assert finished.output.count("freed 2") == 1
 
 
 def test_an_interrupt_at_a_later_visit_frees_every_runner_and_keeps_what_was_measured(suite: SuiteProcess) -> None:
-    finished = suite.run(THREE_ROWS, BREAKS="keypoints 2", HOW="interrupted")
+    finished = suite.run(THREE_ROWS, BREAKS="2 2", HOW="interrupted")
     assert finished.code == 2, finished.output
     run = read_run(finished.folders[-1])
     assert not run.complete
-    assert {record.key.stage: len(record.latency.visits) for record in run.records} == {
-        "mapping": 3,
-        "keypoints": 1,
-        "appearance": 1,
-    }
-    for stage in ("mapping", "keypoints", "appearance"):
-        assert finished.output.count(f"freed {stage}") == 1, stage
+    assert {record.key.batch: len(record.latency.visits) for record in run.records} == {1: 3, 2: 1, 3: 1}
+    for batch in (1, 2, 3):
+        assert finished.output.count(f"freed {batch}") == 1, batch
 
 
 def test_a_run_that_stops_at_its_first_failure_visits_nothing_again(suite: SuiteProcess) -> None:
-    finished = suite.run((*THREE_ROWS, "-x"), BREAKS="keypoints 1", HOW="dies")
+    finished = suite.run((*THREE_ROWS, "-x"), BREAKS="2 1", HOW="dies")
     assert finished.code == 1, finished.output
     rows = records(finished.folders[-1])
-    assert {stage: row.status for stage, row in rows.items()} == {"mapping": "measured", "keypoints": "failed"}
-    assert len(rows["mapping"].latency.visits) == 1
+    assert {batch: row.status for batch, row in rows.items()} == {1: "measured", 2: "failed"}
+    assert len(rows[1].latency.visits) == 1
     assert not read_run(finished.folders[-1]).complete
-    assert finished.output.count("freed mapping") == 1
+    assert finished.output.count("freed 1") == 1
 
 
 def test_a_run_that_is_killed_keeps_every_visit_until_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BREAKS", "mapping 3")
+    monkeypatch.setenv("BREAKS", "1 3")
     monkeypatch.setenv("HOW", "killed")
     finished = run_suite(tmp_path, THREE_ROWS, textwrap.dedent(THREE_VISITS))
     assert finished.code == -signal.SIGKILL
     (folder,) = finished.folders
     assert not read_run(folder).complete
-    held = {stage: len(row.latency.visits) for stage, row in records(folder).items()}
-    assert held == {"mapping": 2, "keypoints": 1, "appearance": 1}
+    held = {batch: len(row.latency.visits) for batch, row in records(folder).items()}
+    assert held == {1: 2, 2: 1, 3: 1}

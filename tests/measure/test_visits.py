@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,11 @@ from sadtrt_core.measure import host_load, timing
 from sadtrt_core.measure.sensors import NoSensors, Reading
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, TimingPlan
 from sadtrt_core.measure.visits import RowTiming, Visits
+from sadtrt_core.plan import precision_named
+from sadtrt_core.runners.base import Job
+from sadtrt_core.runners.pytorch import TorchCompileRunner
+from sadtrt_core.runners.registry import RUNNERS
+from sadtrt_core.stages import STAGES
 
 PLAN = TimingPlan(
     warmup_calls=4,
@@ -198,6 +204,13 @@ def test_runners_that_share_what_they_compile_are_never_loaded_together(bench: B
     assert events.index(("compiled", "freed")) < events.index(("compiled too", "visit"))
     assert "compiled too" in bench.loaded
     visits.close()
+
+
+def test_compiled_runners_and_clips_made_of_them_are_measured_singly() -> None:
+    job = Job(None, STAGES["clip"], precision_named("fp32"), "torch", 2, torch.device("cpu"), Path("none"))
+    kinds = {name: RUNNERS[name].create(job).one_at_a_time for name in ("pytorch", "torch-compile")}
+    assert kinds == {"pytorch": False, "torch-compile": True}
+    assert TorchCompileRunner(dataclasses.replace(job, stage=STAGES["decode"])).one_at_a_time
 
 
 def test_later_visits_warm_up_briefly(bench: Bench) -> None:
