@@ -50,19 +50,19 @@ class Budget:
 
     seconds: float | None
     clock: Callable[[], float] = time.monotonic
-    _last: dict[Step, float] = field(default_factory=dict)
+    _last: dict[bool, float] = field(default_factory=dict)
 
     def spent(self) -> float:
         return self.clock() - STARTED
 
     def fits(self, step: Step) -> bool:
-        """Whether a step that takes as long as the last of its kind would end in time; before the first of its kind, as
-        long as everything so far: a fresh process has to load what this one has loaded.
+        """Whether a step that takes as long as the last one would end in time. Fresh processes are a kind of their own,
+        the first of which may take as long as everything so far: it has to load what this one has loaded.
         """
-        return self.seconds is None or self.spent() + self._last.get(step, self.spent()) <= self.seconds
+        return self.seconds is None or self.spent() + self._last.get(step.fresh, self.spent()) <= self.seconds
 
     def took(self, step: Step, seconds: float) -> None:
-        self._last[step] = seconds
+        self._last[step.fresh] = seconds
 
     def patience(self) -> float:
         """Seconds after which a fresh process must be hanging."""

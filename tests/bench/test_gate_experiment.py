@@ -126,8 +126,25 @@ def test_a_budget_leaves_out_what_would_not_end_in_time():
     assert budget.fits(fresh)
     now[0] += 21
     assert (budget.fits(plain), budget.fits(fresh)) == (False, False)
-    assert not budget.fits(Step((0.0, 0.05))), "another kind of step, that nothing is known of"
     assert Budget(None, lambda: 1e9).fits(fresh)
+
+
+def test_a_whole_experiment_fits_into_its_budget_as_far_as_steps_take_what_they_do():
+    """Steps of 13 s with planted runs and 8 s without, fresh processes of 15 s, 20 s to load: what an H200 may take."""
+    from gate_schedule import STARTED, Budget, schedule
+
+    now = [STARTED + 20.0]
+    budget = Budget(250.0, lambda: now[0])
+    done = []
+    for step in schedule(21, 5, (0.03, 0.05), 5, together=True):
+        if not done or budget.fits(step):
+            seconds = 15.0 if step.fresh else 13.0 if len(step.levels) > 1 else 8.0
+            now[0] += seconds
+            budget.took(step, seconds)
+            done.append(step)
+    assert sum(step.fresh for step in done) == 5
+    assert sum(not step.fresh for step in done) >= 15, "210 decisions, both ways"
+    assert budget.spent() <= 250
 
 
 def test_a_killed_experiment_leaves_its_samples(tmp_path):
