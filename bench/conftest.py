@@ -26,10 +26,10 @@ Row = tuple[RunnerKind, Job, RecordKey]
 
 
 @pytest.fixture
-def row(request: pytest.FixtureRequest, suite: Suite) -> Iterator[Callable[..., Row]]:
+def row(request: pytest.FixtureRequest, suite: Suite, visits: Visits) -> Iterator[Callable[..., Row]]:
     """A function that gives a row's runner, job and key, or records why it cannot be run and skips the test.
 
-    `timed` says that the row is for its latency.
+    `timed` says that the row is for its latency. Another is run when no row waits for a visit any more.
     """
     looked_up: list[RecordKey] = []
 
@@ -49,6 +49,8 @@ def row(request: pytest.FixtureRequest, suite: Suite) -> Iterator[Callable[..., 
         if reason is not None:
             suite.writer.add(skipped(key, str(reason)))
             pytest.skip(str(reason))
+        if not timed:
+            visits.finish()
         looked_up.append(key)
         if runner.startswith("tensorrt") and (broken := unbuilt_reason(suite, job)) is not None:
             # Building it again here would take the same minutes for the same end.

@@ -17,9 +17,10 @@ from sadtrt_core.records.store import read_run
 THREE_VISITS = """
     import os
     import pytest
-    from sadtrt_core import suite
+    import torch
+    from sadtrt_core import reference, suite
     from sadtrt_core.measure.timing import TimingPlan
-    from sadtrt_core.measure.visits import RowTiming
+    from sadtrt_core.measure.visits import RowTiming, Visits
     from sadtrt_core.renderer.config import demo_config
     from sadtrt_core.renderer.seeded import seeded_renderer
     from sadtrt_core.runners.pytorch import PyTorchRunner
@@ -43,6 +44,28 @@ THREE_VISITS = """
 
         patch.setattr(RowTiming, "visit", breaking)
         patch.setattr(PyTorchRunner, "deactivate", freed)
+
+        if os.environ.get("DRIFT"):
+            made = []
+            init = Visits.__init__
+
+            def noted(self, *arguments):
+                made.append(self)
+                init(self, *arguments)
+
+            def render(self, runner, items):
+                print("drift of the generator,", len(made[0]._waiting), "wait")
+                return torch.full((len(items), 3, 64, 64), 0.5)
+
+            patch.setattr(Visits, "__init__", noted)
+            patch.setattr(suite.Suite, "render_sequence", render)
+            def grey(job, inputs, dtype=torch.float32):
+                return [torch.full((1, 3, 64, 64), 0.5, dtype=dtype) for _ in inputs]
+
+            patch.setattr(reference, "reference_frames", grey)
+            # What the generator computes is not what this is about, and takes seconds.
+            patch.setattr(PyTorchRunner, "execute", lambda self: None)
+            patch.setattr(PyTorchRunner, "infer", lambda self, inputs: {})
 
     def pytest_unconfigure(config):
         patch.undo()
@@ -83,6 +106,16 @@ def test_every_row_is_visited_as_often_as_planned_and_the_saved_json_knows_all_v
         assert saved[batch]["extra_info"]["host_ms_median"] == row.latency.host_ms_median
         assert saved[batch]["stats"]["rounds"] == 4, "pytest-benchmark's own table has the first visit only"
     assert [finished.output.count(f"freed {batch}") for batch in rows] == [1, 1, 1]
+
+
+def test_no_row_waits_for_a_visit_while_drift_is_measured(suite: SuiteProcess) -> None:
+    arguments = ("bench/test_stage_latency.py", "bench/test_precision_drift.py", *TINY[1:])
+    finished = suite.run((*arguments, "--stage", "generator", "--frames", "2", "-s"), BREAKS="", DRIFT="1")
+    assert finished.code == 0, finished.output
+    assert "drift of the generator, 0 wait" in finished.output
+    rows = read_run(finished.folders[-1]).records
+    assert {row.key.stage: len(row.latency.visits) for row in rows} == {"mapping": 3, "generator": 3}
+    assert next(row for row in rows if row.key.stage == "generator").drift is not None
 
 
 @pytest.mark.parametrize("number", [2, 3])
