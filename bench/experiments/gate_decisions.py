@@ -35,6 +35,26 @@ class StoredRun:
     group: int
 
 
+def first_visits(run: Run, count: int) -> Run:
+    """The run as if it had ended after so many visits to each row."""
+    return dataclasses.replace(run, records=tuple(_first_visits(record, count) for record in run.records))
+
+
+def _first_visits(record: Record, count: int) -> Record:
+    latency = record.latency
+    if latency is None or len(latency.visits) <= count:
+        return record
+    end = latency.visits[count]
+    shorter = dataclasses.replace(
+        latency,
+        host_ms=latency.host_ms[:end],
+        device_ms=None if latency.device_ms is None else latency.device_ms[:end],
+        disturbed=tuple(index for index in latency.disturbed if index < end),
+        visits=latency.visits[:count],
+    )
+    return dataclasses.replace(record, latency=shorter)
+
+
 def _share(count: int, total: int) -> dict[str, Any]:
     return {"count": count, "of": total, "percent": round(100 * count / total, 2) if total else None}
 

@@ -5,6 +5,8 @@
         --budget-seconds 250 --row generator:tensorrt:fp16-mixed --row warp:pytorch:fp32
     # Decide anew on the samples of an earlier experiment, or of one that was killed:
     python bench/experiments/gate_experiment.py --again results/baselines/gate-experiment-cpu
+    # What would the same runs have said after their first visit to each row?
+    python bench/experiments/gate_experiment.py --again FOLDER --visits 1 --out FOLDER-one-visit
 
 Runs of unchanged code alternate with runs in which every row does real extra work (a spinning kernel on a GPU, a busy
 loop on a CPU, as long as the stated part of the row's own time) and with runs in fresh processes. `samples.json` keeps
@@ -30,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from gate_decisions import StoredRun
+from gate_decisions import StoredRun, first_visits
 from gate_rows import Rows, busy_loop, row_absence
 from gate_schedule import Budget, Step, schedule
 from gate_table import decide, table, visit_medians
@@ -122,6 +124,7 @@ def fresh_run(options: argparse.Namespace, rows: Sequence[str], timeout: float) 
         command += ["--optimization-level", str(options.optimization_level), "--grid-sample", options.grid_sample]
         command += [*(word for row in rows for word in ("--row", row))]
         command += ["--cache", str(options.cache)] if options.cache else []
+        command += ["--visits", str(options.visits)] if options.visits else []
         subprocess.run(command, check=True, timeout=timeout)
         return [codec.from_json(Run, json.loads(file.read_text()))]
 
@@ -143,6 +146,11 @@ class Samples:
             for index, item in enumerate(kept["stored"])
         ]
         return cls(stored, [codec.from_json(Run, item) for item in kept["fresh"]], kept["measured_again"])
+
+    def first_visits(self, count: int) -> Samples:
+        """The same runs, as if each had ended after so many visits to its rows."""
+        stored = [dataclasses.replace(item, run=first_visits(item.run, count)) for item in self.stored]
+        return Samples(stored, [first_visits(run, count) for run in self.fresh], self.again)
 
     def write(self, folder: Path) -> None:
         kept = {
@@ -235,24 +243,37 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=1, help="of PyTorch on a CPU: as many as cores wait for each other (default: 1)"
     )
+    parser.add_argument(
+        "--visits", type=int, help="to each row; with --again, the first so many (default: the suite's)"
+    )
     parser.add_argument("--out", type=Path, help="folder to write (default: results/baselines/gate-experiment-DEVICE)")
-    parser.add_argument("--again", type=Path, help="a folder this wrote: decide anew on its samples")
+    parser.add_argument(
+        "--again", type=Path, help="a folder this wrote: decide anew on its samples, in place or in --out"
+    )
     parser.add_argument("--one-run", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.visits is not None and options.visits < 1:
+        parser.error(f"--visits must be 1 or more but is {options.visits}")
+    return options
 
 
 def main() -> None:
     options = parse()
-    out = options.again or options.out or ROOT / "results" / "baselines" / f"gate-experiment-{options.device}"
+    out = options.out or options.again or ROOT / "results" / "baselines" / f"gate-experiment-{options.device}"
     torch.set_num_threads(options.threads)
     suite = make_suite(options, options.device)
+    if options.visits is not None:
+        suite.timing_plan = dataclasses.replace(suite.timing_plan, visits=options.visits)
     if options.one_run:
         with contextlib.ExitStack() as stack:
             (run,) = measure_runs(suite, Rows(suite, stack), options.row, read_environment(suite.device))
         write_atomically(options.one_run, json.dumps(run.to_json()))
         return
     if options.again:
-        samples = Samples.read(out)
+        samples = Samples.read(options.again)
+        if options.visits is not None:
+            samples = samples.first_visits(options.visits)
+        out.mkdir(parents=True, exist_ok=True)
     else:
         samples = measure_all(options, suite, measurable(suite, options.row or ROWS[options.device]), out)
     start = time.monotonic()

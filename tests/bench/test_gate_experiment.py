@@ -147,6 +147,22 @@ def test_a_whole_experiment_fits_into_its_budget_as_far_as_steps_take_what_they_
     assert budget.spent() <= 250
 
 
+def test_runs_can_be_judged_by_their_first_visits(tmp_path):
+    from gate_decisions import StoredRun
+    from gate_experiment import Samples
+
+    whole = run(1)
+    times = dataclasses.replace(whole.records[0].latency, visits=(0, 20, 40), disturbed=(5, 25))
+    whole = dataclasses.replace(whole, records=(dataclasses.replace(whole.records[0], latency=times),))
+    shorter = Samples([StoredRun(0.05, whole, 3)], [whole], 1).first_visits(2)
+    for cut in (shorter.stored[0].run, *shorter.fresh):
+        latency = cut.records[0].latency
+        assert (latency.visits, latency.disturbed, latency.host_ms) == ((0, 20), (5, 25), times.host_ms[:40])
+    assert (shorter.stored[0].planted, shorter.stored[0].group, shorter.again) == (0.05, 3, 1)
+    assert Samples([], [whole]).first_visits(1).fresh[0].records[0].latency.disturbed == (5,)
+    assert Samples([], [whole]).first_visits(3).fresh == [whole]
+
+
 def test_a_killed_experiment_leaves_its_samples(tmp_path):
     from gate_decisions import StoredRun
     from gate_experiment import SETTINGS, Samples
