@@ -15,8 +15,9 @@
     sadtrt = "0.1.0"
 
 `nodes` are shell-style patterns over the generator's ONNX node names; the word "coordinates" stands for everything
-between a sampling grid and the nearest convolution, "picture" for everything between the rendered picture and the last
-one. A plan's name is its file's, without the ending.
+between a sampling grid and the nearest convolution, "picture" for everything from the last convolution, that one
+included, to the rendered picture. Very long sums are parted in every plan (graph/short_sums.py). A plan's name is its
+file's, without the ending.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Plan:
 
     @property
     def precision(self) -> Precision:
-        """The plan as a precision, to be used wherever a built-in one is."""
+        """The plan as a precision, to be used wherever a built-in one is; very long sums are parted in every plan."""
         nodes = tuple(dict.fromkeys(pattern for part in self.keep for pattern in part.nodes))
         return Precision(
             self.name,
@@ -106,6 +107,7 @@ class Plan:
             keep_coordinates=COORDINATES in nodes,
             keep_picture=PICTURE in nodes,
             keep_nodes=tuple(pattern for pattern in nodes if pattern not in _SLICES),
+            short_sums=True,
         )
 
 

@@ -21,6 +21,7 @@ from sadtrt_core.graph.edit import (
     element_types,
     replace_nodes,
 )
+from sadtrt_core.graph.short_sums import part_long_sums
 from sadtrt_core.precision import COORDINATES, Precision
 from sadtrt_core.quantise.calibration import Calibration, CalibrationError
 from sadtrt_core.quantise.operands import CONVOLUTION, quantise_convolutions
@@ -56,6 +57,9 @@ def apply_precision(
                 "give a calibration of these weights"
             )
         kept |= chosen | quantise_convolutions(typed, chosen, calibration, precision.quantise.type)
+    if precision.short_sums:
+        # Sums of fp32 convolutions are float, those of eight bits integers.
+        part_long_sums(typed, spared=kept)
     low = ONNX_TYPES[precision.compute]
     if low != TensorProto.FLOAT:
         _retype(typed, low, kept, low if precision.rounds_grids else TensorProto.FLOAT)
@@ -118,8 +122,11 @@ def coordinate_slice(model: onnx.ModelProto) -> frozenset[str]:
 
 
 def picture_slice(model: onnx.ModelProto) -> frozenset[str]:
-    """Names of every node between the rendered picture and the nearest convolutions before it: the last sigmoid."""
-    return _slice_before(model, [v.name for v in model.graph.output if v.name in _PICTURE_OUTPUTS])
+    """Names of every node from the last convolution to the rendered picture, both included: conv_img and a sigmoid."""
+    last = _slice_before(model, [v.name for v in model.graph.output if v.name in _PICTURE_OUTPUTS])
+    producer = {name: node for node in model.graph.node for name in node.output}
+    read = {name for node in model.graph.node if node.name in last for name in node.input}
+    return last | {producer[name].name for name in read if name in producer and producer[name].op_type == CONVOLUTION}
 
 
 def _slice_before(model: onnx.ModelProto, pending: list[str]) -> frozenset[str]:

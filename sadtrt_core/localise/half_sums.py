@@ -39,12 +39,11 @@ def convolve_in_half(given: Sequence[Tensor], attributes: Mapping[str, Any], lon
     made = [(padded.shape[1 + a] - kernel[a]) // strides[a] + 1 for a in range(spatial)]
     total = torch.zeros((weights.shape[0], *made), device=value.device).flatten(1)
     chain, products = torch.zeros_like(total), 0
-    for position in itertools.product(*map(range, kernel)):
-        window = tuple(
-            slice(position[a], position[a] + strides[a] * (made[a] - 1) + 1, strides[a]) for a in range(spatial)
-        )
-        seen = padded[(slice(None), *window)].flatten(1)
-        factors = weights[(slice(None), slice(None), *position)]
+    for number, position in enumerate(itertools.product(*map(range, kernel))):
+        ends = [position[a] + strides[a] * (made[a] - 1) + 1 for a in range(spatial)]
+        window = [slice(None), *(slice(position[a], ends[a], strides[a]) for a in range(spatial))]
+        seen = padded[tuple(window)].flatten(1)
+        factors = weights.flatten(2)[:, :, number]
         for start in range(0, seen.shape[0], PRODUCTS):
             if longest is not None and products and products + PRODUCTS > longest:
                 total, chain, products = total + chain, torch.zeros_like(chain), 0

@@ -59,16 +59,24 @@ def matrix_arithmetic(tf32: bool, benchmark: bool) -> Iterator[None]:
         ) = before
 
 
-def _as_float32(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return output.float()
+class _Float32Convolution(nn.Module):
+    """A convolution in float32 on whatever type reaches it, autocast or not."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.convolution(x.float())
 
 
 class PyTorchRunner(StageRunner):
     """Eager PyTorch.
 
     fp32 and tf32 run float32 weights; fp16 and bf16 convert the module (`.half()`), coordinates included; fp16-mixed
-    runs under autocast, which keeps sampling, softmax and sums in float32. Autocast would compute the last sigmoid in
-    half: where the picture is kept, what that sigmoid reads is made float32.
+    runs under autocast, which keeps sampling, softmax and sums in float32. Where the picture is kept, the convolution
+    that makes it is float32 as well, weights included. Sums are float anyway: no convolution is parted for them.
     """
 
     def __init__(self, job: Job) -> None:
@@ -86,12 +94,14 @@ class PyTorchRunner(StageRunner):
         if self.job.device.type == "cuda":
             self.stream = torch.cuda.current_stream(self.job.device)
         # A copy, because converting a module changes it and the renderer is shared.
-        module = copy.deepcopy(stage_module(self.job.stage, self.job.renderer))
-        self._module = module.to(device=self.job.device, dtype=self._type).eval()
+        original = stage_module(self.job.stage, self.job.renderer)
+        self._module = copy.deepcopy(original).to(device=self.job.device, dtype=self._type).eval()
         if self.job.precision.keep_picture:
+            exact = iter([part.conv_img for part in original.modules() if isinstance(part, SpadeDecoder)])
             for part in self._module.modules():
                 if isinstance(part, SpadeDecoder):
-                    part.conv_img.register_forward_hook(_as_float32)
+                    last = copy.deepcopy(next(exact)).to(self.job.device)
+                    part.conv_img = _Float32Convolution(last)  # type: ignore[assignment]
 
     def deactivate(self) -> None:
         self._module, self._inputs, self._outputs, self.stream = None, (), (), None

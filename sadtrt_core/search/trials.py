@@ -79,6 +79,7 @@ class Trials:
                 "keep_coordinates": precision.keep_coordinates,
                 "keep_picture": precision.keep_picture,
                 "quantise": precision.quantise,
+                "short_sums": precision.short_sums,
                 "only": None if precision.only_nodes is None else sorted(precision.only_nodes),
             }
         )
@@ -109,4 +110,5 @@ def keeping(base: ComputeType, kept: Iterable[Part]) -> Precision:
         "to be measured",
         keep_coordinates=COORDINATES in patterns,
         keep_nodes=tuple(pattern for pattern in patterns if pattern != COORDINATES),
+        short_sums=True,
     )

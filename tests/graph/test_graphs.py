@@ -92,7 +92,8 @@ def test_mixed_precision_keeps_the_coordinates_and_nothing_else(seeded_demo):
         if node.op_type == NODE_TYPE:
             assert [types[name] for name in node.input] == [onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT]
         if node.op_type == "Conv":
-            assert {types[name] for name in node.input} == {onnx.TensorProto.FLOAT16}
+            kind = onnx.TensorProto.FLOAT if "conv_img" in node.name else onnx.TensorProto.FLOAT16
+            assert {types[name] for name in node.input} == {kind}
     halves = apply_precision(graph, PRECISIONS["fp16"])
     types = element_types(halves)
     grids = [types[node.input[1]] for node in halves.graph.node if node.op_type == NODE_TYPE]
@@ -100,15 +101,16 @@ def test_mixed_precision_keeps_the_coordinates_and_nothing_else(seeded_demo):
 
 
 @pytest.mark.parametrize("stage", ["decode", "generator"])
-def test_mixed_precision_keeps_the_last_sigmoid_of_the_picture(seeded_demo, stage):
+def test_mixed_precision_keeps_the_last_convolution_and_sigmoid_of_the_picture(seeded_demo, stage):
     graph = export_stage(seeded_demo, STAGES[stage])
-    assert picture_slice(graph) == {"/decoder/Sigmoid"}
+    assert picture_slice(graph) == {"/decoder/conv_img/Conv", "/decoder/Sigmoid"}
     for precision, kind in (("fp16-mixed", onnx.TensorProto.FLOAT), ("fp16", onnx.TensorProto.FLOAT16)):
         typed = apply_precision(graph, PRECISIONS[precision])
         types = element_types(typed)
         read = {node.name: types[node.input[0]] for node in typed.graph.node}
         assert read["/decoder/Sigmoid"] == kind
-        assert read["/decoder/conv_img/Conv"] == onnx.TensorProto.FLOAT16
+        assert read["/decoder/conv_img/Conv"] == kind
+        assert read["/decoder/fc/Conv"] == onnx.TensorProto.FLOAT16
 
 
 def test_a_stage_without_a_picture_has_none_to_keep(seeded_demo):

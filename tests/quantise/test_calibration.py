@@ -72,7 +72,7 @@ def test_ranges_reproduce_and_are_measured_once(demo, workload, cache):
     assert read_calibration(path) == first
 
 
-@pytest.mark.parametrize(("precision", "low", "high", "levels"), [("int8", 59, 63, 3), ("fp8", 55, 60, 5)])
+@pytest.mark.parametrize(("precision", "low", "high", "levels"), [("int8", 61, 66, 3), ("fp8", 64, 70, 3)])
 def test_the_demo_stays_where_it_was_measured(demo, workload, cache, precision, low, high, levels):
     graph = cached_export(demo, STAGES["generator"], OPSET, cache)
     inputs = frame_inputs(demo, workload, STAGES["generator"], CPU)

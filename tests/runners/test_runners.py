@@ -60,7 +60,7 @@ def test_a_lower_precision_really_computes_lower(make_job, runner, precision, lo
 
 
 def test_the_picture_is_kept_by_pytorch_as_by_the_graph(make_job):
-    """Autocast alone would give a bfloat16 picture; with the picture kept only what the sigmoid reads is rounded."""
+    """Autocast alone would give a bfloat16 picture; with it kept, the last convolution and the sigmoid are float32."""
     job = make_job("decode")
     inputs = inputs_for(job)
     found = {}
@@ -69,8 +69,9 @@ def test_the_picture_is_kept_by_pytorch_as_by_the_graph(make_job):
         picture = infer("pytorch", dataclasses.replace(job, precision=how), inputs)["prediction"]
         found[kept] = bool(torch.equal(picture, picture.bfloat16().float()))
         read = torch.logit(picture.double()).float()
+        off = (read - read.bfloat16().float()).abs() > 1e-4 * read.abs()
         if kept:
-            torch.testing.assert_close(read, read.bfloat16().float(), atol=1e-5, rtol=1e-5)
+            assert off.float().mean() > 0.8  # Most float32 numbers are no bfloat16 ones.
     assert found == {False: True, True: False}
 
 
