@@ -75,6 +75,18 @@ def test_the_yardstick_is_the_slower_of_before_and_after(monkeypatch):
     assert measure_yardstick() > 0
 
 
+def test_of_several_visits_the_worst_is_kept():
+    given = [(0.0, 0.0, 0.0), (1.0, 0.8, 0.2), (2.0, 0.8, 0.2), (3.0, 0.8, 0.2)]
+    host = HostLoad(lambda: given.pop(0), lambda: None)
+    with host:
+        pass
+    busy = host.others_percent
+    with host:
+        pass
+    assert given == []
+    assert host.others_percent == busy > 0
+
+
 def test_what_was_seen_before_an_error_is_not_reported():
     with pytest.raises(RuntimeError), HostLoad(lambda: (0.0, 0.0, 0.0), lambda: {"1": 0.0}) as host:
         raise RuntimeError
