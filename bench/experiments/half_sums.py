@@ -6,6 +6,7 @@ TensorRT 8.6's half convolutions on Hopper sum in half (engine_layers.py names t
 float. This computes the generator's typed graph with PyTorch, every rounding explicit, and lets convolutions sum in
 half as tensor cores do (sadtrt_core/localise/half_sums.py): all of them, all with sums no longer than so many products,
 each alone, and all but those that lose most alone. PSNR and LSB are of the worst of a few frames against PyTorch fp32.
+`--whole` leaves very long sums whole that the precision parts (sadtrt_core/graph/short_sums.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import functools
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,15 @@ from suite_options import add_suite_options, make_suite
 from torch import Tensor
 
 from sadtrt_core.engine.fixed_shapes import fix_shapes
+from sadtrt_core.environment import read_environment
+from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.graph.rounding import explicit_rounding
 from sadtrt_core.localise.half_sums import convolve_in_half, summed_products
 from sadtrt_core.localise.torch_graph import run_graph, take_weights
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.plan import precision_named
+from sadtrt_core.precision import Precision
 from sadtrt_core.records.files import write_atomically
 from sadtrt_core.stages import STAGES
 from sadtrt_core.suite import Suite
@@ -41,10 +46,14 @@ SPARED = (1, 2, 4, 8, 16, 32)
 class Sums:
     """The generator's typed graph on some frames of a suite, its convolutions summing in half as told."""
 
-    def __init__(self, suite: Suite, precision: str, frames: list[int]) -> None:
+    def __init__(self, suite: Suite, precision: Precision, frames: list[int]) -> None:
         stage = STAGES["generator"]
-        typed = typed_graph(suite.renderer, stage, precision_named(precision), "native", suite.options.cache)
+        typed = typed_graph(suite.renderer, stage, precision, "native", suite.options.cache)
         model = onnx.load_from_string(typed)
+        types = element_types(model)
+        convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+        #: Names of the convolutions of half operands: the others sum in float whatever the kernel.
+        self.halves = [node.name for node in convolutions if types[node.input[0]] == onnx.TensorProto.FLOAT16]
         fix_shapes(model, {spec.name: spec.batched(1) for spec in stage.inputs(suite.renderer.config)})
         self._model = explicit_rounding(model)
         self._weights = take_weights(self._model, suite.device)
@@ -75,7 +84,7 @@ def line(what: str, loss: Mapping[str, Any]) -> str:
 
 def measure(sums: Sums, say: Any) -> Any:
     """Yield findings so far, after each step; `say` prints a line."""
-    every: dict[str, int | None] = dict.fromkeys(sums.products)
+    every: dict[str, int | None] = dict.fromkeys(sums.halves)
     found: dict[str, Any] = {"products": sums.products, "float sums": sums.loss({})}
     say(line("sums in float", found["float sums"]))
     found["half sums"] = sums.loss(every)
@@ -106,16 +115,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_suite_options(parser)
     parser.add_argument("--precision", default="fp16-mixed", help="as the suite's; float16 must be its type")
+    parser.add_argument("--whole", action="store_true", help="part no sums")
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
     parser.add_argument("--frames", type=int, nargs="+", default=[13, 23], help="frames of the driving sequence")
     parser.add_argument("--out", type=Path, help="write the findings as JSON, after each step")
     options = parser.parse_args()
     suite = make_suite(options, device=options.device, frames=max(32, *(frame + 1 for frame in options.frames)))
     began = time.monotonic()
-    sums = Sums(suite, options.precision, options.frames)
+    precision = precision_named(options.precision)
+    if options.whole:
+        precision = replace(precision, short_sums=False)
+    sums = Sums(suite, precision, options.frames)
+    about = {
+        "environment": read_environment(suite.device).to_json(),
+        "weights": suite.renderer.weights.name,
+        "precision": options.precision,
+        "whole": options.whole,
+        "frames": options.frames,
+    }
     for found in measure(sums, lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)):
         if options.out is not None:
-            write_atomically(options.out, json.dumps(found, indent=1) + "\n")
+            write_atomically(options.out, json.dumps(about | found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
