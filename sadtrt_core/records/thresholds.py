@@ -24,7 +24,7 @@ LAUNCH_BOUND_MS = 1.0
 
 A launch costs the host some microseconds and a stage has a hundred or more, so that up to about this time the GPU
 mostly waits for the next one: on an H200 PyTorch's warp takes 0.62 ms in fp32 and under autocast alike, where the same
-work in one CUDA graph takes 0.18 (results/baselines/h200-trt8.6).
+work in one CUDA graph takes 0.18 (results/baselines/h200-trt8.6-stages).
 """
 
 
