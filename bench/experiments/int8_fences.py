@@ -1,8 +1,8 @@
-"""The float32 network of a quantised graph with its casts kept, as roundings, where no eight-bit convolution is."""
+"""Networks for 8.6 of a quantised graph: without casts, with them as roundings where no int8 is, with all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import onnx
 from onnx import TensorProto, helper
@@ -11,6 +11,7 @@ from sadtrt_core.engine.quantised import free_tensors, without_casts
 from sadtrt_core.graph.edit import FLOAT_TYPES, element_types, replace_nodes
 
 _FENCE = "Fence"
+Network = Callable[[onnx.ModelProto, Mapping[str, "int | None"]], tuple[onnx.ModelProto, dict[str, "int | None"]]]
 
 
 def with_fences(
@@ -46,3 +47,14 @@ def with_fences(
         nodes.append(helper.make_node("Cast", [low], list(node.output), name=node.name, to=TensorProto.FLOAT))
     replace_nodes(plain, nodes)
     return plain, wanted
+
+
+def as_typed(
+    model: onnx.ModelProto, declared: Mapping[str, int | None]
+) -> tuple[onnx.ModelProto, dict[str, int | None]]:
+    """The graph as it is: the builder has to fuse across the casts around an eight-bit convolution, or run them."""
+    return model, dict(declared)
+
+
+#: How 8.6 is given a quantised graph, by what becomes of its casts; the first is how it is shipped.
+NETWORKS: dict[str, Network] = {"none": without_casts, "fences": with_fences, "kept": as_typed}

@@ -30,14 +30,14 @@ REFERENCE = "fp16-mixed"
 class Form:
     """One engine to try; `quantise` None is fp16-mixed itself.
 
-    `equal_scales` gives what convolutions of one tensor make one range, the largest of theirs. `fences` is how 8.6 is
-    given the graph: as int8_fences.py says. `shows_blocks` makes the decoder's blocks outputs of the engine.
+    `equal_scales` gives what convolutions of one tensor make one range, the largest of theirs. `casts` is how 8.6 is
+    given the graph, a name of NETWORKS (int8_fences.py). `shows_blocks` makes the decoder's blocks outputs of the engine.
     """
 
     why: str
     quantise: Quantisation | None
     equal_scales: bool = False
-    fences: bool = False
+    casts: str = "none"
     shows_blocks: bool = False
 
     @property
@@ -68,7 +68,8 @@ FORMS: dict[str, Form] = {
         "a network without casts, and hardly int8: is it the pins?", _decoder("G_middle_0/conv_0/*")
     ),
     "wide, equal scales": Form("convolutions that are merged need one scale only", _WIDE, equal_scales=True),
-    "wide, fences": Form("types away from the quantised convolutions are casts again", _WIDE, fences=True),
+    "int8, casts kept": Form("the network has the graph's types: norms cannot become half", INT8, casts="kept"),
+    "int8, fences": Form("types away from the quantised convolutions are casts again", INT8, casts="fences"),
     "up_1 spared, equal scales": Form(
         "nor is a tensor read by both kinds", _decoder("*", spare=_LAST), equal_scales=True
     ),

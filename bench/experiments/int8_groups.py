@@ -77,7 +77,7 @@ class Experiment:
         suite, form = self.suite, FORMS[name]
         shapes = {spec.name: spec.batched(1) for spec in GENERATOR.inputs(suite.renderer.config)}
         plugin = suite.grid_sample == "plugin"
-        task = processes.Task(name, shapes, self.options.optimization_level, plugin, form.fences)
+        task = processes.Task(name, shapes, self.options.optimization_level, plugin, form.casts)
         processes.write_task(self._task(name), task, form_graph(suite, form, suite.grid_sample))
 
     def simulate(self, name: str) -> None:
