@@ -31,7 +31,7 @@ class Form:
     """One engine to try; `quantise` None is fp16-mixed itself.
 
     `equal_scales` gives what convolutions of one tensor make one range, the largest of theirs. `casts` is how 8.6 is
-    given the graph, a name of NETWORKS (int8_fences.py). `shows_blocks` makes the decoder's blocks outputs of the engine.
+    given the graph, a name of NETWORKS (int8_fences.py). `shows_blocks` makes the decoder's blocks outputs.
     """
 
     why: str
