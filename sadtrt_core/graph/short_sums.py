@@ -52,6 +52,12 @@ def part_long_sums(model: onnx.ModelProto, spared: Collection[str] = ()) -> froz
     return frozenset(parted)
 
 
+def parted_weights(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the initializers that `part_long_sums` has to read: whoever makes them inputs leaves sums whole."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    return frozenset(node.input[1] for node in model.graph.node if _leading_axes(node, weights))
+
+
 def _leading_axes(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> int:
     """How many leading axes of the kernel are to become outputs: 0 for a node that stays as it is."""
     if node.op_type != "Conv" or node.input[1] not in weights:

@@ -17,6 +17,7 @@ from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.gridsample import resolve_grid_sample
 from sadtrt_core.graph.rounding import explicit_rounding
 from sadtrt_core.graph.session import session_options
+from sadtrt_core.graph.short_sums import parted_weights
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.localise.torch_graph import run_graph
 from sadtrt_core.precision import PRECISIONS, Precision
@@ -102,11 +103,15 @@ class DeviceCandidates(Candidates):
         self._on_device = [{name: tensor.to(device) for name, tensor in item.items()} for item in inputs]
 
     def _lift(self, model: onnx.ModelProto, device: torch.device) -> onnx.ModelProto:
-        """Large weights as inputs of the graph, so that a precision casts them there instead of copying their bytes."""
+        """Large weights as inputs of the graph, so that a precision casts them there instead of copying their bytes.
+
+        Not those that a precision may part: they have to be the graph's own (graph/short_sums.py).
+        """
         constants_to_initializers(model)
-        kept = []
+        parted, kept = parted_weights(model), []
         for tensor in model.graph.initializer:
-            if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < _LARGE_WEIGHT:
+            small = tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < _LARGE_WEIGHT
+            if small or tensor.name in parted:
                 kept.append(tensor)
                 continue
             self._weights[tensor.name] = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(device)

@@ -27,6 +27,7 @@ from sadtrt_core.precision import COORDINATES, PRECISIONS
 from sadtrt_core.records import schema
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.renderer.sampling import NODE_TYPE
+from sadtrt_core.renderer.standin import choose_weights
 from sadtrt_core.stage_inputs import frame_inputs
 from sadtrt_core.stages import STAGES
 from sadtrt_core.workload import make_workload
@@ -223,6 +224,17 @@ def test_a_device_renders_what_onnx_runtime_renders(graph, inputs, precision):
         assert new.psnr_min > 100
     else:
         assert new.psnr_min == pytest.approx(old.psnr_min, abs=1.0)
+
+
+def test_a_device_parts_the_sums_that_are_parted_elsewhere(tmp_path):
+    """Large weights are inputs of a device's graph, which have no values to part."""
+    demo = choose_weights(256, None, None, "demo", has_gpu=False, cache=tmp_path, say=print)
+    inputs = frame_inputs(demo, make_workload(demo.config, 1), GENERATOR, torch.device("cpu"))
+    here = DeviceCandidates(export_stage(demo, GENERATOR), inputs, torch.device("cpu"))
+    mixed = PRECISIONS["fp16-mixed"]
+    parted, whole = (here.frames(dataclasses.replace(mixed, short_sums=short), [0]) for short in (True, False))
+    assert not torch.equal(parted, whole)
+    assert measure_drift(whole, parted).psnr_min > 60, "the same arithmetic but for a rounding in between"
 
 
 def test_a_device_finds_the_same_ranges_and_arithmetic(tiny, inputs, sound):
