@@ -120,26 +120,33 @@ class Visits:
     ) -> None:
         """Take over a row after its first visit; `loaded` frees its runner.
 
-        `visited` is called after every visit from now on, `broke` with the error of one that failed.
+        `visited` is called after every visit from now on, `broke` with the first error of one that failed.
         """
         self._waiting.append(_Waiting(timing, runner, loaded, visited, broke))
         if timing.complete:
             self._leave(self._waiting[-1])
 
     def go_round(self) -> None:
-        """Visit every waiting row once, the oldest first, none sooner than the plan's time after its last visit."""
+        """Visit every waiting row once, the oldest first, none sooner than the plan's time after its last visit.
+
+        Whatever fails then, freeing the runner too, is told to `broke`: it is that row's, not the running test's.
+        """
         for waiting in tuple(self._waiting):
             if (early := waiting.timing.began + self._plan.apart_seconds - self._clock()) > 0:
                 self._sleep(early)
+            failures: list[Exception] = []
             try:
                 waiting.timing.visit()
+                waiting.visited()
             except Exception as error:
-                waiting.broke(error)
-                self._leave(waiting)
-                continue
-            waiting.visited()
-            if waiting.timing.complete:
-                self._leave(waiting)
+                failures.append(error)
+            if failures or waiting.timing.complete:
+                try:
+                    self._leave(waiting)
+                except Exception as error:
+                    failures.append(error)
+            if failures:
+                waiting.broke(failures[0])
 
     def _leave(self, waiting: _Waiting) -> None:
         self._waiting.remove(waiting)

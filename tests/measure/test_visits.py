@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -171,6 +173,30 @@ def test_a_later_visit_that_fails_ends_that_row_only(bench: Bench) -> None:
     assert bench.broken == [("a", "a died")]
     assert (len(bench.begins("a")), len(bench.begins("b"))) == (2, 3)
     assert bench.loaded == set()
+
+
+def test_what_fails_behind_a_visit_is_that_rows_too_and_never_the_running_tests(bench: Bench) -> None:
+    """Telling of the visit, or freeing the runner after the last one, inside another row's test."""
+
+    def fails(words: str) -> Callable[[], None]:
+        def call() -> None:
+            raise RuntimeError(words)
+
+        return call
+
+    visits = visits_of(bench)
+    for name, telling, freeing in (("a", fails("not told"), lambda: None), ("b", lambda: None, fails("not freed"))):
+        row = RowTiming(Runner(bench, name), PLAN, NoSensors("none"), clock=bench.perf_counter)
+        row.visit()
+        loaded = contextlib.ExitStack()
+        loaded.callback(freeing)
+        broke = functools.partial(lambda name, error: bench.broken.append((name, str(error))), name)
+        visits.keep(row, row.sampler.runner, loaded, telling, broke)
+    measure(bench, visits, Runner(bench, "c"))
+    assert bench.broken == [("a", "not told")]
+    visits.finish()
+    assert bench.broken == [("a", "not told"), ("b", "not freed")]
+    assert len(bench.begins("c")) == PLAN.visits
 
 
 def test_after_an_interrupt_close_frees_what_waits_without_visiting_it(bench: Bench) -> None:
