@@ -43,8 +43,9 @@ def latency_findings(
     are judged by their fastest quarter, and only where a fixed computation was as fast in both runs and most samples
     came close to the fastest, to within half the smallest effect of interest.
 
-    Where both runs came to the row several times and there are device times, each run is judged by its fastest visit, a
+    Where the runs came to the row several times and there are device times, each run is judged by its fastest visit, a
     clock at a time: a GPU with states of its own then meets its fast one in both. What follows is of that visit alone.
+    The fastest of more visits would be the faster: rows that were visited more often in one run are not comparable.
 
     A row is slower where all four hold, so that it is neither an accident of few samples nor a change nobody wants to
     hear of nor a machine that was busy:
@@ -58,6 +59,11 @@ def latency_findings(
     if (candidate.device_ms is None) != (baseline.device_ms is None):
         without = "the candidate" if candidate.device_ms is None else "the baseline"
         return [Finding("device_ms", "not comparable", "clock_differs", f"{without} has no device times")]
+    now, before = (max(1, len(latency.visits)) for latency in (candidate, baseline))
+    if now != before:
+        sentence = f"visited {before} times in the baseline and {now} times in this run: measure the shorter one again"
+        metric = "host_ms" if candidate.device_ms is None else "device_ms"
+        return [Finding(metric, "not comparable", "visits_differ", sentence)]
     findings = []
     on_device = candidate.device_ms is not None
     for metric, effect in latency_tests(candidate, baseline, limits).items():
@@ -146,7 +152,7 @@ def _judged_samples(
     candidate: Latency, baseline: Latency, metric: str, by_visit: bool
 ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
     """The samples of both to judge by, and a remark: undisturbed ones where those are at least half of each run, and of
-    those, where it is to go `by_visit` and both runs have several, each run's fastest visit's.
+    those, where it is to go `by_visit` and there are several, each run's fastest visit's.
     """
     runs = (candidate, baseline)
     every = [tuple(range(len(getattr(latency, metric)))) for latency in runs]
@@ -158,24 +164,22 @@ def _judged_samples(
         kept, remark = every, " (most samples were disturbed by clock drops or throttling; all are judged)"
     elif left_out := sum(map(len, every)) - sum(map(len, kept)):
         remark = f" ({left_out} disturbed samples left out)"
-    visits = min(len(latency.visits) for latency in runs)
-    if by_visit and visits > 1:
-        kept = [_fastest_visit(run, metric, some, visits) for run, some in zip(runs, kept, strict=True)]
-        remark += f" (fastest of {visits} visits)"
+    if by_visit and len(candidate.visits) > 1:
+        kept = [_fastest_visit(run, metric, some) for run, some in zip(runs, kept, strict=True)]
+        remark += f" (fastest of {len(candidate.visits)} visits)"
     new, old = (tuple(getattr(run, metric)[i] for i in some) for run, some in zip(runs, kept, strict=True))
     return new, old, remark
 
 
-def _fastest_visit(latency: Latency, metric: str, kept: Sequence[int], visits: int) -> tuple[int, ...]:
+def _fastest_visit(latency: Latency, metric: str, kept: Sequence[int]) -> tuple[int, ...]:
     """Of the `kept` samples, by index, those of the visit with the lowest median.
 
-    Only the first `visits` are looked at, as many in both runs: the fastest of more would be the faster. A visit that
-    has lost most of its samples is left out, because the median of a few may be low by chance.
+    A visit that has lost most of its samples is left out, because the median of a few may be low by chance.
     """
     times = getattr(latency, metric)
     taken = Counter(map(latency.visit_of, range(len(times))))
     parts: dict[int, list[int]] = {}
     for index in kept:
         parts.setdefault(latency.visit_of(index), []).append(index)
-    whole = [part for visit, part in parts.items() if visit < visits and 2 * len(part) >= taken[visit]]
+    whole = [part for visit, part in parts.items() if 2 * len(part) >= taken[visit]]
     return tuple(min(whole, key=lambda part: stats.median([times[i] for i in part]))) if whole else tuple(kept)
