@@ -74,21 +74,27 @@ def cycles_per_ms(stream: torch.cuda.Stream) -> float:
 
 def slowed(active: StageRunner, fraction: float, plan: TimingPlan) -> Slowed:
     """The runner with work after every call that takes `fraction` of its own time, what its launch costs included."""
-    alone = _median_ms(active, plan)
     if active.stream is None:
-        return Slowed(active, lambda: busy_loop(fraction * alone / 1e3))
-    rate = cycles_per_ms(active.stream)
-    # A kernel more takes some microseconds however short it is: of a short stage that alone may be a percent.
-    launch = _median_ms(Slowed(active, spin_kernel(active.stream, 1)), plan) - alone
-    return Slowed(active, spin_kernel(active.stream, max(1, round(rate * (fraction * alone - max(0.0, launch))))))
+        (alone,) = _in_turn_ms((active,), plan)
+        seconds = fraction * stats.median(alone) / 1e3
+        return Slowed(active, lambda: busy_loop(seconds))
+    # A kernel more takes some microseconds however short it is: of a short stage that alone may be a percent. In turn,
+    # because a GPU that changes its state between the two would seem to need all the planted time for the launch.
+    alone, launched = _in_turn_ms((active, Slowed(active, spin_kernel(active.stream, 1))), plan)
+    launch = stats.median([after - before for before, after in zip(alone, launched, strict=True)])
+    spin = fraction * stats.median(alone) - max(0.0, launch)
+    return Slowed(active, spin_kernel(active.stream, max(1, round(cycles_per_ms(active.stream) * spin))))
 
 
-def _median_ms(runner: Any, plan: TimingPlan) -> float:
-    sampler = LatencySampler(runner)
-    sampler.warm_up(plan)
+def _in_turn_ms(runners: Sequence[Any], plan: TimingPlan) -> list[list[float]]:
+    """Times of each of the runners in ms, a call of each after the other."""
+    samplers = [LatencySampler(runner) for runner in runners]
+    for sampler in samplers:
+        sampler.warm_up(plan)
     for _ in range(plan.samples_min):
-        sampler.sample()
-    return stats.median(sampler.device_ms or sampler.host_ms)
+        for sampler in samplers:
+            sampler.sample()
+    return [sampler.device_ms or sampler.host_ms for sampler in samplers]
 
 
 @dataclass

@@ -27,7 +27,8 @@ ONE_STRETCH = dataclasses.replace(GPU_PLAN, visits=1)
 
 @pytest.fixture(autouse=True)
 def _paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[1] / "records"), *sys.path])
+    root = Path(__file__).parents[2]
+    monkeypatch.setattr(sys, "path", [str(root / "tests/records"), str(root / "bench/experiments"), *sys.path])
 
 
 class RestlessGpu(SimulatedGpu):
@@ -104,3 +105,18 @@ def test_several_visits_see_the_fast_state_where_one_stretch_sees_either(monkeyp
     slower = suite_run(gpu, GPU_PLAN, {name: 1.05 * ms for name, ms in rows.items()})
     verdicts = {row.verdict for run in several for row in compare_runs(slower, run, Thresholds()).rows}
     assert verdicts == {"slower"}
+
+
+def test_a_planted_slowdown_is_what_it_is_called_whatever_the_state(monkeypatch) -> None:
+    from gate_rows import slowed
+
+    gpu = RestlessGpu(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: gpu.work(round(cycles / 1.98)), raising=False)
+    for _ in range(20):
+        runner = Runner(gpu, 4.75)
+        planted = slowed(runner, 0.03, GPU_PLAN)
+        runner.execute = lambda: None
+        before = gpu.now
+        planted.execute()
+        assert (gpu.now - before) / 1e6 == pytest.approx(0.03 * 4.75, rel=0.06), "3.3% of three percent, and noise"
+        gpu.sleep(0.3)
