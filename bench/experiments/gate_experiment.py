@@ -124,6 +124,7 @@ def fresh_run(options: argparse.Namespace, rows: Sequence[str], timeout: float) 
         command += ["--optimization-level", str(options.optimization_level), "--grid-sample", options.grid_sample]
         command += [*(word for row in rows for word in ("--row", row))]
         command += ["--cache", str(options.cache)] if options.cache else []
+        command += ["--source-image", str(options.source_image)] if options.source_image else []
         command += ["--visits", str(options.visits)] if options.visits else []
         subprocess.run(command, check=True, timeout=timeout)
         return [codec.from_json(Run, json.loads(file.read_text()))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -178,6 +179,29 @@ def test_a_killed_experiment_leaves_its_samples(tmp_path):
     assert "| stored runs, every two, both ways | 0 | 0 of 0 | 0 of 0 | 0 of 0 |" in table(answers, SETTINGS)
     with pytest.raises(ValueError, match="no run of unchanged code"):
         decide([], [], 0, portrait, SETTINGS)
+
+
+def test_a_fresh_process_is_given_every_option_of_this_one(monkeypatch, tmp_path):
+    """Told less, it would render another picture or build other engines, and the gate would compare nothing."""
+    import gate_experiment
+
+    arguments = ["gate_experiment.py", "--device", "cuda", "--weights", "demo", "--optimization-level", "2"]
+    arguments += ["--grid-sample", "native", "--cache", str(tmp_path), "--source-image", "face.png", "--visits", "3"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    options = gate_experiment.parse()
+    asked = []
+
+    def run_it(command, **_):
+        asked.append(command)
+        Path(command[command.index("--one-run") + 1]).write_text(json.dumps(run(1).to_json()))
+
+    monkeypatch.setattr(gate_experiment.subprocess, "run", run_it)
+    assert gate_experiment.fresh_run(options, ["decode:tensorrt:fp16"], 9.0) == [run(1)]
+    monkeypatch.setattr(sys, "argv", asked[0][1:])
+    given = vars(gate_experiment.parse())
+    assert given["row"] == ["decode:tensorrt:fp16"]
+    for name in ("device", "weights", "optimization_level", "grid_sample", "cache", "source_image", "visits", "threads"):
+        assert given[name] == vars(options)[name], name
 
 
 class VirtualGpu:
