@@ -200,8 +200,10 @@ def test_a_fresh_process_is_given_every_option_of_this_one(monkeypatch, tmp_path
     monkeypatch.setattr(sys, "argv", asked[0][1:])
     given = vars(gate_experiment.parse())
     assert given["row"] == ["decode:tensorrt:fp16"]
-    for name in ("device", "weights", "optimization_level", "grid_sample", "cache", "source_image", "visits", "threads"):
-        assert given[name] == vars(options)[name], name
+    own = {"row", "one_run"}
+    assert {name: value for name, value in given.items() if name not in own} == {
+        name: value for name, value in vars(options).items() if name not in own
+    }
 
 
 class VirtualGpu:
@@ -329,8 +331,10 @@ def test_runs_that_are_measured_together_go_round_in_turn_and_share_no_samples(m
     assert plain.latency.visits == planted.latency.visits == (0, 8, 16, 24)
     assert plain.latency.device_ms_median == pytest.approx(5.0)
     assert planted.latency.device_ms_median == pytest.approx(5.25, rel=1e-3)
-    assert len(slept) == 3, "the planted run's visits fall into the plain one's waits"
-    assert all(1.8 < seconds < 2.0 for seconds in slept)
+    # The other run's visits may be over exactly in time, or a rounding of the clock before.
+    waits = [seconds for seconds in slept if seconds > 1e-6]
+    assert len(waits) == 3, "the planted run's visits fall into the plain one's waits"
+    assert all(1.8 < seconds < 2.0 for seconds in waits)
 
 
 def test_rows_that_would_have_to_be_built_are_left_out_with_the_command(monkeypatch, tmp_path):
