@@ -174,11 +174,9 @@ class Rows:
         another's have to wait; every run takes samples of its own.
         """
         under_way = [[self.first_visit(name, level) for name in names] for level in levels]
-        plan = self._suite.timing_plan
-        for _ in range(1, plan.visits):
+        for _ in range(1, self._suite.timing_plan.visits):
             for row in (row for run in under_way for row in run):
-                if (early := row.timing.began + plan.apart_seconds - self._clock()) > 0:
-                    self._sleep(early)
+                row.timing.wait(self._sleep)
                 row.timing.visit()
         return [tuple(row.record() for row in run) for run in under_way]
 

@@ -65,9 +65,7 @@ def _row(records: list[Record]) -> dict[str, Any]:
 
 def visit_medians(latency: Latency) -> list[float]:
     """Median in ms of each visit's samples."""
-    times = latency.judged_ms
-    ends = [*latency.visits[1:], len(times)]
-    return [stats.median(times[begin:end]) for begin, end in zip(latency.visits or (0,), ends, strict=True)]
+    return [stats.median(times) for times in latency.visits_ms]
 
 
 def _spread(values: list[float | None]) -> dict[str, float] | None:

@@ -63,6 +63,11 @@ class RowTiming:
             self.sampler.sample_until_known(plan)
         self.visits += 1
 
+    def wait(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Wait until the next visit may begin: no sooner than the plan's time after the last one did."""
+        if (early := self.began + self.plan.apart_seconds - self._clock()) > 0:
+            sleep(early)
+
     @property
     def complete(self) -> bool:
         """Whether the last visit is over."""
@@ -93,13 +98,8 @@ class Visits:
     after its last one or when a visit fails.
     """
 
-    def __init__(
-        self,
-        plan: TimingPlan,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._plan, self._clock, self._sleep = plan, clock, sleep
+    def __init__(self, plan: TimingPlan, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._plan, self._sleep = plan, sleep
         self._waiting: list[_Waiting] = []
 
     def make_room(self, runner: StageRunner) -> None:
@@ -132,8 +132,7 @@ class Visits:
         Whatever fails then, freeing the runner too, is told to `broke`: it is that row's, not the running test's.
         """
         for waiting in tuple(self._waiting):
-            if (early := waiting.timing.began + self._plan.apart_seconds - self._clock()) > 0:
-                self._sleep(early)
+            waiting.timing.wait(self._sleep)
             failures: list[Exception] = []
             try:
                 waiting.timing.visit()

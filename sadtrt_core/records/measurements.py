@@ -69,6 +69,12 @@ class Latency(JsonValue):
         """The samples a ratio or a gate judges by, in ms: the device's where there is one, else the host's."""
         return self.host_ms if self.device_ms is None else self.device_ms
 
+    @property
+    def visits_ms(self) -> tuple[tuple[float, ...], ...]:
+        """The judged samples, visit by visit."""
+        ends = (*self.visits[1:], len(self.judged_ms))
+        return tuple(self.judged_ms[a:b] for a, b in zip(self.visits or (0,), ends, strict=True))
+
     def visit_of(self, sample: int) -> int:
         """The number of the visit, from 0, that took the sample of this index."""
         return max(0, bisect.bisect_right(self.visits, sample) - 1)

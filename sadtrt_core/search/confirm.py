@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.parallel import BuildEvent, build_all
 from sadtrt_core.localise.report import Loss
-from sadtrt_core.measure.timing import LatencySampler
+from sadtrt_core.measure.stats import median
+from sadtrt_core.measure.timing import half_width
+from sadtrt_core.measure.visits import RowTiming
 from sadtrt_core.precision import Precision
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.runners.base import Job
@@ -28,7 +30,9 @@ _SAME_DB = 0.1
 class Confirmed:
     """What a precision costs in a runner: drift over all frames, median latency of the generator at batch 1 in ms.
 
-    `half_width` is how well that median is known, as a fraction of it; `notes` are the runner's.
+    The median is of the fastest visit, as the gate's are: engines are timed one after the other, and a GPU's states
+    would set them apart by more than plans differ. `half_width` is how well that median is known, as a fraction of it;
+    `notes` are the runner's.
     """
 
     precision: Precision
@@ -97,15 +101,14 @@ def confirm(suite: Suite, kind: RunnerKind, precision: Precision) -> Confirmed:
     """
     with kind.create(_job(suite, kind, precision)) as active:
         drift = suite.drift(suite.render_sequence(active, suite.frame_inputs))
-        sampler = LatencySampler(active)
-        for _ in range(suite.timing_plan.samples(sampler.warm_up(suite.timing_plan))):
-            sampler.sample()
-        sampler.sample_until_known(suite.timing_plan)
-        latency = sampler.result()
+        timing = RowTiming(active, suite.timing_plan, suite.sensors)
+        while not timing.complete:
+            timing.wait()
+            timing.visit()
+        latency = timing.latency()
         notes = active.notes if latency.steady else (*active.notes, "its times did not stay level")
-    device = latency.device_ms_median
-    time = latency.host_ms_median if device is None else device
-    return Confirmed(precision, drift, time, sampler.median_half_width(), notes)
+    times = min(latency.visits_ms, key=median)
+    return Confirmed(precision, drift, median(times), half_width(times), notes)
 
 
 def fastest(confirmed: Sequence[Confirmed], budget: Budget) -> tuple[Confirmed, bool]:

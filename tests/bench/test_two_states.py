@@ -76,7 +76,7 @@ def suite_run(gpu: RestlessGpu, plan: TimingPlan, rows: dict[str, float]) -> Run
     """All rows as the suite measures them."""
     from record_examples import key, measured, run_of
 
-    visits = Visits(plan, gpu.seconds, gpu.sleep)
+    visits = Visits(plan, gpu.sleep)
     timings = {}
     for name, ms in rows.items():
         runner = Runner(gpu, ms)

@@ -100,7 +100,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def visits_of(bench: Bench, plan: TimingPlan = PLAN) -> Visits:
-    return Visits(plan, bench.perf_counter, bench.sleep)
+    return Visits(plan, bench.sleep)
 
 
 def measure(bench: Bench, visits: Visits, runner: Runner, plan: TimingPlan = PLAN) -> RowTiming:

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from sadtrt_core.localise.candidates import DeviceCandidates
 from sadtrt_core.localise.parts import block_parts
 from sadtrt_core.localise.report import Loss
 from sadtrt_core.localise.run import candidates_of
+from sadtrt_core.measure.sensors import NoSensors
+from sadtrt_core.measure.timing import TimingPlan
 from sadtrt_core.plan import precision_named, read_plan
 from sadtrt_core.precision import COORDINATES, PRECISIONS
 from sadtrt_core.records.measurements import Drift
@@ -338,3 +341,37 @@ def test_engines_are_built_together_and_one_that_fails_is_left_out(small, monkey
 def test_without_a_gpu_the_built_in_is_beside_it_by_arithmetic(found):
     assert found.beside.startswith("reached keeps ")
     assert "; the built-in fp16-mixed keeps " in found.beside
+
+
+def test_engines_are_compared_by_their_fastest_visit(monkeypatch):
+    """A GPU whose slow state lasts for the first of three visits sets no engine back."""
+    ticks = SimpleNamespace(now=0.0)
+    ticks.perf_counter = lambda: ticks.now
+    monkeypatch.setattr("sadtrt_core.measure.timing.time", ticks)
+
+    class Restless:
+        stream, notes, calls = None, (), 0
+        job = SimpleNamespace(device=torch.device("cpu"))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def execute(self):
+            self.calls += 1
+            ticks.now += 0.00515 if self.calls <= 7 else 0.005
+
+        def synchronize(self):
+            pass
+
+    plan = TimingPlan(1, 0.0, 0.0, 18, 18, visits=3, visit_warmup_calls=1)
+    suite = SimpleNamespace(timing_plan=plan, sensors=NoSensors("none"), frame_inputs=[])
+    suite.render_sequence, suite.drift = (
+        lambda active, items: None,
+        lambda frames: Drift((60.0,), (1.0,), (1,), (False,)),
+    )
+    monkeypatch.setattr("sadtrt_core.search.confirm._job", lambda suite, kind, precision: None)
+    kind = SimpleNamespace(create=lambda job: Restless())
+    assert confirm(suite, kind, FP16).latency_ms == pytest.approx(5.0)
