@@ -37,6 +37,14 @@ def drift(
             "their types alone cost: which stage loses more than that to tactics and fusions.",
         ),
     ] = False,
+    half_sums: Annotated[
+        bool,
+        typer.Option(
+            "--half-sums",
+            help="Which convolutions lose the picture where kernels sum in half, as TensorRT 8.6's do on Hopper. "
+            "Takes minutes on a CPU.",
+        ),
+    ] = False,
     frames: Annotated[int, typer.Option(min=1, help="Frames of the driving sequence.")] = 16,
     worst: Annotated[int, typer.Option(min=1, help="How many of them, the worst, every part is measured on.")] = 4,
     jobs: Jobs = _CORES,
@@ -53,7 +61,8 @@ def drift(
     """Find where a precision loses the picture: which stage, block and nodes, and whose numbers do not fit.
 
     Its roundings are simulated, so that the findings are the types' alone, whoever computes them. With --engines the
-    engines themselves are measured, stage by stage; --jobs, --optimization-level and --grid-sample are theirs.
+    engines themselves are measured, stage by stage; --jobs, --optimization-level and --grid-sample are theirs. With
+    --half-sums what kernels add to the types that sum in half.
     """
     from dataclasses import replace
 
@@ -61,14 +70,17 @@ def drift(
 
     from sadtrt_core.localise.display import shown_progress
     from sadtrt_core.localise.engines import engine_losses, prepare_engines
-    from sadtrt_core.localise.report import DriftReport, EngineReport
+    from sadtrt_core.localise.report import DriftReport, EngineReport, SumsReport
     from sadtrt_core.localise.run import localise_suite, write_report
-    from sadtrt_core.localise.table import engine_renderables, renderables
+    from sadtrt_core.localise.sums import sum_losses
+    from sadtrt_core.localise.table import engine_renderables, renderables, sums_renderables
     from sadtrt_core.suite import Suite
 
-    found: DriftReport | EngineReport
+    found: DriftReport | EngineReport | SumsReport
     shown: list[RenderableType]
     with one_sentence():
+        if engines and half_sums:
+            raise ValueError("--engines measures kernels and --half-sums simulates them: give one of the two")
         options = make_suite(
             size, weights, checkpoint, device, grid_sample, cache, optimization_level, jobs, source_image
         ).options
@@ -79,6 +91,10 @@ def drift(
             with shown_progress(errors) as tell:
                 found = engine_losses(suite, precision, worst, tell)
             shown = engine_renderables(found)
+        elif half_sums:
+            with shown_progress(errors) as tell:
+                found = sum_losses(suite, suite.precision(precision), worst, tell)
+            shown, complete = sums_renderables(found), found.complete
         else:
             with shown_progress(errors) as tell:
                 found = localise_suite(

@@ -16,6 +16,7 @@ from sadtrt_core.records.schema import Weights, Workload
 
 REPORT_VERSION = 1
 ENGINE_REPORT_VERSION = 1
+SUMS_REPORT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -157,3 +158,50 @@ class EngineReport(JsonValue):
         single = [stage for stage in self.stages if stage.spared is not None]
         single.sort(key=lambda stage: (stage.alone.beyond, stage.alone.runner.decibels))
         return (*single, *(stage for stage in self.stages if stage.spared is None))
+
+
+@dataclass(frozen=True)
+class SumLoss(JsonValue):
+    """One convolution that sums `products` products a value: the mean squared error (peak 1) of the picture when it
+    alone sums in half, against the same graph with every sum in float.
+
+    Any other rounding changes some pixels, too: the smallest of these errors are about alike and say no more than that.
+    """
+
+    node: str
+    products: int
+    squared_error: float
+
+
+@dataclass(frozen=True)
+class SparedSums(JsonValue):
+    """The picture where all but the worst `count` convolutions sum in half."""
+
+    count: int
+    loss: Loss
+
+
+@dataclass(frozen=True)
+class SumsReport(JsonValue):
+    """What sums in half cost in one precision, against PyTorch fp32 with TF32 off.
+
+    `frames` are the indices measured on, the sequence's worst with every half convolution summing in half (`in_half`);
+    `in_float` is what the types alone cost. `complete` is False where it was interrupted.
+    """
+
+    version: int
+    precision: str
+    meaningful: bool
+    weights: Weights
+    workload: Workload
+    frames: tuple[int, ...]
+    complete: bool
+    in_float: Loss
+    in_half: Loss
+    convolutions: tuple[SumLoss, ...]
+    spared: tuple[SparedSums, ...]
+    versions: dict[str, str]
+
+    def ranked(self) -> tuple[SumLoss, ...]:
+        """The convolutions, that which loses most first."""
+        return tuple(sorted(self.convolutions, key=lambda one: (-one.squared_error, one.node)))

@@ -14,8 +14,8 @@ from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.pipeline import cached_export
 from sadtrt_core.localise.candidates import Candidates, DeviceCandidates
 from sadtrt_core.localise.measure import REFERENCE, Progress, localise
-from sadtrt_core.localise.report import REPORT_VERSION, DriftReport, EngineReport
-from sadtrt_core.localise.table import as_text, engine_renderables, renderables
+from sadtrt_core.localise.report import REPORT_VERSION, DriftReport, EngineReport, SumsReport
+from sadtrt_core.localise.table import as_text, engine_renderables, renderables, sums_renderables
 from sadtrt_core.localise.times import latest_time_shares
 from sadtrt_core.precision import Precision
 from sadtrt_core.records import schema
@@ -89,16 +89,18 @@ def versions(device: torch.device | None = None) -> dict[str, str]:
     return found | {"gpu": here.gpu, "driver": here.driver or "unknown", "tensorrt": here.tensorrt or "none"}
 
 
-def write_report(report: DriftReport | EngineReport, results: Path) -> Path:
+def write_report(report: DriftReport | EngineReport | SumsReport, results: Path) -> Path:
     """Keep the findings as JSON and as text in `<results>/<UTC time>-drift-<precision>-<commit>/`; the folder.
 
-    Those of a shipped runner have its name before the precision.
+    Those of a shipped runner have its name before the precision, those of sums in half say so there.
     """
-    what, shown = (
-        (f"{report.runner}-{report.precision}", engine_renderables(report))
-        if isinstance(report, EngineReport)
-        else (report.precision, renderables(report))
-    )
+    match report:
+        case EngineReport():
+            what, shown = f"{report.runner}-{report.precision}", engine_renderables(report)
+        case SumsReport():
+            what, shown = f"half-sums-{report.precision}", sums_renderables(report)
+        case DriftReport():
+            what, shown = report.precision, renderables(report)
     words = f"{what}-{report.versions.get('commit', '')[:10]}"
     name = f"{utc_now():%Y%m%dT%H%M%SZ}-drift-{re.sub(r'[^A-Za-z0-9.-]+', '-', words).strip('-')}"
     folder = results / name

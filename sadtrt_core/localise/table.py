@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sadtrt_core.localise.parts import Level
-from sadtrt_core.localise.report import DriftReport, EngineReport, Loss, PartLoss
+from sadtrt_core.localise.report import DriftReport, EngineReport, Loss, PartLoss, SumsReport
 
 _TITLES: dict[Level, str] = {
     "stage": "What each stage costs in {}, the worst first",
@@ -26,7 +26,14 @@ _ENGINE_LEGEND = (
     "{1}. types: the same with the roundings of {0} and no others, sums in fp32. beyond: the PSNR of the error that "
     "{1} adds to that, on the scale of the picture's own. PSNR and LSB of the worst frame against PyTorch fp32."
 )
+_SUMS_LEGEND = (
+    "Each convolution alone sums in half, rounded after every 16 products as tensor cores do; the rest sum in float. "
+    "Any rounding moves some pixels: shares that are about alike at the end of the list say no more than that. Kernels "
+    "that sum in float lose nothing of this; an engine's tactics name their accumulators."
+)
+_INTERRUPTED = "Interrupted: what had not been measured is missing."
 _SHOWN_RANGES = 12
+_SHOWN_SUMS = 16
 _FILE_WIDTH = 150
 _PART_WIDTH = 22
 _STAGE_WIDTH = 15
@@ -73,6 +80,32 @@ def engine_renderables(report: EngineReport) -> list[RenderableType]:
     return [*map(Text, lines), table, Text(_ENGINE_LEGEND.format(report.precision, report.runner))]
 
 
+def sums_renderables(report: SumsReport) -> list[RenderableType]:
+    """What sums in half cost, as a table of the convolutions that lose most between sentences."""
+    frames = ", ".join(map(str, report.frames))
+    lines = [
+        f"{report.precision} of {report.workload.name}, {report.workload.size} pixels, under {report.weights.kind} "
+        f"weights ({report.weights.name}), over the worst frames ({frames} of {report.workload.frames})",
+        f"convolutions that sum in float: {_loss(report.in_float)}; in half: {_loss(report.in_half)}",
+        *(f"in half, but the worst {one.count}: {_loss(one.loss)}" for one in report.spared),
+    ]
+    if not report.meaningful:
+        lines.append(_NOISE)
+    if not report.complete:
+        lines.append(_INTERRUPTED)
+    table = Table(title=f"Whose sums in half lose the picture in {report.precision}", title_justify="left")
+    table.add_column("convolution", overflow="fold", min_width=_PART_WIDTH)
+    for heading in ("products a value", "share of squared errors"):
+        table.add_column(heading, justify="right")
+    total = sum(one.squared_error for one in report.convolutions)
+    ranked = report.ranked()
+    for one in ranked[:_SHOWN_SUMS]:
+        table.add_row(escape(one.node), f"{one.products:,}", f"{one.squared_error / total:.1%}" if total else "-")
+    hidden = len(ranked) - _SHOWN_SUMS
+    more = f" {hidden} more are in drift.json." if hidden > 0 else ""
+    return [*map(Text, lines), table, Text(_SUMS_LEGEND + more)]
+
+
 def as_text(shown: Iterable[RenderableType]) -> str:
     """The same without colours, 150 characters wide."""
     drawn = io.StringIO()
@@ -92,7 +125,7 @@ def _head(report: DriftReport) -> list[str]:
     if not report.meaningful:
         lines.append(_NOISE)
     if not report.complete:
-        lines.append("Interrupted: what had not been measured is missing.")
+        lines.append(_INTERRUPTED)
     return lines
 
 
