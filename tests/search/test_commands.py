@@ -95,6 +95,11 @@ def test_an_impossible_search_exits_with_1_and_writes_nothing(sadtrt, tmp_path):
     ("words", "sentence"),
     [
         (("drift", "--precision", "fp32"), "computes in float32: there is no loss to localise"),
+        (("drift", "--half-sums", "--engines"), "--engines measures kernels and --half-sums simulates them"),
+        (
+            ("drift", "--half-sums", "--precision", "bf16"),
+            "computes in bfloat16: kernels that sum in half are those of",
+        ),
         (("drift", "--precision", "fp7"), "precision 'fp7' is not known: expected one of fp32"),
         (("drift", "--precision", "none.toml"), "cannot read the plan none.toml"),
         (("search", "--precision", "fp16-mixed"), "is no base to search from"),
