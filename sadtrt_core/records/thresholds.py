@@ -26,6 +26,11 @@ A launch costs the host some microseconds and a stage has a hundred or more, so 
 mostly waits for the next one: on an H200 PyTorch's warp takes 0.62 ms in fp32 and under autocast alike, where the same
 work in one CUDA graph takes 0.18 (results/baselines/h200-trt8.6-stages).
 """
+EAGER_MS = 20.0
+"""The same for PyTorch, which takes some 12 ms of the host for the generator's kernels: below this device time whole
+visits differ by half and more, and the fastest visits of two runs of commit 00ded03 by 18% (fp16-mixed, 12.3 and 14.4
+ms; results/baselines/h200-trt8.6-second-weights and h200-trt8.6). In fp32 it takes 45 ms of the GPU, to within 1%.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,10 +79,14 @@ class Override:
         return all(getattr(self, name) in (None, getattr(key, name)) for name in OVERRIDE_SELECTORS)
 
 
-#: Runs of the same code differed by up to 8% (results/baselines/gate-experiment-h200); host times, by as much and more.
-LAUNCH_BOUND = tuple(
-    Override(None, runner, None, {"slowdown_percent": 10.0, "host_slowdown_percent": 20.0}, LAUNCH_BOUND_MS)
-    for runner in ("pytorch", "tensorrt-enqueue")
+#: Runs of the same code differed by up to 18% (EAGER_MS), below a millisecond by up to 8%, host times by as much and
+#: more (results/baselines/gate-experiment-h200).
+LAUNCH_BOUND = (
+    Override(None, "pytorch", None, {"slowdown_percent": 25.0, "host_slowdown_percent": 25.0}, EAGER_MS),
+    *(
+        Override(None, runner, None, {"slowdown_percent": 10.0, "host_slowdown_percent": 20.0}, LAUNCH_BOUND_MS)
+        for runner in ("pytorch", "tensorrt-enqueue")
+    ),
 )
 
 
@@ -88,7 +97,8 @@ class Thresholds:
     `false_alarm` is the probability, over all latency tests of one comparison together, that the rank test alone calls
     equal samples unequal. A row whose own slow variation could hide a change of `too_noisy_percent` is not comparable.
     Host times are not judged where the process waited for a processor for more than `busy_percent` of either run.
-    Short rows that launch kernel by kernel have limits of their own (LAUNCH_BOUND) unless an override says otherwise.
+    Rows that the host sets the pace of, launching kernel by kernel, have limits of their own (LAUNCH_BOUND) unless an
+    override says otherwise.
     """
 
     limits: Limits = field(default_factory=Limits)
