@@ -163,7 +163,7 @@ class EngineReport(JsonValue):
 @dataclass(frozen=True)
 class SumLoss(JsonValue):
     """One convolution that sums `products` products a value: the mean squared error (peak 1) of the picture when it
-    alone sums in half, against the same graph with every sum in float.
+    alone sums in half, against the same graph with every sum in float; 1 for values that are not finite.
 
     Any other rounding changes some pixels, too: the smallest of these errors are about alike and say no more than that.
     """

@@ -99,7 +99,7 @@ def sum_losses(
     try:
         for name in graph.halves:
             tell(f"{name} alone", len(errors), steps)
-            errors[name] = float((graph.pictures({name: None}, frames) - exact).square().mean())
+            errors[name] = squared_error(graph.pictures({name: None}, frames), exact)
         order = sorted(errors, key=lambda name: -errors[name])
         for count in SPARED:
             tell(f"all but the worst {count}", len(errors) + len(spared), steps)
@@ -122,6 +122,11 @@ def sum_losses(
         spared=tuple(spared),
         versions=versions(suite.device),
     )
+
+
+def squared_error(pictures: Tensor, exact: Tensor) -> float:
+    """Mean squared error at a peak of 1; what is not finite, because a sum is beyond half's largest, counts as 1."""
+    return float((pictures - exact).square().nan_to_num(nan=1.0, posinf=1.0).mean())
 
 
 def _whole(names: Collection[str]) -> dict[str, int | None]:

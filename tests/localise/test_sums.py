@@ -11,7 +11,7 @@ import torch
 from sadtrt_core.commands.options import make_suite
 from sadtrt_core.localise.report import SumsReport
 from sadtrt_core.localise.run import write_report
-from sadtrt_core.localise.sums import SummedGraph, sum_losses
+from sadtrt_core.localise.sums import SummedGraph, squared_error, sum_losses
 from sadtrt_core.localise.table import as_text, sums_renderables
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import PRECISIONS
@@ -72,6 +72,15 @@ def test_parting_long_sums_helps_and_what_is_kept_in_fp32_sums_in_float(suite):
             for graph in (whole, parted)
         ]
     assert losses[1] > losses[0] + 1
+
+
+def test_what_overflows_is_named_before_all_that_only_rounds():
+    exact = torch.full((1, 3, 2, 2), 0.5)
+    rounded, overflown = exact + 0.25, exact.clone()
+    overflown[:, 0] = torch.nan
+    overflown[:, 1] = torch.inf
+    assert squared_error(rounded, exact) == 0.0625
+    assert squared_error(overflown, exact) == pytest.approx(2 / 3), "and a report can hold it"
 
 
 def test_only_precisions_of_half_are_taken(suite):
