@@ -16,8 +16,8 @@
 
 `nodes` are shell-style patterns over the generator's ONNX node names; the word "coordinates" stands for everything
 between a sampling grid and the nearest convolution, "picture" for everything from the last convolution, that one
-included, to the rendered picture. Very long sums are parted in every plan (graph/short_sums.py). A plan's name is its
-file's, without the ending.
+included, to the rendered picture. Very long sums of few outputs are parted in every plan (graph/short_sums.py). A
+plan's name is its file's, without the ending.
 """
 
 from __future__ import annotations
