@@ -2,7 +2,8 @@
 
 Tensor cores can sum in half, and TensorRT 8.6's half convolutions on Hopper do (`..._f16f16_f16f16_f16_...` in their
 tactics' names): every sixteen products the sum is rounded. The motion mask sums 38,416 products a value, the occlusion
-87,808, and that alone costs 5 to 9 dB of the picture (bench/experiments/half_sums.py).
+87,808; these two cost 5 dB of the picture, of the 9 to 12 that sums in half cost in all
+(results/baselines/h200-experiments/half-sums-*.json).
 
 A convolution is linear in its kernel's positions. So its kernel's leading axes become outputs of a first convolution,
 one output for each of their positions, and a second one, whose weights are zeros and ones, shifts these to where they
