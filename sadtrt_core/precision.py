@@ -82,9 +82,9 @@ class Precision:
 
 
 #: The main convolutions of the decoder's six middle blocks, a fifth of the generator's arithmetic. What comes after
-#: shows eight bits most: no norm follows it. What modulates them reads one tensor with several convolutions: with those
-#: quantised as well, TensorRT 8.6's picture was 24 dB worse than the types alone make it. The motion network stays
-#: half: 8.6 has no int8 for what lies between its convolutions.
+#: shows eight bits most: no norm follows it. What modulates them stays half because it reads one tensor with several
+#: convolutions, which TensorRT 8.6 may merge. The motion network stays half because 8.6 has no int8 for what lies
+#: between its convolutions.
 INT8 = Quantisation("int8", nodes=("/decoder/G_middle_?/conv_?/*",))
 _MIXED = Precision(
     "fp16-mixed",

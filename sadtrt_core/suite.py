@@ -249,17 +249,26 @@ class Suite:
         return measure_drift(self.reference.frames, frames, meaningful=self.drift_is_meaningful)
 
     @property
+    def recorded_weights(self) -> schema.Weights:
+        """The weights as records name them."""
+        weights = self.renderer.weights
+        return schema.Weights(weights.kind, weights.name, weights.digest)
+
+    @property
+    def recorded_workload(self) -> schema.Workload:
+        """What is rendered, as records name it."""
+        workload, size = self.workload, self.renderer.config.image_size
+        return schema.Workload(workload.name, workload.kp_driving.shape[0], size, workload.digest)
+
+    @property
     def writer(self) -> RunWriter:
         """Where records go; the run's folder is made with the first record."""
         if self._writer is None:
-            weights, workload = self.renderer.weights, self.workload
             self._writer = RunWriter(
                 self.options.results,
                 read_environment(self.device),
-                schema.Weights(weights.kind, weights.name, weights.digest),
-                schema.Workload(
-                    workload.name, workload.kp_driving.shape[0], self.renderer.config.image_size, workload.digest
-                ),
+                self.recorded_weights,
+                self.recorded_workload,
                 self.options.as_text() | self._conditions(),
             )
         return self._writer

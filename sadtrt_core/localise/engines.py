@@ -21,7 +21,6 @@ from sadtrt_core.localise.run import versions
 from sadtrt_core.localise.ways import GENERATOR, Compute, StageChain, Way, by_pytorch, by_runner, by_types_alone
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.prebuild import build_engines, engines_for
-from sadtrt_core.records import schema
 from sadtrt_core.runners.registry import RunnerKind, runner_named
 from sadtrt_core.stages import GENERATOR_PARTS
 from sadtrt_core.suite import Suite
@@ -68,8 +67,6 @@ def engine_losses(
             ways["simulated", stage] = by_types_alone(job)
             ways["fp32", stage] = by_pytorch(job, tf32=False)
         frames, stages = measure_stages(StageChain(ways, suite.frame_inputs), worst, tell)
-    workload, weights = suite.workload, suite.renderer.weights
-    size = suite.renderer.config.image_size
     return EngineReport(
         version=ENGINE_REPORT_VERSION,
         precision=suite.precision(precision).name,
@@ -77,8 +74,8 @@ def engine_losses(
         grid_sample=suite.grid_sample,
         optimization_level=suite.options.optimization_level,
         meaningful=suite.drift_is_meaningful,
-        weights=schema.Weights(weights.kind, weights.name, weights.digest),
-        workload=schema.Workload(workload.name, workload.kp_driving.shape[0], size, workload.digest),
+        weights=suite.recorded_weights,
+        workload=suite.recorded_workload,
         frames=frames,
         stages=stages,
         versions=versions(suite.device),

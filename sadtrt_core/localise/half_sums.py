@@ -1,7 +1,7 @@
 """Convolutions that sum in half, as tensor cores do where a tactic's accumulator is half.
 
-Every half tactic that TensorRT 8.6 offers for a convolution on Hopper names a half accumulator
-(..._f16f16_f16f16_f16_...), while PyTorch and ONNX Runtime sum in float: the same types lose more there.
+Every half tactic that TensorRT 8.6 tries for a convolution on Hopper, cuDNN's and cuBLAS's not among them, names a half
+accumulator (..._f16f16_f16f16_f16_...), while PyTorch and ONNX Runtime sum in float: the same types lose more there.
 """
 
 from __future__ import annotations
@@ -54,8 +54,3 @@ def convolve_in_half(given: Sequence[Tensor], attributes: Mapping[str, Any], lon
     if len(given) > 2:
         total = total + given[2][:, None]
     return total.reshape(1, weights.shape[0], *made)
-
-
-def summed_products(weights: Tensor) -> int:
-    """How many products each sum of a convolution has, from its weights (O, C, kernel...)."""
-    return weights[0].numel()

@@ -18,7 +18,6 @@ from sadtrt_core.localise.report import REPORT_VERSION, DriftReport, EngineRepor
 from sadtrt_core.localise.table import as_text, engine_renderables, renderables, sums_renderables
 from sadtrt_core.localise.times import latest_time_shares
 from sadtrt_core.precision import Precision
-from sadtrt_core.records import schema
 from sadtrt_core.records.files import write_atomically
 from sadtrt_core.records.store import utc_now
 from sadtrt_core.stage_inputs import frame_inputs
@@ -51,9 +50,7 @@ def localise_suite(
     Shares of time come from the newest run of the suite's results folder, where it has them. Raises ValueError as
     `localise` does.
     """
-    workload, weights = suite.workload, suite.renderer.weights
-    size = suite.renderer.config.image_size
-    shares = latest_time_shares(suite.options.results, precision.name, size)
+    shares = latest_time_shares(suite.options.results, precision.name, suite.recorded_workload.size)
     candidates = candidates_of(suite, precision.quantise is not None)
     found = localise(candidates, precision, worst, shares[0] if shares else None, tell)
     return DriftReport(
@@ -62,8 +59,8 @@ def localise_suite(
         compute=precision.compute,
         reference=REFERENCE,
         meaningful=suite.drift_is_meaningful,
-        weights=schema.Weights(weights.kind, weights.name, weights.digest),
-        workload=schema.Workload(workload.name, workload.kp_driving.shape[0], size, workload.digest),
+        weights=suite.recorded_weights,
+        workload=suite.recorded_workload,
         frames=found.frames,
         complete=found.complete,
         low=found.low,

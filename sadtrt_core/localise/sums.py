@@ -6,6 +6,7 @@ as tensor cores do (half_sums.py): all of them, each alone, and all but those th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
@@ -13,19 +14,16 @@ import onnx
 import torch
 from torch import Tensor
 
-from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.pipeline import typed_graph
-from sadtrt_core.graph.rounding import explicit_rounding
 from sadtrt_core.localise.display import Tell
-from sadtrt_core.localise.half_sums import convolve_in_half, summed_products
+from sadtrt_core.localise.half_sums import convolve_in_half
 from sadtrt_core.localise.measure import worst_frames
 from sadtrt_core.localise.report import SUMS_REPORT_VERSION, Loss, SparedSums, SumLoss, SumsReport
 from sadtrt_core.localise.run import versions
-from sadtrt_core.localise.torch_graph import run_graph, take_weights
+from sadtrt_core.localise.torch_graph import RoundedGraph
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import Precision
-from sadtrt_core.records import schema
 from sadtrt_core.stages import STAGES
 from sadtrt_core.suite import Suite
 
@@ -44,17 +42,15 @@ class SummedGraph:
         stage, calibration = STAGES["generator"], suite.calibration if precision.quantise is not None else None
         typed = typed_graph(suite.renderer, stage, precision, "native", suite.options.cache, calibration)
         model = onnx.load_from_string(typed)
-        types = element_types(model)
-        convolutions = {node.name: node.input for node in model.graph.node if node.op_type == "Conv"}
-        fix_shapes(model, {spec.name: spec.batched(1) for spec in stage.inputs(suite.renderer.config)})
-        self._model = explicit_rounding(model)
-        self._weights = take_weights(self._model, suite.device)
-        self._inputs = [{k: v.to(suite.device) for k, v in item.items()} for item in suite.frame_inputs]
+        types, sizes = element_types(model), {tensor.name: tensor.dims for tensor in model.graph.initializer}
         self.halves = {
-            name: summed_products(self._weights[read[1]])
-            for name, read in convolutions.items()
-            if types[read[0]] == onnx.TensorProto.FLOAT16
+            node.name: math.prod(sizes[node.input[1]][1:])
+            for node in model.graph.node
+            if node.op_type == "Conv" and types[node.input[0]] == onnx.TensorProto.FLOAT16
         }
+        shapes = {spec.name: spec.batched(1) for spec in stage.inputs(suite.renderer.config)}
+        self._graph = RoundedGraph(model, shapes, suite.device)
+        self._inputs = [{k: v.to(suite.device) for k, v in item.items()} for item in suite.frame_inputs]
 
     def pictures(self, longest: Mapping[str, int | None], frames: Sequence[int]) -> Tensor:
         """Frames (N, 3, H, W) on the host with the convolutions of these names summing in half.
@@ -62,9 +58,7 @@ class SummedGraph:
         Each in sums of at most so many products; None leaves its sums whole.
         """
         instead = {name: partial(convolve_in_half, longest=most) for name, most in longest.items()}
-        return torch.cat(
-            [run_graph(self._model, self._inputs[index] | self._weights, instead=instead).cpu() for index in frames]
-        )
+        return torch.cat([self._graph.run(self._inputs[index], instead=instead).cpu() for index in frames])
 
 
 def sum_losses(
@@ -106,14 +100,12 @@ def sum_losses(
             spared.append(SparedSums(count, loss(order[count:])))
     except KeyboardInterrupt:
         complete = False
-    workload, weights = suite.workload, suite.renderer.weights
-    size = suite.renderer.config.image_size
     return SumsReport(
         version=SUMS_REPORT_VERSION,
         precision=precision.name,
         meaningful=suite.drift_is_meaningful,
-        weights=schema.Weights(weights.kind, weights.name, weights.digest),
-        workload=schema.Workload(workload.name, workload.kp_driving.shape[0], size, workload.digest),
+        weights=suite.recorded_weights,
+        workload=suite.recorded_workload,
         frames=frames,
         complete=complete,
         in_float=Loss.of(measure_drift(chosen, exact)),

@@ -14,6 +14,7 @@ from rich.text import Text
 from sadtrt_core.localise.parts import Level
 from sadtrt_core.localise.report import DriftReport, EngineReport, Loss, PartLoss, SumsReport
 
+_Report = DriftReport | EngineReport | SumsReport
 _TITLES: dict[Level, str] = {
     "stage": "What each stage costs in {}, the worst first",
     "block": "What each block of the worst stages costs in {}",
@@ -57,12 +58,8 @@ def renderables(report: DriftReport) -> list[RenderableType]:
 
 def engine_renderables(report: EngineReport) -> list[RenderableType]:
     """The shipped runner's losses by stage, as a table between sentences."""
-    frames = ", ".join(map(str, report.frames))
-    lines = [
-        f"{report.precision} by {report.runner} ({report.grid_sample} grid sample), {report.workload.name}, "
-        f"{report.workload.size} pixels, under {report.weights.kind} weights ({report.weights.name}), over the worst "
-        f"frames ({frames} of {report.workload.frames})"
-    ]
+    where = f"{report.precision} by {report.runner} ({report.grid_sample} grid sample), {_under(report)}"
+    lines = [f"{where}, over {_worst_frames(report)}"]
     if not report.meaningful:
         lines.append(_NOISE)
     table = Table(title=_ENGINE_TITLE.format(report.precision, report.runner), title_justify="left")
@@ -82,10 +79,8 @@ def engine_renderables(report: EngineReport) -> list[RenderableType]:
 
 def sums_renderables(report: SumsReport) -> list[RenderableType]:
     """What sums in half cost, as a table of the convolutions that lose most between sentences."""
-    frames = ", ".join(map(str, report.frames))
     lines = [
-        f"{report.precision} of {report.workload.name}, {report.workload.size} pixels, under {report.weights.kind} "
-        f"weights ({report.weights.name}), over the worst frames ({frames} of {report.workload.frames})",
+        f"{report.precision} of {_under(report)}, over {_worst_frames(report)}",
         f"convolutions that sum in float: {_loss(report.in_float)}; in half: {_loss(report.in_half)}",
         *(f"in half, but the worst {one.count}: {_loss(one.loss)}" for one in report.spared),
     ]
@@ -115,13 +110,17 @@ def as_text(shown: Iterable[RenderableType]) -> str:
     return drawn.getvalue()
 
 
+def _under(report: _Report) -> str:
+    weights, workload = report.weights, report.workload
+    return f"{workload.name}, {workload.size} pixels, under {weights.kind} weights ({weights.name})"
+
+
+def _worst_frames(report: _Report) -> str:
+    return f"the worst frames ({', '.join(map(str, report.frames))} of {report.workload.frames})"
+
+
 def _head(report: DriftReport) -> list[str]:
-    frames = ", ".join(map(str, report.frames))
-    lines = [
-        f"{report.precision} of {report.workload.name}, {report.workload.size} pixels, under {report.weights.kind} "
-        f"weights ({report.weights.name}): {_loss(report.low)} over the worst frames ({frames} of "
-        f"{report.workload.frames})"
-    ]
+    lines = [f"{report.precision} of {_under(report)}: {_loss(report.low)} over {_worst_frames(report)}"]
     if not report.meaningful:
         lines.append(_NOISE)
     if not report.complete:

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from sadtrt_core.engine.fixed_shapes import fix_shapes
+from sadtrt_core.graph.rounding import explicit_rounding
 from sadtrt_core.runners.pytorch import matrix_arithmetic
 
 _TYPES = {
@@ -29,13 +31,17 @@ _TYPES = {
 }
 Attributes = Mapping[str, Any]
 Operator = Callable[[list[Tensor], Attributes], Tensor]
+See = Callable[[str, Tensor], None]
+Instead = Mapping[str, Operator]
+_NOTHING: Instead = MappingProxyType({})
+
+
+def _unseen(name: str, value: Tensor) -> None:
+    pass
 
 
 def run_graph(
-    model: onnx.ModelProto,
-    inputs: Mapping[str, Tensor],
-    see: Callable[[str, Tensor], None] = lambda name, value: None,
-    instead: Mapping[str, Operator] = MappingProxyType({}),
+    model: onnx.ModelProto, inputs: Mapping[str, Tensor], see: See = _unseen, instead: Instead = _NOTHING
 ) -> Tensor:
     """The graph's first output, on the inputs' device; TF32 is off and algorithms are deterministic.
 
@@ -64,11 +70,21 @@ def run_graph(
     return values[wanted]
 
 
-def take_weights(model: onnx.ModelProto, device: torch.device) -> dict[str, Tensor]:
-    """Take the graph's constants out of it, onto `device`, to be given to `run_graph` among the inputs every time."""
-    weights = {tensor.name: _constant(tensor).to(device) for tensor in model.graph.initializer}
-    del model.graph.initializer[:]
-    return weights
+class RoundedGraph:
+    """A typed graph whose samplers are ordinary operators, every rounding explicit, its constants on a device for good.
+
+    `shapes` has the shape of every input, batch included. The given graph is changed.
+    """
+
+    def __init__(self, typed: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> None:
+        fix_shapes(typed, shapes)
+        self._model = explicit_rounding(typed)
+        self._constants = {tensor.name: _constant(tensor).to(device) for tensor in self._model.graph.initializer}
+        del self._model.graph.initializer[:]
+
+    def run(self, inputs: Mapping[str, Tensor], see: See = _unseen, instead: Instead = _NOTHING) -> Tensor:
+        """As `run_graph`, of inputs on the graph's device."""
+        return run_graph(self._model, {**inputs, **self._constants}, see, instead)
 
 
 def _constant(tensor: TensorProto) -> Tensor:

@@ -10,10 +10,8 @@ import onnx
 import torch
 from torch import Tensor
 
-from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.pipeline import typed_graph
-from sadtrt_core.graph.rounding import explicit_rounding
-from sadtrt_core.localise.torch_graph import run_graph, take_weights
+from sadtrt_core.localise.torch_graph import RoundedGraph
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.pytorch import matrix_arithmetic
 from sadtrt_core.stages import GENERATOR_PARTS, STAGES, call_stage, stage_module
@@ -89,10 +87,8 @@ def by_graph(job: Job, typed: bytes, also: Collection[str] = ()) -> Compute:
 
     `also` names inner tensors that are handed out beside the stage's outputs.
     """
-    model = onnx.load_from_string(typed)
-    fix_shapes(model, {spec.name: spec.batched(1) for spec in job.inputs})
-    model = explicit_rounding(model)
-    weights = take_weights(model, job.device)
+    shapes = {spec.name: spec.batched(1) for spec in job.inputs}
+    graph = RoundedGraph(onnx.load_from_string(typed), shapes, job.device)
     names = frozenset((*(spec.name for spec in job.outputs), *also))
 
     def compute(known: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -102,7 +98,7 @@ def by_graph(job: Job, typed: bytes, also: Collection[str] = ()) -> Compute:
             if name in names:
                 made[name] = value
 
-        run_graph(model, _wanted(job, known) | weights, see)
+        graph.run(_wanted(job, known), see)
         return made
 
     return compute

@@ -156,9 +156,8 @@ def _judged_samples(
     """
     runs = (candidate, baseline)
     every = [tuple(range(len(getattr(latency, metric)))) for latency in runs]
-    kept = [
-        tuple(i for i in all_of_it if i not in set(run.disturbed)) for run, all_of_it in zip(runs, every, strict=True)
-    ]
+    marked = [frozenset(latency.disturbed) for latency in runs]
+    kept = [tuple(i for i in whole if i not in some) for whole, some in zip(every, marked, strict=True)]
     remark = ""
     if any(2 * len(some) < len(whole) for some, whole in zip(kept, every, strict=True)):
         kept, remark = every, " (most samples were disturbed by clock drops or throttling; all are judged)"
