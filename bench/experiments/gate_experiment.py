@@ -65,17 +65,15 @@ def measure_runs(
     suite: Suite, rows: Rows, names: Sequence[str], environment: Environment, levels: Sequence[float] = (0.0,)
 ) -> list[Run]:
     """A finished run of all rows for each planted slowdown of `levels`."""
-    weights, workload = suite.renderer.weights, suite.workload
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    size = suite.renderer.config.image_size
     empty = Run(
         schema.SCHEMA_VERSION,
         now,
         now,
         True,
         environment,
-        schema.Weights(weights.kind, weights.name, weights.digest),
-        schema.Workload(workload.name, workload.kp_driving.shape[0], size, workload.digest),
+        suite.recorded_weights,
+        suite.recorded_workload,
         suite.options.as_text(),
         (),
     )
@@ -234,7 +232,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--row", action="append", help="repeatable: stage:runner:precision")
     add_suite_options(parser)
-    parser.add_argument("--plain", type=int, default=21, help="runs of unchanged code (15 make 210 decisions)")
+    parser.add_argument("--plain", type=int, default=21, help="runs of unchanged code (15 make 210 pairs, both ways)")
     parser.add_argument("--planted", type=int, default=5, help="runs of each planted slowdown")
     parser.add_argument("--fresh", type=int, default=5, help="runs in processes of their own")
     parser.add_argument("--budget-seconds", type=float, help="measure no longer than this, with fewer runs if need be")
