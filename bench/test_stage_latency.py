@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from sadtrt_core.measure.energy import energy_per_call
 from sadtrt_core.measure.memory import device_memory_free_of_leftovers
+from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.measure.visits import RowTiming, Visits
 from sadtrt_core.records.schema import Record, RecordKey
 from sadtrt_core.rows import BENCHMARK_VERSION, failed, resources
@@ -39,10 +39,10 @@ def test_stage_latency(
         active.bind(inputs)
         timing = RowTiming(active, suite.timing_plan, suite.sensors, flush)
 
-        def take(sample: Callable[[], None], rounds: int) -> None:
-            # pytest-benchmark's own table keeps the rounds it is told of here: the first of the first visit. The
-            # records, and extra_info, hold all samples.
-            benchmark.pedantic(sample, rounds=rounds, iterations=1)
+        def take(sampler: LatencySampler, rounds: int) -> None:
+            # pytest-benchmark's own table keeps the rounds it is told of here, with host times: the first of the first
+            # visit. The records, and extra_info, hold all samples.
+            benchmark.pedantic(sampler.sample_host, setup=sampler.sample_device, rounds=rounds, iterations=1)
             if benchmark.disabled:
                 pytest.skip("--benchmark-disable: ran once, recorded nothing")
 
@@ -61,6 +61,7 @@ def test_stage_latency(
                 host_ms_median=latency.host_ms_median,
                 median_known_within_percent=100 * timing.sampler.median_half_width(),
                 disturbed_samples=len(latency.disturbed),
+                late_samples=len(latency.late),
                 visits=timing.visits,
                 gpu_memory_mb=used.gpu_memory_mb,
                 engine_mb=used.engine_mb,

@@ -21,7 +21,10 @@ ROUNDS_MIN, ROUNDS_MAX = 10, 200
 
 @dataclass(frozen=True)
 class Outcome:
-    """Medians in ms of both sides on one clock, and the ratio B over A with its interval; above 1, B is slower."""
+    """Medians in ms of both sides on one clock, and the ratio B over A with its interval; above 1, B is slower.
+
+    `at_host_pace` says that most device times of a side include waiting for the host.
+    """
 
     clock: str
     a_ms: float
@@ -30,6 +33,7 @@ class Outcome:
     interval: stats.Interval
     rounds: int
     samples: int
+    at_host_pace: bool = False
 
     def sentence(self, a: str, b: str) -> str:
         """What a person may conclude."""
@@ -69,7 +73,12 @@ def compare_in_turn(a: Contestant, b: Contestant, seconds: float) -> Outcome:
         interval=interval,
         rounds=rounds,
         samples=len(every_a),
+        at_host_pace=on_device and any(2 * _late(turns) > len(every_a) for turns in (a_turns, b_turns)),
     )
+
+
+def _late(turns: list[tuple[Turn, Turn]]) -> int:
+    return sum(turn.late for pair in turns for turn in pair)
 
 
 def _samples(turns: list[tuple[Turn, Turn]], on_device: bool) -> list[list[float]]:
@@ -89,10 +98,13 @@ class Comparison:
     pictures: Drift | None
 
     def sentences(self, a: str, b: str) -> tuple[str, ...]:
-        """What a person may conclude, one sentence on the latency and, where known, one on the pictures."""
+        """What a person may conclude: on the latency and, where known, on the pictures."""
         drift = self.pictures
+        times: tuple[str, ...] = (self.latency.sentence(a, b),)
+        if self.latency.at_host_pace:
+            times += ("most device times include waiting for the host, which enqueues for longer than it can be given",)
         if drift is None:
-            return (self.latency.sentence(a, b),)
+            return times
         frames = len(drift.psnr_db)
         if drift.has_non_finite:
             apart = f"{sum(drift.non_finite)} of {frames} frames of {b} hold NaN or infinity"
@@ -104,7 +116,7 @@ class Comparison:
                 f"pictures agree to {drift.psnr_min:.1f} dB in the worst of {frames} frames, no pixel more than "
                 f"{lsb} level{'' if lsb == 1 else 's'} apart"
             )
-        return self.latency.sentence(a, b), apart
+        return *times, apart
 
 
 def compare_sides(
@@ -118,7 +130,9 @@ def compare_sides(
         if checkout is None:
             other = stack.enter_context(local_contestant(b, conditions, suite))
         else:
-            other = stack.enter_context(remote_contestant(b, conditions, checkout))
+            other = remote = stack.enter_context(remote_contestant(b, conditions, checkout))
+            if not remote.times_alike and suite.device.type == "cuda":
+                say(f"{checkout} takes device times in another way: host times are compared")
         latency = compare_in_turn(here, other, seconds)
         pictures = None
         if conditions.stage == "generator" and suite.drift_is_meaningful:

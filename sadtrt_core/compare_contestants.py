@@ -22,6 +22,7 @@ from sadtrt_core.compare_engine import EngineFileRunner, engine_file_absence
 from sadtrt_core.compare_side import Conditions, Side
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.precision import PLAN_SUFFIX
+from sadtrt_core.rows import BENCHMARK_VERSION
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.registry import runner_named
 from sadtrt_core.suite import Suite
@@ -29,10 +30,11 @@ from sadtrt_core.suite import Suite
 
 @dataclass(frozen=True)
 class Turn:
-    """Samples in ms of one side's turn; `device_ms` is None on a CPU."""
+    """Samples in ms of one side's turn; `device_ms` is None on a CPU. `late` of them include waiting for the host."""
 
     host_ms: tuple[float, ...]
     device_ms: tuple[float, ...] | None
+    late: int = 0
 
 
 class Contestant(Protocol):
@@ -52,15 +54,19 @@ class LocalContestant:
 
     def __init__(self, runner: StageRunner, suite: Suite) -> None:
         self._runner, self._suite = runner, suite
-        self.call_seconds = LatencySampler(runner).warm_up(suite.timing_plan)
+        self._sampler = LatencySampler(runner)
+        calls = 1 if runner.stream is None else 2  # A sample is a call for each clock.
+        self.call_seconds = calls * self._sampler.warm_up(suite.timing_plan)
 
     def take(self, count: int) -> Turn:
         self._runner.execute()
         self._runner.synchronize()
-        sampler = LatencySampler(self._runner)
+        sampler = self._sampler
+        begin, late = len(sampler.host_ms), len(sampler.late)
         for _ in range(count):
             sampler.sample()
-        return Turn(tuple(sampler.host_ms), tuple(sampler.device_ms) or None)
+        device = tuple(sampler.device_ms[begin:]) or None
+        return Turn(tuple(sampler.host_ms[begin:]), device, len(sampler.late) - late)
 
     def render(self) -> Tensor:
         """Every frame of the workload through the runner, which has to be the generator's."""
@@ -93,6 +99,8 @@ class RemoteContestant:
         self._process, self._checkout = process, checkout
         self.call_seconds = 0.0
         self._renders = False
+        #: Whether that checkout takes device times as this one does; where not, only host times compare.
+        self.times_alike = False
 
     def start(self, side: Side, conditions: Conditions) -> None:
         """Tell the worker what to run and wait until it is warm."""
@@ -103,11 +111,13 @@ class RemoteContestant:
         answer = self._ask({"side": words, "conditions": dataclasses.asdict(conditions)})
         self.call_seconds = float(answer["call_seconds"])
         self._renders = bool(answer.get("renders", False))
+        self.times_alike = answer.get("benchmark_version") == BENCHMARK_VERSION
 
     def take(self, count: int) -> Turn:
         answer = self._ask({"take": count})
-        device = answer["device_ms"]
-        return Turn(tuple(map(float, answer["host_ms"])), None if device is None else tuple(map(float, device)))
+        device = answer["device_ms"] if self.times_alike else None
+        host = tuple(map(float, answer["host_ms"]))
+        return Turn(host, None) if device is None else Turn(host, tuple(map(float, device)), int(answer["late"]))
 
     def render(self) -> Tensor | None:
         if not self._renders:

@@ -18,12 +18,14 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
     from sadtrt_core.compare_contestants import LocalContestant, local_contestant
     from sadtrt_core.compare_side import Conditions, Side
     from sadtrt_core.engine.build import EngineBuildError
+    from sadtrt_core.rows import BENCHMARK_VERSION
 
     def answer(content: dict[str, Any]) -> None:
         print(json.dumps(content), file=answers, flush=True)
 
     def take_turns(contestant: LocalContestant) -> None:
-        answer({"call_seconds": contestant.call_seconds, "renders": True})
+        version = {"benchmark_version": BENCHMARK_VERSION}
+        answer({"call_seconds": contestant.call_seconds, "renders": True} | version)
         for line in questions:
             asked = json.loads(line)
             if "render" in asked:
@@ -31,7 +33,7 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
                 answer({})
                 continue
             turn = contestant.take(int(asked["take"]))
-            answer({"host_ms": turn.host_ms, "device_ms": turn.device_ms})
+            answer({"host_ms": turn.host_ms, "device_ms": turn.device_ms, "late": turn.late})
 
     asked = json.loads(questions.readline())
     try:

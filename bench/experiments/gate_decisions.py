@@ -51,6 +51,7 @@ def _first_visits(record: Record, count: int) -> Record:
         device_ms=None if latency.device_ms is None else latency.device_ms[:end],
         disturbed=tuple(index for index in latency.disturbed if index < end),
         visits=latency.visits[:count],
+        late=tuple(index for index in latency.late if index < end),
     )
     return dataclasses.replace(record, latency=shorter)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sadtrt_core.measure import stats
+from sadtrt_core.measure.hold import Hold
 from sadtrt_core.records.schema import Latency
 from sadtrt_core.runners.base import StageRunner
 
@@ -113,12 +114,15 @@ class L2Flush:
 
 
 class LatencySampler:
-    """Takes one sample a call from an activated and bound runner.
+    """Takes samples from an activated and bound runner: one call for each clock.
 
-    A sample's host time is the host's clock from before `execute` to after `synchronize`. Its device time is the time
-    between two CUDA events recorded on the runner's stream around the work; there is none on a CPU. `windows` holds
-    each sample's begin and end in seconds of `time.perf_counter`, for telemetry, and `visits` the index of the first
-    sample after each `begin_visit`. `flush` runs before every call, outside what is timed.
+    A sample's host time is the host's clock from before `execute` to after `synchronize`, on an idle device. Its device
+    time is of a call of its own, the time between two CUDA events recorded on the runner's stream around the work,
+    which is held back until the host has enqueued all of it (hold.py); there is none on a CPU. `late` holds the indices
+    of samples in which the device was there before the host: their device time includes waiting for it.
+
+    `windows` holds each sample's begin and end in seconds of `time.perf_counter`, for telemetry, and `visits` the index
+    of the first sample after each `begin_visit`. `flush` runs before every call, outside what is timed.
     """
 
     def __init__(self, runner: StageRunner, flush: L2Flush | None = None) -> None:
@@ -129,26 +133,36 @@ class LatencySampler:
         self.warmup_ms: list[float] = []
         self.windows: list[tuple[float, float]] = []
         self.visits: list[int] = []
+        self.late: list[int] = []
+        self._hold = Hold()
+        self._began: float | None = None
 
-    def _call(self) -> tuple[tuple[float, float], float | None]:
-        """Run once: begin and end in seconds of the host's clock, and device time in ms."""
+    def _host_call(self) -> tuple[float, float]:
+        """Run once and wait: begin and end in seconds of the host's clock."""
         runner = self.runner
         if self.flush is not None:
             self.flush(runner.stream)
-        if runner.stream is None:
-            start = time.perf_counter()
-            runner.execute()
-            runner.synchronize()
-            return (start, time.perf_counter()), None
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start = time.perf_counter()
-        begin.record(runner.stream)
         runner.execute()
-        end.record(runner.stream)
+        enqueued = time.perf_counter()
         runner.synchronize()
         stop = time.perf_counter()
+        self._hold.took(enqueued - start)
+        return start, stop
+
+    def _device_call(self, stream: torch.cuda.Stream) -> tuple[float, bool]:
+        """Run once behind a hold: device time in ms, and whether the device began before the host had enqueued all."""
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        if self.flush is not None:
+            self.flush(stream)
+        self._hold.place(stream)
+        begin.record(stream)
+        self.runner.execute()
+        end.record(stream)
+        late = begin.query()
+        self.runner.synchronize()
         end.synchronize()
-        return (start, stop), begin.elapsed_time(end)
+        return begin.elapsed_time(end), late
 
     def warm_up(self, plan: TimingPlan) -> float:
         """Run until the times are steady; returns the seconds that one call takes by then."""
@@ -163,8 +177,9 @@ class LatencySampler:
         return stats.median(self.warmup_ms[-max(plan.warmup_calls, _STEADY_WINDOW) :]) / 1e3
 
     def _warm_call(self) -> None:
-        (start, stop), device = self._call()
-        self.warmup_ms.append((stop - start) * 1e3 if device is None else device)
+        start, stop = self._host_call()
+        stream = self.runner.stream
+        self.warmup_ms.append((stop - start) * 1e3 if stream is None else self._device_call(stream)[0])
 
     def _settled(self) -> bool:
         recent = self.warmup_ms[-_STEADY_WINDOW:]
@@ -176,11 +191,23 @@ class LatencySampler:
 
     def sample(self) -> None:
         """Take one counted sample."""
-        (start, stop), device = self._call()
-        self.windows.append((start, stop))
+        self.sample_device()
+        self.sample_host()
+
+    def sample_device(self) -> None:
+        """The device's part of a sample, where there is a device; `sample_host` completes it."""
+        if (stream := self.runner.stream) is not None:
+            self._began = time.perf_counter()
+            milliseconds, late = self._device_call(stream)
+            if late:
+                self.late.append(len(self.device_ms))
+            self.device_ms.append(milliseconds)
+
+    def sample_host(self) -> None:
+        """The host's part of a sample."""
+        start, stop = self._host_call()
+        self.windows.append((start if self._began is None else self._began, stop))
         self.host_ms.append((stop - start) * 1e3)
-        if device is not None:
-            self.device_ms.append(device)
 
     def sample_until_known(self, plan: TimingPlan) -> None:
         """Take more samples until this visit's median is known as well as the plan wants, or its limits are reached."""
@@ -216,6 +243,7 @@ class LatencySampler:
             steady=all(stats.is_steady(judged[a:b]) for a, b in zip(self.visits or [0], ends, strict=True)),
             disturbed=tuple(disturbed),
             visits=tuple(self.visits),
+            late=tuple(self.late),
         )
 
 

@@ -24,10 +24,10 @@ from sadtrt_core.records.measurements import Latency, Telemetry
 from sadtrt_core.runners.base import StageRunner
 
 
-def repeat(call: Callable[[], None], times: int) -> None:
-    """Call so many times."""
-    for _ in range(times):
-        call()
+def take_samples(sampler: LatencySampler, count: int) -> None:
+    """Take so many samples."""
+    for _ in range(count):
+        sampler.sample()
 
 
 class RowTiming:
@@ -52,14 +52,14 @@ class RowTiming:
         self.visits = 0
         self._clock = clock
 
-    def visit(self, take: Callable[[Callable[[], None], int], object] = repeat) -> None:
-        """Warm up and take one visit's samples; `take` is given what takes one, and how many to begin with."""
+    def visit(self, take: Callable[[LatencySampler, int], object] = take_samples) -> None:
+        """Warm up and take one visit's samples; `take` is given the sampler, and how many to begin with."""
         plan = self.plan.visit(self.visits)
         self.began = self._clock()
         self.call_seconds = self.sampler.warm_up(plan)
         self.sampler.begin_visit()
         with self.host, self.watch:
-            take(self.sampler.sample, plan.samples(self.call_seconds))
+            take(self.sampler, plan.samples(self.call_seconds))
             self.sampler.sample_until_known(plan)
         self.visits += 1
 

@@ -156,11 +156,12 @@ def _judged_samples(
     """
     runs = (candidate, baseline)
     every = [tuple(range(len(getattr(latency, metric)))) for latency in runs]
-    marked = [frozenset(latency.disturbed) for latency in runs]
+    late = [latency.late if metric == "device_ms" else () for latency in runs]
+    marked = [frozenset((*latency.disturbed, *waited)) for latency, waited in zip(runs, late, strict=True)]
     kept = [tuple(i for i in whole if i not in some) for whole, some in zip(every, marked, strict=True)]
     remark = ""
     if any(2 * len(some) < len(whole) for some, whole in zip(kept, every, strict=True)):
-        kept, remark = every, " (most samples were disturbed by clock drops or throttling; all are judged)"
+        kept, remark = every, " (most samples were disturbed by clock drops, throttling or a slow host; all are judged)"
     elif left_out := sum(map(len, every)) - sum(map(len, kept)):
         remark = f" ({left_out} disturbed samples left out)"
     if by_visit and len(candidate.visits) > 1:

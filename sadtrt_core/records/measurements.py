@@ -28,7 +28,8 @@ class Latency(JsonValue):
     the clocks and times had settled before the first sample and stayed so, through each visit; `disturbed` holds the
     indices of samples during which a clock dropped or a throttle reason was seen (kept and counted, only marked).
     `visits` holds the index of the first sample of each visit to the row (measure/visits.py), the first of them 0; it
-    is empty where all samples were taken in one stretch, as in every record from before there were visits.
+    is empty where all samples were taken in one stretch, as in every record from before there were visits. `late` holds
+    the indices of samples whose device time includes waiting for the host (measure/timing.py; kept, only marked).
     """
 
     device_ms: tuple[float, ...] | None
@@ -37,17 +38,21 @@ class Latency(JsonValue):
     steady: bool
     disturbed: tuple[int, ...] = ()
     visits: tuple[int, ...] = ()
+    late: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _set(self, visits=tuple(int(index) for index in self.visits))
-        _set(self, host_ms=_milliseconds("host_ms", self.host_ms), disturbed=tuple(int(i) for i in self.disturbed))
+        _set(self, host_ms=_milliseconds("host_ms", self.host_ms))
         if self.device_ms is not None:
             _set(self, device_ms=_milliseconds("device_ms", self.device_ms))
         if self.warmup_calls < 0:
             raise ValueError(f"warmup_calls must not be negative but is {self.warmup_calls}")
         longest = max(len(self.host_ms), len(self.device_ms or ()))
-        if any(not 0 <= index < longest for index in self.disturbed):
-            raise ValueError(f"disturbed names a sample outside the {longest} that were taken: {self.disturbed}")
+        for name in ("disturbed", "late"):
+            indices = tuple(int(index) for index in getattr(self, name))
+            if any(not 0 <= index < longest for index in indices):
+                raise ValueError(f"{name} names a sample outside the {longest} that were taken: {indices}")
+            _set(self, **{name: indices})
         shortest = min(len(self.host_ms), len(self.host_ms if self.device_ms is None else self.device_ms))
         if self.visits and (self.visits[0] != 0 or self.visits[-1] >= shortest):
             raise ValueError(f"visits should begin at sample 0 and end within the {shortest} taken: {self.visits}")
@@ -68,6 +73,11 @@ class Latency(JsonValue):
     def judged_ms(self) -> tuple[float, ...]:
         """The samples a ratio or a gate judges by, in ms: the device's where there is one, else the host's."""
         return self.host_ms if self.device_ms is None else self.device_ms
+
+    @property
+    def at_host_pace(self) -> bool:
+        """Whether most device times include waiting for the host."""
+        return 2 * len(self.late) > len(self.judged_ms)
 
     @property
     def visits_ms(self) -> tuple[tuple[float, ...], ...]:

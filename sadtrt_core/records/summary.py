@@ -18,13 +18,13 @@ LEADING_COLUMNS = (
 )
 FURTHER_COLUMNS = (
     "status", "reason", "ratio_to_pytorch_fp32", "device_ms_ci_low", "device_ms_ci_high",
-    "host_ms_ci_low", "host_ms_ci_high", "samples", "steady", "disturbed", "worst_frame",
+    "host_ms_ci_low", "host_ms_ci_high", "samples", "steady", "disturbed", "late", "worst_frame",
     "non_finite_frames", "flicker_min", "drift_meaningful", "drift_reference",
     "energy_mj_per_frame", "sm_clock_mhz", "temperature_c", "power_w", "throttle_reasons", "notes",
     "benchmark_version", "onnxruntime", "driver", "commit",
 )
 # fmt: on
-INTEGER_COLUMNS = ("max_lsb", "samples", "disturbed", "worst_frame", "non_finite_frames")
+INTEGER_COLUMNS = ("max_lsb", "samples", "disturbed", "late", "worst_frame", "non_finite_frames")
 REFERENCE_RUNNER = "pytorch"
 REFERENCE_PRECISION = "fp32"
 
@@ -119,6 +119,7 @@ def _latency_cells(run: Run, record: Record) -> dict[str, Any]:
         "steady": latency.steady,
         # Nothing was seen to disturb what nothing watched.
         "disturbed": len(latency.disturbed) if latency.disturbed or record.telemetry else None,
+        "late": None if latency.device_ms is None else len(latency.late),
     }
 
 

@@ -50,7 +50,8 @@ def latency_table(run: Run) -> TextTable:
         rows,
         len(KEY_HEADINGS),
         _breaks(measured),
-        "Medians of one call. * not steady, or some samples disturbed by clock drops or throttling.",
+        "Medians of one call. * not steady, or some samples disturbed by clock drops or throttling. + most device "
+        "times include waiting for the host.",
     )
 
 
@@ -146,8 +147,9 @@ def _latency_cells(run: Run, record: Record) -> tuple[str, ...]:
     latency = record.latency
     assert latency is not None  # The caller selects records with a latency.
     mark = "" if latency.steady and not latency.disturbed else " *"
+    pace = " +" if latency.at_host_pace else ""
     return (
-        milliseconds(latency.device_ms_median) + (mark if latency.device_ms is not None else ""),
+        milliseconds(latency.device_ms_median) + (mark + pace if latency.device_ms is not None else ""),
         "-" if latency.device_ms is None else _interval(latency.device_ms),
         milliseconds(latency.host_ms_median) + (mark if latency.device_ms is None else ""),
         _interval(latency.host_ms),

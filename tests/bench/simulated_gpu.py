@@ -36,6 +36,9 @@ class SimulatedGpu:
             def synchronize(self) -> None:
                 gpu._wait()
 
+            def query(self) -> bool:
+                return False  # The host enqueues in no time here.
+
             def elapsed_time(self, end) -> float:
                 return (end.at - self.at) / 1e6
 
@@ -46,12 +49,13 @@ class SimulatedGpu:
             "current_stream": lambda device=None: self.stream,
             "Stream": lambda: self.stream,
             "Event": Event,
+            "_sleep": lambda cycles: self.work(round(cycles / self.ghz)),
             "get_device_properties": lambda device: SimpleNamespace(multi_processor_count=3),
             "CUDAGraph": lambda: SimpleNamespace(replay=lambda: self.work(200_000)),
             "graph": lambda graph: contextlib.nullcontext(),
         }
         for name, value in replaced.items():
-            patch.setattr(torch.cuda, name, value)
+            patch.setattr(torch.cuda, name, value, raising=False)
         patch.setattr(ctypes, "CDLL", lambda name: self)
 
     def _wait(self) -> None:

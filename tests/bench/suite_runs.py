@@ -33,12 +33,12 @@ EXACT_TIMES = """
     def pytest_configure(config):
         noise = iter(np.random.default_rng(int(os.environ["SEED"])).normal(0, 0.005, 10_000))
 
-        def call(self):
+        def host_call(self):
             self.runner.execute()
             start = float(len(self.windows) + len(self.warmup_ms))
-            return (start, start + 0.010 * float(os.environ["FACTOR"]) * float(np.exp(next(noise)))), None
+            return start, start + 0.010 * float(os.environ["FACTOR"]) * float(np.exp(next(noise)))
 
-        LatencySampler._call = call
+        LatencySampler._host_call = host_call
 """
 #: Runs pytest once for every line of JSON on its input and answers each with the exit status.
 _MANY_RUNS = """

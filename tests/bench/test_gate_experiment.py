@@ -223,6 +223,9 @@ class VirtualGpu:
             def synchronize(self) -> None:
                 pass
 
+            def query(self) -> bool:
+                return False
+
             def elapsed_time(self, end: Event) -> float:
                 return end.at - self.at
 
@@ -332,9 +335,9 @@ def test_runs_that_are_measured_together_go_round_in_turn_and_share_no_samples(m
     assert plain.latency.device_ms_median == pytest.approx(5.0)
     assert planted.latency.device_ms_median == pytest.approx(5.25, rel=1e-3)
     # The other run's visits may be over exactly in time, or a rounding of the clock before.
-    waits = [seconds for seconds in slept if seconds > 1e-6]
+    waits = [seconds for seconds in slept if seconds > 1e-4]
     assert len(waits) == 3, "the planted run's visits fall into the plain one's waits"
-    assert all(1.8 < seconds < 2.0 for seconds in waits)
+    assert all(1.7 < seconds < 2.0 for seconds in waits)
 
 
 def test_rows_that_would_have_to_be_built_are_left_out_with_the_command(monkeypatch, tmp_path):

@@ -32,13 +32,13 @@ def _paths(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class RestlessGpu(SimulatedGpu):
-    """A GPU that is 3.3% slower a third of the time, for one to two seconds on end."""
+    """A GPU that is 3.3% slower a third of the time, for two to four seconds on end."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         super().__init__(patch)
         self._random = np.random.default_rng(3)
         # Fast and slow in turn.
-        self._changes = START_NS + 1e9 * np.cumsum(self._random.uniform([2, 1], [4, 2], (1000, 2)))
+        self._changes = START_NS + 1e9 * np.cumsum(self._random.uniform([3, 2], [6, 4], (1000, 2)))
         patch.setattr(timing, "time", SimpleNamespace(perf_counter=self.seconds))
         patch.setattr(host_load, "read_processor_times", lambda: None)
         patch.setattr(host_load, "read_waiting_times", lambda: None)
@@ -98,7 +98,7 @@ def alarms(runs: list[Run]) -> int:
 def test_several_visits_see_the_fast_state_where_one_stretch_sees_either(monkeypatch, rows) -> None:
     gpu = RestlessGpu(monkeypatch)
     single = [suite_run(gpu, ONE_STRETCH, rows) for _ in range(8)]
-    assert alarms(single) >= 5, "of 56, by states alone"
+    assert alarms(single) >= 3, "of 56, by states alone"
     several = [suite_run(gpu, GPU_PLAN, rows) for _ in range(8)]
     assert alarms(several) == 0
     assert {len(record.latency.visits) for run in several for record in run.records} == {4}
