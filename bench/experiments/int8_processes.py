@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from int8_fences import NETWORKS
 
-from sadtrt_core.engine import constraints
+from sadtrt_core.engine import build as engine_build
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuildOptions, EngineBuildError, build_engine
+from sadtrt_core.engine.constraints import network_form
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin
 from sadtrt_core.engine.session import EngineSession
 
@@ -94,7 +95,7 @@ def load_module(plugin: bool) -> Any:
 def _build_here(path: Path) -> None:
     task = Task(**json.loads(path.read_text()))
     # Nothing but this engine is made in this process.
-    constraints.without_casts = NETWORKS[task.casts]
+    engine_build.network_form = lambda model: NETWORKS[task.casts](*network_form(model))
     built = build_engine(
         load_module(task.plugin),
         path.with_suffix(".onnx").read_bytes(),

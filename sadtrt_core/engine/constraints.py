@@ -15,7 +15,7 @@ from typing import Any, Literal
 import onnx
 from onnx import TensorProto
 
-from sadtrt_core.engine.quantised import free_tensors, is_quantised, without_casts
+from sadtrt_core.engine.quantised import free_tensors
 from sadtrt_core.engine.tensorrt_api import create_runtime
 from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
 
@@ -56,12 +56,8 @@ def has_low_precision(model: onnx.ModelProto) -> bool:
 
 
 def network_form(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, int | None]]:
-    """The graph that 8.6 parses, and the types for `constrain_layers`; a quantised graph is rewritten for it."""
-    types = arithmetic_types(model)
-    if not is_quantised(model):
-        return model, types
-    types.update(dict.fromkeys(free_tensors(model)))
-    return without_casts(model, types)
+    """The graph that 8.6 parses, and the types for `constrain_layers`: none for what a quantised graph leaves free."""
+    return model, arithmetic_types(model) | dict.fromkeys(free_tensors(model))
 
 
 def constrain_layers(trt: Any, network: Any, types: Mapping[str, int | None], pinned: Pinned) -> int:

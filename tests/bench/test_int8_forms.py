@@ -15,6 +15,7 @@ from onnx import TensorProto
 
 from sadtrt_core.engine.constraints import network_form
 from sadtrt_core.engine.fixed_shapes import fix_shapes
+from sadtrt_core.engine.quantised import without_casts
 from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.export import export_stage
 from sadtrt_core.graph.instancenorm import decompose_instance_norm
@@ -58,7 +59,7 @@ def test_fences_round_where_the_typed_graph_does_and_leave_the_quantised_convolu
     from int8_fences import with_fences
 
     decompose_instance_norm(typed)
-    bare, types = network_form(typed)
+    bare, types = without_casts(*network_form(typed))
     fenced, declared = with_fences(typed, types)
     onnx.checker.check_model(fenced, full_check=True)
     made = {name: node for node in fenced.graph.node for name in node.output}
