@@ -8,7 +8,7 @@ from sadtrt_core.runners.base import StageRunner
 
 #: Raised when the benchmarks measure something else than before; older baselines then do not compare. 4: the device
 #: is held back until the host has enqueued a call, whose device time before that included the launch. 3: on a GPU a
-#: row's samples come from several visits and the gate judges by the fastest; 2 took one stretch.
+#: row's samples come from several visits; 2 took one stretch.
 BENCHMARK_VERSION = 4
 
 

@@ -1,12 +1,11 @@
 """Comes back to rows: each is timed in several visits, seconds apart, while its runner stays loaded.
 
-A GPU may have states that no sensor shows: an H200 has two, about 3% apart in speed, each of which lasts for seconds
-(README, "How far to trust the times"). A row timed in one stretch of a second shows whichever it met, and two runs of
-the same code then differ by what the GPU did. So the samples of a row are spread over several visits, and the gate
-judges by the fastest (records/gate_latency.py), which met the fast state unless every visit was slow. Visits that lie
-closer together than a state lasts all see the same one: hence `TimingPlan.apart_seconds`, 2 s on a GPU, from the begin
-of one visit to the begin of the next, so that four of them span six. The visits to other rows fill that time; where
-they do not, this waits.
+A GPU may have states that no sensor shows: one engine on an H200 has two, 2.7% apart in speed, each of which lasts for
+seconds (README, "How far to trust the times"). A row timed in one stretch of a second shows whichever it met, and two
+runs of the same code then differ by what the GPU did. So the samples of a row are spread over several visits, and its
+median is that of all of them. Visits that lie closer together than a state lasts all see the same one: hence
+`TimingPlan.apart_seconds`, 2 s on a GPU, from the begin of one visit to the begin of the next, so that four of them
+span six. The visits to other rows fill that time; where they do not, this waits.
 """
 
 from __future__ import annotations

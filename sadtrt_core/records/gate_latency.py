@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
 
 from sadtrt_core.measure import stats
 from sadtrt_core.records.gate_host import another_speed, busy_host, fastest_of_both, restless
@@ -18,12 +16,16 @@ NOISE_FACTOR = 3.0
 
 def latency_tests(candidate: Latency, baseline: Latency, limits: Limits) -> dict[str, float]:
     """The metrics that `latency_findings` puts to a rank test, "device_ms" and "host_ms" as far as they are there and
-    have a limit, with their smallest effects of interest in percent.
+    have a limit, with their smallest effects of interest in percent. Device times that include waiting for the host are
+    held against the host's limit.
     """
     both = candidate.device_ms is not None and baseline.device_ms is not None
+    on_device, on_host = limits.slowdown_percent, limits.host_slowdown_percent
+    if on_device is not None and on_host is not None and (candidate.at_host_pace or baseline.at_host_pace):
+        on_device = max(on_device, on_host)
     effects = {
-        "device_ms": limits.slowdown_percent if both else None,
-        "host_ms": limits.host_slowdown_percent if both else limits.cpu_slowdown_percent,
+        "device_ms": on_device if both else None,
+        "host_ms": on_host if both else limits.cpu_slowdown_percent,
     }
     return {metric: effect for metric, effect in effects.items() if effect is not None}
 
@@ -43,9 +45,7 @@ def latency_findings(
     are judged by their fastest quarter, and only where a fixed computation was as fast in both runs and most samples
     came close to the fastest, to within half the smallest effect of interest.
 
-    Where the runs came to the row several times and there are device times, each run is judged by its fastest visit, a
-    clock at a time: a GPU with states of its own then meets its fast one in both. What follows is of that visit alone.
-    The fastest of more visits would be the faster: rows that were visited more often in one run are not comparable.
+    The samples of all visits to a row are judged together, as its median is published.
 
     A row is slower where all four hold, so that it is neither an accident of few samples nor a change nobody wants to
     hear of nor a machine that was busy:
@@ -59,15 +59,10 @@ def latency_findings(
     if (candidate.device_ms is None) != (baseline.device_ms is None):
         without = "the candidate" if candidate.device_ms is None else "the baseline"
         return [Finding("device_ms", "not comparable", "clock_differs", f"{without} has no device times")]
-    now, before = (max(1, len(latency.visits)) for latency in (candidate, baseline))
-    if now != before:
-        sentence = f"visited {before} times in the baseline and {now} times in this run: measure the shorter one again"
-        metric = "host_ms" if candidate.device_ms is None else "device_ms"
-        return [Finding(metric, "not comparable", "visits_differ", sentence)]
     findings = []
     on_device = candidate.device_ms is not None
     for metric, effect in latency_tests(candidate, baseline, limits).items():
-        new, old, remark = _judged_samples(candidate, baseline, metric, on_device)
+        new, old, remark = _judged_samples(candidate, baseline, metric)
         problem = None
         if metric == "host_ms":
             problem = busy_host(*hosts, thresholds.busy_percent)
@@ -149,11 +144,9 @@ def _percent(ratio: float) -> float | None:
 
 
 def _judged_samples(
-    candidate: Latency, baseline: Latency, metric: str, by_visit: bool
+    candidate: Latency, baseline: Latency, metric: str
 ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """The samples of both to judge by, and a remark: undisturbed ones where those are at least half of each run, and of
-    those, where it is to go `by_visit` and there are several, each run's fastest visit's.
-    """
+    """The samples of both to judge by, and a remark: undisturbed ones where those are at least half of each run."""
     runs = (candidate, baseline)
     every = [tuple(range(len(getattr(latency, metric)))) for latency in runs]
     late = [latency.late if metric == "device_ms" else () for latency in runs]
@@ -164,22 +157,5 @@ def _judged_samples(
         kept, remark = every, " (most samples were disturbed by clock drops, throttling or a slow host; all are judged)"
     elif left_out := sum(map(len, every)) - sum(map(len, kept)):
         remark = f" ({left_out} disturbed samples left out)"
-    if by_visit and len(candidate.visits) > 1:
-        kept = [_fastest_visit(run, metric, some) for run, some in zip(runs, kept, strict=True)]
-        remark += f" (fastest of {len(candidate.visits)} visits)"
     new, old = (tuple(getattr(run, metric)[i] for i in some) for run, some in zip(runs, kept, strict=True))
     return new, old, remark
-
-
-def _fastest_visit(latency: Latency, metric: str, kept: Sequence[int]) -> tuple[int, ...]:
-    """Of the `kept` samples, by index, those of the visit with the lowest median.
-
-    A visit that has lost most of its samples is left out, because the median of a few may be low by chance.
-    """
-    times = getattr(latency, metric)
-    taken = Counter(map(latency.visit_of, range(len(times))))
-    parts: dict[int, list[int]] = {}
-    for index in kept:
-        parts.setdefault(latency.visit_of(index), []).append(index)
-    whole = [part for visit, part in parts.items() if 2 * len(part) >= taken[visit]]
-    return tuple(min(whole, key=lambda part: stats.median([times[i] for i in part]))) if whole else tuple(kept)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
 from collections.abc import Iterable
@@ -84,10 +83,6 @@ class Latency(JsonValue):
         """The judged samples, visit by visit."""
         ends = (*self.visits[1:], len(self.judged_ms))
         return tuple(self.judged_ms[a:b] for a, b in zip(self.visits or (0,), ends, strict=True))
-
-    def visit_of(self, sample: int) -> int:
-        """The number of the visit, from 0, that took the sample of this index."""
-        return max(0, bisect.bisect_right(self.visits, sample) - 1)
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,12 @@ else:
     import tomli as tomllib
 
 OVERRIDE_SELECTORS = ("stage", "runner", "precision")
-LAUNCH_BOUND_MS = 1.0
-"""Below this device time, runners that launch every kernel from the host are judged by how the host was, not the GPU.
+LAUNCH_BOUND_MS = {"pytorch": 20.0, "tensorrt-enqueue": 1.0}
+"""Below these device times, runners that launch every kernel from the host take as long as the host needs for that.
 
-A launch costs the host some microseconds and a stage has a hundred or more, so that up to about this time the GPU
-mostly waits for the next one: on an H200 PyTorch's warp takes 0.62 ms in fp32 and under autocast alike, where the same
-work in one CUDA graph takes 0.18 (results/baselines/h200-trt8.6-stages).
-"""
-EAGER_MS = 20.0
-"""The same for PyTorch, which takes some 12 ms of the host for the generator's kernels: below this device time whole
-visits differ by half and more, and the fastest visits of two runs of commit 00ded03 by 18% (fp16-mixed, 12.3 and 14.4
-ms; results/baselines/h200-trt8.6-second-weights and h200-trt8.6). In fp32 it takes 45 ms of the GPU, to within 1%.
+Their host times are the host's, which is less steady than a GPU: PyTorch takes some 11 ms to launch the generator's
+kernels, and visits of one run differed by 7% and more (results/baselines/h200-trt8.6; before, by half). Their device
+times hold none of it (measure/hold.py) and have the limit of all others.
 """
 
 
@@ -79,14 +74,9 @@ class Override:
         return all(getattr(self, name) in (None, getattr(key, name)) for name in OVERRIDE_SELECTORS)
 
 
-#: Runs of the same code differed by up to 18% (EAGER_MS), below a millisecond by up to 8%, host times by as much and
-#: more (results/baselines/gate-experiment-h200).
-LAUNCH_BOUND = (
-    Override(None, "pytorch", None, {"slowdown_percent": 25.0, "host_slowdown_percent": 25.0}, EAGER_MS),
-    *(
-        Override(None, runner, None, {"slowdown_percent": 10.0, "host_slowdown_percent": 20.0}, LAUNCH_BOUND_MS)
-        for runner in ("pytorch", "tensorrt-enqueue")
-    ),
+LAUNCH_BOUND = tuple(
+    Override(None, runner, None, {"host_slowdown_percent": 25.0}, below_ms)
+    for runner, below_ms in LAUNCH_BOUND_MS.items()
 )
 
 
@@ -97,7 +87,7 @@ class Thresholds:
     `false_alarm` is the probability, over all latency tests of one comparison together, that the rank test alone calls
     equal samples unequal. A row whose own slow variation could hide a change of `too_noisy_percent` is not comparable.
     Host times are not judged where the process waited for a processor for more than `busy_percent` of either run.
-    Rows that the host sets the pace of, launching kernel by kernel, have limits of their own (LAUNCH_BOUND) unless an
+    Host times of rows that the host launches kernel by kernel have a limit of their own (LAUNCH_BOUND), unless an
     override says otherwise.
     """
 

@@ -30,9 +30,8 @@ _SAME_DB = 0.1
 class Confirmed:
     """What a precision costs in a runner: drift over all frames, median latency of the generator at batch 1 in ms.
 
-    The median is of the fastest visit, as the gate's are: engines are timed one after the other, and a GPU's states
-    would set them apart by more than plans differ. `half_width` is how well that median is known, as a fraction of it;
-    `notes` are the runner's.
+    The median is of all visits, since engines are timed one after the other and a GPU may have states of seconds.
+    `half_width` is how well that median is known, as a fraction of it; `notes` are the runner's.
     """
 
     precision: Precision
@@ -107,7 +106,7 @@ def confirm(suite: Suite, kind: RunnerKind, precision: Precision) -> Confirmed:
             timing.visit()
         latency = timing.latency()
         notes = active.notes if latency.steady else (*active.notes, "its times did not stay level")
-    times = min(latency.visits_ms, key=median)
+    times = latency.judged_ms
     return Confirmed(precision, drift, median(times), half_width(times), notes)
 
 

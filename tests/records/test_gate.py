@@ -258,45 +258,38 @@ def visited(*levels_ms: float, seed: int = 0, disturbed: tuple[int, ...] = ()) -
     return Latency(times, times, 5, True, disturbed, tuple(range(0, len(times), 50)))
 
 
-def test_a_run_is_judged_by_its_fastest_visit() -> None:
-    fast, slow = 4.75, 4.92
-    mostly_slow = visited(slow, slow, fast, slow, seed=1)
-    mostly_fast = visited(fast, fast, slow, fast, seed=20)
-    row, code = judge(measured(latency=mostly_slow), measured(latency=mostly_fast))
+def test_a_run_is_judged_by_all_its_visits() -> None:
+    fast, slow = 3.89, 4.00
+    row, code = judge(
+        measured(latency=visited(fast, slow, slow, slow)), measured(latency=visited(slow, slow, slow, slow, seed=20))
+    )
     assert (row.verdict, code) == ("same", ExitCode.PASS)
     finding = row.finding("device_ms")
-    assert "(fastest of 4 visits)" in finding.sentence
-    assert (finding.baseline, finding.candidate) == (pytest.approx(fast, rel=2e-3), pytest.approx(fast, rel=2e-3))
-    # The same samples in one stretch.
-    one = [measured(latency=dataclasses.replace(times, visits=())) for times in (mostly_slow, mostly_fast)]
-    assert judge(*one)[0].finding("device_ms").change > 3
-    slower = visited(*(1.05 * ms for ms in (slow, slow, fast, slow)), seed=1)
-    assert judge(measured(latency=slower), measured(latency=mostly_fast))[0].verdict == "slower"
+    assert (finding.baseline, finding.candidate) == (pytest.approx(slow, rel=2e-3), pytest.approx(slow, rel=2e-3))
+    slower = visited(*(1.05 * ms for ms in (fast, slow, slow, slow)), seed=1)
+    assert judge(measured(latency=slower), measured(latency=visited(slow, slow, slow, slow)))[0].verdict == "slower"
 
 
-def test_a_visit_counts_by_its_undisturbed_samples_and_not_where_most_were_disturbed() -> None:
-    # What is left of the first visit is the fastest of all by accident.
-    lucky = visited(4.6, 4.75, 4.75, 4.75, disturbed=tuple(range(40)))
-    baseline = measured(latency=visited(4.75, 4.75, 4.75, 4.75, seed=9))
-    finding = judge(measured(latency=lucky), baseline)[0].finding("device_ms")
-    assert finding.candidate == pytest.approx(4.75, rel=2e-3)
-    assert finding.sentence.endswith("(40 disturbed samples left out) (fastest of 4 visits)")
+def late(times: Latency, share: float) -> Latency:
+    """The device was there before the host in this share of the calls."""
+    return dataclasses.replace(times, late=tuple(range(round(share * len(times.host_ms)))))
 
 
-def test_a_row_that_one_run_visited_more_often_is_not_comparable() -> None:
-    """Left half measured by a run that ended early; whichever it is, it must not pass."""
-    several, once = visited(4.92, 4.75, 4.92, 4.92), visited(4.75)
-    stretch = dataclasses.replace(once, visits=())
-    for new, old in ((once, several), (several, once), (stretch, several), (visited(4.92, 4.92), several)):
-        row, code = judge(measured(latency=new), measured(latency=old))
-        finding = row.finding("device_ms")
-        assert (finding.verdict, finding.reason, code) == (
-            "not comparable",
-            "visits_differ",
-            ExitCode.NOT_COMPARABLE,
-        )
-    assert "visited 4 times in the baseline and 2 times in this run" in finding.sentence
-    assert judge(measured(latency=once), measured(latency=stretch))[1] == ExitCode.PASS, "one stretch is one visit"
+def test_samples_in_which_the_host_was_late_are_left_out() -> None:
+    times = np.asarray(samples(5.0, 1))
+    times[:20] *= 1.5
+    baseline = measured(latency=device_times(samples(5.0, 2)))
+    few = judge(measured(latency=late(device_times(times), 20 / len(times))), baseline)[0].finding("device_ms")
+    assert few.candidate == pytest.approx(5.0, rel=5e-3)
+    assert "20 disturbed samples left out" in few.sentence
+
+
+def test_device_times_that_include_waiting_for_the_host_have_the_hosts_limit() -> None:
+    new, old = (device_times(samples(level, seed)) for level, seed in ((5.3, 1), (5.0, 2)))
+    assert judge(measured(latency=new), measured(latency=old))[0].finding("device_ms").verdict == "slower"
+    for pair in ((late(new, 1.0), old), (new, late(old, 1.0)), (late(new, 1.0), late(old, 1.0))):
+        finding = judge(*(measured(latency=times) for times in pair))[0].finding("device_ms")
+        assert (finding.verdict, finding.limit) == ("same", pytest.approx(10.0))
 
 
 def test_slow_noise_of_fifty_samples_hides_no_five_percent() -> None:
@@ -307,21 +300,20 @@ def test_slow_noise_of_fifty_samples_hides_no_five_percent() -> None:
         assert 3.0 <= finding.limit < 4.0
 
 
-def test_rows_that_the_host_sets_the_pace_of_have_limits_of_their_own() -> None:
-    def change(runner: str, ms: float) -> tuple[str, float]:
+def test_host_times_of_rows_launched_kernel_by_kernel_have_a_limit_of_their_own() -> None:
+    def limits(runner: str, ms: float) -> tuple[int, int]:
         new, old = (
-            measured(key("warp", "fp32", runner), latency=device_times(samples(level, seed)))
-            for seed, level in enumerate((1.06 * ms, ms))
+            measured(key("warp", "fp32", runner), latency=device_times(samples(ms, seed, spread=0.001)))
+            for seed in (0, 1)
         )
         row, _ = judge(new, old)
-        return row.verdict, round(row.finding("device_ms").limit)
+        device, host = (row.finding(metric) for metric in ("device_ms", "host_ms"))
+        return round(device.limit), round(host.limit)
 
-    assert change("pytorch", 0.47) == ("same", 10)
-    assert change("tensorrt-enqueue", 0.47) == ("same", 10)
-    assert change("tensorrt", 0.47) == ("slower", 3)
-    assert change("pytorch", 14.4) == ("same", 25), "the generator in half: 45 ms in fp32"
-    assert change("pytorch", 45.0) == ("slower", 3)
-    assert change("tensorrt-enqueue", 4.7) == ("slower", 3)
+    assert limits("pytorch", 0.47) == limits("tensorrt-enqueue", 0.47) == (3, 25)
+    assert limits("pytorch", 14.4) == (3, 25), "the generator in half: 45 ms in fp32"
+    for runner, ms in (("tensorrt", 0.47), ("pytorch", 45.0), ("tensorrt-enqueue", 4.7)):
+        assert limits(runner, ms) == (3, 10)
 
 
 # Picture

@@ -80,7 +80,8 @@ def test_numpy_scalars_become_plain_numbers() -> None:
         (lambda: Latency((), (1.0,), 0, True), "device_ms needs at least one sample"),
         (lambda: Latency(None, (math.inf,), 0, True), "host_ms must be a finite number"),
         (lambda: Latency(None, (-1.0,), 0, True), "must not be negative"),
-        (lambda: latency(disturbed=(60,)), "outside the 60"),
+        (lambda: latency(disturbed=(60,)), "disturbed names a sample outside the 60"),
+        (lambda: latency(late=(60,)), "late names a sample outside the 60"),
         (lambda: latency(visits=(1, 20)), "visits should begin at sample 0 and end within the 60"),
         (lambda: latency(visits=(0, 60)), "visits should begin at sample 0 and end within the 60"),
         (lambda: latency(visits=(0, 20, 20)), "each first sample once, in order"),
@@ -143,5 +144,5 @@ def test_a_record_from_before_there_were_visits_is_one_stretch() -> None:
     del data["records"][0]["latency"]["visits"]
     assert Run.from_json(data) == made
     assert made.records[0].latency.visits == ()
-    assert [latency(visits=(0, 20, 40)).visit_of(sample) for sample in (0, 19, 20, 40, 59)] == [0, 0, 1, 2, 2]
-    assert {latency().visit_of(sample) for sample in range(60)} == {0}
+    assert [len(times) for times in latency(visits=(0, 20, 40)).visits_ms] == [20, 20, 20]
+    assert [len(times) for times in latency().visits_ms] == [60]

@@ -343,7 +343,7 @@ def test_without_a_gpu_the_built_in_is_beside_it_by_arithmetic(found):
     assert "; the built-in fp16-mixed keeps " in found.beside
 
 
-def test_engines_are_compared_by_their_fastest_visit(monkeypatch):
+def test_engines_are_compared_by_all_their_visits(monkeypatch):
     """A GPU whose slow state lasts for the first of three visits sets no engine back."""
     ticks = SimpleNamespace(now=0.0)
     ticks.perf_counter = lambda: ticks.now
