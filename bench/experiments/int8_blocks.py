@@ -15,16 +15,20 @@ from torch import Tensor
 from sadtrt_core.graph.edit import GraphBuilder, element_types, replace_nodes
 
 _BLOCK = re.compile(r"(/decoder/(?:G_middle_\d+|up_\d+))/Add(?:_\d+)?")
-_FIRST = "/decoder/fc/Conv"
+#: What comes before the blocks, and the first convolution of the first block, which is quantised alone or first.
+_CONVOLUTIONS = frozenset({"/decoder/fc/Conv", "/decoder/G_middle_0/conv_0/Conv"})
 
 
 def block_tensors(model: onnx.ModelProto) -> dict[str, str]:
-    """The decoder's first convolution and its residual blocks, in order: the name, and the tensor that it makes."""
+    """The decoder's first convolution and its residual blocks, in order: the name, and the tensor that it makes.
+
+    Before the first block comes the first convolution within it.
+    """
     found: dict[str, str] = {}
     for node in model.graph.node:
         match = _BLOCK.fullmatch(node.name)
-        if node.name == _FIRST:
-            found["/decoder/fc"] = node.output[0]
+        if node.name in _CONVOLUTIONS:
+            found[node.name.removesuffix("/Conv")] = node.output[0]
         elif match:
             found[match.group(1)] = node.output[0]  # The last sum of a block is its result.
     return found
@@ -60,5 +64,5 @@ def signal_to_noise_db(reference: Tensor, found: Tensor) -> float:
 
 def block_lines(engine: Mapping[str, float], simulated: Mapping[str, float]) -> list[str]:
     """Signal over noise of each block for people: the engine's, and that of the types alone."""
-    parts = [f"{block.rsplit('/', 1)[-1]} {engine[block]:.1f} ({simulated[block]:.1f})" for block in engine]
+    parts = [f"{block.removeprefix('/decoder/')} {engine[block]:.1f} ({simulated[block]:.1f})" for block in engine]
     return [f"signal over noise of blocks in dB, by the types alone in brackets: {', '.join(parts)}"]

@@ -30,14 +30,14 @@ REFERENCE = "fp16-mixed"
 class Form:
     """One engine to try; `quantise` None is fp16-mixed itself.
 
-    `equal_scales` gives what convolutions of one tensor make one range, the largest of theirs. `casts` is how 8.6 is
-    given the graph, a name of NETWORKS (int8_fences.py). `shows_blocks` makes the decoder's blocks outputs.
+    `equal_scales` gives what convolutions of one tensor make one range, the largest of theirs. `shows_blocks` makes
+    the decoder's blocks outputs, so that the engine's can be compared with those of the types alone; writing them takes
+    time, and they may keep the builder from fusing across them.
     """
 
     why: str
     quantise: Quantisation | None
     equal_scales: bool = False
-    casts: str = "none"
     shows_blocks: bool = False
 
     @property
@@ -63,18 +63,18 @@ _WIDE = _decoder(
 FORMS: dict[str, Form] = {
     REFERENCE: Form("what int8 has to be faster than", None),
     "int8": Form("as it is shipped: no two convolutions read one tensor, none is merged or mixed up", INT8),
-    "wide": Form("most of the decoder", _WIDE),
-    "one convolution": Form(
-        "a network without casts, and hardly int8: is it the pins?", _decoder("G_middle_0/conv_0/*")
+    "int8, blocks shown": Form(
+        "the first block at which the engine leaves its types; its time counts for nothing", INT8, shows_blocks=True
     ),
+    "one convolution": Form(
+        "the smallest network in which an int8 convolution can be compared with its types, blocks shown",
+        _decoder("G_middle_0/conv_0/*"),
+        shows_blocks=True,
+    ),
+    "wide": Form("most of the decoder: siblings that 8.6 may merge are quantised", _WIDE),
     "wide, equal scales": Form("convolutions that are merged need one scale only", _WIDE, equal_scales=True),
-    "int8, casts kept": Form("the network has the graph's types: norms cannot become half", INT8, casts="kept"),
-    "int8, fences": Form("types away from the quantised convolutions are casts again", INT8, casts="fences"),
     "up_1 spared, equal scales": Form(
         "nor is a tensor read by both kinds", _decoder("*", spare=_LAST), equal_scales=True
-    ),
-    "wide, blocks shown": Form(
-        "where the engine leaves its types; its time counts for nothing", _WIDE, shows_blocks=True
     ),
     "everything": Form("the decoder without a boundary", _decoder("*")),
 }

@@ -4,9 +4,10 @@
 
 Builds the generator in the forms of int8_forms.py, each in a process of its own, a few at a time. Of each is written as
 soon as it is known: what its types alone cost and what its engine loses, and which convolutions the engine computes in
-eight bits against those that its graph quantises. When nothing builds any more: the latency of all engines in turn, and
-the time of their layers in groups beside fp16-mixed. Without a GPU, `--dry-run` writes the graphs and what their types
-cost, and builds nothing.
+eight bits against those that its graph quantises. "Blocks shown" tells at which of the decoder's blocks the engine
+leaves its types: signal over noise of each, the engine's beside that of the types alone. When nothing builds any more:
+the latency of all engines in turn, and the time of their layers in groups beside fp16-mixed. Without a GPU, `--dry-run`
+writes the graphs and what their types cost, and builds nothing.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Experiment:
         suite, form = self.suite, FORMS[name]
         shapes = {spec.name: spec.batched(1) for spec in GENERATOR.inputs(suite.renderer.config)}
         plugin = suite.grid_sample == "plugin"
-        task = processes.Task(name, shapes, self.options.optimization_level, plugin, form.casts)
+        task = processes.Task(name, shapes, self.options.optimization_level, plugin)
         processes.write_task(self._task(name), task, form_graph(suite, form, suite.grid_sample))
 
     def simulate(self, name: str) -> None:
@@ -238,7 +239,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_suite_options(parser)
     parser.set_defaults(weights="demo", optimization_level=2)
-    parser.add_argument("--only", action="append", choices=FORMS, help="only these forms")
+    parser.add_argument("--only", action="append", choices=FORMS, help="only this form; may be given several times")
     parser.add_argument("--jobs", type=int, default=4, help="engines built at the same time; more share the GPU's time")
     parser.add_argument("--limit", type=float, default=400.0, help="seconds that a build may take")
     parser.add_argument("--frames", type=int, default=8, help="frames that pictures are compared on")

@@ -19,12 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from int8_fences import NETWORKS
 
-from sadtrt_core.engine import build as engine_build
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuildOptions, EngineBuildError, build_engine
-from sadtrt_core.engine.constraints import network_form
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin
 from sadtrt_core.engine.session import EngineSession
 
@@ -37,13 +34,12 @@ class ProcessFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Task:
-    """An engine to build; `casts` says how 8.6 is given its graph, a name of NETWORKS (int8_fences.py)."""
+    """An engine to build from the graph beside the task, for exactly these input shapes, at an optimization level."""
 
     name: str
     shapes: dict[str, tuple[int, ...]]
     level: int
     plugin: bool
-    casts: str = "none"
 
 
 def write_task(path: Path, task: Task, graph: bytes) -> None:
@@ -94,8 +90,6 @@ def load_module(plugin: bool) -> Any:
 
 def _build_here(path: Path) -> None:
     task = Task(**json.loads(path.read_text()))
-    # Nothing but this engine is made in this process.
-    engine_build.network_form = lambda model: NETWORKS[task.casts](*network_form(model))
     built = build_engine(
         load_module(task.plugin),
         path.with_suffix(".onnx").read_bytes(),

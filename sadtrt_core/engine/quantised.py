@@ -1,18 +1,14 @@
-"""The form in which TensorRT 8.6 is given a quantised graph: eight-bit convolutions that the builder is free to fuse.
+"""Which tensors of a quantised graph get no type as a layer precision from us: TensorRT 8.6 chooses those.
 
-A cast between a DequantizeLinear and its convolution, or between a convolution and the next QuantizeLinear, would keep
-the builder from fusing them into one eight-bit kernel. So the network is parsed in float32 without casts between float
-types, and the types that the graph declares become layer precisions all the same (engine/constraints.py).
+The graph says that a quantised convolution reads and makes float32, the type of its scales. 8.6 fuses it with the pairs
+before its operands, and with an activation and the QuantizeLinear behind it, into one kernel that reads int8 and may
+write int8 or half at once. A layer precision of float32, obeyed, would ask for a convolution of float operands between
+layers that quantise and dequantise. Everything else is pinned as in any typed graph (engine/constraints.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import onnx
-from onnx import TensorProto, numpy_helper
-
-from sadtrt_core.graph.edit import FLOAT_TYPES, element_types, replace_nodes
 
 _PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: What the builder fuses into a convolution before it quantises the result.
@@ -48,48 +44,3 @@ def free_tensors(model: onnx.ModelProto) -> frozenset[str]:
             if kind in _ACTIVATIONS and any(after == "QuantizeLinear" for after, _ in behind_casts(reader.output[0])):
                 free.add(reader.output[0])
     return frozenset(free)
-
-
-def without_casts(
-    model: onnx.ModelProto, declared: Mapping[str, int | None]
-) -> tuple[onnx.ModelProto, dict[str, int | None]]:
-    """A typed graph in float32 throughout, and the declared types by the names that its tensors have there.
-
-    Casts between float types are gone, low weights are float32 of the rounded values.
-    """
-    types, wanted = element_types(model), dict(declared)
-    plain = onnx.ModelProto()
-    plain.CopyFrom(model)
-    for tensor in plain.graph.initializer:
-        if tensor.data_type in FLOAT_TYPES - {TensorProto.FLOAT}:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
-    outputs = {value.name for value in plain.graph.output}
-    renamed: dict[str, str] = {}
-    kept: list[onnx.NodeProto] = []
-    for node in plain.graph.node:
-        for position, name in enumerate(node.input):
-            while name in renamed:
-                name = renamed[name]
-            node.input[position] = name
-        if node.op_type != "Cast" or types[node.output[0]] not in FLOAT_TYPES:
-            kept.append(node)
-            continue
-        if types[node.input[0]] not in FLOAT_TYPES:
-            node.attribute[0].i = TensorProto.FLOAT
-            kept.append(node)
-        elif node.output[0] in outputs:
-            _rename(kept, node.input[0], node.output[0])
-            wanted[node.output[0]] = wanted[node.input[0]]
-            renamed[node.input[0]] = node.output[0]
-        else:
-            renamed[node.output[0]] = node.input[0]
-    replace_nodes(plain, kept)
-    return plain, wanted
-
-
-def _rename(nodes: list[onnx.NodeProto], old: str, new: str) -> None:
-    for node in nodes:
-        for names in (node.input, node.output):
-            for position, name in enumerate(names):
-                if name == old:
-                    names[position] = new

@@ -152,7 +152,7 @@ def test_a_process_that_fails_says_why(tmp_path):
     from int8_processes import ProcessFailed, Task, build, profile, write_task
 
     task = tmp_path / "0.json"
-    write_task(task, Task("a form", {"x": (1, 3)}, level=0, plugin=False, casts="fences"), b"not a graph")
+    write_task(task, Task("a form", {"x": (1, 3)}, level=0, plugin=False), b"not a graph")
     with pytest.raises(ProcessFailed, match=r"exit status 1: (a form: the graph is not ONNX|TensorRT is)"):
         build(task, 60)
     with pytest.raises(ProcessFailed, match="not finished within 0 s"):
