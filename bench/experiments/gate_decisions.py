@@ -35,25 +35,39 @@ class StoredRun:
     group: int
 
 
-def first_visits(run: Run, count: int) -> Run:
-    """The run as if it had ended after so many visits to each row."""
-    return dataclasses.replace(run, records=tuple(_first_visits(record, count) for record in run.records))
+def split_visits(run: Run, count: int) -> list[Run]:
+    """The run as several, each with as many visits to every row; visits that are left over are dropped.
+
+    A run whose rows were visited no oftener, or once in one stretch, is left as it is.
+    """
+    visits = min((len(record.latency.visits) for record in run.records if record.latency), default=0)
+    if visits <= count:
+        return [run]
+    starts = range(0, visits - count + 1, count)
+    return [
+        dataclasses.replace(run, records=tuple(_some_visits(record, first, count) for record in run.records))
+        for first in starts
+    ]
 
 
-def _first_visits(record: Record, count: int) -> Record:
+def _some_visits(record: Record, first: int, count: int) -> Record:
     latency = record.latency
-    if latency is None or len(latency.visits) <= count:
+    if latency is None:
         return record
-    end = latency.visits[count]
-    shorter = dataclasses.replace(
+    begin, end = (*latency.visits, len(latency.host_ms))[first : first + count + 1 : count]
+
+    def within(indices: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(index - begin for index in indices if begin <= index < end)
+
+    part = dataclasses.replace(
         latency,
-        host_ms=latency.host_ms[:end],
-        device_ms=None if latency.device_ms is None else latency.device_ms[:end],
-        disturbed=tuple(index for index in latency.disturbed if index < end),
-        visits=latency.visits[:count],
-        late=tuple(index for index in latency.late if index < end),
+        host_ms=latency.host_ms[begin:end],
+        device_ms=None if latency.device_ms is None else latency.device_ms[begin:end],
+        disturbed=within(latency.disturbed),
+        visits=within(latency.visits),
+        late=within(latency.late),
     )
-    return dataclasses.replace(record, latency=shorter)
+    return dataclasses.replace(record, latency=part)
 
 
 def _share(count: int, total: int) -> dict[str, Any]:
@@ -90,9 +104,9 @@ def _judge_all(pairs: Sequence[tuple[Run, Run]], thresholds: Thresholds) -> list
 
 
 def all_pairs(stored: Sequence[StoredRun]) -> list[tuple[Run, Run]]:
-    """Every two runs of unchanged code, each as the candidate of the other."""
-    plain = [item.run for item in stored if item.planted == 0]
-    return list(itertools.permutations(plain, 2))
+    """Every two runs of unchanged code that are not of one group, each as the candidate of the other."""
+    plain = [item for item in stored if item.planted == 0]
+    return [(new.run, old.run) for new, old in itertools.permutations(plain, 2) if new.group != old.group]
 
 
 def power_decisions(stored: Sequence[StoredRun], thresholds: Thresholds) -> list[dict[str, Any]]:

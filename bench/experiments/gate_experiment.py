@@ -5,8 +5,8 @@
         --budget-seconds 250 --row generator:tensorrt:fp16-mixed --row warp:pytorch:fp32
     # Decide anew on the samples of an earlier experiment, or of one that was killed:
     python bench/experiments/gate_experiment.py --again results/baselines/gate-experiment-cpu
-    # What would the same runs have said after their first visit to each row?
-    python bench/experiments/gate_experiment.py --again FOLDER --visits 1 --out FOLDER-one-visit
+    # What would be said of every single visit, as if each were a run?
+    python bench/experiments/gate_experiment.py --again FOLDER --visits 1 --out FOLDER-single-visits
 
 Runs of unchanged code alternate with runs in which every row does real extra work (a spinning kernel on a GPU, a busy
 loop on a CPU, as long as the stated part of the row's own time) and with runs in fresh processes. `samples.json` keeps
@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from gate_decisions import StoredRun, first_visits
+from gate_decisions import StoredRun, split_visits
 from gate_rows import Rows, busy_loop, row_absence
 from gate_schedule import Budget, Step, schedule
 from gate_table import decide, table, visit_medians
@@ -146,10 +146,10 @@ class Samples:
         ]
         return cls(stored, [codec.from_json(Run, item) for item in kept["fresh"]], kept["measured_again"])
 
-    def first_visits(self, count: int) -> Samples:
-        """The same runs, as if each had ended after so many visits to its rows."""
-        stored = [dataclasses.replace(item, run=first_visits(item.run, count)) for item in self.stored]
-        return Samples(stored, [first_visits(run, count) for run in self.fresh], self.again)
+    def split(self, count: int) -> Samples:
+        """The same runs, each as several of so many visits, which stay a group."""
+        stored = [dataclasses.replace(item, run=part) for item in self.stored for part in split_visits(item.run, count)]
+        return Samples(stored, [part for run in self.fresh for part in split_visits(run, count)], self.again)
 
     def write(self, folder: Path) -> None:
         kept = {
@@ -243,7 +243,7 @@ def parse() -> argparse.Namespace:
         "--threads", type=int, default=1, help="of PyTorch on a CPU: as many as cores wait for each other (default: 1)"
     )
     parser.add_argument(
-        "--visits", type=int, help="to each row; with --again, the first so many (default: the suite's)"
+        "--visits", type=int, help="to each row; with --again, every so many are a run (default: the suite's)"
     )
     parser.add_argument("--out", type=Path, help="folder to write (default: results/baselines/gate-experiment-DEVICE)")
     parser.add_argument(
@@ -271,7 +271,7 @@ def main() -> None:
     if options.again:
         samples = Samples.read(options.again)
         if options.visits is not None:
-            samples = samples.first_visits(options.visits)
+            samples = samples.split(options.visits)
         out.mkdir(parents=True, exist_ok=True)
     else:
         samples = measure_all(options, suite, measurable(suite, options.row or ROWS[options.device]), out)

@@ -52,7 +52,6 @@ def _row(records: list[Record]) -> dict[str, Any]:
         "runs": len(latencies),
         "median_ms": _spread([stats.median(latency.judged_ms) for latency in latencies]),
         "visit_ms": _spread([ms for latency in latencies for ms in visit_medians(latency)]),
-        "fastest_visit_ms": _spread([min(visit_medians(latency)) for latency in latencies]),
         "host_ms": _spread([latency.host_ms_median for latency in latencies]),
         "energy_mj": _spread([record.resources.energy_mj_per_frame for record in records if record.resources]),
         "gpu_memory_mb": _spread([record.resources.gpu_memory_mb for record in records if record.resources]),
@@ -88,13 +87,17 @@ def table(answers: dict[str, Any], settings: Mapping[str, Thresholds]) -> str:
     lines = ["# Gate experiment", "", f"{machine}; {', '.join(versions)}."]
     if answers["measured_again"]:
         lines += ["", f"{answers['measured_again']} runs were measured again because other processes were at work."]
-    lines += ["", "| row | clock | runs | median ms | lowest to highest median | single visits | fastest visits | "]
+    lines += ["", "| row | clock | runs | median ms | lowest to highest median | single visits | "]
     lines[-1] += "host time | energy | steady | disturbed samples | throttled by |"
-    lines.append("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|")
+    lines.append("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|")
     for row in answers["rows"]:
         cells = [row["row"], row["clock"], row["runs"], f"{row['median_ms']['median']:.4g}", _range(row["median_ms"])]
-        cells += [_range(row["visit_ms"]), _range(row["fastest_visit_ms"])]
-        cells += [_range(row["host_ms"]), _range(row["energy_mj"]), f"{row['steady']} of {row['runs']}"]
+        cells += [
+            _range(row["visit_ms"]),
+            _range(row["host_ms"]),
+            _range(row["energy_mj"]),
+            f"{row['steady']} of {row['runs']}",
+        ]
         cells += [f"{row['disturbed_samples']} of {row['samples']}", ", ".join(row["throttle_reasons"]) or "-"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     for name in settings:

@@ -148,20 +148,27 @@ def test_a_whole_experiment_fits_into_its_budget_as_far_as_steps_take_what_they_
     assert budget.spent() <= 250
 
 
-def test_runs_can_be_judged_by_their_first_visits(tmp_path):
-    from gate_decisions import StoredRun
+def test_every_visit_can_be_judged_as_a_run_but_not_against_its_own():
+    from gate_decisions import StoredRun, all_pairs
     from gate_experiment import Samples
 
     whole = run(1)
-    times = dataclasses.replace(whole.records[0].latency, visits=(0, 20, 40), disturbed=(5, 25))
+    times = dataclasses.replace(whole.records[0].latency, visits=(0, 20, 40), disturbed=(5, 25), late=(26,))
     whole = dataclasses.replace(whole, records=(dataclasses.replace(whole.records[0], latency=times),))
-    shorter = Samples([StoredRun(0.05, whole, 3)], [whole], 1).first_visits(2)
-    for cut in (shorter.stored[0].run, *shorter.fresh):
-        latency = cut.records[0].latency
-        assert (latency.visits, latency.disturbed, latency.host_ms) == ((0, 20), (5, 25), times.host_ms[:40])
-    assert (shorter.stored[0].planted, shorter.stored[0].group, shorter.again) == (0.05, 3, 1)
-    assert Samples([], [whole]).first_visits(1).fresh[0].records[0].latency.disturbed == (5,)
-    assert Samples([], [whole]).first_visits(3).fresh == [whole]
+    single = Samples([StoredRun(0.05, whole, 3)], [whole], 1).split(1)
+    for cuts in ([item.run for item in single.stored], single.fresh):
+        latencies = [cut.records[0].latency for cut in cuts]
+        assert [latency.host_ms for latency in latencies] == [times.host_ms[i : i + 20] for i in (0, 20, 40)]
+        assert [latency.visits for latency in latencies] == [(0,)] * 3
+        assert [latency.disturbed for latency in latencies] == [(5,), (5,), ()]
+        assert [latency.late for latency in latencies] == [(), (6,), ()]
+    assert {(item.planted, item.group) for item in single.stored} == {(0.05, 3)}
+    pair = Samples([], [whole]).split(2).fresh
+    assert [part.records[0].latency.visits for part in pair] == [(0, 20)], "the third visit has no partner"
+    assert Samples([], [whole]).split(3).fresh == [whole]
+    assert Samples([], [run(1)]).split(1).fresh == [run(1)], "one stretch"
+    two = Samples([StoredRun(0.0, whole, 3), StoredRun(0.0, whole, 4)]).split(1)
+    assert len(all_pairs(two.stored)) == 2 * 3 * 3
 
 
 def test_a_killed_experiment_leaves_its_samples(tmp_path):
