@@ -77,7 +77,7 @@ GPU_PLAN = TimingPlan(
     extra_seconds=1.0,
     visits=4,
     apart_seconds=2.0,
-    # The gate judges by one visit: its rank test needs so many to show anything among a hundred tests.
+    # Whether times stayed level is judged visit by visit, which takes so many.
     visit_samples=16,
     visit_warmup_calls=3,
     visit_warmup_seconds=0.05,
