@@ -108,7 +108,8 @@ class RemoteContestant:
         words = {name: value for name, value in dataclasses.asdict(side).items() if value is not None}
         if side.precision.endswith(PLAN_SUFFIX):
             words["precision"] = str(Path(side.precision).resolve())  # The worker runs in another folder.
-        answer = self._ask({"side": words, "conditions": dataclasses.asdict(conditions)})
+        mine = {"benchmark_version": BENCHMARK_VERSION}  # What an older checkout does not read.
+        answer = self._ask({"side": words, "conditions": dataclasses.asdict(conditions)} | mine)
         self.call_seconds = float(answer["call_seconds"])
         self._renders = bool(answer.get("renders", False))
         self.times_alike = answer.get("benchmark_version") == BENCHMARK_VERSION

@@ -23,7 +23,7 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
     def answer(content: dict[str, Any]) -> None:
         print(json.dumps(content), file=answers, flush=True)
 
-    def take_turns(contestant: LocalContestant) -> None:
+    def take_turns(contestant: LocalContestant, alike: bool) -> None:
         version = {"benchmark_version": BENCHMARK_VERSION}
         answer({"call_seconds": contestant.call_seconds, "renders": True} | version)
         for line in questions:
@@ -33,14 +33,16 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
                 answer({})
                 continue
             turn = contestant.take(int(asked["take"]))
-            answer({"host_ms": turn.host_ms, "device_ms": turn.device_ms, "late": turn.late})
+            # A caller of another version means something else by device time, and falls back to host times.
+            device = turn.device_ms if alike else None
+            answer({"host_ms": turn.host_ms, "device_ms": device, "late": turn.late})
 
     asked = json.loads(questions.readline())
     try:
         side, conditions = Side(**asked["side"]), Conditions(**asked["conditions"])
         suite = conditions.suite(lambda line: print(line, file=sys.stderr))
         with local_contestant(side, conditions, suite) as contestant:
-            take_turns(contestant)
+            take_turns(contestant, asked.get("benchmark_version") == BENCHMARK_VERSION)
     except (ValueError, TypeError, EngineBuildError, OSError) as error:
         answer({"error": " ".join(str(error).split())})
 

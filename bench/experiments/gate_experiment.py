@@ -253,6 +253,8 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.visits is not None and options.visits < 1:
         parser.error(f"--visits must be 1 or more but is {options.visits}")
+    if options.again and options.visits and not options.out:
+        parser.error("--again with --visits decides on parts of runs: give it an --out of its own")
     return options
 
 

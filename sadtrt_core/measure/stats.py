@@ -66,14 +66,12 @@ def _checked(samples: Samples) -> np.ndarray:
 class Comparison:
     """How candidate samples compare with baseline samples; ratios are candidate over baseline, above 1 is slower.
 
-    `interval` is a bootstrap interval of the ratio of medians; `slow_noise` is the relative standard deviation that
-    slow variation inside the two runs puts on their ratio; `p_slower` and `p_faster` are one-sided rank-test
+    `interval` is a bootstrap interval of the ratio of medians; `p_slower` and `p_faster` are one-sided rank-test
     probabilities of samples like these if the candidate were not slower (faster) by more than the margin asked for.
     """
 
     ratio: float
     interval: Interval
-    slow_noise: float
     p_slower: float
     p_faster: float
 
@@ -84,7 +82,6 @@ def compare(candidate: Samples, baseline: Samples, margin: float = 0.0, confiden
     return Comparison(
         ratio=median_ratio(candidate, baseline),
         interval=ratio_interval(candidate, baseline, confidence),
-        slow_noise=math.hypot(slow_variation(candidate), slow_variation(baseline)),
         p_slower=rank_test(candidate, reference * (1 + margin)),
         p_faster=rank_test(reference / (1 + margin), candidate),
     )

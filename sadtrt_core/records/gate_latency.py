@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from sadtrt_core.measure import stats
-from sadtrt_core.records.gate_host import another_speed, busy_host, fastest_of_both, restless
+from sadtrt_core.records.gate_host import Problem, another_speed, busy_host, fastest_of_both, restless
+from sadtrt_core.records.gate_samples import JudgedSamples, judged_samples
 from sadtrt_core.records.schema import Latency, Telemetry
 from sadtrt_core.records.thresholds import Limits, Thresholds
 from sadtrt_core.records.verdicts import Finding, Verdict
@@ -21,7 +23,7 @@ def latency_tests(candidate: Latency, baseline: Latency, limits: Limits) -> dict
     """
     both = candidate.device_ms is not None and baseline.device_ms is not None
     on_device, on_host = limits.slowdown_percent, limits.host_slowdown_percent
-    if on_device is not None and on_host is not None and (candidate.at_host_pace or baseline.at_host_pace):
+    if on_device is not None and on_host is not None and candidate.at_host_pace and baseline.at_host_pace:
         on_device = max(on_device, on_host)
     effects = {
         "device_ms": on_device if both else None,
@@ -41,11 +43,13 @@ def latency_findings(
     """Findings on device and host time.
 
     `hosts` is how the host was in the candidate's run and in the baseline's (gate_host.py). Where it was busy, host
-    times are not judged; where they are all there is, the row is then not comparable. Without device times, host times
-    are judged by their fastest quarter, and only where a fixed computation was as fast in both runs and most samples
-    came close to the fastest, to within half the smallest effect of interest.
+    times are not judged, nor where they vary too much; where they are all there is, the row is then not comparable.
+    Without device times, host times are judged by their fastest quarter, and only where a fixed computation was as fast
+    in both runs and most samples came close to the fastest, to within half the smallest effect of interest.
 
-    The samples of all visits to a row are judged together, as its median is published.
+    The samples of all visits to a row are judged together, as its median is published; rows that one run visited more
+    often are not comparable. Nor are rows whose device times include waiting for the host in one run only, or in both
+    where the host was busy.
 
     A row is slower where all four hold, so that it is neither an accident of few samples nor a change nobody wants to
     hear of nor a machine that was busy:
@@ -59,44 +63,62 @@ def latency_findings(
     if (candidate.device_ms is None) != (baseline.device_ms is None):
         without = "the candidate" if candidate.device_ms is None else "the baseline"
         return [Finding("device_ms", "not comparable", "clock_differs", f"{without} has no device times")]
-    findings = []
     on_device = candidate.device_ms is not None
+    now, before = (max(1, len(latency.visits)) for latency in (candidate, baseline))
+    if now != before:
+        sentence = f"visited {before} times in the baseline and {now} times in this run: measure the shorter one again"
+        return [Finding("device_ms" if on_device else "host_ms", "not comparable", "visits_differ", sentence)]
+    findings = []
+    beside = on_device and limits.slowdown_percent is not None
+    busy = busy_host(*hosts, thresholds.busy_percent)
     for metric, effect in latency_tests(candidate, baseline, limits).items():
-        new, old, remark = _judged_samples(candidate, baseline, metric)
-        problem = None
-        if metric == "host_ms":
-            problem = busy_host(*hosts, thresholds.busy_percent)
-            if not on_device:
-                half = effect / 100 / 2
-                (new, old), remark = fastest_of_both(new, old), f"{remark} (fastest quarter)"
-                problem = problem or another_speed(*hosts, half) or restless(new, half) or restless(old, half)
+        samples, problem = judged_samples(candidate, baseline, metric), None
+        if metric == "device_ms":
+            problem = _pace_differs(candidate, baseline) or (busy if candidate.at_host_pace else None)
+        elif on_device:
+            problem = busy
+        else:
+            half = effect / 100 / 2
+            new, old = fastest_of_both(samples.all_new, samples.all_old)
+            samples = JudgedSamples((new,), (old,), f"{samples.remark} (fastest quarter)")
+            problem = busy or another_speed(*hosts, half) or restless(new, half) or restless(old, half)
         if problem is not None:
-            findings.append(_unjudged(*problem, instead=on_device and limits.slowdown_percent is not None))
+            findings.append(_unjudged(metric, *problem, instead=beside and metric == "host_ms"))
             continue
-        findings.append(_judge(metric, new, old, effect, thresholds, significance, remark))
+        finding = _judge(metric, samples, effect, thresholds, significance)
+        if beside and metric == "host_ms" and finding.reason == "too_noisy":
+            finding = dataclasses.replace(finding, verdict="same", sentence=f"{finding.sentence}; not judged")
+        findings.append(finding)
     return findings
 
 
-def _unjudged(reason: str, why: str, instead: bool) -> Finding:
-    sentence = f"{why}: host time was not judged" + ("" if instead else "; measure on a quiet machine")
-    return Finding("host_ms", "same" if instead else "not comparable", reason, sentence)
+def _pace_differs(candidate: Latency, baseline: Latency) -> Problem | None:
+    if candidate.at_host_pace == baseline.at_host_pace:
+        return None
+    which = "this run" if candidate.at_host_pace else "the baseline"
+    return "pace_differs", f"most device times of {which} include waiting for the host, the other's do not"
+
+
+def _unjudged(metric: str, reason: str, why: str, instead: bool) -> Finding:
+    name = "device time" if metric == "device_ms" else "host time"
+    sentence = f"{why}: {name} was not judged" + ("" if instead else "; measure on a quiet machine")
+    return Finding(metric, "same" if instead else "not comparable", reason, sentence)
 
 
 def _judge(
     metric: str,
-    new: tuple[float, ...],
-    old: tuple[float, ...],
+    samples: JudgedSamples,
     effect: float,
     thresholds: Thresholds,
     significance: float,
-    remark: str,
 ) -> Finding:
+    new, old, remark = samples.all_new, samples.all_old, samples.remark
     name = "device time" if metric == "device_ms" else "host time"
     if not stats.median(old) or not stats.median(new):
         return Finding(metric, "not comparable", "zero_times", f"the median {name} of one run is zero")
     margin = effect / 100 / 2
     compared = stats.compare(new, old, margin)
-    noise = 100 * NOISE_FACTOR * compared.slow_noise
+    noise = 100 * NOISE_FACTOR * samples.slow_noise(effect)
     limit = max(effect, noise)
     change = 100 * (compared.ratio - 1)
     slower = compared.p_slower < significance and compared.interval.low > 1 + margin
@@ -141,21 +163,3 @@ def _judge(
 def _percent(ratio: float) -> float | None:
     # A resample of a run with zeros among its times can have no finite ratio.
     return 100 * (ratio - 1) if math.isfinite(ratio) else None
-
-
-def _judged_samples(
-    candidate: Latency, baseline: Latency, metric: str
-) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """The samples of both to judge by, and a remark: undisturbed ones where those are at least half of each run."""
-    runs = (candidate, baseline)
-    every = [tuple(range(len(getattr(latency, metric)))) for latency in runs]
-    late = [latency.late if metric == "device_ms" else () for latency in runs]
-    marked = [frozenset((*latency.disturbed, *waited)) for latency, waited in zip(runs, late, strict=True)]
-    kept = [tuple(i for i in whole if i not in some) for whole, some in zip(every, marked, strict=True)]
-    remark = ""
-    if any(2 * len(some) < len(whole) for some, whole in zip(kept, every, strict=True)):
-        kept, remark = every, " (most samples were disturbed by clock drops, throttling or a slow host; all are judged)"
-    elif left_out := sum(map(len, every)) - sum(map(len, kept)):
-        remark = f" ({left_out} disturbed samples left out)"
-    new, old = (tuple(getattr(run, metric)[i] for i in some) for run, some in zip(runs, kept, strict=True))
-    return new, old, remark

@@ -47,10 +47,12 @@ class Latency(JsonValue):
         if self.warmup_calls < 0:
             raise ValueError(f"warmup_calls must not be negative but is {self.warmup_calls}")
         longest = max(len(self.host_ms), len(self.device_ms or ()))
-        for name in ("disturbed", "late"):
+        for name, count in (("disturbed", longest), ("late", len(self.device_ms or ()))):
             indices = tuple(int(index) for index in getattr(self, name))
-            if any(not 0 <= index < longest for index in indices):
-                raise ValueError(f"{name} names a sample outside the {longest} that were taken: {indices}")
+            if any(not 0 <= index < count for index in indices):
+                raise ValueError(f"{name} names a sample outside the {count} that were taken: {indices}")
+            if len(set(indices)) < len(indices):
+                raise ValueError(f"{name} names a sample twice: {indices}")
             _set(self, **{name: indices})
         shortest = min(len(self.host_ms), len(self.host_ms if self.device_ms is None else self.device_ms))
         if self.visits and (self.visits[0] != 0 or self.visits[-1] >= shortest):

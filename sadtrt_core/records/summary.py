@@ -119,7 +119,8 @@ def _latency_cells(run: Run, record: Record) -> dict[str, Any]:
         "steady": latency.steady,
         # Nothing was seen to disturb what nothing watched.
         "disturbed": len(latency.disturbed) if latency.disturbed or record.telemetry else None,
-        "late": None if latency.device_ms is None else len(latency.late),
+        # Nothing was held back before version 4.
+        "late": len(latency.late) if latency.device_ms and record.benchmark_version >= 4 else None,
     }
 
 

@@ -153,7 +153,8 @@ def test_every_visit_can_be_judged_as_a_run_but_not_against_its_own():
     from gate_experiment import Samples
 
     whole = run(1)
-    times = dataclasses.replace(whole.records[0].latency, visits=(0, 20, 40), disturbed=(5, 25), late=(26,))
+    times = whole.records[0].latency
+    times = dataclasses.replace(times, device_ms=times.host_ms, visits=(0, 20, 40), disturbed=(5, 25), late=(26,))
     whole = dataclasses.replace(whole, records=(dataclasses.replace(whole.records[0], latency=times),))
     single = Samples([StoredRun(0.05, whole, 3)], [whole], 1).split(1)
     for cuts in ([item.run for item in single.stored], single.fresh):

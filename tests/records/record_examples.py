@@ -114,13 +114,15 @@ def latencies(draw: st.DrawFn) -> Latency:
     has_device = draw(st.booleans())
     shortest = min(len(host), len(device)) if has_device else len(host)
     begins = draw(st.none() | st.sets(st.integers(0, shortest - 1)))
+    late = draw(st.sets(st.integers(0, len(device) - 1), max_size=2)) if has_device else ()
     return Latency(
         tuple(device) if has_device else None,
         tuple(host),
         draw(st.integers(0, 1000)),
         draw(st.booleans()),
-        draw(st.lists(st.integers(0, len(host) - 1), max_size=2).map(tuple)),
+        tuple(draw(st.sets(st.integers(0, len(host) - 1), max_size=2))),
         () if begins is None else tuple(sorted({0, *begins})),
+        tuple(late),
     )
 
 

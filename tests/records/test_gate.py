@@ -281,15 +281,67 @@ def test_samples_in_which_the_host_was_late_are_left_out() -> None:
     baseline = measured(latency=device_times(samples(5.0, 2)))
     few = judge(measured(latency=late(device_times(times), 20 / len(times))), baseline)[0].finding("device_ms")
     assert few.candidate == pytest.approx(5.0, rel=5e-3)
-    assert "20 disturbed samples left out" in few.sentence
+    assert "20 late samples left out" in few.sentence
+
+
+def test_late_samples_are_left_out_even_where_others_were_disturbed() -> None:
+    """Neither half is bad, but together they are: waiting for the host must not pass for the baseline's time."""
+    times = np.asarray(samples(5.0, 1))
+    times[:18] *= 2
+    baseline = dataclasses.replace(late(device_times(times), 18 / len(times)), disturbed=tuple(range(20, 36)))
+    finding = judge(measured(latency=device_times(samples(5.75, 2))), measured(latency=baseline))[0].finding(
+        "device_ms"
+    )
+    assert (finding.verdict, finding.baseline) == ("slower", pytest.approx(5.0, rel=5e-3))
+    assert "18 late samples left out" in finding.sentence
 
 
 def test_device_times_that_include_waiting_for_the_host_have_the_hosts_limit() -> None:
     new, old = (device_times(samples(level, seed)) for level, seed in ((5.3, 1), (5.0, 2)))
     assert judge(measured(latency=new), measured(latency=old))[0].finding("device_ms").verdict == "slower"
-    for pair in ((late(new, 1.0), old), (new, late(old, 1.0)), (late(new, 1.0), late(old, 1.0))):
-        finding = judge(*(measured(latency=times) for times in pair))[0].finding("device_ms")
-        assert (finding.verdict, finding.limit) == ("same", pytest.approx(10.0))
+    both = [measured(latency=late(times, 1.0)) for times in (new, old)]
+    finding = judge(*both)[0].finding("device_ms")
+    assert (finding.verdict, finding.limit) == ("same", pytest.approx(10.0))
+    for pair in ((late(new, 1.0), old), (new, late(old, 1.0))):
+        row, code = judge(*(measured(latency=times) for times in pair))
+        finding = row.finding("device_ms")
+        assert (finding.verdict, finding.reason, code) == ("not comparable", "pace_differs", ExitCode.NOT_COMPARABLE)
+    waiting = Telemetry(None, None, None, None, waited_percent=60.0)
+    row, code = judge(dataclasses.replace(both[0], telemetry=waiting), both[1])
+    assert (row.finding("device_ms").reason, code) == ("machine_busy", ExitCode.NOT_COMPARABLE)
+
+
+def test_host_times_beside_device_times_that_vary_too_much_are_not_judged() -> None:
+    """One visit of four in which the host was twice as slow: the device's times say what is to be said."""
+    device = visited(0.104, 0.104, 0.104, 0.104)
+    host = visited(0.29, 0.29, 0.56, 0.30).host_ms
+    restless = dataclasses.replace(device, host_ms=host)
+    row, code = judge(measured(latency=restless), measured(latency=restless))
+    assert (row.finding("host_ms").reason, row.verdict, code) == ("too_noisy", "same", ExitCode.PASS)
+    slower = dataclasses.replace(restless, device_ms=tuple(1.1 * ms for ms in device.device_ms))
+    assert judge(measured(latency=slower), measured(latency=restless))[0].verdict == "slower"
+
+
+def test_states_less_than_the_limit_apart_hide_no_slowdown_beyond_them() -> None:
+    fast, slow = 3.88, 3.98
+    for levels in ((slow, slow, fast, fast), (fast, slow, fast, slow), (slow, slow, slow, slow)):
+        old = visited(*levels)
+        finding = judge(measured(latency=old), measured(latency=visited(*levels, seed=7)))[0].finding("device_ms")
+        assert (finding.verdict, finding.limit) == ("same", pytest.approx(3.0, abs=0.3))
+        slower = visited(*(1.06 * ms for ms in levels), seed=3)
+        assert judge(measured(latency=slower), measured(latency=old))[0].verdict == "slower"
+    # Visits that differ by more may raise an alarm by that alone, so what they vary by counts.
+    apart = visited(3.8, 4.2, 3.8, 4.2)
+    assert judge(measured(latency=apart), measured(latency=apart))[0].finding("device_ms").limit > 10
+
+
+def test_a_row_that_one_run_visited_more_often_is_not_comparable() -> None:
+    several, once = visited(4.92, 4.75, 4.92, 4.92), visited(4.75)
+    for new, old in ((once, several), (several, once)):
+        row, code = judge(measured(latency=new), measured(latency=old))
+        assert (row.finding("device_ms").reason, code) == ("visits_differ", ExitCode.NOT_COMPARABLE)
+    stretch = dataclasses.replace(once, visits=())
+    assert judge(measured(latency=once), measured(latency=stretch))[1] == ExitCode.PASS, "one stretch is one visit"
 
 
 def test_slow_noise_of_fifty_samples_hides_no_five_percent() -> None:

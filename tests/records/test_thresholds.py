@@ -46,7 +46,9 @@ def test_an_override_may_be_for_short_rows_only_and_the_default_one_gives_way_to
         limits = Thresholds().for_key(eager, ms)
         assert (limits.slowdown_percent, limits.host_slowdown_percent) == (3, 25)
     for slow in (Thresholds().for_key(eager, 45.0), Thresholds().for_key(eager, None), Thresholds().for_key(eager)):
-        assert slow == Limits(), "another device time, or none"
+        assert slow == Limits(memory_growth_percent=30.0), "another device time, or none"
+    assert Thresholds().for_key(key("warp"), 0.05) == Limits(slowdown_percent=5.0, host_slowdown_percent=25.0)
+    assert Thresholds().for_key(key("warp"), 0.5) == Limits()
     text = "[[gate.override]]\nrunner = 'pytorch'\nbelow_ms = 0.5\nhost_slowdown_percent = 7"
     own = read(tmp_path, text, "gate.toml")
     assert [own.for_key(eager, ms).host_slowdown_percent for ms in (0.47, 0.6, 45.0)] == [7, 25, 10]
