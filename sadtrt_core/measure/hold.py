@@ -1,9 +1,10 @@
 """Keeps a GPU busy while the host enqueues what is to be timed, so that its device time holds nothing of the host's.
 
 An event that is recorded on an idle stream happens at once, and whatever the host then takes to launch the work counts
-as device time: some 10 us for one kernel, over 0.1 ms for a CUDA graph of some hundred, and more or less of it for
-seconds at a time. Behind a kernel that spins until everything is enqueued, the time between two events is the
-device's alone (as with the blocking kernel of NVBench, NVIDIA's benchmark of kernels).
+as device time: some 10 us for one kernel, 25 us for a CUDA graph of some hundred, milliseconds for the generator in
+eager PyTorch, now more and now less (results/baselines/h200-experiments/launch-latency.json). Behind a kernel that
+spins until everything is enqueued, the time between two events is the device's alone (as with the blocking kernel of
+NVBench, NVIDIA's benchmark of kernels).
 """
 
 from __future__ import annotations
