@@ -134,9 +134,9 @@ def power_decisions(stored: Sequence[StoredRun], thresholds: Thresholds) -> list
                 (row,) = result.rows
                 found = row.finding("device_ms") or row.finding("host_ms")
                 assert found is not None  # Both runs hold times of this row.
-                caught += row.verdict == "slower"
+                caught += found.verdict == "slower"
                 shown += found.low is not None and found.low > 0
-                unjudged += row.verdict == "not comparable"
+                unjudged += found.verdict == "not comparable"
                 reasons[found.reason] += 1
                 if found.change is not None and found.limit is not None:
                     changes.append(found.change)

@@ -206,7 +206,9 @@ class LatencySampler:
     def sample_host(self) -> None:
         """The host's part of a sample. RuntimeError without the device's, where there is a device."""
         if self.runner.stream is not None and len(self.device_ms) <= len(self.host_ms):
-            raise RuntimeError("a sample's device part comes first: something repeated the host's call by itself")
+            raise RuntimeError(
+                "a sample's host part was repeated without its device part: leave out --benchmark-cprofile-loops"
+            )
         start, stop = self._host_call()
         self.windows.append((start if self._began is None else self._began, stop))
         self.host_ms.append((stop - start) * 1e3)

@@ -12,6 +12,8 @@ from sadtrt_core.records.schema import Latency, Telemetry
 from sadtrt_core.records.thresholds import Limits, Thresholds
 from sadtrt_core.records.verdicts import Finding, Verdict
 
+SMALLEST_MS = 1e-6
+"""Times below a nanosecond are none that any clock here could have measured."""
 NOISE_FACTOR = 3.0
 """How many standard deviations of slow variation a change must exceed, beside the smallest effect of interest."""
 
@@ -114,7 +116,7 @@ def _judge(
 ) -> Finding:
     new, old, remark = samples.all_new, samples.all_old, samples.remark
     name = "device time" if metric == "device_ms" else "host time"
-    if not stats.median(old) or not stats.median(new):
+    if min(stats.median(old), stats.median(new)) < SMALLEST_MS:
         return Finding(metric, "not comparable", "zero_times", f"the median {name} of one run is zero")
     margin = effect / 100 / 2
     compared = stats.compare(new, old, margin)

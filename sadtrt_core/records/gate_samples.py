@@ -36,15 +36,21 @@ class JudgedSamples:
 
         Visits that differ by no more than the smallest effect of interest cannot raise an alarm by that: then only
         what varies within visits counts, so that two states of a GPU, less than the effect apart, hide nothing larger.
+        Of visits that differ by more, what varies over all of them counts by the part that is beyond the effect.
         """
-        if all(_apart(visits) <= effect_percent / 100 for visits in (self.new, self.old)):
-            return math.hypot(*(stats.median(list(map(stats.slow_variation, run))) for run in (self.new, self.old)))
-        return math.hypot(stats.slow_variation(self.all_new), stats.slow_variation(self.all_old))
+        return math.hypot(*(_slow_variation(run, effect_percent / 100) for run in (self.new, self.old)))
 
 
-def _apart(visits: Visits) -> float:
+def _slow_variation(visits: Visits, effect: float) -> float:
+    # Of fewer samples there is no slow variation to see.
+    within = [stats.slow_variation(visit) for visit in visits if len(visit) >= 4]
+    overall = stats.slow_variation([ms for visit in visits for ms in visit])
+    if not within:
+        return overall
     medians = [stats.median(visit) for visit in visits]
-    return max(medians) / min(medians) - 1 if min(medians) else math.inf
+    apart = max(medians) / min(medians) - 1 if min(medians) else math.inf
+    beyond = max(0.0, 1 - effect / apart) if apart else 0.0
+    return max(stats.median(within), overall * beyond)
 
 
 def judged_samples(candidate: Latency, baseline: Latency, metric: str) -> JudgedSamples:

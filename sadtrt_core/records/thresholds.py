@@ -78,7 +78,7 @@ class Override:
         return all(getattr(self, name) in (None, getattr(key, name)) for name in OVERRIDE_SELECTORS)
 
 
-#: What every project's own overrides come after.
+#: Limits of such rows are no lower than these, whatever is set for all rows; a project's own overrides come after.
 DEFAULT_OVERRIDES = (
     *(
         Override(None, runner, None, {"host_slowdown_percent": 25.0}, below_ms)
@@ -98,12 +98,12 @@ class Thresholds:
     `false_alarm` is the probability, over all latency tests of one comparison together, that the rank test alone calls
     equal samples unequal. A row whose own slow variation could hide a change of `too_noisy_percent` is not comparable.
     Host times are not judged where the process waited for a processor for more than `busy_percent` of either run.
-    Very short rows, host times of rows that the host launches kernel by kernel, and PyTorch's memory have limits of
-    their own (DEFAULT_OVERRIDES), unless an override says otherwise.
+    Very short rows, host times of rows that the host launches kernel by kernel, and PyTorch's memory have limits no
+    lower than DEFAULT_OVERRIDES says, where the metric is judged at all, unless one of `overrides` says otherwise.
     """
 
     limits: Limits = field(default_factory=Limits)
-    overrides: tuple[Override, ...] = DEFAULT_OVERRIDES
+    overrides: tuple[Override, ...] = ()
     false_alarm: float = 0.01
     too_noisy_percent: float = 50.0
     busy_percent: float = 10.0
@@ -111,6 +111,9 @@ class Thresholds:
     def for_key(self, key: RecordKey, device_ms: float | None = None) -> Limits:
         """The limits for one row, which took `device_ms` in the baseline; of several overrides the later wins."""
         limits = self.limits
+        for override in DEFAULT_OVERRIDES:
+            if override.applies_to(key, device_ms):
+                limits = dataclasses.replace(limits, **_no_lower(limits, override.limits))
         for override in self.overrides:
             if override.applies_to(key, device_ms):
                 limits = dataclasses.replace(limits, **override.limits)
@@ -137,10 +140,7 @@ class Thresholds:
             raise RecordsError(f"{where}.override should be a list of tables, written [[{where}.override]]")
         return cls(
             limits=Limits(**limits),
-            overrides=(
-                *DEFAULT_OVERRIDES,
-                *(_override(entry, f"{where}.override[{i}]") for i, entry in enumerate(overrides)),
-            ),
+            overrides=tuple(_override(entry, f"{where}.override[{i}]") for i, entry in enumerate(overrides)),
             **general,
         )
 
@@ -179,13 +179,19 @@ class Thresholds:
         return cls.from_table(table, ".".join(names))
 
 
+def _no_lower(limits: Limits, least: Mapping[str, float | None]) -> dict[str, float]:
+    """Those of `least` that are above the limit there is; a metric that is not judged stays so."""
+    present = {name: (getattr(limits, name), value) for name, value in least.items()}
+    return {name: max(old, new) for name, (old, new) in present.items() if old is not None and new is not None}
+
+
 def _override(entry: Mapping[str, Any], where: str) -> Override:
     names = {item.name for item in dataclasses.fields(Limits)}
     if unknown := sorted(set(entry) - names - {*OVERRIDE_SELECTORS, "below_ms"}):
         raise RecordsError(f"{where} has the unknown entry {unknown[0]!r}")
     selectors = {name: entry.get(name) for name in OVERRIDE_SELECTORS}
-    if all(value is None for value in selectors.values()):
-        raise RecordsError(f"{where} should say for which stage, runner or precision it is")
+    if all(value is None for value in selectors.values()) and "below_ms" not in entry:
+        raise RecordsError(f"{where} should say for which stage, runner or precision it is, or below_ms")
     for name, value in selectors.items():
         if value is not None and not isinstance(value, str):
             raise RecordsError(f"{where}.{name} should be a name in quotes but is {value!r}")

@@ -33,6 +33,10 @@ class ExitCode(IntEnum):
     ROWS_MISSING = 3
 
 
+UNJUDGED = ("too_noisy", "machine_busy")
+"""Reasons for which a metric beside others is not judged; its verdict is "same" then, and the row says so."""
+
+
 @dataclass(frozen=True)
 class Finding(JsonValue):
     """What one metric of one row says.
@@ -74,9 +78,16 @@ class GateRow(JsonValue):
 
     @property
     def detail(self) -> str:
-        """All findings as grave as the first, as one line."""
-        told = [finding.sentence for finding in self.findings if finding.verdict != "same"]
-        return "; ".join(told or [self.findings[0].sentence])
+        """All findings but those of metrics that are the same, and which were not judged, as one line."""
+        told = [finding.sentence for finding in self.findings if finding.verdict != "same"] or [
+            self.findings[0].sentence
+        ]
+        told += [
+            finding.sentence
+            for finding in self.findings
+            if finding.verdict == "same" and finding.reason in UNJUDGED and finding.sentence not in told
+        ]
+        return "; ".join(told)
 
     def finding(self, metric: str) -> Finding | None:
         """The finding on one metric, or None."""

@@ -139,3 +139,12 @@ def test_a_window_spans_both_calls(monkeypatch):
     sampler = LatencySampler(Runner(machine, 1, 0.0, 1e-3))
     sampler.sample()
     assert sampler.windows == [pytest.approx((0.0, 2e-3))]
+
+
+def test_a_host_part_without_a_device_part_is_refused(monkeypatch):
+    """As a profiler that repeats the benchmark's target does: samples of the two clocks would no longer be pairs."""
+    sampler = LatencySampler(Runner(Machine(monkeypatch), 1, 0.0, 1e-3))
+    sampler.sample()
+    with pytest.raises(RuntimeError, match="without its device part"):
+        sampler.sample_host()
+    assert len(sampler.host_ms) == len(sampler.device_ms) == 1

@@ -322,6 +322,48 @@ def test_host_times_beside_device_times_that_vary_too_much_are_not_judged() -> N
     assert judge(measured(latency=slower), measured(latency=restless))[0].verdict == "slower"
 
 
+def test_a_host_time_that_was_not_judged_is_said_in_the_row() -> None:
+    device = visited(5.0, 5.0, 5.0, 5.0)
+    noisy = dataclasses.replace(device, host_ms=visited(5.0, 5.0, 9.0, 14.0).host_ms)
+    tripled = dataclasses.replace(device, host_ms=visited(15.0, 15.0, 15.0, 15.0).host_ms)
+    row, code = judge(measured(latency=tripled), measured(latency=noisy))
+    assert (row.verdict, code) == ("same", ExitCode.PASS)
+    assert "not judged" in row.detail
+    assert "host time" in row.detail
+    # Where device times are not judged either, nothing is left to judge by.
+    host_alone = Thresholds(limits=Limits(slowdown_percent=None))
+    row, code = judge(
+        measured(latency=tripled), measured(latency=noisy), Thresholds(limits=Limits(slowdown_percent=None))
+    )
+    assert (row.verdict, row.reason, code) == ("not comparable", "too_noisy", ExitCode.NOT_COMPARABLE)
+    waiting = Telemetry(None, None, None, None, waited_percent=60.0)
+    busy = measured(latency=device, telemetry=waiting)
+    assert "host time was not judged" in judge(busy, measured(latency=device))[0].detail
+    assert judge(busy, measured(latency=device), host_alone)[1] == ExitCode.NOT_COMPARABLE
+
+
+def test_a_late_sample_has_a_host_time_like_any_other() -> None:
+    slow = dataclasses.replace(device_times(samples(5.0, 1)), host_ms=tuple(samples(5.0, 1)[:30]) + (8.0,) * 30)
+    marked = dataclasses.replace(slow, late=tuple(range(30, 60)))
+    for latency_of in (slow, marked):
+        finding = judge(measured(latency=latency_of), measured(latency=device_times(samples(5.0, 2))))[0]
+        assert finding.finding("host_ms").candidate > 5.5
+
+
+def test_visits_of_one_run_that_are_apart_count_as_its_noise() -> None:
+    level, apart = visited(4.0, 4.0, 4.0, 4.0), visited(3.8, 4.2, 3.8, 4.2)
+    for pair in ((apart, level), (level, apart)):
+        assert judge(*(measured(latency=times) for times in pair))[0].finding("device_ms").limit > 4
+    # Without a jump where visits are as far apart as the limit.
+    limits = [
+        judge(*[measured(latency=visited(4.0, 4.0, (1 + part) * 4.0, (1 + part) * 4.0))] * 2)[0]
+        .finding("device_ms")
+        .limit
+        for part in (0.029, 0.031)
+    ]
+    assert limits[1] - limits[0] < 1
+
+
 def test_states_less_than_the_limit_apart_hide_no_slowdown_beyond_them() -> None:
     fast, slow = 3.88, 3.98
     for levels in ((slow, slow, fast, fast), (fast, slow, fast, slow), (slow, slow, slow, slow)):

@@ -58,6 +58,21 @@ def test_an_override_may_be_for_short_rows_only_and_the_default_one_gives_way_to
     assert project.for_key(key("mapping", "fp32"), 0.02).slowdown_percent == 5
 
 
+def test_default_overrides_never_tighten_a_limit_nor_judge_what_is_not_judged(tmp_path: Path) -> None:
+    text = "[gate]\nslowdown_percent = {}\nhost_slowdown_percent = {}"
+    eager, short = key("generator", "fp16", "pytorch"), key("warp")
+    off = read(tmp_path, text.format("false", "false"), "gate.toml")
+    for limits in (off.for_key(eager, 9.5), off.for_key(short, 0.05)):
+        assert limits.slowdown_percent is limits.host_slowdown_percent is None
+    wide = read(tmp_path, text.format("8", "50"), "gate.toml")
+    assert wide.for_key(eager, 9.5).host_slowdown_percent == 50
+    assert wide.for_key(short, 0.05).slowdown_percent == 8
+    narrow = read(tmp_path, text.format("1", "5"), "gate.toml")
+    assert (narrow.for_key(short, 0.05).slowdown_percent, narrow.for_key(short, 0.5).slowdown_percent) == (5, 1)
+    own = read(tmp_path, "[[gate.override]]\nbelow_ms = 0.2\nslowdown_percent = 2", "gate.toml")
+    assert (own.for_key(short, 0.05).slowdown_percent, own.for_key(short, 0.5).slowdown_percent) == (2, 3)
+
+
 def test_a_project_without_the_table_has_the_defaults(tmp_path: Path) -> None:
     assert read(tmp_path, "[project]\nname = 'x'\n") == Thresholds()
     assert read(tmp_path, "[gate]\nslowdown_percent = 1.5\n", "gate.toml").limits.slowdown_percent == 1.5
@@ -76,7 +91,7 @@ def test_a_project_without_the_table_has_the_defaults(tmp_path: Path) -> None:
         ("[[gate.override]]\nslowdown_percent = 3", "for which stage, runner or precision"),
         ("[[gate.override]]\nstage = 3", "should be a name in quotes"),
         ("[[gate.override]]\nstage = 'decode'\nbatch = 3", "unknown entry 'batch'"),
-        ("[[gate.override]]\nbelow_ms = 1.0", "for which stage, runner or precision"),
+        ("[[gate.override]]\nslowdown_percent = 1.0", "for which stage, runner or precision it is, or below_ms"),
         ("[[gate.override]]\nstage = 'warp'\nbelow_ms = 'short'", "below_ms should be a number"),
         ("gate = 3", "should be a table"),
         ("[other]\n", r"should hold a table \[gate\]"),
