@@ -125,7 +125,8 @@ def profiled_kernels(sampler: LatencySampler) -> list[tuple[float, float]]:
         for _ in range(CALLS):
             sampler.sample()
         torch.cuda.synchronize()
-    sampler.device_ms.clear(), sampler.host_ms.clear(), sampler.late.clear()
+    for taken in (sampler.device_ms, sampler.host_ms, sampler.late):
+        taken.clear()
     with torch.profiler.profile(activities=activities, acc_events=True) as profile:
         for _ in range(CALLS):
             sampler.sample_device()

@@ -45,5 +45,5 @@ class Hold:
         """Enqueue a kernel on `stream` that spins for `seconds`."""
         if seconds := self.seconds:
             with torch.cuda.stream(stream):
-                # Not documented, but what PyTorch's own tests and benchmarks use, unchanged since its first versions.
+                # Not documented, but what PyTorch's own tests keep a GPU busy with.
                 torch.cuda._sleep(int(seconds * _CYCLES_PER_SECOND))
