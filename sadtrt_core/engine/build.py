@@ -18,7 +18,7 @@ from sadtrt_core.engine.constraints import (
     has_low_precision,
     kept_names,
     kept_tensors,
-    network_form,
+    layer_types,
 )
 from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.engine.messages import in_one_line, message_log
@@ -154,9 +154,7 @@ class _Attempt:
         progress: api.Progress,
     ) -> None:
         self._trt, self._model, self._label = trt, model, label
-        self._parsed, self._types = model, dict[str, "int | None"]()
-        if not api.strongly_typed(trt):
-            self._parsed, self._types = network_form(model)
+        self._types = {} if api.strongly_typed(trt) else layer_types(model)
         self._tf32, self._options, self._pinned = tf32, options, pinned
         self._say, self._progress = say, progress
         self._layers_pinned = 0
@@ -174,7 +172,7 @@ class _Attempt:
                 raise EngineBuildError(f"{self._label}: {error}") from error
             network = api.create_network(trt, builder)
             parser = api.create_parser(trt, network)
-            if not parser.parse(self._parsed.SerializeToString()):
+            if not parser.parse(self._model.SerializeToString()):
                 raise EngineBuildError(self._parser_error(parser, messages))
             config = api.create_config(
                 trt,
@@ -183,7 +181,7 @@ class _Attempt:
                 workspace_mb=self._options.workspace_mb,
                 tf32=self._tf32,
             )
-            if not api.strongly_typed(trt) and is_quantised(self._parsed):
+            if not api.strongly_typed(trt) and is_quantised(self._model):
                 config.set_flag(trt.BuilderFlag.INT8)
             if self._pinned is not None:
                 config.set_flag(trt.BuilderFlag.FP16)
@@ -235,7 +233,7 @@ class _Attempt:
             return f"{self._label}: TensorRT {version} cannot read the graph: {in_one_line(messages)}"
         error = parser.get_error(0)
         where = ""
-        if 0 <= error.node() < len(self._parsed.graph.node):
-            node = self._parsed.graph.node[error.node()]
+        if 0 <= error.node() < len(self._model.graph.node):
+            node = self._model.graph.node[error.node()]
             where = f" at node {node.name!r} ({node.op_type})"
         return f"{self._label}: TensorRT {version} cannot read the graph{where}: {' '.join(error.desc().split())}"

@@ -55,15 +55,15 @@ def has_low_precision(model: onnx.ModelProto) -> bool:
     return any(kind in FLOAT_TYPES and kind != TensorProto.FLOAT for kind in element_types(model).values())
 
 
-def network_form(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, int | None]]:
-    """The graph that 8.6 parses, and the types for `constrain_layers`: none for what a quantised graph leaves free."""
-    return model, arithmetic_types(model) | dict.fromkeys(free_tensors(model))
+def layer_types(model: onnx.ModelProto) -> dict[str, int | None]:
+    """The types for `constrain_layers`: those of the arithmetic, and None for what a quantised graph leaves free."""
+    return arithmetic_types(model) | dict.fromkeys(free_tensors(model))
 
 
 def constrain_layers(trt: Any, network: Any, types: Mapping[str, int | None], pinned: Pinned) -> int:
     """Set precision and output types of a parsed network's layers, in place; returns how many layers were pinned.
 
-    `types` comes from `arithmetic_types`. Raises ValueError for a type that 8.6 cannot compute in.
+    `types` comes from `layer_types`. Raises ValueError for a type that 8.6 cannot compute in.
     """
     wanted: dict[int, int | None] = {}
     following: int | None = None

@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from sadtrt_core.engine.constraints import network_form
+from sadtrt_core.engine.constraints import layer_types
 from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.export import export_stage
@@ -79,13 +79,13 @@ def test_shown_blocks_are_float32_outputs_of_what_stays_half(typed):
     assert [name.removeprefix("/decoder/") for name in blocks] == ["fc", *middle, "up_0", "up_1"]
     decompose_instance_norm(typed)
     show_blocks(typed)
-    network, types = network_form(typed)
-    onnx.checker.check_model(network, full_check=True)
+    types = layer_types(typed)
+    onnx.checker.check_model(typed, full_check=True)
     assert {types[output_name(block)] for block in blocks} == {TensorProto.FLOAT}
     assert types[blocks["/decoder/up_0"]] == TensorProto.FLOAT16
-    kinds = element_types(network)
-    assert {kinds[one.name] for one in network.graph.output} == {TensorProto.FLOAT}
-    shown = computed(network)
+    kinds = element_types(typed)
+    assert {kinds[one.name] for one in typed.graph.output} == {TensorProto.FLOAT}
+    shown = computed(typed)
     assert shown[output_name("/decoder/up_1")].shape[2:] == (256, 256)
     np.testing.assert_allclose(shown["prediction"], plain["prediction"], atol=0.05)
 
