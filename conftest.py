@@ -10,10 +10,12 @@ import pytest
 from rich.console import Console
 from rich.markup import escape
 
+from sadtrt_core.config import RunConfig, default_cache
+from sadtrt_core.errors import UserError
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.renderer.standin import WEIGHTS_HELP
-from sadtrt_core.stages import STAGES
 
 ROOT = Path(__file__).parent
 
@@ -145,11 +147,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _make_suite(config: pytest.Config) -> Any:
-    from sadtrt_core.suite import Suite, SuiteOptions, default_cache
+    from sadtrt_core.session import Session
 
     option = config.getoption
-    return Suite(
-        SuiteOptions(
+    return Session(
+        RunConfig(
             size=option("size"),
             weights=option("weights"),
             checkpoint=option("checkpoint"),
@@ -211,11 +213,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     name = session.config.getoption("gate")
     if name is None:
         return
-    from sadtrt_core.records.baselines import find_baseline
-    from sadtrt_core.records.codec import RecordsError
+    from sadtrt_core.gate.baselines import find_baseline
+    from sadtrt_core.gate.limits import Thresholds
+    from sadtrt_core.gate.verdicts import ExitCode
     from sadtrt_core.records.store import read_run
-    from sadtrt_core.records.thresholds import Thresholds
-    from sadtrt_core.records.verdicts import ExitCode
 
     try:
         # Resolved now: by the end, `latest` would be the run itself.
@@ -223,12 +224,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         read_run(baseline)
         session.config.stash[BASELINE] = baseline
         session.config.stash[THRESHOLDS] = Thresholds.read(session.config.getoption("gate_thresholds"))
-    except RecordsError as error:
+    except UserError as error:
         pytest.exit(f"--gate: {error}", returncode=int(ExitCode.NOT_COMPARABLE))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    from sadtrt_core.records.codec import RecordsError
 
     suite = session.config.stash.get(SUITE, None)
     # An interrupted run stays marked incomplete: what it measured is readable, but no gate may pass on it.
@@ -236,7 +236,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if suite is not None and suite.started and ended and not (session.shouldfail or session.shouldstop):
         try:
             suite.finish()
-        except RecordsError as error:
+        except UserError as error:
             session.config.stash[UNFINISHED] = str(error)
             session.exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
     if session.config.getoption("gate") is not None and THRESHOLDS in session.config.stash:
@@ -248,8 +248,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def _judge(config: pytest.Config) -> Any:
     """The gate's answer on this session's run. A session that recorded nothing cannot be compared."""
-    from sadtrt_core.records.gate import gate_files
-    from sadtrt_core.records.verdicts import ExitCode, GateResult
+    from sadtrt_core.gate.judge import gate_files
+    from sadtrt_core.gate.verdicts import ExitCode, GateResult
 
     suite = config.stash.get(SUITE, None)
     if suite is None or not suite.started:
@@ -258,9 +258,9 @@ def _judge(config: pytest.Config) -> Any:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    from sadtrt_core.records.gate_output import print_gate
-    from sadtrt_core.records.report import print_tables
+    from sadtrt_core.gate.output import print_gate
     from sadtrt_core.records.store import read_run
+    from sadtrt_core.report.html import print_tables
 
     # Where there is no terminal to ask, wide enough that no word of a table breaks.
     file = terminalreporter._tw._file

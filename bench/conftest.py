@@ -11,27 +11,27 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sadtrt_core.engine.build import EngineBuildError
+from sadtrt_core.case import Case
 from sadtrt_core.environment import read_environment
-from sadtrt_core.measure.visits import Visits
+from sadtrt_core.errors import BuildError
+from sadtrt_core.measure.interleave import Interleaver
+from sadtrt_core.measure.rows import failed, skipped
 from sadtrt_core.prebuild import unbuilt_reason
-from sadtrt_core.records.schema import RecordKey
-from sadtrt_core.rows import failed, skipped
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.registry import RunnerKind, runner_named
 from sadtrt_core.sampling.rows import SamplingRow, ratio_lines, sampling_table, write_rows
-from sadtrt_core.suite import Suite
+from sadtrt_core.session import Session
 
-Row = tuple[RunnerKind, Job, RecordKey]
+Row = tuple[RunnerKind, Job, Case]
 
 
 @pytest.fixture
-def row(request: pytest.FixtureRequest, suite: Suite, visits: Visits) -> Iterator[Callable[..., Row]]:
+def row(request: pytest.FixtureRequest, suite: Session, visits: Interleaver) -> Iterator[Callable[..., Row]]:
     """A function that gives a row's runner, job and key, or records why it cannot be run and skips the test.
 
     `timed` says that the row is for its latency. Another is run when no row waits for a visit any more.
     """
-    looked_up: list[RecordKey] = []
+    looked_up: list[Case] = []
 
     def look_up(stage: str, runner: str, precision: str, batch: int, timed: bool = False) -> Row:
         kind = runner_named(runner)
@@ -42,7 +42,7 @@ def row(request: pytest.FixtureRequest, suite: Suite, visits: Visits) -> Iterato
             # Compiling eight stages in three precisions takes longer than the rest of the suite.
             asked = "torch-compile" in (request.config.getoption("runner") or ())
             reason = None if asked else "compiling takes minutes on a CPU (--runner torch-compile)"
-        if reason is None and timed and job.precision.quantise is not None and job.device.type == "cpu":
+        if reason is None and timed and job.precision.quantize is not None and job.device.type == "cpu":
             asked = precision in (request.config.getoption("precision") or ())
             words = f"{precision} computes in fp32 on a CPU: its drift means something, its time does not"
             reason = None if asked else f"{words} (--precision {precision})"
@@ -54,7 +54,7 @@ def row(request: pytest.FixtureRequest, suite: Suite, visits: Visits) -> Iterato
         looked_up.append(key)
         if runner.startswith("tensorrt") and (broken := unbuilt_reason(suite, job)) is not None:
             # Building it again here would take the same minutes for the same end.
-            raise EngineBuildError(broken)
+            raise BuildError(broken)
         return kind, job, key
 
     yield look_up
@@ -76,21 +76,21 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     return report
 
 
-LATER_FAILURES = pytest.StashKey[list[tuple[RecordKey, Exception]]]()
+LATER_FAILURES = pytest.StashKey[list[tuple[Case, Exception]]]()
 
 
 @pytest.fixture(scope="session")
-def later_failures(request: pytest.FixtureRequest) -> list[tuple[RecordKey, Exception]]:
+def later_failures(request: pytest.FixtureRequest) -> list[tuple[Case, Exception]]:
     """Rows that broke at a visit after their own test had passed, and how."""
     return request.config.stash.setdefault(LATER_FAILURES, [])
 
 
 @pytest.fixture(scope="session")
-def visits(request: pytest.FixtureRequest, suite: Suite) -> Iterator[Visits]:
+def visits(request: pytest.FixtureRequest, suite: Session) -> Iterator[Interleaver]:
     """The rows that wait for another visit. What still waits after the last benchmark is visited then, unless the run
     was cut short: then runners are closed and nothing more.
     """
-    with contextlib.closing(Visits(suite.timing_plan)) as waiting:
+    with contextlib.closing(Interleaver(suite.timing_plan)) as waiting:
         yield waiting
         session = request.session
         if session.exitstatus == pytest.ExitCode.OK and not (session.shouldfail or session.shouldstop):
@@ -109,7 +109,7 @@ SAMPLING_FILE = pytest.StashKey[Path]()
 
 
 @pytest.fixture(scope="session")
-def sampling_rows(request: pytest.FixtureRequest, suite: Suite) -> Iterator[list[SamplingRow]]:
+def sampling_rows(request: pytest.FixtureRequest, suite: Session) -> Iterator[list[SamplingRow]]:
     """Where the rows of sampling a volume by itself are gathered; in the end they are kept beside the run's records.
 
     A run that recorded nothing else has no folder of its own: then they are in results/grid-sample/.

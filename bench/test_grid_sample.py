@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from sadtrt_core.engine.build import BuildOptions, EngineBuildError
+from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.sampler_check import TOLERANCE
+from sadtrt_core.errors import BuildError
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS, TORCH_TYPES, ComputeType
 from sadtrt_core.sampling.device_times import copies_beyond_cache, copy_rate, graph_time_us
@@ -20,7 +21,7 @@ from sadtrt_core.sampling.prebuild import RowKey, build_sampler_engines, row_key
 from sadtrt_core.sampling.rows import SamplingRow
 from sadtrt_core.sampling.shapes import RENDERER_SHAPES, SamplingShape, renderer_grids, renderer_volume
 from sadtrt_core.sampling.torch_forms import expanded
-from sadtrt_core.suite import Suite
+from sadtrt_core.session import Session
 
 FEATURES: tuple[ComputeType, ...] = ("float32", "float16")
 
@@ -47,13 +48,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("shape", "features", "method"), rows)
 
 
-def _setting(suite: Suite, shape: SamplingShape, features: ComputeType) -> Setting:
+def _setting(suite: Session, shape: SamplingShape, features: ComputeType) -> Setting:
     options = BuildOptions(optimization_level=suite.options.optimization_level)
     return Setting(shape, TORCH_TYPES[features], suite.device, suite.options.cache, options, suite.say)
 
 
 @pytest.fixture(scope="module")
-def unbuilt(suite: Suite, request: pytest.FixtureRequest) -> dict[RowKey, str]:
+def unbuilt(suite: Session, request: pytest.FixtureRequest) -> dict[RowKey, str]:
     """Why, for each row whose engine could not be built; the engines of all others are in the cache by now."""
     collected = [getattr(item, "callspec", None) for item in request.session.items]
     rows = [
@@ -68,7 +69,7 @@ def unbuilt(suite: Suite, request: pytest.FixtureRequest) -> dict[RowKey, str]:
 
 
 @pytest.fixture(scope="module")
-def device_copy_rate(suite: Suite) -> float:
+def device_copy_rate(suite: Session) -> float:
     """Bytes a second, read and written, of a copy within the device's memory."""
     return copy_rate(suite.device)
 
@@ -77,7 +78,7 @@ def test_grid_sample(
     shape: SamplingShape,
     features: ComputeType,
     method: SamplingMethod,
-    suite: Suite,
+    suite: Session,
     benchmark: Any,
     sampling_rows: list[SamplingRow],
     device_copy_rate: float,
@@ -91,7 +92,7 @@ def test_grid_sample(
     if reason is not None:
         pytest.skip(reason)
     if (broken := unbuilt.get(row_key(method, setting))) is not None:
-        raise EngineBuildError(broken)
+        raise BuildError(broken)
     benchmark.group = f"grid sample, {shape.name}, {features}"
     on_gpu = suite.device.type == "cuda"
     moved = shape.bytes_moved(dtype.itemsize)

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from sadtrt_core.measure.reference import REFERENCE_FLOOR_DB
+from sadtrt_core.measure.rows import BENCHMARK_VERSION
 from sadtrt_core.records.schema import Record
-from sadtrt_core.reference import REFERENCE_FLOOR_DB
-from sadtrt_core.rows import BENCHMARK_VERSION
-from sadtrt_core.suite import Suite
+from sadtrt_core.session import Session
 
 
 def test_precision_drift(
-    runner: str, precision: str, suite: Suite, benchmark: Any, row: Any, request: pytest.FixtureRequest
+    runner: str, precision: str, suite: Session, benchmark: Any, row: Any, request: pytest.FixtureRequest
 ) -> None:
     asked = request.config.getoption("stage")
     if asked and "generator" not in asked:

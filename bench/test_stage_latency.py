@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from sadtrt_core.case import Case
 from sadtrt_core.measure.energy import energy_per_call
+from sadtrt_core.measure.interleave import Interleaver, RowTiming
 from sadtrt_core.measure.memory import device_memory_free_of_leftovers
+from sadtrt_core.measure.rows import BENCHMARK_VERSION, failed, resources
 from sadtrt_core.measure.timing import LatencySampler
-from sadtrt_core.measure.visits import RowTiming, Visits
-from sadtrt_core.records.schema import Record, RecordKey
-from sadtrt_core.rows import BENCHMARK_VERSION, failed, resources
-from sadtrt_core.suite import Suite
+from sadtrt_core.records.schema import Record
+from sadtrt_core.session import Session
 
 
 def test_stage_latency(
@@ -21,9 +22,9 @@ def test_stage_latency(
     runner: str,
     precision: str,
     batch: int,
-    suite: Suite,
-    visits: Visits,
-    later_failures: list[tuple[RecordKey, Exception]],
+    suite: Session,
+    visits: Interleaver,
+    later_failures: list[tuple[Case, Exception]],
     benchmark: Any,
     row: Any,
 ) -> None:
@@ -32,7 +33,7 @@ def test_stage_latency(
     # Made before memory is looked at: they are none of the runner's.
     flush, inputs = suite.l2_flush, suite.inputs(job)
     active = kind.create(job)
-    visits.make_room(active)
+    visits.evict(active)
     before = device_memory_free_of_leftovers(job.device)
     with contextlib.ExitStack() as loaded:
         loaded.enter_context(active)
@@ -92,5 +93,5 @@ def test_stage_latency(
             )
         )
         show()
-        visits.go_round()
+        visits.repeat()
         visits.keep(timing, active, loaded.pop_all(), visited, broke)

@@ -32,8 +32,9 @@ from sampling_timing import SHAPES, Timing, time_shape
 from sampling_verdict import judge_times, markdown_table, print_times
 
 from sadtrt_core.engine.plugin_build import build_kernel
-from sadtrt_core.engine.plugin_library import BUILD_FOLDER, PluginError
+from sadtrt_core.engine.plugin_library import BUILD_FOLDER
 from sadtrt_core.engine.sampling_kernel import SamplingKernel, SamplingMode
+from sadtrt_core.errors import UserError
 from sadtrt_core.sampling.device_times import copy_rate
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -234,7 +235,7 @@ def main() -> int:
         try:
             capability = torch.cuda.get_device_capability() if has_gpu else (9, 0)
             arguments.library = build_kernel(BUILD_FOLDER, ["{}{}".format(*capability)])
-        except PluginError as error:
+        except UserError as error:
             print(f"check_on_gpu: {error}", file=sys.stderr)
             return 2
         print(f"built {arguments.library}")

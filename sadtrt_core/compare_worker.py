@@ -15,15 +15,15 @@ import sadtrt_core
 
 def serve(questions: IO[str], answers: IO[str]) -> None:
     """Load what the first line asks for, then take a turn for every line that follows."""
-    from sadtrt_core.compare_contestants import LocalContestant, local_contestant
-    from sadtrt_core.compare_side import Conditions, Side
-    from sadtrt_core.engine.build import EngineBuildError
-    from sadtrt_core.rows import BENCHMARK_VERSION
+    from sadtrt_core.compare.side import Conditions, Side
+    from sadtrt_core.compare.sides import LocalSide, local_side
+    from sadtrt_core.errors import BuildError
+    from sadtrt_core.measure.rows import BENCHMARK_VERSION
 
     def answer(content: dict[str, Any]) -> None:
         print(json.dumps(content), file=answers, flush=True)
 
-    def take_turns(contestant: LocalContestant, alike: bool) -> None:
+    def take_turns(contestant: LocalSide, alike: bool) -> None:
         version = {"benchmark_version": BENCHMARK_VERSION}
         answer({"call_seconds": contestant.call_seconds, "renders": True} | version)
         for line in questions:
@@ -41,9 +41,9 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
     try:
         side, conditions = Side(**asked["side"]), Conditions(**asked["conditions"])
         suite = conditions.suite(lambda line: print(line, file=sys.stderr))
-        with local_contestant(side, conditions, suite) as contestant:
+        with local_side(side, conditions, suite) as contestant:
             take_turns(contestant, asked.get("benchmark_version") == BENCHMARK_VERSION)
-    except (ValueError, TypeError, EngineBuildError, OSError) as error:
+    except (ValueError, TypeError, BuildError, OSError) as error:
         answer({"error": " ".join(str(error).split())})
 
 

@@ -12,7 +12,7 @@ from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.environment import package_version, read_environment
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.runners.registry import RUNNERS
-from sadtrt_core.suite import Suite
+from sadtrt_core.session import Session
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Verdict:
     runner: str
     precision: str
     reason: str | None
-    mend: str | None
+    fix: str | None
 
 
-def look_around(suite: Suite) -> tuple[Finding, ...]:
+def check_machine(suite: Session) -> tuple[Finding, ...]:
     """What is installed and usable on this machine."""
     environment = read_environment(suite.device)
     plugin = find_plugin()
@@ -59,21 +59,21 @@ def look_around(suite: Suite) -> tuple[Finding, ...]:
     )
 
 
-def verdicts(suite: Suite) -> tuple[Verdict, ...]:
+def verdicts(suite: Session) -> tuple[Verdict, ...]:
     """Every runner with every precision, for the generator."""
     found = []
     for kind in RUNNERS.values():
         for precision in PRECISIONS:
             absence = kind.available(suite.plain_job("generator", precision, 1))
-            reason, mend = (absence.reason, absence.mend) if absence is not None else (None, None)
-            found.append(Verdict(kind.name, precision, reason, mend))
+            reason, fix = (absence.reason, absence.fix) if absence is not None else (None, None)
+            found.append(Verdict(kind.name, precision, reason, fix))
     return tuple(found)
 
 
-def print_findings(suite: Suite, console: Console) -> None:
+def print_findings(suite: Session, console: Console) -> None:
     """Both tables: what is here, and what would run."""
     here = Table(title="What is here", title_justify="left", show_header=False)
-    for finding in look_around(suite):
+    for finding in check_machine(suite):
         mark = "[green]yes[/]" if finding.present else "[yellow]no[/]"
         here.add_row(finding.thing, mark, escape(finding.state))
     console.print(here)
@@ -82,5 +82,5 @@ def print_findings(suite: Suite, console: Console) -> None:
         table.add_column(heading, overflow="fold")
     for verdict in verdicts(suite):
         runs = "[green]yes[/]" if verdict.reason is None else "[yellow]no[/]"
-        table.add_row(verdict.runner, verdict.precision, runs, escape(verdict.reason or ""), escape(verdict.mend or ""))
+        table.add_row(verdict.runner, verdict.precision, runs, escape(verdict.reason or ""), escape(verdict.fix or ""))
     console.print(table)

@@ -14,13 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sadtrt_core.case import GridSample
+from sadtrt_core.config import default_cache
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
+from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.plan import precision_named
-from sadtrt_core.quantise.calibration import Calibration
+from sadtrt_core.renderer.checkpoint import load_checkpoint
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.runners.base import GridSample, Job, StageRunner
+from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.tensorrt import TensorRTRunner
-from sadtrt_core.stages import STAGES
 
 Keypoints = Mapping[str, "Tensor | None"] | Tensor
 
@@ -56,19 +59,19 @@ class TensorRTGenerator(nn.Module):
         if batch < 1:
             raise ValueError(f"batch {batch} is too small: expected at least 1 frame")
         how = precision_named(precision)
-        if how.quantise is not None and calibration is None:
+        if how.quantize is not None and calibration is None:
             raise ValueError(
                 f"precision {precision!r} needs ranges measured on pictures and motion like yours: give the "
-                "calibration that sadtrt_core.quantise.calibrate.calibrated(renderer, workload, cache) returns"
+                "calibration that sadtrt_core.graph.calibrate.calibrated(renderer, workload, cache) returns"
             )
         self._job = Job(
-            renderer=renderer or _load(checkpoint, size),
+            renderer=renderer or load_checkpoint(Path(checkpoint or ""), size, None),
             stage=STAGES["generator"],
             precision=how,
             grid_sample=grid_sample or ("plugin" if isinstance(find_plugin(), PluginLibrary) else "native"),
             batch=batch,
             device=torch.device(device),
-            cache=cache or _default_cache(),
+            cache=cache or default_cache(),
             calibration=calibration,
         )
         self._runner = make_runner(self._job)
@@ -127,16 +130,3 @@ def _value(name: str, keypoints: Keypoints) -> Tensor:
     if value is None:
         raise ValueError(f"{name!r} lacks its entry 'value': expected a tensor (N, 15, 3)")
     return value
-
-
-def _load(checkpoint: str | Path | None, size: int) -> Renderer:
-    from sadtrt_core.renderer.checkpoint import load_checkpoint
-
-    assert checkpoint is not None
-    return load_checkpoint(Path(checkpoint), size, None)
-
-
-def _default_cache() -> Path:
-    from sadtrt_core.suite import default_cache
-
-    return default_cache()

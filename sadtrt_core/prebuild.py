@@ -14,10 +14,10 @@ from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.clip import CLIP_PARTS
 from sadtrt_core.runners.registry import runner_named
 from sadtrt_core.runners.tensorrt import engine_job
-from sadtrt_core.suite import Suite
+from sadtrt_core.session import Session
 
 
-def engines_for(suite: Suite, rows: Iterable[tuple[str, str, int]]) -> list[BuildJob]:
+def engines_for(suite: Session, rows: Iterable[tuple[str, str, int]]) -> list[BuildJob]:
     """The engines of rows (stage, precision, batch) that TensorRT can serve here, each once; a clip wants its parts."""
     kind = runner_named("tensorrt")
     wanted: dict[tuple[str, str, int], Job] = {}
@@ -30,7 +30,7 @@ def engines_for(suite: Suite, rows: Iterable[tuple[str, str, int]]) -> list[Buil
     return [engine_job(job, BuildOptions(optimization_level=job.optimization_level)) for job in wanted.values()]
 
 
-def unbuilt_reason(suite: Suite, job: Job) -> str | None:
+def unbuilt_reason(suite: Session, job: Job) -> str | None:
     """Why the engine of a job, or of one of its clip's parts, could not be built before the run; None where it was."""
     parts = [(name, 1) for name in CLIP_PARTS] if job.stage.name == "clip" else [(job.stage.name, job.batch)]
     reasons = (suite.unbuilt.get((name, job.precision.name, batch)) for name, batch in parts)

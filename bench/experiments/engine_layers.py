@@ -15,11 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sadtrt_core.config import default_cache
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.layers import UNKNOWN, EngineLayer, accumulators, copies_before, kinds, read_layers
-from sadtrt_core.engine.plugin import PLUGIN_NAME, PluginError, PluginLibrary, find_plugin, load_plugin
-from sadtrt_core.records.files import write_atomically
-from sadtrt_core.suite import default_cache
+from sadtrt_core.engine.plugin import PLUGIN_NAME, PluginLibrary, find_plugin, load_plugin
+from sadtrt_core.errors import UserError
+from sadtrt_core.files import write_file
 
 INPUTS = ("volume", "grid")
 _SHOWN_TACTICS = 6
@@ -83,17 +84,17 @@ def main() -> int:
     trt: Any = api.tensorrt_module()
     library = find_plugin()
     try:
-        if isinstance(trt, api.Absent) or not isinstance(library, PluginLibrary):
-            raise RuntimeError(trt.reason if isinstance(trt, api.Absent) else str(library))
+        if isinstance(trt, api.Unavailable) or not isinstance(library, PluginLibrary):
+            raise RuntimeError(trt.reason if isinstance(trt, api.Unavailable) else str(library))
         load_plugin(library, trt)
         findings = [finding(path.name, read_layers(trt, path.read_bytes())) for path in engines]
-    except (OSError, PluginError, RuntimeError, ValueError) as error:
+    except (OSError, UserError, RuntimeError, ValueError) as error:
         print(f"the engines cannot be read: {error}")
         return 2
     for found in findings:
         show(found)
     if options.out:
-        write_atomically(options.out, json.dumps(findings, indent=1) + "\n")
+        write_file(options.out, json.dumps(findings, indent=1) + "\n")
     return 1 if any(found["repeats"] for found in findings) else 0
 
 

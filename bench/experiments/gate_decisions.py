@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from sadtrt_core.case import Case
+from sadtrt_core.gate.judge import compare_runs
+from sadtrt_core.gate.limits import Thresholds
+from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, GateResult
 from sadtrt_core.measure.drift import measure_drift
-from sadtrt_core.records.gate import compare_runs
-from sadtrt_core.records.schema import Drift, Record, RecordKey, Run
-from sadtrt_core.records.thresholds import Thresholds
-from sadtrt_core.records.verdicts import REGRESSIONS, ExitCode, GateResult
+from sadtrt_core.records.schema import Drift, Record, Run
 
 PICTURE_DECISIONS = 100
 
@@ -156,7 +157,7 @@ def power_decisions(stored: Sequence[StoredRun], thresholds: Thresholds) -> list
     return answers
 
 
-def _only(run: Run, key: RecordKey) -> Run:
+def _only(run: Run, key: Case) -> Run:
     """The run with one of its rows."""
     return dataclasses.replace(run, records=tuple(record for record in run.records if record.key == key))
 

@@ -36,16 +36,17 @@ from gate_decisions import StoredRun, split_visits
 from gate_rows import Rows, busy_loop, row_absence
 from gate_schedule import Budget, Step, schedule
 from gate_table import decide, table, visit_medians
-from suite_options import ROOT, add_suite_options, make_suite
+from suite_options import ROOT, add_suite_options, make_session
 
+from sadtrt_core import codec
 from sadtrt_core.environment import read_environment
+from sadtrt_core.files import write_file
+from sadtrt_core.gate.host import busy_host
+from sadtrt_core.gate.limits import Thresholds
 from sadtrt_core.measure.host_load import HostLoad
-from sadtrt_core.records import codec, schema
-from sadtrt_core.records.files import write_atomically
-from sadtrt_core.records.gate_host import busy_host
+from sadtrt_core.records import schema
 from sadtrt_core.records.schema import Environment, Record, Run
-from sadtrt_core.records.thresholds import Thresholds
-from sadtrt_core.suite import Suite
+from sadtrt_core.session import Session
 
 ROWS = {
     "cpu": ("mapping:pytorch:fp32", "mapping:pytorch:bf16", "keypoints:pytorch:fp32"),
@@ -62,7 +63,7 @@ SETTINGS = {"default limits": Thresholds()}
 
 
 def measure_runs(
-    suite: Suite, rows: Rows, names: Sequence[str], environment: Environment, levels: Sequence[float] = (0.0,)
+    suite: Session, rows: Rows, names: Sequence[str], environment: Environment, levels: Sequence[float] = (0.0,)
 ) -> list[Run]:
     """A finished run of all rows for each planted slowdown of `levels`."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -159,10 +160,10 @@ class Samples:
             "fresh": [run.to_json() for run in self.fresh],
             "measured_again": self.again,
         }
-        write_atomically(folder / "samples.json", json.dumps(kept) + "\n")
+        write_file(folder / "samples.json", json.dumps(kept) + "\n")
 
 
-def measure_all(options: argparse.Namespace, suite: Suite, names: Sequence[str], out: Path) -> Samples:
+def measure_all(options: argparse.Namespace, suite: Session, names: Sequence[str], out: Path) -> Samples:
     """Measure the schedule, as far as the budget goes, and write after each run what there is."""
     out.mkdir(parents=True, exist_ok=True)
     # On a CPU a row is visited once: there is no time to fill.
@@ -216,7 +217,7 @@ def _medians(run: Run) -> str:
     )
 
 
-def measurable(suite: Suite, names: Sequence[str]) -> tuple[str, ...]:
+def measurable(suite: Session, names: Sequence[str]) -> tuple[str, ...]:
     """The rows that can be measured here; what cannot is said. Ends the process where that leaves none."""
     absences = {name: row_absence(suite, name) for name in names}
     for name, absence in absences.items():
@@ -262,13 +263,13 @@ def main() -> None:
     options = parse()
     out = options.out or options.again or ROOT / "results" / "baselines" / f"gate-experiment-{options.device}"
     torch.set_num_threads(options.threads)
-    suite = make_suite(options, options.device)
+    suite = make_session(options, options.device)
     if options.visits is not None:
         suite.timing_plan = dataclasses.replace(suite.timing_plan, visits=options.visits)
     if options.one_run:
         with contextlib.ExitStack() as stack:
             (run,) = measure_runs(suite, Rows(suite, stack), options.row, read_environment(suite.device))
-        write_atomically(options.one_run, json.dumps(run.to_json()))
+        write_file(options.one_run, json.dumps(run.to_json()))
         return
     if options.again:
         samples = Samples.read(options.again)
@@ -280,8 +281,8 @@ def main() -> None:
     start = time.monotonic()
     portrait = suite.workload.source_image[:, :, ::2, ::2].float().cpu()
     answers = decide(samples.stored, samples.fresh, samples.again, portrait, SETTINGS)
-    write_atomically(out / "decisions.json", json.dumps(answers, indent=1) + "\n")
-    write_atomically(out / "decisions.md", table(answers, SETTINGS))
+    write_file(out / "decisions.json", json.dumps(answers, indent=1) + "\n")
+    write_file(out / "decisions.md", table(answers, SETTINGS))
     print(f"decided in {time.monotonic() - start:.0f} s\n\n{table(answers, SETTINGS)}")
 
 

@@ -12,20 +12,21 @@ from typing import Any
 
 import torch
 
+from sadtrt_core import stats
+from sadtrt_core.case import Case
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.cache import engine_key, engine_path
-from sadtrt_core.measure import stats
 from sadtrt_core.measure.energy import energy_per_call
+from sadtrt_core.measure.interleave import RowTiming
 from sadtrt_core.measure.memory import device_memory_free_of_leftovers
+from sadtrt_core.measure.rows import BENCHMARK_VERSION, resources
 from sadtrt_core.measure.timing import LatencySampler, TimingPlan
-from sadtrt_core.measure.visits import RowTiming
-from sadtrt_core.records.schema import Latency, Record, RecordKey, Resources
-from sadtrt_core.rows import BENCHMARK_VERSION, resources
+from sadtrt_core.records.schema import Latency, Record, Resources
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.registry import RunnerKind, runner_named
 from sadtrt_core.runners.tensorrt import engine_job
-from sadtrt_core.suite import Suite
+from sadtrt_core.session import Session
 
 
 class Slowed:
@@ -103,7 +104,7 @@ class RowInProgress:
 
     name: str
     planted: float
-    key: RecordKey
+    key: Case
     timing: RowTiming
     resources: Resources
 
@@ -129,7 +130,7 @@ class Rows:
 
     def __init__(
         self,
-        suite: Suite,
+        suite: Session,
         stack: contextlib.ExitStack,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -190,7 +191,7 @@ def _rounded(latency: Latency) -> Latency:
     )
 
 
-def row_job(suite: Suite, row: str) -> tuple[RunnerKind, Job]:
+def row_job(suite: Session, row: str) -> tuple[RunnerKind, Job]:
     """Runner and job of `stage:runner:precision`; ValueError names what is not known."""
     words = row.split(":")
     if len(words) != 3:
@@ -200,7 +201,7 @@ def row_job(suite: Suite, row: str) -> tuple[RunnerKind, Job]:
     return kind, suite.job(stage, kind, precision, 1)
 
 
-def row_absence(suite: Suite, row: str) -> str | None:
+def row_absence(suite: Session, row: str) -> str | None:
     """Why a row cannot be measured here and now: its runner is absent, or its engine would have to be built first."""
     kind, job = row_job(suite, row)
     if (absence := kind.available(job)) is not None:
@@ -209,7 +210,7 @@ def row_absence(suite: Suite, row: str) -> str | None:
         return None
     # Building takes minutes, which an experiment with a budget of seconds must not spend unasked.
     trt = api.tensorrt_module()
-    assert not isinstance(trt, api.Absent)  # `available` has asked.
+    assert not isinstance(trt, api.Unavailable)  # `available` has asked.
     build = engine_job(job, BuildOptions(optimization_level=job.optimization_level))
     if engine_path(build, engine_key(build, trt, api.current_gpu())).exists():
         return None

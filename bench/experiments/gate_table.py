@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from gate_decisions import StoredRun, all_pairs, picture_decisions, power_decisions, same_code_decisions
 
-from sadtrt_core.measure import stats
+from sadtrt_core import stats
+from sadtrt_core.gate.limits import Thresholds
 from sadtrt_core.records.schema import Latency, Record, Run
-from sadtrt_core.records.thresholds import Thresholds
 
 ALARMS_SHOWN = 10
 

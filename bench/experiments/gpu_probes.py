@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from probe_kernels import ANSWERS, SM_SLOTS, ProbeKernels, chain, chase_ns, clock_between, ticks_ghz
 
-from sadtrt_core.measure import stats
+from sadtrt_core import stats
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.runners.base import StageRunner
 

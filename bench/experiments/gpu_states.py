@@ -52,12 +52,12 @@ from state_statistics import (
     two_states,
     visits,
 )
-from suite_options import add_suite_options, make_suite
+from suite_options import add_suite_options, make_session
 
+from sadtrt_core import stats
 from sadtrt_core.environment import read_environment
-from sadtrt_core.measure import stats
+from sadtrt_core.files import write_file
 from sadtrt_core.measure.timing import GPU_PLAN, LatencySampler
-from sadtrt_core.records.files import write_atomically
 from sadtrt_core.runners.base import StageRunner
 
 PAUSES = (("idle", 0.0), ("idle", 0.2), ("spin", 0.2), ("idle", 1.0), ("spin", 1.0), ("idle", 3.0), ("spin", 3.0))
@@ -226,7 +226,7 @@ def main() -> None:
     options = parse()
     if not torch.cuda.is_available():
         raise SystemExit("this needs a GPU: PyTorch sees none")
-    suite = make_suite(options)
+    suite = make_session(options)
     if (absence := row_absence(suite, options.row)) is not None:
         raise SystemExit(f"{options.row} cannot be measured: {absence}")
     sensors = state_sensors(suite.device)
@@ -265,7 +265,7 @@ def burst_line(burst: Burst) -> str:
 
 def _write(out: Path | None, written: dict[str, Any]) -> None:
     if out is not None:
-        write_atomically(out, json.dumps(written) + "\n")
+        write_file(out, json.dumps(written) + "\n")
 
 
 if __name__ == "__main__":

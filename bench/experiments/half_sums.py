@@ -4,7 +4,7 @@
 
 `sadtrt drift --half-sums` tells which convolutions lose the picture where kernels sum in half. This lets all of them
 sum at most so many products in half and add such partial sums in float, for several such lengths; and `--whole` leaves
-very long sums whole that the precision parts (sadtrt_core/graph/short_sums.py), to see what that buys. PSNR and LSB are
+very long sums whole that the precision parts (sadtrt_core/graph/split_k.py), to see what that buys. PSNR and LSB are
 of the worst of a few frames against PyTorch fp32.
 """
 
@@ -18,20 +18,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from suite_options import add_suite_options, make_suite
+from suite_options import add_suite_options, make_session
 
+from sadtrt_core.accuracy.accumulation_losses import SummedGraph
 from sadtrt_core.environment import read_environment
-from sadtrt_core.localise.sums import SummedGraph
+from sadtrt_core.files import write_file
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.plan import precision_named
-from sadtrt_core.records.files import write_atomically
-from sadtrt_core.suite import Suite
+from sadtrt_core.session import Session
 
 LENGTHS = (16384, 8192, 4096, 2048, 1024, 256)
 
 
 def measure(
-    graph: SummedGraph, suite: Suite, frames: list[int], say: Callable[[str], None]
+    graph: SummedGraph, suite: Session, frames: list[int], say: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
     """Findings so far, after each step; `say` prints a line."""
     found: dict[str, Any] = {"products": graph.halves, "longest": {}}
@@ -60,11 +60,11 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=[13, 23], help="frames of the driving sequence")
     parser.add_argument("--out", type=Path, help="write the findings as JSON, after each step")
     options = parser.parse_args()
-    suite = make_suite(options, device=options.device, frames=max(32, *(frame + 1 for frame in options.frames)))
+    suite = make_session(options, device=options.device, frames=max(32, *(frame + 1 for frame in options.frames)))
     began = time.monotonic()
     precision = precision_named(options.precision)
     if options.whole:
-        precision = replace(precision, short_sums=False)
+        precision = replace(precision, split_k=False)
     about = {
         "environment": read_environment(suite.device).to_json(),
         "weights": suite.renderer.weights.name,
@@ -77,7 +77,7 @@ def main() -> None:
         graph, suite, options.frames, lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
     ):
         if options.out is not None:
-            write_atomically(options.out, json.dumps(about | found, indent=1) + "\n")
+            write_file(options.out, json.dumps(about | found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,17 +10,18 @@ import torch
 from int8_blocks import block_tensors, show_blocks, signal_to_noise_db
 from torch import Tensor
 
+from sadtrt_core.accuracy.backends import Compute, by_graph
+from sadtrt_core.case import GridSample
+from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.pipeline import cached_export, typed_graph
 from sadtrt_core.graph.typed import quantised_nodes
-from sadtrt_core.localise.ways import Compute, by_graph
 from sadtrt_core.measure.drift import measure_drift
-from sadtrt_core.precision import INT8, PRECISIONS, Precision, Quantisation
-from sadtrt_core.quantise.calibration import Calibration
+from sadtrt_core.precision import INT8, PRECISIONS, Precision, Quantization
 from sadtrt_core.records.schema import Drift
-from sadtrt_core.runners.base import GridSample, Job
-from sadtrt_core.stages import STAGES
-from sadtrt_core.suite import Suite
+from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.runners.base import Job
+from sadtrt_core.session import Session
 
 GENERATOR = STAGES["generator"]
 REFERENCE = "fp16-mixed"
@@ -36,17 +37,17 @@ class Form:
     """
 
     why: str
-    quantise: Quantisation | None
+    quantize: Quantization | None
     equal_scales: bool = False
     shows_blocks: bool = False
 
     @property
     def precision(self) -> Precision:
-        return replace(PRECISIONS[REFERENCE], name="form", quantise=self.quantise)
+        return replace(PRECISIONS[REFERENCE], name="form", quantize=self.quantize)
 
 
-def _decoder(*nodes: str, spare: tuple[str, ...] = ()) -> Quantisation:
-    return Quantisation("int8", tuple(f"/decoder/{node}" for node in nodes), spare)
+def _decoder(*nodes: str, excluded: tuple[str, ...] = ()) -> Quantization:
+    return Quantization("int8", tuple(f"/decoder/{node}" for node in nodes), excluded)
 
 
 #: Spared at the end: nothing of what is read at the full size is quantised, so no spared convolution reads it beside.
@@ -54,7 +55,7 @@ _LAST = ("/decoder/conv_img/*", "/decoder/up_1/*", "/decoder/up_0/conv_?/*")
 #: The decoder without what eight bits show most, and what modulates that: siblings that 8.6 may merge are quantised.
 _WIDE = _decoder(
     "*",
-    spare=tuple(
+    excluded=tuple(
         f"/decoder/{node}"
         for node in ("conv_img/*", "up_?/conv_?/*", "up_1/norm_[1s]/mlp_shared/*", "up_1/norm_s/mlp_beta/*")
     ),
@@ -74,16 +75,16 @@ FORMS: dict[str, Form] = {
     "wide": Form("most of the decoder: siblings that 8.6 may merge are quantised", _WIDE),
     "wide, equal scales": Form("convolutions that are merged need one scale only", _WIDE, equal_scales=True),
     "up_1 spared, equal scales": Form(
-        "nor is a tensor read by both kinds", _decoder("*", spare=_LAST), equal_scales=True
+        "nor is a tensor read by both kinds", _decoder("*", excluded=_LAST), equal_scales=True
     ),
     "everything": Form("the decoder without a boundary", _decoder("*")),
 }
 
 
-def form_graph(suite: Suite, form: Form, grid_sample: GridSample) -> bytes:
+def form_graph(suite: Session, form: Form, grid_sample: GridSample) -> bytes:
     """The typed graph of the generator in this form, its samplers resolved as `grid_sample` says."""
     cache, calibration = suite.options.cache, None
-    if form.quantise is not None:
+    if form.quantize is not None:
         calibration = suite.calibration
         if form.equal_scales:
             exported = cached_export(suite.renderer, GENERATOR, OPSET, cache)
@@ -107,7 +108,7 @@ class Simulated:
 class Simulation:
     """Forms computed by their types alone on the first frames of a suite, beside fp32."""
 
-    def __init__(self, suite: Suite, frames: int) -> None:
+    def __init__(self, suite: Session, frames: int) -> None:
         self._suite, self._frames = suite, frames
         exported = cached_export(suite.renderer, GENERATOR, OPSET, suite.options.cache)
         self._tensors = block_tensors(exported)
@@ -138,19 +139,19 @@ class Simulation:
         return {block: made[tensor].cpu() for block, tensor in self._tensors.items()}
 
 
-def measure_frames(suite: Suite, pictures: Tensor) -> Drift:
+def measure_frames(suite: Session, pictures: Tensor) -> Drift:
     """Drift of the first frames of the suite's sequence against its reference."""
     return measure_drift(suite.reference.frames[: len(pictures)], pictures, meaningful=suite.drift_is_meaningful)
 
 
-def convolution_names(suite: Suite, form: Form) -> tuple[frozenset[str], frozenset[str]]:
+def convolution_names(suite: Session, form: Form) -> tuple[frozenset[str], frozenset[str]]:
     """Names of the generator's convolutions, and of those that the form quantises."""
     exported = cached_export(suite.renderer, GENERATOR, OPSET, suite.options.cache)
     every = frozenset(node.name for node in exported.graph.node if node.op_type == "Conv")
     return every, quantised_nodes(exported, form.precision)
 
 
-def equal_ranges(model: onnx.ModelProto, quantised: Collection[str], calibration: Calibration) -> Calibration:
+def equal_ranges(model: onnx.ModelProto, quantized: Collection[str], calibration: Calibration) -> Calibration:
     """One range, the largest, for the quantised results of quantised convolutions that read the same tensor.
 
     `model` is the fp32 graph. Results count that a Relu alone reads, and behind it only quantised convolutions.
@@ -158,12 +159,12 @@ def equal_ranges(model: onnx.ModelProto, quantised: Collection[str], calibration
     readers = _readers(model)
     groups: dict[str, list[str]] = {}
     for node in model.graph.node:
-        if node.name not in quantised:
+        if node.name not in quantized:
             continue
         behind = readers.get(node.output[0], [])
         if len(behind) == 1 and behind[0].op_type == "Relu":
             last = readers.get(behind[0].output[0], [])
-            if last and all(one.name in quantised for one in last):
+            if last and all(one.name in quantized for one in last):
                 groups.setdefault(node.input[0], []).extend(one.name for one in last)
     ranges = dict(calibration.ranges)
     for names in groups.values():

@@ -30,15 +30,15 @@ import torch
 from int8_blocks import block_lines, block_tensors, output_name
 from int8_forms import FORMS, GENERATOR, REFERENCE, Simulation, convolution_names, form_graph, measure_frames
 from int8_layers import Times, compare_convolutions, convolutions_ms, group_times, listed
-from suite_options import add_suite_options, make_suite
+from suite_options import add_suite_options, make_session
 
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.layers import EngineLayer, read_layers
 from sadtrt_core.engine.session import EngineSession
+from sadtrt_core.files import write_file
 from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.pipeline import cached_export
-from sadtrt_core.records.files import write_atomically
-from sadtrt_core.suite import Suite
+from sadtrt_core.session import Session
 
 CALLS, ROUNDS = 60, 6
 PROFILE_LIMIT_S = 120.0
@@ -49,7 +49,7 @@ _FAILURES = (RuntimeError, ValueError, OSError, KeyError)
 class Experiment:
     """The forms on one suite; engines and graphs lie in `folder`, findings are written to `out` as they come."""
 
-    def __init__(self, suite: Suite, folder: Path, options: argparse.Namespace) -> None:
+    def __init__(self, suite: Session, folder: Path, options: argparse.Namespace) -> None:
         self.suite, self.folder, self.options = suite, folder, options
         self.started = time.monotonic()
         self.names = tuple(name for name in FORMS if name in (options.only or FORMS))
@@ -59,7 +59,7 @@ class Experiment:
         # Made here, because the threads that write graphs share them.
         exported = cached_export(suite.renderer, GENERATOR, OPSET, suite.options.cache)
         self.blocks = {block: output_name(block) for block in block_tensors(exported)}
-        if any(FORMS[name].quantise is not None for name in self.names):
+        if any(FORMS[name].quantize is not None for name in self.names):
             suite.calibration  # noqa: B018
         self.simulation = Simulation(suite, options.frames)
 
@@ -68,7 +68,7 @@ class Experiment:
 
     def write(self) -> None:
         if self.options.out is not None:
-            write_atomically(self.options.out, json.dumps(self.findings, indent=1) + "\n")
+            write_file(self.options.out, json.dumps(self.findings, indent=1) + "\n")
 
     def _task(self, name: str) -> Path:
         return self.folder / f"{tuple(FORMS).index(name)}.json"
@@ -85,10 +85,10 @@ class Experiment:
         """What the form's types cost, and which convolutions it quantises."""
         found = self.simulation.measure(FORMS[name])
         drift = found.drift
-        _, quantised = convolution_names(self.suite, FORMS[name])
+        _, quantized = convolution_names(self.suite, FORMS[name])
         self.findings[name]["simulated"] = {"psnr_min": drift.psnr_min, "max_lsb": drift.max_lsb_worst}
-        self.findings[name] |= {"simulated_blocks": found.blocks, "quantised": sorted(quantised)}
-        self.say(f"{name}: {len(quantised)} quantised; {self._loss(name, 'simulated')} by its types alone")
+        self.findings[name] |= {"simulated_blocks": found.blocks, "quantised": sorted(quantized)}
+        self.say(f"{name}: {len(quantized)} quantised; {self._loss(name, 'simulated')} by its types alone")
         self.write()
 
     def _loss(self, name: str, which: str) -> str:
@@ -157,10 +157,10 @@ class Experiment:
 
     def _layers(self, name: str, trt: Any) -> None:
         layers = self.layers[name] = read_layers(trt, self._plan(name).read_bytes())
-        every, quantised = convolution_names(self.suite, FORMS[name])
+        every, quantized = convolution_names(self.suite, FORMS[name])
         finding = self.findings[name]
-        convolutions, copies = compare_convolutions(layers, every, quantised), sum(layer.copies for layer in layers)
-        lines = [f"{len(layers)} layers, {copies} only copy", *(convolutions.lines() if quantised else [])]
+        convolutions, copies = compare_convolutions(layers, every, quantized), sum(layer.copies for layer in layers)
+        lines = [f"{len(layers)} layers, {copies} only copy", *(convolutions.lines() if quantized else [])]
         if "engine_blocks" in finding and "simulated_blocks" in finding:
             lines += block_lines(finding["engine_blocks"], finding["simulated_blocks"])
         finding |= {"layers": len(layers), "copies": copies, "inspected": listed(layers)}
@@ -174,11 +174,11 @@ class Experiment:
 
     def _profile(self, name: str) -> None:
         times = self.findings[name]["layer_ms"] = processes.profile(self._task(name), PROFILE_LIMIT_S)
-        every, quantised = convolution_names(self.suite, FORMS[name])
-        found = self.times[name] = group_times(self.layers.get(name, ()), times, every, quantised)
+        every, quantized = convolution_names(self.suite, FORMS[name])
+        found = self.times[name] = group_times(self.layers.get(name, ()), times, every, quantized)
         lines = [found.line()]
-        if quantised and REFERENCE in self.times:
-            same = convolutions_ms(self.findings[REFERENCE]["layer_ms"], quantised)
+        if quantized and REFERENCE in self.times:
+            same = convolutions_ms(self.findings[REFERENCE]["layer_ms"], quantized)
             lines.append(found.against(self.times[REFERENCE], same))
         self.findings[name] |= {"layer_groups": asdict(found), "time_lines": lines}
 
@@ -249,12 +249,12 @@ def main() -> int:
     if options.frames < 1 or options.jobs < 1:
         parser.error("--frames and --jobs must be 1 or more")
     trt: Any = api.tensorrt_module()
-    if not options.dry_run and (isinstance(trt, api.Absent) or not torch.cuda.is_available()):
-        reason = trt.reason if isinstance(trt, api.Absent) else "the engines are built and timed on an NVIDIA GPU"
+    if not options.dry_run and (isinstance(trt, api.Unavailable) or not torch.cuda.is_available()):
+        reason = trt.reason if isinstance(trt, api.Unavailable) else "the engines are built and timed on an NVIDIA GPU"
         print(f"{reason}; --dry-run does what needs none")
         return 2
     with tempfile.TemporaryDirectory(prefix="sadtrt-int8-") as folder:
-        suite = make_suite(options, device="cpu" if options.dry_run else "cuda", frames=options.frames)
+        suite = make_session(options, device="cpu" if options.dry_run else "cuda", frames=options.frames)
         experiment = Experiment(suite, Path(folder), options)
         if options.dry_run:
             dry_run(experiment)

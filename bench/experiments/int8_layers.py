@@ -52,7 +52,7 @@ class Convolutions:
     eight-bit layers by their tactic's types and by the type of what they put out.
     """
 
-    quantised: int
+    quantized: int
     in_int8: int
     int8_though_spared: tuple[str, ...]
     not_int8_though_quantised: tuple[str, ...]
@@ -63,7 +63,7 @@ class Convolutions:
 
     def lines(self) -> list[str]:
         """In words, for people."""
-        counts = f"{self.in_int8} of {self.quantised} quantised convolutions read int8"
+        counts = f"{self.in_int8} of {self.quantized} quantised convolutions read int8"
         if self.merged:
             counts += f", merged: {', '.join(map(str, self.merged))} in one layer"
         found = [counts]
@@ -80,7 +80,7 @@ class Convolutions:
 
 
 def compare_convolutions(
-    layers: Sequence[EngineLayer], every: Collection[str], quantised: Collection[str]
+    layers: Sequence[EngineLayer], every: Collection[str], quantized: Collection[str]
 ) -> Convolutions:
     """Which convolutions the engine computes in eight bits, against what the graph says."""
     int8: set[str] = set()
@@ -100,9 +100,9 @@ def compare_convolutions(
         results[element_type(layer.outputs[0].format) if layer.outputs else UNKNOWN] += 1
         if len(held) > 1:
             merged.append(len(held))
-    wanted = frozenset(quantised)
+    wanted = frozenset(quantized)
     return Convolutions(
-        quantised=len(wanted),
+        quantized=len(wanted),
         in_int8=len(wanted & int8),
         int8_though_spared=tuple(sorted(int8 - wanted)),
         not_int8_though_quantised=tuple(sorted((wanted & other) - int8)),
@@ -157,7 +157,7 @@ def group_times(
     layers: Sequence[EngineLayer],
     times: Mapping[str, float],
     every: Collection[str],
-    quantised: Collection[str],
+    quantized: Collection[str],
 ) -> Times:
     """A profiler's milliseconds of each layer, by its name, put into groups."""
     known = {plain_name(layer.name): group_of(layer, every) for layer in layers}
@@ -169,7 +169,7 @@ def group_times(
         else:
             groups[group] += ms
             counts[group] += 1
-    return Times(groups, counts, untold, convolutions_ms(times, quantised))
+    return Times(groups, counts, untold, convolutions_ms(times, quantized))
 
 
 def convolutions_ms(times: Mapping[str, float], names: Collection[str]) -> float:

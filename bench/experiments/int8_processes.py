@@ -21,9 +21,10 @@ from typing import Any
 import torch
 
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuildOptions, EngineBuildError, build_engine
+from sadtrt_core.engine.build import BuildOptions, build_engine
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin
 from sadtrt_core.engine.session import EngineSession
+from sadtrt_core.errors import BuildError
 
 WARM_UP, CALLS = 10, 30
 
@@ -78,7 +79,7 @@ def _run(what: str, task: Path, limit_s: float) -> None:
 def load_module(plugin: bool) -> Any:
     """TensorRT, with the plugin where graphs need it. Raises RuntimeError where either is missing."""
     trt = api.tensorrt_module()
-    if isinstance(trt, api.Absent):
+    if isinstance(trt, api.Unavailable):
         raise RuntimeError(trt.reason)
     if plugin:
         library = find_plugin()
@@ -149,7 +150,7 @@ def main() -> int:
     what, task = sys.argv[1], Path(sys.argv[2])
     try:
         _build_here(task) if what == "build" else _profile_here(task)
-    except (EngineBuildError, RuntimeError, OSError) as error:
+    except (BuildError, RuntimeError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 1
     return 0

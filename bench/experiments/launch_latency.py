@@ -4,7 +4,7 @@
 
 Kernels that spin for a known time, and rows, are measured in three ways in turn: "idle", with the begin event recorded
 on an idle stream, so that the launch behind it counts as device time; "held", as the suite does it, behind a kernel
-that spins until the host has enqueued everything (sadtrt_core/measure/hold.py); and "in a row", many calls between one
+that spins until the host has enqueued everything (sadtrt_core/measure/blocking.py); and "in a row", many calls between one
 pair of events, divided by their number, which hides every launch but the first and is the reference for rows, whose
 true time nobody knows.
 
@@ -30,13 +30,13 @@ import numpy as np
 import torch
 from gate_rows import row_absence, row_job
 from spin_kernel import SpinKernel
-from suite_options import add_suite_options, make_suite
+from suite_options import add_suite_options, make_session
 from timing_agreement import Delay
 
+from sadtrt_core import stats
 from sadtrt_core.environment import read_environment
-from sadtrt_core.measure import stats
+from sadtrt_core.files import write_file
 from sadtrt_core.measure.timing import GPU_PLAN, LatencySampler
-from sadtrt_core.records.files import write_atomically
 
 DELAYS_US = (20, 60, 200, 1_000, 5_000)
 DELAY_ROUNDS = 2
@@ -165,7 +165,7 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("this needs a GPU: PyTorch sees none")
-    suite = make_suite(options)
+    suite = make_session(options)
     delays = measure_delays(SpinKernel())
     found = {"environment": read_environment(suite.device).to_json(), "delays": delays, "lines": lines(delays)}
     for way, line in found["lines"].items():
@@ -184,7 +184,7 @@ def main() -> None:
         print(row_sentence(name, figures), flush=True)
         rows.append({"row": name} | figures)
         if options.out:
-            write_atomically(options.out, json.dumps(found | {"rows": rows}, indent=1) + "\n")
+            write_file(options.out, json.dumps(found | {"rows": rows}, indent=1) + "\n")
     sys.exit(2 if missing else 0)
 
 

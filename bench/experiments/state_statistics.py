@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats as scipy_stats
 
-from sadtrt_core.measure import stats
+from sadtrt_core import stats
 
 SMALLEST_GAP_PERCENT = 1.0
 LEAST_EXPLAINED = 0.8

@@ -6,7 +6,8 @@ import argparse
 import functools
 from pathlib import Path
 
-from sadtrt_core.suite import Suite, SuiteOptions, default_cache
+from sadtrt_core.config import RunConfig, default_cache
+from sadtrt_core.session import Session
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,10 +21,10 @@ def add_suite_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, help="as the suite's --cache")
 
 
-def make_suite(options: argparse.Namespace, device: str = "cuda", frames: int = 1) -> Suite:
+def make_session(options: argparse.Namespace, device: str = "cuda", frames: int = 1) -> Session:
     """A suite at 256 pixels of the options that `add_suite_options` added."""
-    return Suite(
-        SuiteOptions(
+    return Session(
+        RunConfig(
             size=256,
             weights=options.weights,
             checkpoint=None,

@@ -98,7 +98,7 @@ def main() -> None:
     for channels in CHANNELS:
         print(f"{channels} channels, PyTorch {torch.__version__}: {describe(by_pytorch, channels)}")
     trt = api.tensorrt_module()
-    if isinstance(trt, api.Absent):
+    if isinstance(trt, api.Unavailable):
         raise SystemExit(trt.reason)
     for channels in CHANNELS:
         print(f"{channels} channels, TensorRT {api.version_text(trt)}: {describe(by_tensorrt, channels)}", flush=True)

@@ -26,14 +26,14 @@ from typing import Any
 import torch
 from gate_rows import row_absence, row_job
 from spin_kernel import SpinKernel
-from suite_options import add_suite_options, make_suite
+from suite_options import add_suite_options, make_session
 from torch.autograd import DeviceType
 
+from sadtrt_core import stats
 from sadtrt_core.environment import read_environment
-from sadtrt_core.measure import stats
+from sadtrt_core.files import write_file
 from sadtrt_core.measure.timing import GPU_PLAN, LatencySampler
-from sadtrt_core.records.files import write_atomically
-from sadtrt_core.suite import Suite
+from sadtrt_core.session import Session
 
 DELAYS_US = (1_000, 5_000, 20_000)
 DELAY_TOLERANCE = 0.01
@@ -42,7 +42,7 @@ HOST_EXTRA_US = 50.0
 KERNELS_TOLERANCE = 0.03
 CALLS = 30
 HOLD = "spin_kernel"
-"""PyTorch's name of the kernel that sadtrt_core/measure/hold.py enqueues."""
+"""PyTorch's name of the kernel that sadtrt_core/measure/blocking.py enqueues."""
 ROWS = ("generator:tensorrt:fp32", "generator:tensorrt:fp16-mixed", "generator:tensorrt-enqueue:fp16-mixed")
 Finding = dict[str, Any]
 """What was checked, its figures, `agrees` (None where it could not be checked) and a sentence."""
@@ -90,7 +90,7 @@ def check_delays() -> list[Finding]:
     return [finding for microseconds in DELAYS_US for finding in check_delay(kernel, microseconds)]
 
 
-def check_kernels(row: str, suite: Suite) -> Finding:
+def check_kernels(row: str, suite: Session) -> Finding:
     """A row's device time against the profiler's kernels in the same calls."""
     if (absence := row_absence(suite, row)) is not None:
         return {"what": row, "agrees": None, "sentence": f"{row} could not be checked: {absence}"}
@@ -207,7 +207,7 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("this needs a GPU: PyTorch sees none")
-    suite = make_suite(options)
+    suite = make_session(options)
     environment = read_environment(suite.device).to_json()
     findings: list[Finding] = []
     for finding in itertools.chain(check_delays(), (check_kernels(row, suite) for row in options.row or ROWS)):
@@ -215,9 +215,7 @@ def main() -> None:
         print(f"{word}: {finding['sentence']}", flush=True)
         findings.append(finding)
         if options.out:
-            write_atomically(
-                options.out, json.dumps({"environment": environment, "findings": findings}, indent=1) + "\n"
-            )
+            write_file(options.out, json.dumps({"environment": environment, "findings": findings}, indent=1) + "\n")
     agreed = {finding["agrees"] for finding in findings}
     sys.exit(1 if False in agreed else 2 if None in agreed else 0)
 

@@ -18,7 +18,7 @@ from sadtrt_core.commands.options import (
     WeightsChoice,
     console,
     errors,
-    make_suite,
+    make_session,
     one_sentence,
 )
 
@@ -68,23 +68,23 @@ def drift(
 
     from rich.console import RenderableType
 
-    from sadtrt_core.localise.display import shown_progress
-    from sadtrt_core.localise.engines import engine_losses, prepare_engines
-    from sadtrt_core.localise.report import DriftReport, EngineReport, SumsReport
-    from sadtrt_core.localise.run import localise_suite, write_report
-    from sadtrt_core.localise.sums import sum_losses
-    from sadtrt_core.localise.table import engine_renderables, renderables, sums_renderables
-    from sadtrt_core.suite import Suite
+    from sadtrt_core.accuracy.accumulation_losses import sum_losses
+    from sadtrt_core.accuracy.drift import localise_session, write_report
+    from sadtrt_core.accuracy.engines import engine_losses, prepare_engines
+    from sadtrt_core.accuracy.findings import DriftReport, EngineReport, SumsReport
+    from sadtrt_core.accuracy.tables import engine_renderables, renderables, sums_renderables
+    from sadtrt_core.progress import shown_progress
+    from sadtrt_core.session import Session
 
     found: DriftReport | EngineReport | SumsReport
     shown: list[RenderableType]
     with one_sentence():
         if engines and half_sums:
             raise ValueError("--engines measures kernels and --half-sums simulates them: give one of the two")
-        options = make_suite(
+        options = make_session(
             size, weights, checkpoint, device, grid_sample, cache, optimization_level, jobs, source_image
         ).options
-        suite = Suite(replace(options, frames=frames, results=results), say=errors.print)
+        suite = Session(replace(options, frames=frames, results=results), say=errors.print)
         complete = True
         if engines:
             prepare_engines(suite, precision, errors)
@@ -97,7 +97,7 @@ def drift(
             shown, complete = sums_renderables(found), found.complete
         else:
             with shown_progress(errors) as tell:
-                found = localise_suite(
+                found = localise_session(
                     suite, suite.precision(precision), worst, lambda now: tell(now.doing, now.done, now.total)
                 )
             shown, complete = renderables(found), found.complete
@@ -130,10 +130,10 @@ def search(
     With TensorRT the plans that come into question are built and timed beside the built-in fp16-mixed; the fastest that
     holds the budget is written. Without a GPU the arithmetic kept in fp32 stands for time.
     """
-    from sadtrt_core.search.command import search_command
+    from sadtrt_core.accuracy.search_command import search_command
 
     with one_sentence():
-        suite = make_suite(
+        suite = make_session(
             size, weights, checkpoint, device, grid_sample, cache, optimization_level, jobs, source_image
         )
         try:

@@ -11,8 +11,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from sadtrt_core.config import RunConfig, default_cache
+from sadtrt_core.errors import BuildError
+
 if TYPE_CHECKING:
-    from sadtrt_core.suite import Suite
+    from sadtrt_core.session import Session
 
 console = Console()
 errors = Console(stderr=True)
@@ -31,16 +34,14 @@ GridSampleChoice = Annotated[str, typer.Option(help="auto, plugin, native or bui
 @contextmanager
 def one_sentence() -> Iterator[None]:
     """Turn what a user can mend into one sentence and exit code 2; anything else keeps its traceback."""
-    from sadtrt_core.engine.build import EngineBuildError
-
     try:
         yield
-    except (ValueError, EngineBuildError, OSError) as error:
+    except (ValueError, BuildError, OSError) as error:
         errors.print(f"[red]sadtrt:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
-def make_suite(
+def make_session(
     size: int,
     weights: str,
     checkpoint: Path | None,
@@ -50,12 +51,12 @@ def make_suite(
     optimization_level: int = 3,
     jobs: int = 1,
     source_image: Path | None = None,
-) -> Suite:
-    """A suite of one frame for commands that build, look or search; see SuiteOptions. Raises ValueError."""
-    from sadtrt_core.suite import Suite, SuiteOptions, default_cache
+) -> Session:
+    """A suite of one frame for commands that build, look or search; see RunConfig. Raises ValueError."""
+    from sadtrt_core.session import Session
 
-    return Suite(
-        SuiteOptions(
+    return Session(
+        RunConfig(
             size=size,
             weights=weights,
             checkpoint=checkpoint,

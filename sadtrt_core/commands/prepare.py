@@ -17,11 +17,12 @@ from sadtrt_core.commands.options import (
     WeightsChoice,
     console,
     errors,
-    make_suite,
+    make_session,
     one_sentence,
 )
+from sadtrt_core.config import default_cache
 from sadtrt_core.precision import PRECISIONS
-from sadtrt_core.stages import GRAPH_STAGES
+from sadtrt_core.renderer.stages import GRAPH_STAGES
 
 
 def doctor(
@@ -36,7 +37,7 @@ def doctor(
     from sadtrt_core.doctor import print_findings
 
     with one_sentence():
-        print_findings(make_suite(size, weights, checkpoint, device, grid_sample, cache), console)
+        print_findings(make_session(size, weights, checkpoint, device, grid_sample, cache), console)
 
 
 def build(
@@ -58,7 +59,7 @@ def build(
     from sadtrt_core.runners.registry import runner_named
 
     with one_sentence():
-        suite = make_suite(size, weights, checkpoint, "auto", grid_sample, cache, optimization_level)
+        suite = make_session(size, weights, checkpoint, "auto", grid_sample, cache, optimization_level)
         rows = [(name, how, count) for name in stage for how in precision for count in batch]
         for name, how, count in rows:
             absence = runner_named("tensorrt").available(suite.job(name, runner_named("tensorrt"), how, count))
@@ -103,7 +104,6 @@ def fit(
     from sadtrt_core.renderer.fit_display import shown_fit
     from sadtrt_core.renderer.preview import save_preview
     from sadtrt_core.renderer.standin import DEMO_FILE, fit_standin, fitted_file, load_standin
-    from sadtrt_core.suite import default_cache
 
     if not torch.cuda.is_available():
         errors.print("there is no GPU here: fitting on the CPU takes hours for a usable picture")

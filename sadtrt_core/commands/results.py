@@ -10,7 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from sadtrt_core.commands.options import Cache, Checkpoint, Device, Size, WeightsChoice, console, errors, one_sentence
-from sadtrt_core.stages import STAGES
+from sadtrt_core.config import default_cache
+from sadtrt_core.files import write_file
+from sadtrt_core.renderer.stages import STAGES
 
 
 def report(
@@ -20,8 +22,8 @@ def report(
     ] = False,
 ) -> None:
     """Show a run again."""
-    from sadtrt_core.records.report import markdown_summary, print_tables
     from sadtrt_core.records.store import read_run
+    from sadtrt_core.report.html import markdown_summary, print_tables
 
     with one_sentence():
         recorded = read_run(run)
@@ -43,12 +45,11 @@ def gate(
     markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request.")] = None,
 ) -> None:
     """Judge a run by a baseline: exit 0 pass, 1 regression, 2 not comparable, 3 rows missing."""
-    from sadtrt_core.records.baselines import baseline_path, write_baseline
-    from sadtrt_core.records.files import write_atomically
-    from sadtrt_core.records.gate import gate_named
-    from sadtrt_core.records.gate_output import gate_json, gate_junit, gate_markdown, print_gate
+    from sadtrt_core.gate.baselines import baseline_path, write_baseline
+    from sadtrt_core.gate.judge import gate_named
+    from sadtrt_core.gate.limits import Thresholds
+    from sadtrt_core.gate.output import gate_json, gate_junit, gate_markdown, print_gate
     from sadtrt_core.records.store import read_run
-    from sadtrt_core.records.thresholds import Thresholds
 
     results = Path("results")
     with one_sentence():
@@ -63,7 +64,7 @@ def gate(
         print_gate(result, console)
         for path, render in ((json_file, gate_json), (junit, gate_junit), (markdown, gate_markdown)):
             if path is not None:
-                write_atomically(path, render(result))
+                write_file(path, render(result))
     raise typer.Exit(int(result.exit_code))
 
 
@@ -92,10 +93,8 @@ def compare(
     import dataclasses
     import json
 
-    from sadtrt_core.compare import compare_sides
-    from sadtrt_core.compare_side import Conditions, Side
-    from sadtrt_core.records.files import write_atomically
-    from sadtrt_core.suite import default_cache
+    from sadtrt_core.compare.compare import compare_sides
+    from sadtrt_core.compare.side import Conditions, Side
 
     outcomes = []
     with one_sentence():
@@ -130,4 +129,4 @@ def compare(
         for sentence in sentences:
             console.print(escape(sentence), highlight=False, soft_wrap=True)
         if json_file is not None:
-            write_atomically(json_file, json.dumps(outcomes, indent=1) + "\n")
+            write_file(json_file, json.dumps(outcomes, indent=1) + "\n")

@@ -22,15 +22,12 @@ from sadtrt_core.engine.constraints import (
 )
 from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.engine.messages import in_one_line, message_log
-from sadtrt_core.engine.quantised import is_quantised
-from sadtrt_core.graph.instancenorm import decompose_instance_norm
+from sadtrt_core.engine.quantized import is_quantized
+from sadtrt_core.errors import BuildError
+from sadtrt_core.graph.instance_norm import decompose_instance_norm
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
 Say = Callable[[str], None]
-
-
-class EngineBuildError(RuntimeError):
-    """No engine could be built; the message is one sentence that says where and why."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def build_engine(
     TensorRT refuses, or that breaks the build, is left out and that is said. On 8.6 the graph's types become layer
     precisions; where no tactic obeys all of them, only the float32 ones are kept, and that is noted.
 
-    Raises EngineBuildError.
+    Raises BuildError.
     """
     started = time.monotonic()
     model = _checked_model(graph, label, input_shapes, has_plugin)
@@ -109,7 +106,7 @@ def build_engine(
             notes = attempt.notes(plan, looser=pins != pinned[0])
             return BuiltEngine(plan, attempt.timing_cache, time.monotonic() - started, notes)
         failure = attempt.failure
-    raise EngineBuildError(f"{label}: TensorRT {api.version_text(trt)} built no engine: {failure}")
+    raise BuildError(f"{label}: TensorRT {api.version_text(trt)} built no engine: {failure}")
 
 
 def _checked_model(
@@ -119,21 +116,21 @@ def _checked_model(
     try:
         model = onnx.load_from_string(graph)
     except DecodeError as error:
-        raise EngineBuildError(f"{label}: the graph is not ONNX ({len(graph)} bytes): export it again") from error
+        raise BuildError(f"{label}: the graph is not ONNX ({len(graph)} bytes): export it again") from error
     names = {value.name for value in model.graph.input}
     if names != set(input_shapes):
-        raise EngineBuildError(
+        raise BuildError(
             f"{label}: the graph's inputs are {', '.join(sorted(names)) or 'none'}: "
             f"expected {', '.join(sorted(input_shapes))}"
         )
     for node in model.graph.node:
         if node.op_type == NODE_TYPE and not has_plugin:
-            raise EngineBuildError(
+            raise BuildError(
                 f"{label}: node {node.name!r} ({node.op_type}) needs the plugin, which is not loaded: run "
                 "`sadtrt build-plugin`, or use --grid-sample native"
             )
         if node.op_type != NODE_TYPE and not node.domain and not onnx.defs.has(node.op_type):
-            raise EngineBuildError(f"{label}: node {node.name!r} has the operator {node.op_type!r}, which ONNX lacks")
+            raise BuildError(f"{label}: node {node.name!r} has the operator {node.op_type!r}, which ONNX lacks")
     fix_shapes(model, input_shapes)  # Instead of an optimization profile of one shape.
     return model
 
@@ -169,11 +166,11 @@ class _Attempt:
             try:
                 builder = api.create_builder(trt)
             except RuntimeError as error:
-                raise EngineBuildError(f"{self._label}: {error}") from error
+                raise BuildError(f"{self._label}: {error}") from error
             network = api.create_network(trt, builder)
             parser = api.create_parser(trt, network)
             if not parser.parse(self._model.SerializeToString()):
-                raise EngineBuildError(self._parser_error(parser, messages))
+                raise BuildError(self._parser_error(parser, messages))
             config = api.create_config(
                 trt,
                 builder,
@@ -181,7 +178,7 @@ class _Attempt:
                 workspace_mb=self._options.workspace_mb,
                 tf32=self._tf32,
             )
-            if not api.strongly_typed(trt) and is_quantised(self._model):
+            if not api.strongly_typed(trt) and is_quantized(self._model):
                 config.set_flag(trt.BuilderFlag.INT8)
             if self._pinned is not None:
                 config.set_flag(trt.BuilderFlag.FP16)

@@ -17,24 +17,15 @@ from typing import Any
 import torch
 
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuiltEngine, EngineBuildError, Say, build_engine
+from sadtrt_core.engine.build import BuiltEngine, Say, build_engine
 from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.plugin import load_plugin
 from sadtrt_core.engine.sampler_check import sampler_case, sampler_fault
-from sadtrt_core.files import locked, write_whole
-from sadtrt_core.source import source_digest
+from sadtrt_core.engine.session import EngineSession
+from sadtrt_core.errors import BuildError
+from sadtrt_core.files import code_digest, locked, write_whole
 
 KEY_VERSION = 2
-#: What turns a typed graph into an engine; a change in it is another engine.
-BUILDER_SOURCES = (
-    "engine/build.py",
-    "engine/constraints.py",
-    "engine/fixed_shapes.py",
-    "engine/quantised.py",
-    "engine/tensorrt_api.py",
-    "graph/edit.py",
-    "graph/instancenorm.py",
-)
 Key = dict[str, Any]
 Builder = Callable[..., BuiltEngine]
 
@@ -53,7 +44,7 @@ def engine_key(job: BuildJob, trt: Any, gpu: api.Gpu) -> Key:
     """Everything an engine depends on, as plain data; any change of it is another engine."""
     return {
         "key_version": KEY_VERSION,
-        "builder_sha256": source_digest(*BUILDER_SOURCES),
+        "builder_sha256": code_digest("engine"),
         "graph_sha256": hashlib.sha256(job.graph.read_bytes()).hexdigest(),
         "inputs": {name: list(shape) for name, shape in job.input_shapes},
         "options": {**job.options.parts(), "tf32": job.precision.tf32},
@@ -84,11 +75,11 @@ def ensure_engine(
     """The job's engine, from the cache or built now.
 
     `say` gets one line for whatever a person should know: why an engine is rebuilt, that another process is building
-    it, what was left unchecked. Two processes that want the same engine build it once. Raises EngineBuildError.
+    it, what was left unchecked. Two processes that want the same engine build it once. Raises BuildError.
     """
     trt = api.tensorrt_module()
-    if isinstance(trt, api.Absent):
-        raise EngineBuildError(f"{job.label}: {trt.reason}")
+    if isinstance(trt, api.Unavailable):
+        raise BuildError(f"{job.label}: {trt.reason}")
     key = engine_key(job, trt, api.current_gpu())
     path = engine_path(job, key)
     found = _read(path, key)
@@ -248,7 +239,7 @@ def _merge_timing_cache(path: Path, trt: Any, newest: bytes) -> None:
 def check_sampler(job: BuildJob, trt: Any, say: Say, builder: Builder = build_engine) -> str | None:
     """Run the one-node sampler engine once and compare it with PyTorch.
 
-    Returns why it could not be run (no GPU, say), or None where it agrees. Raises EngineBuildError where it does not.
+    Returns why it could not be run (no GPU, say), or None where it agrees. Raises BuildError where it does not.
     """
     if not torch.cuda.is_available():
         return "there is no GPU"
@@ -259,8 +250,6 @@ def check_sampler(job: BuildJob, trt: Any, say: Say, builder: Builder = build_en
         import pycuda.driver  # noqa: F401
     except ImportError:
         return "pycuda is not installed (pip install pycuda)"
-    from sadtrt_core.engine.session import EngineSession
-
     engine = ensure_engine(job, say, builder=builder)
     session = EngineSession(trt, engine.plan, torch.device("cuda"), cuda_graph=False)
     try:
@@ -271,5 +260,5 @@ def check_sampler(job: BuildJob, trt: Any, say: Say, builder: Builder = build_en
         session.close()
     fault = sampler_fault(samples, job.precision.compute)
     if fault:
-        raise EngineBuildError(f"{job.label}: {fault}: choose another --grid-sample")
+        raise BuildError(f"{job.label}: {fault}: choose another --grid-sample")
     return None

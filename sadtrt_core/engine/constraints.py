@@ -15,7 +15,7 @@ from typing import Any, Literal
 import onnx
 from onnx import TensorProto
 
-from sadtrt_core.engine.quantised import free_tensors
+from sadtrt_core.engine.quantized import free_tensors
 from sadtrt_core.engine.tensorrt_api import create_runtime
 from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
 

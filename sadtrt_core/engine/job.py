@@ -6,16 +6,16 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from sadtrt_core.case import GridSample
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.engine.sampler_check import SAMPLER_STAGE, SAMPLING_STAGES, sampler_precision
 from sadtrt_core.files import write_whole
+from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.precision import Precision
-from sadtrt_core.quantise.calibration import Calibration
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.runners.base import GridSample
-from sadtrt_core.stages import Stage
+from sadtrt_core.renderer.stages import Stage
 
 
 @dataclass(frozen=True)

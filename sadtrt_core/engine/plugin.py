@@ -15,15 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from sadtrt_core.engine.plugin_build import build_plugin
-from sadtrt_core.engine.plugin_library import (
-    BUILD_FOLDER,
-    HOW_TO_BUILD,
-    PluginAbsent,
-    PluginError,
-    PluginLibrary,
-    read_plugin,
-)
-from sadtrt_core.engine.tensorrt_api import Absent, tensorrt_module
+from sadtrt_core.engine.plugin_library import BUILD_FOLDER, HOW_TO_BUILD, PluginLibrary, read_plugin
+from sadtrt_core.engine.tensorrt_api import tensorrt_module
+from sadtrt_core.errors import Unavailable, UserError
 
 PLUGIN_NAME = "GridSample3D"
 PLUGIN_VERSION = "1"
@@ -33,8 +27,6 @@ PATH_VARIABLE = "SADTRT_PLUGIN"
 """Environment variable that names the library to use instead of looking in BUILD_FOLDER."""
 
 __all__ = [
-    "PluginAbsent",
-    "PluginError",
     "PluginLibrary",
     "build_plugin",
     "find_plugin",
@@ -63,7 +55,7 @@ def fits(library: PluginLibrary, generation: str) -> bool:
 
 def find_plugin(
     generation: str | None = None, environment: Mapping[str, str] = os.environ, folder: Path = BUILD_FOLDER
-) -> PluginLibrary | PluginAbsent:
+) -> PluginLibrary | Unavailable:
     """Find a usable library for a TensorRT generation such as "trt8", or say why there is none.
 
     None means the TensorRT that is installed, or any generation where none is.
@@ -72,19 +64,19 @@ def find_plugin(
     """
     if generation is None:
         installed = tensorrt_module()
-        generation = None if isinstance(installed, Absent) else tensorrt_generation(installed)
+        generation = None if isinstance(installed, Unavailable) else tensorrt_generation(installed)
     named = environment.get(PATH_VARIABLE)
     if named:
         found = read_plugin(Path(named))
-        if isinstance(found, PluginAbsent):
-            return PluginAbsent(f"{PATH_VARIABLE}: {found.reason}")
+        if isinstance(found, Unavailable):
+            return Unavailable(f"{PATH_VARIABLE}: {found.reason}")
         if generation is not None and not fits(found, generation):
-            return PluginAbsent(f"{PATH_VARIABLE}: {_misfit(found, generation)}")
+            return Unavailable(f"{PATH_VARIABLE}: {_misfit(found, generation)}")
         return found
     libraries, reasons = [], []
     for path in sorted(folder.glob("libsadtrt_plugin_*.so")):
         found = read_plugin(path)
-        if isinstance(found, PluginAbsent):
+        if isinstance(found, Unavailable):
             reasons.append(found.reason)
         elif generation is not None and not fits(found, generation):
             reasons.append(_misfit(found, generation))
@@ -92,18 +84,18 @@ def find_plugin(
             libraries.append(found)
     if libraries:
         return max(libraries, key=lambda library: (library.generation == generation, _age(library)))
-    return PluginAbsent(reasons[0] if reasons else f"no GridSample3D plugin library in {folder}; {HOW_TO_BUILD}")
+    return Unavailable(reasons[0] if reasons else f"no GridSample3D plugin library in {folder}; {HOW_TO_BUILD}")
 
 
 def load_plugin(library: PluginLibrary, tensorrt: ModuleType) -> None:
     """Make GridSample3D known to the registry of an imported TensorRT module; a second call changes nothing.
 
-    Raises PluginError when the library is for another generation, when it cannot be loaded, or when TensorRT for
+    Raises UserError when the library is for another generation, when it cannot be loaded, or when TensorRT for
     RTX could not use it afterwards.
     """
     generation = tensorrt_generation(tensorrt)
     if not fits(library, generation):
-        raise PluginError(_misfit(library, generation))
+        raise UserError(_misfit(library, generation))
     registry = tensorrt.get_plugin_registry()
     if _is_registered(registry):
         return
@@ -114,7 +106,7 @@ def load_plugin(library: PluginLibrary, tensorrt: ModuleType) -> None:
             _check_rtx_library_name()
         registry.load_library(str(library.path))
     if not _is_registered(registry):
-        raise PluginError(f"TensorRT {tensorrt.__version__} loaded {library.path} but did not register {PLUGIN_NAME}")
+        raise UserError(f"TensorRT {tensorrt.__version__} loaded {library.path} but did not register {PLUGIN_NAME}")
 
 
 def _is_registered(registry: Any) -> bool:
@@ -127,11 +119,11 @@ def _load_registering_library(library: PluginLibrary) -> None:
     try:
         loaded = ctypes.CDLL(str(library.path), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
-        raise PluginError(f"the plugin library {library.path} cannot be loaded: {error}") from error
+        raise UserError(f"the plugin library {library.path} cannot be loaded: {error}") from error
     loaded.sadtrt_plugin_registration.restype = ctypes.c_char_p
     problem = loaded.sadtrt_plugin_registration().decode()
     if problem:
-        raise PluginError(f"the plugin library {library.path} was loaded but not registered: {problem}")
+        raise UserError(f"the plugin library {library.path} was loaded but not registered: {problem}")
 
 
 def _check_rtx_library_name() -> None:
@@ -145,7 +137,7 @@ def _check_rtx_library_name() -> None:
         ctypes.CDLL(name)
     except OSError as error:
         where = folders[0] / f"{name}.1" if folders else f"{name}.1"
-        raise PluginError(
+        raise UserError(
             f"TensorRT for RTX can take no plugin node, because its parser opens {name} and its wheel has {name}.1 "
             f"only: make a link of that name to {where}, in a folder on LD_LIBRARY_PATH"
         ) from error

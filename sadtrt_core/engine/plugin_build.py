@@ -13,14 +13,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sadtrt_core.engine.plugin_library import (
-    BUILD_FOLDER,
-    SOURCE_FOLDER,
-    PluginAbsent,
-    PluginError,
-    PluginLibrary,
-    read_plugin,
-)
+from sadtrt_core.engine.plugin_library import BUILD_FOLDER, SOURCE_FOLDER, PluginLibrary, read_plugin
+from sadtrt_core.errors import Unavailable, UserError
 
 KERNEL_SOURCES = ("grid_sample_3d.cu", "version.cpp")
 PLUGIN_SOURCES = (*KERNEL_SOURCES, "plugin_v2.cpp", "plugin_v3.cpp")
@@ -44,7 +38,7 @@ def build_plugin(
 
     include_dir holds NvInfer.h; None takes it from TENSORRT_INCLUDE, TENSORRT_ROOT or TensorRT_ROOT. architectures
     are compute capabilities without the dot ("90", "80;90" or a sequence); None takes those of the GPUs present.
-    Raises PluginError, leaving an older library as it was, when nvcc, the headers or a GPU to build for are missing
+    Raises UserError, leaving an older library as it was, when nvcc, the headers or a GPU to build for are missing
     or nvcc fails.
     """
     include_dir = include_dir if include_dir is not None else headers_folder(environment)
@@ -52,8 +46,8 @@ def build_plugin(
     output = (build_dir or BUILD_FOLDER) / f"libsadtrt_plugin_{generation}.so"
     _compile(PLUGIN_SOURCES, output, architectures, ["-DSADTRT_WITH_TENSORRT", "-isystem", str(include_dir)])
     built = read_plugin(output)
-    if isinstance(built, PluginAbsent):
-        raise PluginError(built.reason)
+    if isinstance(built, Unavailable):
+        raise UserError(built.reason)
     return built
 
 
@@ -65,25 +59,25 @@ def build_kernel(build_dir: Path = BUILD_FOLDER, architectures: str | Sequence[s
 
 
 def headers_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder of TensorRT's headers that the environment names. Raises PluginError when it names none."""
+    """The folder of TensorRT's headers that the environment names. Raises UserError when it names none."""
     if environment.get("TENSORRT_INCLUDE"):
         return Path(environment["TENSORRT_INCLUDE"])
     for variable in ("TENSORRT_ROOT", "TensorRT_ROOT"):
         if environment.get(variable):
             return Path(environment[variable]) / "include"
-    raise PluginError(f"no folder of TensorRT headers was given: {WHERE_HEADERS_ARE}")
+    raise UserError(f"no folder of TensorRT headers was given: {WHERE_HEADERS_ARE}")
 
 
 def headers_version(include_dir: Path) -> tuple[str, str]:
     """Generation and full version of a folder of headers, such as ("trt8", "8.6.0").
 
-    Raises PluginError when the folder has no NvInferVersion.h or that file states no version.
+    Raises UserError when the folder has no NvInferVersion.h or that file states no version.
     """
     path = include_dir / "NvInferVersion.h"
     try:
         text = path.read_text()
     except OSError as error:
-        raise PluginError(f"{path} cannot be read ({error.strerror}): {WHERE_HEADERS_ARE}") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): {WHERE_HEADERS_ARE}") from error
     defined: dict[str, str] = dict(re.findall(r"^#define +(\w+) +(\w+)", text, re.MULTILINE))
     family = "rtx" if "TRT_MAJOR_RTX" in defined else "trt"
     names = "TRT_{}_RTX" if family == "rtx" else "NV_TENSORRT_{}"
@@ -92,13 +86,13 @@ def headers_version(include_dir: Path) -> tuple[str, str]:
         value = defined.get(names.format(part), "")
         value = defined.get(value, value)  # from 10.11 on the number hides behind a second name
         if not value.isdigit():
-            raise PluginError(f"{path} states no TensorRT version: {WHERE_HEADERS_ARE}")
+            raise UserError(f"{path} states no TensorRT version: {WHERE_HEADERS_ARE}")
         numbers.append(value)
     return family + numbers[0], ".".join(numbers)
 
 
 def present_architectures() -> list[str]:
-    """Compute capabilities of the GPUs of this machine, such as ["90"]. Raises PluginError when there is none."""
+    """Compute capabilities of the GPUs of this machine, such as ["90"]. Raises UserError when there is none."""
     try:
         answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
@@ -108,9 +102,7 @@ def present_architectures() -> list[str]:
             check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise PluginError(
-            "no GPU is present to build for: name the architectures, for example 90 for Hopper"
-        ) from error
+        raise UserError("no GPU is present to build for: name the architectures, for example 90 for Hopper") from error
     return sorted({line.strip().replace(".", "") for line in answer.splitlines() if line.strip()})
 
 
@@ -119,12 +111,12 @@ def _compile(
 ) -> None:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
-        raise PluginError("nvcc is not on the PATH: the CUDA toolkit is needed to build the plugin")
+        raise UserError("nvcc is not on the PATH: the CUDA toolkit is needed to build the plugin")
     if isinstance(architectures, str):
         architectures = re.split(r"[;,\s]+", architectures.strip())
     targets = list(architectures) if architectures is not None else present_architectures()
     if not targets or not all(re.fullmatch(r"[0-9]{2,3}[af]?", target) for target in targets):
-        raise PluginError(f"architectures {targets} are not compute capabilities without the dot, such as 90")
+        raise UserError(f"architectures {targets} are not compute capabilities without the dot, such as 90")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         unfinished = Path(folder) / output.name
@@ -136,9 +128,9 @@ def _compile(
         try:
             subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=True)
         except subprocess.CalledProcessError as error:
-            raise PluginError(f"nvcc could not build {output.name}: {_last_lines(error.stderr)}") from error
+            raise UserError(f"nvcc could not build {output.name}: {_last_lines(error.stderr)}") from error
         except subprocess.TimeoutExpired as error:
-            raise PluginError(f"nvcc took longer than {_COMPILE_SECONDS} s to build {output.name}") from error
+            raise UserError(f"nvcc took longer than {_COMPILE_SECONDS} s to build {output.name}") from error
         unfinished.replace(output)
 
 

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from sadtrt_core.errors import Unavailable
+
 LIBRARY_VERSION = "1.1.0"
 """The library this package works with: SADTRT_PLUGIN_VERSION in plugin/grid_sample_3d.h."""
 
@@ -33,32 +35,18 @@ class PluginLibrary:
     """SHA-256 of the file in hexadecimal: part of an engine's cache key."""
 
 
-@dataclass(frozen=True)
-class PluginAbsent:
-    """Why there is no library to use, as one sentence."""
-
-    reason: str
-
-    def __str__(self) -> str:
-        return self.reason
-
-
-class PluginError(ValueError):
-    """A plugin library could not be built or loaded; the message says what is wrong and what to do."""
-
-
-def read_plugin(path: Path) -> PluginLibrary | PluginAbsent:
+def read_plugin(path: Path) -> PluginLibrary | Unavailable:
     """Read version and digest from a library file, without loading it."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        return PluginAbsent(f"the plugin library {path} cannot be read ({error.strerror}); {HOW_TO_BUILD}")
+        return Unavailable(f"the plugin library {path} cannot be read ({error.strerror}); {HOW_TO_BUILD}")
     mark = _VERSION_MARK.search(content)
     if mark is None:
-        return PluginAbsent(f"{path} is not a GridSample3D plugin library of this project; {HOW_TO_BUILD}")
+        return Unavailable(f"{path} is not a GridSample3D plugin library of this project; {HOW_TO_BUILD}")
     version, family, major, minor, patch = (part.decode() for part in mark.groups())
     if version != LIBRARY_VERSION:
-        return PluginAbsent(
+        return Unavailable(
             f"the plugin library {path} has version {version}, {LIBRARY_VERSION} is expected; {HOW_TO_BUILD} again"
         )
     digest = hashlib.sha256(content).hexdigest()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sadtrt_core.precision import ComputeType, Precision
 from sadtrt_core.renderer.sampling import sample_volume
-from sadtrt_core.stages import Stage, TensorSpec
+from sadtrt_core.renderer.stages import Stage, TensorSpec
 
 #: The stages whose graphs sample a volume.
 SAMPLING_STAGES = frozenset({"motion", "warp", "generator"})
@@ -47,7 +47,7 @@ def sampler_precision(precision: Precision) -> Precision:
         keep_picture=False,
         keep_nodes=(),
         only_nodes=None,
-        quantise=None,
+        quantize=None,
         tf32=False,
     )
 

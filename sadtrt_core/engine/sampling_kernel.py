@@ -10,6 +10,8 @@ import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 
+from sadtrt_core.errors import BuildError
+
 INTERPOLATIONS = {"bilinear": 0, "nearest": 1}
 """Interpolation names of torch.nn.functional.grid_sample (for volumes "bilinear" is trilinear)."""
 PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
@@ -62,10 +64,6 @@ class SamplingMode:
         for value, known in ((self.interpolation, INTERPOLATIONS), (self.padding, PADDINGS)):
             if value not in known:
                 raise ValueError(f"sampling mode {value!r} is unknown: expected one of {', '.join(known)}")
-
-
-class SamplingError(RuntimeError):
-    """A problem was refused or a launch failed; the message is the library's own sentence."""
 
 
 def sampling_problem(
@@ -148,7 +146,7 @@ class SamplingKernel:
         problem.workspace, problem.workspace_bytes = workspace
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         if self._launch(ctypes.byref(problem), stream, message, _MESSAGE_BYTES):
-            raise SamplingError(message.value.decode())
+            raise BuildError(message.value.decode())
 
 
 class HostSampling:
@@ -164,4 +162,4 @@ class HostSampling:
         problem.volume, problem.grid, problem.output = volume, grid, output
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         if self._sample(ctypes.byref(problem), message, _MESSAGE_BYTES):
-            raise SamplingError(message.value.decode())
+            raise BuildError(message.value.decode())

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.messages import in_one_line, message_log
+from sadtrt_core.errors import EngineRefused
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the legacy default stream, which a capture forbids.
 
@@ -45,10 +46,6 @@ def active_context(device_index: int) -> Iterator[None]:
         yield
     finally:
         context.pop()
-
-
-class EngineRefused(RuntimeError):
-    """The engine does not fit this TensorRT, GPU or stage; another build may."""
 
 
 _TYPE_STRINGS = {torch.float32: "<f4", torch.float16: "<f2"}

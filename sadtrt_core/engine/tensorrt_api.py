@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 
 from sadtrt_core.engine.messages import in_one_line, message_log
+from sadtrt_core.errors import Unavailable
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 #: Told what the builder does: a phase, and how much of it is done (0..1) where that is known.
@@ -37,14 +38,7 @@ _RTX_CAPABILITIES = frozenset({(8, 0), (8, 6), (8, 9)})
 INSTALL = "pip install 'sadtrt[gpu]' (or 'sadtrt[rtx]' for TensorRT for RTX)"
 
 
-@dataclass(frozen=True)
-class Absent:
-    """Something that is not here, and why, in one sentence that says what mends it."""
-
-    reason: str
-
-
-def tensorrt_module() -> Any | Absent:
+def tensorrt_module() -> Any | Unavailable:
     """The TensorRT Python module: `tensorrt` where it is installed, else TensorRT for RTX, else why there is none."""
     failures = []
     for name in _MODULES:
@@ -60,8 +54,8 @@ def tensorrt_module() -> Any | Absent:
                 return module
             failures.append(f"{name}: the package has no builder")
     if failures:
-        return Absent(f"TensorRT is installed but does not load ({'; '.join(failures)}): reinstall with {INSTALL}")
-    return Absent(f"TensorRT is not installed: {INSTALL}")
+        return Unavailable(f"TensorRT is installed but does not load ({'; '.join(failures)}): reinstall with {INSTALL}")
+    return Unavailable(f"TensorRT is not installed: {INSTALL}")
 
 
 @dataclass(frozen=True)
@@ -72,10 +66,10 @@ class Installed:
     version: str
 
 
-def tensorrt_api() -> Installed | Absent:
+def tensorrt_api() -> Installed | Unavailable:
     """Product and version of the TensorRT that `tensorrt_module` gives, or why there is none."""
     module = tensorrt_module()
-    return module if isinstance(module, Absent) else Installed(flavour(module), version_text(module))
+    return module if isinstance(module, Unavailable) else Installed(flavour(module), version_text(module))
 
 
 def flavour(trt: Any) -> Flavour:
@@ -188,7 +182,7 @@ def create_network(trt: Any, builder: Any) -> Any:
 
 
 def create_parser(trt: Any, network: Any) -> Any:
-    """An ONNX parser for a network. Its flags are left alone: graph/instancenorm.py says what setting one did."""
+    """An ONNX parser for a network. Its flags are left alone: graph/instance_norm.py says what setting one did."""
     return trt.OnnxParser(network, message_log(trt).logger)
 
 

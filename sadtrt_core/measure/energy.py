@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sadtrt_core.measure.sensors import NoSensors, Sensors
+from sadtrt_core.errors import Unavailable
+from sadtrt_core.measure.sensors import Sensors
 from sadtrt_core.runners.base import StageRunner
 
 ENERGY_SECONDS = 0.5
@@ -17,7 +18,7 @@ CHUNK_SECONDS = 0.005
 
 def energy_per_call(
     runner: StageRunner,
-    sensors: Sensors | NoSensors,
+    sensors: Sensors | Unavailable,
     call_seconds: float,
     seconds: float = ENERGY_SECONDS,
     clock: Callable[[], float] = time.perf_counter,
@@ -28,7 +29,7 @@ def energy_per_call(
     that from becoming the error of the result. Where the GPU has no counter, its power is integrated by the trapezoid
     rule instead. `call_seconds` is what one call takes.
     """
-    if isinstance(sensors, NoSensors):
+    if isinstance(sensors, Unavailable):
         return None
     chunk = max(1, round(CHUNK_SECONDS / max(call_seconds, 1e-9)))
     has_counter = sensors.energy_mj() is not None

@@ -11,7 +11,7 @@ from types import TracebackType
 import torch
 from typing_extensions import Self
 
-YARDSTICK_CALLS = 20
+REFERENCE_CALLS = 20
 SHORTEST_SECONDS = 0.2
 """Linux counts processor time in steps of 10 ms: over less than this the share would say nothing."""
 Waits = dict[str, float]
@@ -51,7 +51,7 @@ class HostLoad:
 
     def __enter__(self) -> Self:
         if self._yardstick:
-            self.yardstick_ms = _worst(self.yardstick_ms, measure_yardstick())
+            self.yardstick_ms = _worst(self.yardstick_ms, time_reference_loop())
         self._before, self._waits = self._read(), self._read_waits()
         self._start = time.perf_counter()
         return self
@@ -66,7 +66,7 @@ class HostLoad:
             longest = max((total - self._waits.get(thread, 0.0) for thread, total in waits.items()), default=0.0)
             self.waited_percent = _worst(self.waited_percent, 100 * min(1.0, max(0.0, longest / seconds)))
         if self.yardstick_ms is not None:
-            self.yardstick_ms = _worst(self.yardstick_ms, measure_yardstick())
+            self.yardstick_ms = _worst(self.yardstick_ms, time_reference_loop())
         if self._before is None:
             return
         after = self._read()
@@ -113,11 +113,11 @@ def read_waiting_times() -> Waits | None:
     return waits
 
 
-def measure_yardstick() -> float:
+def time_reference_loop() -> float:
     """Milliseconds of the fastest of YARDSTICK_CALLS products of two fixed matrices: some ten milliseconds in all."""
     matrix = torch.linspace(-1, 1, 256 * 256).reshape(256, 256)
     times = []
-    for _ in range(YARDSTICK_CALLS):
+    for _ in range(REFERENCE_CALLS):
         start = time.perf_counter()
         torch.mm(matrix, matrix)
         times.append(time.perf_counter() - start)

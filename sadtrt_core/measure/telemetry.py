@@ -12,8 +12,9 @@ from types import TracebackType
 import numpy as np
 from typing_extensions import Self
 
+from sadtrt_core.errors import Unavailable
 from sadtrt_core.measure.host_load import HostLoad
-from sadtrt_core.measure.sensors import EMERGENCY_REASONS, NoSensors, Reading, Sensors
+from sadtrt_core.measure.sensors import EMERGENCY_REASONS, Reading, Sensors
 from sadtrt_core.records.measurements import Spread, Telemetry
 
 CLOCK_DROP = 0.05
@@ -47,12 +48,12 @@ class TelemetrySampler:
 
     def __init__(
         self,
-        sensors: Sensors | NoSensors,
+        sensors: Sensors | Unavailable,
         period_s: float = PERIOD_S,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.absence = sensors.reason if isinstance(sensors, NoSensors) else None
-        self._sensors = None if isinstance(sensors, NoSensors) else sensors
+        self.absence = sensors.reason if isinstance(sensors, Unavailable) else None
+        self._sensors = None if isinstance(sensors, Unavailable) else sensors
         self._period, self._clock = period_s, clock
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None

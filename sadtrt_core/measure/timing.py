@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sadtrt_core.measure import stats
-from sadtrt_core.measure.hold import Hold
+from sadtrt_core import stats
+from sadtrt_core.measure.blocking import BlockingKernel
 from sadtrt_core.records.schema import Latency
 from sadtrt_core.runners.base import StageRunner
 
@@ -20,12 +20,12 @@ class TimingPlan:
     """How long to warm up and how many samples to take.
 
     Warm-up runs `warmup_calls` calls and at least `warmup_floor_seconds`, then more until the times are steady
-    (measure/stats.py), for at most `warmup_seconds`. Sampling aims at `sample_seconds`, within the two limits on the
+    (stats.py), for at most `warmup_seconds`. Sampling aims at `sample_seconds`, within the two limits on the
     number of samples, and goes on for up to `extra_seconds` until the 95% interval of the median is no wider than
     `half_width` (a fraction of the median) to either side.
 
-    A row's samples are taken in so many `visits` (measure/visits.py), that begin at least `apart_seconds` after each
-    other; samples and seconds above are those of all visits together. A visit takes at least `visit_samples` samples,
+    A row's samples are taken in so many `visits` (measure/interleave.py), at least `apart_seconds` from each
+    other; samples and seconds above are of all visits together. A visit takes at least `visit_samples` samples,
     and all but the first warm up for `visit_warmup_calls` calls and `visit_warmup_seconds` more.
     """
 
@@ -134,7 +134,7 @@ class LatencySampler:
         self.windows: list[tuple[float, float]] = []
         self.visits: list[int] = []
         self.late: list[int] = []
-        self._hold = Hold()
+        self._hold = BlockingKernel()
         self._began: float | None = None
 
     def _host_call(self) -> tuple[float, float]:

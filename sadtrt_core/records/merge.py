@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from sadtrt_core.records.codec import RecordsError
+from sadtrt_core.errors import UserError
 from sadtrt_core.records.schema import Record, Resources, Status
 
 
@@ -12,12 +12,12 @@ def merge_records(first: Record, second: Record) -> Record:
     """One record with the parts of both; where both measured a part the later one is kept and a note says so.
 
     A failure outweighs a measurement, and a measurement outweighs a skip, whose reason then becomes a note.
-    Raises RecordsError if the keys or the benchmark versions differ.
+    Raises UserError if the keys or the benchmark versions differ.
     """
     if first.key != second.key:
-        raise RecordsError(f"cannot merge {first.key.label()} with {second.key.label()}")
+        raise UserError(f"cannot merge {first.key.label()} with {second.key.label()}")
     if first.benchmark_version != second.benchmark_version:
-        raise RecordsError(
+        raise UserError(
             f"{first.key.label()} was recorded by benchmark versions {first.benchmark_version} and "
             f"{second.benchmark_version} in one run: benchmarks that share a key must share a version"
         )

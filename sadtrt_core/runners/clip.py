@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.runners.base import Job, StageRunner
-from sadtrt_core.stages import STAGES
 
 CLIP_PARTS = ("keypoints", "mapping", "appearance", "motion", "warp", "decode")
 

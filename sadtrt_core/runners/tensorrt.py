@@ -13,7 +13,8 @@ from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.cache import Engine, discard, ensure_engine
 from sadtrt_core.engine.job import BuildJob, build_job
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin
-from sadtrt_core.engine.session import EngineRefused, EngineSession
+from sadtrt_core.engine.session import EngineSession
+from sadtrt_core.errors import EngineRefused
 from sadtrt_core.runners.base import Job, StageRunner
 
 
@@ -24,7 +25,7 @@ def tensorrt_absence(job: Job) -> str | None:
     if not torch.cuda.is_available():
         return "there is no CUDA device that torch can use: install a CUDA build of torch and the NVIDIA driver"
     trt = api.tensorrt_module()
-    if isinstance(trt, api.Absent):
+    if isinstance(trt, api.Unavailable):
         return trt.reason
     refused = api.runtime_absence(trt, torch.cuda.get_device_capability(job.device))
     if refused:
@@ -37,7 +38,7 @@ def tensorrt_absence(job: Job) -> str | None:
         refused = api.bfloat16_absence(trt)
         if refused:
             return refused
-    if job.precision.quantise is not None and job.precision.quantise.type == "fp8":
+    if job.precision.quantize is not None and job.precision.quantize.type == "fp8":
         refused = api.float8_absence(trt, torch.cuda.get_device_capability(job.device))
         if refused:
             return refused
@@ -81,7 +82,7 @@ class TensorRTRunner(StageRunner):
         self._session: EngineSession | None = None
 
     def activate(self) -> None:
-        """Raises RuntimeError (EngineBuildError where no engine can be built) with the reason."""
+        """Raises RuntimeError (BuildError where no engine can be built) with the reason."""
         reason = tensorrt_absence(self.job)
         if reason:
             raise RuntimeError(f"{self.job.stage.name} {self.job.precision.name}: {reason}")
@@ -101,7 +102,7 @@ class TensorRTRunner(StageRunner):
 
     def _open(self, engine: Engine, plugin: PluginLibrary | None) -> None:
         trt = api.tensorrt_module()
-        assert not isinstance(trt, api.Absent)  # `activate` has asked.
+        assert not isinstance(trt, api.Unavailable)  # `activate` has asked.
         if plugin is not None:
             load_plugin(plugin, trt)  # The engine may come from the cache: nothing has loaded it yet.
         session = EngineSession(trt, engine.plan, self.job.device, self.cuda_graph)

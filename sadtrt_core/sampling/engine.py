@@ -19,7 +19,7 @@ from sadtrt_core.engine.messages import in_one_line, message_log
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin
 from sadtrt_core.files import write_whole
 from sadtrt_core.graph.export import OPSET
-from sadtrt_core.graph.gridsample import resolve_grid_sample
+from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.plan import precision_named
 from sadtrt_core.renderer.sampling import NODE_TYPE
 from sadtrt_core.sampling.shapes import SamplingShape
@@ -65,7 +65,7 @@ def sampler_engine_absence(grid_sample: GraphSampler, device: torch.device) -> s
     if device.type != "cuda":
         return f"TensorRT runs on an NVIDIA GPU, not on {device.type}"
     trt = api.tensorrt_module()
-    if isinstance(trt, api.Absent):
+    if isinstance(trt, api.Unavailable):
         return trt.reason
     refused = api.runtime_absence(trt, torch.cuda.get_device_capability(device))
     if refused:
@@ -82,7 +82,7 @@ def sampler_engine_absence(grid_sample: GraphSampler, device: torch.device) -> s
 class SamplerEngine:
     """A sampler's engine, from the cache or built now, that runs on any tensors of its shapes.
 
-    Raises EngineBuildError where none can be built, RuntimeError where TensorRT does not load it or it is of other
+    Raises BuildError where none can be built, RuntimeError where TensorRT does not load it or it is of other
     types or shapes than the sampler.
     """
 
@@ -96,7 +96,7 @@ class SamplerEngine:
         say: Say = lambda line: None,
     ) -> None:
         trt: Any = api.tensorrt_module()
-        if isinstance(trt, api.Absent):
+        if isinstance(trt, api.Unavailable):
             raise RuntimeError(trt.reason)
         job = sampler_job(shape, dtype, grid_sample, cache, options)
         if job.plugin is not None:

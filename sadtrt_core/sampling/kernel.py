@@ -7,37 +7,39 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from sadtrt_core.engine.plugin import PluginError, PluginLibrary, find_plugin, load_plugin
+from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin
 from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY
 from sadtrt_core.engine.plugin_library import BUILD_FOLDER, HOW_TO_BUILD, LIBRARY_VERSION
 from sadtrt_core.engine.sampling_kernel import SamplingKernel, SamplingMode, sampling_problem
-from sadtrt_core.engine.tensorrt_api import Absent, tensorrt_module
+from sadtrt_core.engine.session import DeviceBuffer, active_context
+from sadtrt_core.engine.tensorrt_api import tensorrt_module
+from sadtrt_core.errors import Unavailable, UserError
 
 CHANNEL_MULTIPLE = 8
 """Channels-last voxels hold a multiple of so many channels."""
 
 
-def find_kernel() -> SamplingKernel | Absent:
+def find_kernel() -> SamplingKernel | Unavailable:
     """The kernel library, or else a plugin library, which holds the same kernel; or why there is neither."""
     path = BUILD_FOLDER / KERNEL_LIBRARY
     if not path.exists():
         found = find_plugin()
         if not isinstance(found, PluginLibrary):
-            return Absent(f"the sampling kernel is not built: {found.reason}")
+            return Unavailable(f"the sampling kernel is not built: {found.reason}")
         trt = tensorrt_module()
-        if not isinstance(trt, Absent):
+        if not isinstance(trt, Unavailable):
             try:
                 # First, because 8.6's adaptor registers itself while the library loads, or never.
                 load_plugin(found, trt)
-            except PluginError as error:
-                return Absent(str(error))
+            except UserError as error:
+                return Unavailable(str(error))
         path = found.path
     try:
         kernel = SamplingKernel(path)
     except (OSError, AttributeError) as error:
-        return Absent(f"{path} cannot be loaded ({error}); {HOW_TO_BUILD}")
+        return Unavailable(f"{path} cannot be loaded ({error}); {HOW_TO_BUILD}")
     if kernel.version.split()[0] != LIBRARY_VERSION:
-        return Absent(f"{path} has version {kernel.version}, {LIBRARY_VERSION} is expected; {HOW_TO_BUILD} again")
+        return Unavailable(f"{path} has version {kernel.version}, {LIBRARY_VERSION} is expected; {HOW_TO_BUILD} again")
     return kernel
 
 
@@ -48,13 +50,11 @@ def kernel_absence(device: torch.device) -> str | None:
     if importlib.util.find_spec("pycuda") is None:
         return "pycuda is not installed: pip install pycuda"
     found = find_kernel()
-    return found.reason if isinstance(found, Absent) else None
+    return found.reason if isinstance(found, Unavailable) else None
 
 
 def pycuda_tensor(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Memory that pycuda allocated, filled with zeros and seen as a torch tensor."""
-    from sadtrt_core.engine.session import DeviceBuffer, active_context
-
     index = device.index if device.index is not None else torch.cuda.current_device()
     with active_context(index):
         buffer = DeviceBuffer(shape, dtype)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sadtrt_core.engine.build import BuildOptions, Say
-from sadtrt_core.engine.tensorrt_api import Absent
+from sadtrt_core.errors import Unavailable
 from sadtrt_core.sampling.engine import GraphSampler, SamplerEngine, sampler_engine_absence, sampler_graph
 from sadtrt_core.sampling.kernel import CHANNEL_MULTIPLE, KernelLaunch, find_kernel, kernel_absence
 from sadtrt_core.sampling.shapes import SamplingShape
@@ -101,7 +101,7 @@ def _kernel(layout: str) -> Opener:
     @contextlib.contextmanager
     def open_kernel(setting: Setting) -> Iterator[Launcher]:
         kernel = find_kernel()
-        if isinstance(kernel, Absent):
+        if isinstance(kernel, Unavailable):
             raise RuntimeError(kernel.reason)
         yield lambda volume, grid: KernelLaunch(kernel, volume, grid, layout)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from sadtrt_core.records.files import write_atomically
+from sadtrt_core.files import write_file
 from sadtrt_core.records.schema import Environment
 from sadtrt_core.sampling.torch_forms import ONE_GRID, times_pytorch
 
@@ -113,7 +113,7 @@ def ratio_lines(rows: Sequence[SamplingRow]) -> list[str]:
 
 
 def write_rows(rows: Sequence[SamplingRow], environment: Environment, folder: Path) -> Path:
-    """Write grid_sample.json into `folder`, made where it is missing; its path. Raises RecordsError or OSError."""
+    """Write grid_sample.json into `folder`, made where it is missing; its path. Raises UserError or OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "version": FILE_VERSION,
@@ -121,5 +121,5 @@ def write_rows(rows: Sequence[SamplingRow], environment: Environment, folder: Pa
         "rows": [{**asdict(row), "bytes_per_second": row.rate, "limit_us": row.limit_us} for row in rows],
     }
     path = folder / FILE
-    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return path

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from sadtrt_core.case import Case
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,7 +39,7 @@ def run(seed: int, factor: float = 1.0, others_percent: float | None = None):
 def test_decisions_are_counted_by_what_the_gate_answers():
     from gate_decisions import StoredRun, all_pairs, power_decisions, same_code_decisions
 
-    from sadtrt_core.records.thresholds import Thresholds
+    from sadtrt_core.gate.limits import Thresholds
 
     stored = [StoredRun(0.0, run(100 * seed), seed) for seed in range(4)]
     stored += [StoredRun(0.3, run(999, 1.3), 4), StoredRun(0.05, run(555, 1.05), 3)]
@@ -251,7 +253,6 @@ def gpu_suite(gpu: VirtualGpu, monkeypatch: pytest.MonkeyPatch, ms: float, loads
 
     from sadtrt_core.measure.sensors import Reading
     from sadtrt_core.measure.timing import TimingPlan
-    from sadtrt_core.records.schema import RecordKey
 
     class Sensors:
         millijoules = 0.0
@@ -287,13 +288,13 @@ def gpu_suite(gpu: VirtualGpu, monkeypatch: pytest.MonkeyPatch, ms: float, loads
     monkeypatch.setattr(gate_rows, "runner_named", lambda name: kind)
     memory = iter(range(1000, 100_000, 500))
     monkeypatch.setattr(gate_rows, "device_memory_free_of_leftovers", lambda device: float(next(memory)))
-    monkeypatch.setattr("sadtrt_core.rows.device_memory_used", lambda device: float(next(memory)))
+    monkeypatch.setattr("sadtrt_core.measure.rows.device_memory_used", lambda device: float(next(memory)))
     return SimpleNamespace(
         timing_plan=TimingPlan(2, 0.0, 0.0, 30, 40),
         sensors=Sensors(),
         inputs=lambda job: {},
         job=lambda stage, kind, precision, batch: Runner.job,
-        key=lambda kind, job: RecordKey("decode", "tensorrt", "fp16", "none", 1),
+        key=lambda kind, job: Case("decode", "tensorrt", "fp16", "none", 1),
     )
 
 

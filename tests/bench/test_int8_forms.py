@@ -13,21 +13,21 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from sadtrt_core.accuracy.simulate import make_session
 from sadtrt_core.engine.constraints import layer_types
 from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.export import export_stage
-from sadtrt_core.graph.instancenorm import decompose_instance_norm
+from sadtrt_core.graph.instance_norm import decompose_instance_norm
 from sadtrt_core.graph.typed import apply_precision, quantised_nodes
-from sadtrt_core.localise.candidates import make_session
-from sadtrt_core.precision import PRECISIONS, Quantisation
-from sadtrt_core.stages import STAGES
+from sadtrt_core.precision import PRECISIONS, Quantization
+from sadtrt_core.renderer.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 #: Wide, so that convolutions share what they read.
 INT8 = replace(
     PRECISIONS["int8"],
-    quantise=Quantisation("int8", ("/decoder/*",), ("/decoder/up_?/conv_?/*", "/decoder/up_1/norm_[1s]/mlp_shared/*")),
+    quantize=Quantization("int8", ("/decoder/*",), ("/decoder/up_?/conv_?/*", "/decoder/up_1/norm_[1s]/mlp_shared/*")),
 )
 
 

@@ -58,7 +58,7 @@ def test_convolutions_that_are_not_what_the_graph_says_are_named():
     assert found.int8_though_spared == (C,)
     assert found.not_int8_though_quantised == (D,)
     assert found.shown_nowhere == (E,)
-    assert (found.in_int8, found.quantised, found.merged) == (2, 4, (2,))
+    assert (found.in_int8, found.quantized, found.merged) == (2, 4, (2,))
     assert found.tactics == {"i8f16_i8i32_f32": 1, "unknown": 1}
     assert found.results == {"int8": 1, "half": 1}
     text = "\n".join(found.lines())

@@ -18,9 +18,10 @@ THREE_VISITS = """
     import os
     import pytest
     import torch
-    from sadtrt_core import reference, suite
+    from sadtrt_core.measure import reference
+    from sadtrt_core import session as suite
     from sadtrt_core.measure.timing import TimingPlan
-    from sadtrt_core.measure.visits import RowTiming, Visits
+    from sadtrt_core.measure.interleave import RowTiming, Interleaver
     from sadtrt_core.renderer.config import demo_config
     from sadtrt_core.renderer.seeded import seeded_renderer
     from sadtrt_core.runners.pytorch import PyTorchRunner
@@ -47,7 +48,7 @@ THREE_VISITS = """
 
         if os.environ.get("DRIFT"):
             made = []
-            init = Visits.__init__
+            init = Interleaver.__init__
 
             def noted(self, *arguments):
                 made.append(self)
@@ -57,8 +58,8 @@ THREE_VISITS = """
                 print("drift of the generator,", len(made[0]._waiting), "wait")
                 return torch.full((len(items), 3, 64, 64), 0.5)
 
-            patch.setattr(Visits, "__init__", noted)
-            patch.setattr(suite.Suite, "render_sequence", render)
+            patch.setattr(Interleaver, "__init__", noted)
+            patch.setattr(suite.Session, "render_sequence", render)
             def grey(job, inputs, dtype=torch.float32):
                 return [torch.full((1, 3, 64, 64), 0.5, dtype=dtype) for _ in inputs]
 

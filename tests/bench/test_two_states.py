@@ -13,13 +13,13 @@ import pytest
 import torch
 from simulated_gpu import START_NS, SimulatedGpu
 
+from sadtrt_core.errors import Unavailable
+from sadtrt_core.gate.judge import compare_runs
+from sadtrt_core.gate.limits import Thresholds
 from sadtrt_core.measure import host_load, timing
-from sadtrt_core.measure.sensors import NoSensors
+from sadtrt_core.measure.interleave import Interleaver, RowTiming
 from sadtrt_core.measure.timing import GPU_PLAN, TimingPlan
-from sadtrt_core.measure.visits import RowTiming, Visits
-from sadtrt_core.records.gate import compare_runs
 from sadtrt_core.records.schema import Run
-from sadtrt_core.records.thresholds import Thresholds
 
 
 @pytest.fixture(autouse=True)
@@ -73,14 +73,14 @@ def suite_run(gpu: RestlessGpu, plan: TimingPlan, rows: dict[str, float]) -> Run
     """All rows as the suite measures them."""
     from record_examples import key, measured, run_of
 
-    visits = Visits(plan, gpu.sleep)
+    visits = Interleaver(plan, gpu.sleep)
     timings = {}
     for name, ms in rows.items():
         runner = Runner(gpu, ms)
-        visits.make_room(runner)
-        timings[name] = RowTiming(runner, plan, NoSensors("none"), clock=gpu.seconds)
+        visits.evict(runner)
+        timings[name] = RowTiming(runner, plan, Unavailable("none"), clock=gpu.seconds)
         timings[name].visit()
-        visits.go_round()
+        visits.repeat()
         visits.keep(timings[name], runner, contextlib.ExitStack(), lambda: None, lambda error: None)
     visits.finish()
     return run_of(*(measured(key(name), latency=row.latency(), drift=None) for name, row in timings.items()))

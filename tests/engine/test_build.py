@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sadtrt_core.engine.build import BuildOptions, BuiltEngine, EngineBuildError, build_engine
+from sadtrt_core.engine.build import BuildOptions, BuiltEngine, build_engine
+from sadtrt_core.errors import BuildError
 
 MakeGraph = Callable[..., onnx.ModelProto]
 QUICK = BuildOptions(optimization_level=0)
@@ -37,36 +38,36 @@ def test_a_refused_timing_cache_is_said_and_does_not_fail_the_build(half_graph: 
 
 
 def test_what_is_not_onnx_is_refused_in_a_sentence(trt: Any) -> None:
-    with pytest.raises(EngineBuildError, match=r"^mapping fp16: the graph is not ONNX \(\d+ bytes\): export it again$"):
+    with pytest.raises(BuildError, match=r"^mapping fp16: the graph is not ONNX \(\d+ bytes\): export it again$"):
         build(trt, b"\x08\x96 this is no graph")
 
 
 def test_an_operator_that_does_not_exist_is_named(half_graph: MakeGraph, trt: Any) -> None:
-    with pytest.raises(EngineBuildError, match="node 'squash' has the operator 'Squash', which ONNX lacks"):
+    with pytest.raises(BuildError, match="node 'squash' has the operator 'Squash', which ONNX lacks"):
         build(trt, half_graph("Squash").SerializeToString())
 
 
 def test_an_operator_that_tensorrt_cannot_read_is_named_with_its_node(half_graph: MakeGraph, trt: Any) -> None:
-    with pytest.raises(EngineBuildError, match=r"mapping fp16: TensorRT [\d.]+ cannot read the graph.*squash.*\(Det\)"):
+    with pytest.raises(BuildError, match=r"mapping fp16: TensorRT [\d.]+ cannot read the graph.*squash.*\(Det\)"):
         build(trt, half_graph("Det").SerializeToString())
 
 
 def test_a_plugin_node_without_the_plugin_says_how_to_build_it(half_graph: MakeGraph, trt: Any) -> None:
     model = half_graph()
     model.graph.node.insert(1, helper.make_node("GridSample3D", ["x_half", "x"], ["unused"], name="sampler"))
-    with pytest.raises(EngineBuildError, match=r"node 'sampler'.*sadtrt build-plugin"):
+    with pytest.raises(BuildError, match=r"node 'sampler'.*sadtrt build-plugin"):
         build(trt, model.SerializeToString())
 
 
 def test_inputs_of_another_stage_are_refused(half_graph: MakeGraph, trt: Any) -> None:
-    with pytest.raises(EngineBuildError, match="the graph's inputs are x: expected source_image"):
+    with pytest.raises(BuildError, match="the graph's inputs are x: expected source_image"):
         build(trt, half_graph().SerializeToString(), input_shapes={"source_image": (1, 3, 256, 256)})
 
 
 def test_operands_of_unlike_type_are_an_error_not_a_silent_cast(half_graph: MakeGraph, trt: Any) -> None:
     model = half_graph()
     model.graph.initializer[0].CopyFrom(helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]))
-    with pytest.raises(EngineBuildError, match=r"^mapping fp16: "):
+    with pytest.raises(BuildError, match=r"^mapping fp16: "):
         build(trt, model.SerializeToString())
 
 

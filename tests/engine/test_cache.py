@@ -16,10 +16,11 @@ import pytest
 
 from sadtrt_core.engine import cache as engine_cache
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuildOptions, BuiltEngine, EngineBuildError
+from sadtrt_core.engine.build import BuildOptions, BuiltEngine
 from sadtrt_core.engine.cache import discard, engine_key, ensure_engine, key_digest
 from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.plugin import PluginLibrary
+from sadtrt_core.errors import BuildError
 from sadtrt_core.precision import PRECISIONS
 
 MakeJob = Callable[..., BuildJob]
@@ -170,10 +171,10 @@ def test_a_discarded_engine_is_built_again(make_job: MakeJob, builder: CountingB
 
 def test_a_failing_build_leaves_nothing_that_looks_like_an_engine(make_job: MakeJob, builder: CountingBuilder) -> None:
     def failing(*arguments: Any, **settings: Any) -> BuiltEngine:
-        raise EngineBuildError("no tactic")
+        raise BuildError("no tactic")
 
     job = make_job()
-    with pytest.raises(EngineBuildError, match="no tactic"):
+    with pytest.raises(BuildError, match="no tactic"):
         ensure_engine(job, builder=failing)
     assert [path.suffix for path in (job.cache / "engines").iterdir()] == [".lock"]
 
@@ -200,8 +201,8 @@ def test_two_that_want_the_same_engine_build_it_once(make_job: MakeJob, builder:
 
 
 def test_without_tensorrt_the_reason_is_given(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "tensorrt_module", lambda: api.Absent("TensorRT is not installed: pip install it"))
-    with pytest.raises(EngineBuildError, match=r"mapping fp16.*TensorRT is not installed"):
+    monkeypatch.setattr(api, "tensorrt_module", lambda: api.Unavailable("TensorRT is not installed: pip install it"))
+    with pytest.raises(BuildError, match=r"mapping fp16.*TensorRT is not installed"):
         ensure_engine(make_job())
 
 

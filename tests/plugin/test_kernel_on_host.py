@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sadtrt_core.engine.sampling_kernel import SamplingError, SamplingKernel, SamplingMode, sampling_problem
+from sadtrt_core.engine.sampling_kernel import SamplingKernel, SamplingMode, sampling_problem
+from sadtrt_core.errors import BuildError
 
 PLUGIN = Path(__file__).resolve().parents[2] / "plugin"
 sys.path.insert(0, str(PLUGIN))
@@ -132,13 +133,13 @@ def test_features_that_are_not_finite_reach_only_the_samples_that_read_them(
 
 def test_a_bad_launch_is_refused_with_a_sentence(kernel: SamplingKernel) -> None:
     problem = sampling_problem((1, 1, 2, 2, 2), (1, 1, 1, 1, 3), SamplingMode())
-    with pytest.raises(SamplingError, match="a null pointer"):
+    with pytest.raises(BuildError, match="a null pointer"):
         kernel.launch(problem, 0, 0, 0)
     problem.padding = 7
-    with pytest.raises(SamplingError, match="padding 7 is not 0"):
+    with pytest.raises(BuildError, match="padding 7 is not 0"):
         kernel.launch(problem, 16, 16, 16)
     problem.padding, problem.layout = 0, 1
-    with pytest.raises(SamplingError, match="aligned to 16 bytes"):
+    with pytest.raises(BuildError, match="aligned to 16 bytes"):
         kernel.launch(problem, 8, 16, 16)
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from sadtrt_core.engine.plugin import PluginError, PluginLibrary, build_plugin
+from sadtrt_core.engine.plugin import PluginLibrary, build_plugin
 from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel
 from sadtrt_core.engine.sampling_kernel import SamplingKernel
+from sadtrt_core.errors import UserError
 
 HEADERS_VARIABLE = "SADTRT_TEST_HEADERS"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -69,7 +70,7 @@ def test_a_failed_build_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     (headers / "NvInferVersion.h").write_text(
         "#define NV_TENSORRT_MAJOR 8\n#define NV_TENSORRT_MINOR 6\n#define NV_TENSORRT_PATCH 0\n"
     )
-    with pytest.raises(PluginError, match=r"nvcc could not build libsadtrt_plugin_trt8\.so: .*NvInfer\.h"):
+    with pytest.raises(UserError, match=r"nvcc could not build libsadtrt_plugin_trt8\.so: .*NvInfer\.h"):
         build_plugin(headers, tmp_path / "build", ["90"])
     assert list((tmp_path / "build").iterdir()) == []
 
@@ -77,13 +78,13 @@ def test_a_failed_build_says_so_and_leaves_nothing(tmp_path: Path) -> None:
 def test_architectures_that_are_none_are_refused(tmp_path: Path) -> None:
     if shutil.which("nvcc") is None:
         pytest.skip("nvcc is not on the PATH")
-    with pytest.raises(PluginError, match="not compute capabilities"):
+    with pytest.raises(UserError, match="not compute capabilities"):
         build_kernel(tmp_path, "hopper")
 
 
 def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PluginError, match="nvcc is not on the PATH"):
+    with pytest.raises(UserError, match="nvcc is not on the PATH"):
         build_kernel(tmp_path, ["90"])
 
 

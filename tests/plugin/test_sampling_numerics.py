@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sadtrt_core.engine.sampling_kernel import HostSampling, SamplingError, SamplingMode, sampling_problem
+from sadtrt_core.engine.sampling_kernel import HostSampling, SamplingMode, sampling_problem
+from sadtrt_core.errors import BuildError
 
 PLUGIN = Path(__file__).resolve().parents[2] / "plugin"
 sys.path.insert(0, str(PLUGIN))
@@ -107,12 +108,12 @@ def test_each_grid_of_a_shared_volume_reads_its_own_volume(host: HostSampling) -
 
 
 def test_a_grid_batch_that_does_not_divide_is_refused_by_name(host: HostSampling) -> None:
-    with pytest.raises(SamplingError, match="grid's batch of 3 is not a multiple of the volume's batch of 2"):
+    with pytest.raises(BuildError, match="grid's batch of 3 is not a multiple of the volume's batch of 2"):
         run(host, Case(torch.zeros(2, 1, 2, 2, 2), torch.zeros(3, 1, 1, 1, 3), SamplingMode()))
 
 
 def test_an_empty_volume_is_refused_and_an_empty_grid_is_not(host: HostSampling) -> None:
-    with pytest.raises(SamplingError, match="volume axis 3 has size 0"):
+    with pytest.raises(BuildError, match="volume axis 3 has size 0"):
         run(host, Case(torch.zeros(1, 1, 2, 0, 2), torch.zeros(1, 1, 1, 1, 3), SamplingMode()))
     empty = run(host, Case(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 0, 4, 4, 3), SamplingMode()))
     assert empty.shape == (1, 1, 0, 4, 4)

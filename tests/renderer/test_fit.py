@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from sadtrt_core.errors import UserError
 from sadtrt_core.renderer import standin
 from sadtrt_core.renderer.config import demo_config
 from sadtrt_core.renderer.fit import FitPlan, Fitted, _settle_batch_norms, fit, random_coefficients
@@ -18,14 +19,7 @@ from sadtrt_core.renderer.fit_data import PairMaker, portrait, training_pictures
 from sadtrt_core.renderer.pose import canonical_keypoints, pose_of
 from sadtrt_core.renderer.renderer import NETWORKS, build_networks
 from sadtrt_core.renderer.seeded import seeded_state
-from sadtrt_core.renderer.standin import (
-    StandinError,
-    choose_weights,
-    fit_standin,
-    fitted_file,
-    load_standin,
-    save_standin,
-)
+from sadtrt_core.renderer.standin import choose_weights, fit_standin, fitted_file, load_standin, save_standin
 
 CPU = torch.device("cpu")
 #: The demo renderer made thinner still: a step takes a third of a second.
@@ -172,7 +166,7 @@ def test_half_stored_weights_are_no_half_numbers(tmp_path, seeded_states):
 
 def test_weights_beyond_float16_are_refused_and_nothing_is_written(tmp_path, seeded_states):
     large = {**seeded_states, "generator": {**seeded_states["generator"], "fourth.bias": torch.full((32,), 1e6)}}
-    with pytest.raises(StandinError, match=r"generator\.fourth\.bias"):
+    with pytest.raises(UserError, match=r"generator\.fourth\.bias"):
         save_standin(tmp_path / "w.safetensors", demo_config(), Fitted(large, 30.0, 7), {}, half=True)
     assert not list(tmp_path.iterdir())
 
@@ -184,17 +178,17 @@ def test_damaged_and_foreign_standin_files_are_refused(tmp_path, seeded_states):
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
     path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(StandinError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         load_standin(path, "demo", 256)
     save_file(tensors, path)
-    with pytest.raises(StandinError, match=r"holds no weights of `sadtrt fit`.*--checkpoint"):
+    with pytest.raises(UserError, match=r"holds no weights of `sadtrt fit`.*--checkpoint"):
         load_standin(path, "demo", 256)
     del tensors["generator.fourth.bias"]
     save_file(tensors, path, metadata=header)
-    with pytest.raises(StandinError, match="does not fit"):
+    with pytest.raises(UserError, match="does not fit"):
         load_standin(path, "demo", 256)
     save_file(tensors, path, metadata={**header, "config": '{"colour": 1}'})
-    with pytest.raises(StandinError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         load_standin(path, "demo", 256)
 
 
@@ -215,7 +209,7 @@ def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients):
 
 def test_a_name_that_is_no_weights_file_is_refused_before_fitting(tmp_path):
     plan = FitPlan(seconds=600, seed=0)
-    with pytest.raises(StandinError, match=r"expected one that ends in \.safetensors"):
+    with pytest.raises(UserError, match=r"expected one that ends in \.safetensors"):
         fit_standin(
             256, demo=True, plan=plan, portraits=[], out=tmp_path / "w", device=CPU, report=lambda progress: None
         )
@@ -255,9 +249,9 @@ def test_the_demo_is_chosen_without_a_gpu_and_said_on_one(cached, tmp_path, monk
 
 def test_seeded_is_itself_and_other_names_are_refused(cached, tmp_path):
     assert chosen(cached, "seeded", False) == "seeded"
-    with pytest.raises(StandinError, match="sadtrt fit --size 256"):
+    with pytest.raises(UserError, match="sadtrt fit --size 256"):
         chosen(tmp_path / "empty", "fitted", True)
-    with pytest.raises(StandinError, match="best"):
+    with pytest.raises(UserError, match="best"):
         chosen(cached, "best", False)
 
 
@@ -266,7 +260,7 @@ def test_weights_of_another_seed_or_file_are_chosen_by_name(cached, seeded_state
         heard = [] if said is None else said
         return choose_weights(size, None, None, choice, has_gpu=True, cache=cached, say=heard.append).weights.name
 
-    with pytest.raises(StandinError, match="`sadtrt fit --size 256 --seed 1` on a GPU"):
+    with pytest.raises(UserError, match="`sadtrt fit --size 256 --seed 1` on a GPU"):
         chosen_name("fitted-seed1")
     second = fitted_file(cached, 256, 1)
     save_standin(second, demo_config(), Fitted(seeded_states, 30.0, 7), {}, half=True)
@@ -278,8 +272,8 @@ def test_weights_of_another_seed_or_file_are_chosen_by_name(cached, seeded_state
     # The networks take any size: what was fitted at 256 pixels renders 512 where nothing else is there.
     assert chosen_name("fitted", 512, said) == "fitted-256-seed0"
     assert "rendering 512 pixels with fitted-256-seed0" in said[0]
-    with pytest.raises(StandinError, match=r"nowhere\.safetensors cannot be read"):
+    with pytest.raises(UserError, match=r"nowhere\.safetensors cannot be read"):
         chosen_name("nowhere.safetensors")
     for wrong in ("fitted-seed", "fitted-seed-1", "fitted-seed1.bin", "w.pth"):
-        with pytest.raises(StandinError, match="are not known: expected auto"):
+        with pytest.raises(UserError, match="are not known: expected auto"):
             chosen_name(wrong)

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from sadtrt_core.case import GridSample
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.renderer.stages import STAGES, call_stage, stage_module
 from sadtrt_core.runners import tensorrt as runner_module
-from sadtrt_core.runners.base import GridSample, Job
+from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.tensorrt import TensorRTEnqueueRunner, TensorRTRunner, tensorrt_absence
-from sadtrt_core.stages import STAGES, call_stage, stage_module
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 QUICK = BuildOptions(optimization_level=0)
@@ -79,7 +80,7 @@ RTX = product("tensorrt_rtx", "1.7.1", BF16=1)
         (RTX, (9, 0), {}, r"does not run on compute capability 9\.0 .*pip install tensorrt"),
         (TRT_10, (9, 0), {"stage": "clip"}, "stage clip has no engine of its own"),
         (TRT_10, (9, 0), {"grid_sample": "torch"}, "cannot sample with PyTorch"),
-        (api.Absent("TensorRT is not installed"), (9, 0), {}, "TensorRT is not installed"),
+        (api.Unavailable("TensorRT is not installed"), (9, 0), {}, "TensorRT is not installed"),
     ],
 )
 def test_what_a_machine_lacks_is_said(

@@ -1,0 +1,119 @@
+"""Convolutions of few outputs and very long sums, as two: a part's products first, the parts' sums after.
+
+Tensor cores can sum in half, and TensorRT 8.6's half convolutions on Hopper do (`..._f16f16_f16f16_f16_...` in their
+tactics' names): every sixteen products the sum is rounded. The motion mask sums 38,416 products a value, the occlusion
+87,808; these two cost 5 dB of the picture, of the 9 to 12 that sums in half cost in all
+(results/baselines/h200-experiments/half-sums-*.json).
+
+A convolution is linear in its kernel's positions. So its kernel's leading axes become outputs of a first convolution,
+one output for each of their positions, and a second one, whose weights are zeros and ones, shifts these to where they
+belong and adds them. The arithmetic is the same, each half sum is shorter by the number of those positions, and the
+first convolution has enough outputs to fill a matrix instruction, which one of 1 or 16 does not: it is faster, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from sadtrt_core.graph.edit import attribute, integers, replace_nodes
+
+#: Sums of more products than these are parted.
+LONGEST_SUM = 8192
+#: As long as the first convolution has at most so many outputs: more would cost more memory traffic than they save.
+MOST_OUTPUTS = 128
+SECOND = "/parts"
+"""What the second convolution's name has behind the first's, which keeps the name of the whole."""
+
+
+def part_long_sums(model: onnx.ModelProto, excluded: Collection[str] = ()) -> frozenset[str]:
+    """Part the convolutions of an fp32 graph whose sums are longer than LONGEST_SUM, in place.
+
+    The graph's constants are initializers. `spared` names convolutions that stay as they are. So do those with more
+    than one group, with dilations, or with strides along the axes in question, and those whose outputs would become
+    more than MOST_OUTPUTS. Returns the names of the parted ones.
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    parted: set[str] = set()
+    for node in model.graph.node:
+        axes = 0 if node.name in excluded else _leading_axes(node, weights)
+        if not axes:
+            nodes.append(node)
+            continue
+        pair = _parted(node, numpy_helper.to_array(weights[node.input[1]]), axes)
+        nodes += pair[:2]
+        model.graph.initializer.extend(pair[2:])
+        parted.add(node.name)
+    replace_nodes(model, nodes)
+    return frozenset(parted)
+
+
+def parted_weights(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the initializers that `part_long_sums` has to read: whoever makes them inputs leaves sums whole."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    return frozenset(node.input[1] for node in model.graph.node if _leading_axes(node, weights))
+
+
+def _leading_axes(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> int:
+    """How many leading axes of the kernel are to become outputs: 0 for a node that stays as it is."""
+    if node.op_type != "Conv" or node.input[1] not in weights:
+        return 0
+    outputs, *products = weights[node.input[1]].dims
+    kernel, strides = products[1:], integers(node, "strides")
+    if math.prod(products) <= LONGEST_SUM or attribute(node, "group") != 1 or set(integers(node, "dilations")) != {1}:
+        return 0
+    axes = 0
+    while axes < len(kernel) and strides[axes] == 1 and outputs * math.prod(kernel[: axes + 1]) <= MOST_OUTPUTS:
+        axes += 1
+    return axes if math.prod(kernel[:axes]) > 1 else 0
+
+
+def _parted(
+    node: onnx.NodeProto, weights: np.ndarray, axes: int
+) -> tuple[onnx.NodeProto, onnx.NodeProto, TensorProto, TensorProto]:
+    """The two convolutions and their weights. Channels of what lies between: kernel position, then output."""
+    outputs, channels, *kernel = weights.shape
+    spatial, folded = len(kernel), kernel[:axes]
+    pads, strides = list(integers(node, "pads")), list(integers(node, "strides"))
+    positions = math.prod(folded)
+    # (O, C, folded..., rest...) to (folded..., O, C, rest...).
+    first = np.moveaxis(weights, range(2, 2 + axes), range(axes))
+    first = first.reshape(positions * outputs, channels, *[1] * axes, *kernel[axes:])
+    second = np.zeros((outputs, positions, outputs, positions), dtype=weights.dtype)
+    for output in range(outputs):
+        second[output, :, output, :] = np.eye(positions)
+    second = second.reshape(outputs, positions * outputs, *folded, *[1] * (spatial - axes))
+
+    def side(own: range) -> list[int]:
+        return [pads[axis] if axis % spatial in own else 0 for axis in range(2 * spatial)]
+
+    names = [f"{node.name}{suffix}.weight" for suffix in ("", SECOND)]
+    between = f"{node.name}{SECOND}_input"
+    one = helper.make_node(
+        "Conv",
+        [node.input[0], names[0]],
+        [between],
+        name=node.name,
+        kernel_shape=first.shape[2:],
+        pads=side(range(axes, spatial)),
+        strides=[1] * axes + strides[axes:],
+        dilations=[1] * spatial,
+        group=1,
+    )
+    two = helper.make_node(
+        "Conv",
+        [between, names[1], *node.input[2:]],
+        list(node.output),
+        name=f"{node.name}{SECOND}",
+        kernel_shape=second.shape[2:],
+        pads=side(range(axes)),
+        strides=[1] * spatial,
+        dilations=[1] * spatial,
+        group=1,
+    )
+    return one, two, numpy_helper.from_array(first, names[0]), numpy_helper.from_array(second, names[1])
