@@ -76,8 +76,8 @@ def build_plugin_command(
         str | None, typer.Option(help="CUDA architectures, such as 86;90 (default: this GPU).")
     ] = None,
 ) -> None:
-    """Compile the GridSample3D plugin for the TensorRT whose headers are given."""
-    from sadtrt_core.engine.plugin import build_plugin
+    """Compile the plugin library for the TensorRT whose headers are given."""
+    from sadtrt_core.engine.plugin_build import build_plugin
 
     with one_sentence():
         library = build_plugin(include, build_dir, architectures)

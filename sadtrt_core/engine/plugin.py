@@ -1,4 +1,4 @@
-"""The GridSample3D plugin library: find it, check that it fits the TensorRT in use, load it into the registry.
+"""The plugin library: read it, find the one that fits the TensorRT in use, load it into the registry.
 
 Libraries are told apart by the TensorRT generation whose headers they were built with: "trt8", "trt10", "trt11",
 "rtx1". TensorRT for RTX takes those of 10 and 11 as well (its headers are in its archive only).
@@ -7,42 +7,81 @@ Libraries are told apart by the TensorRT generation whose headers they were buil
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sadtrt_core.engine.plugin_build import build_plugin
-from sadtrt_core.engine.plugin_library import (
-    BUILD_FOLDER,
-    HOW_TO_BUILD,
-    PluginAbsent,
-    PluginError,
-    PluginLibrary,
-    read_plugin,
-)
 from sadtrt_core.engine.tensorrt_api import Absent, tensorrt_module
 
 PLUGIN_NAME = "GridSample3D"
 PLUGIN_VERSION = "1"
-"""Name and version of the node, as the ONNX parser looks it up."""
+"""Name and version of a node of the library, as the ONNX parser looks it up: its operators are registered together."""
 
 PATH_VARIABLE = "SADTRT_PLUGIN"
 """Environment variable that names the library to use instead of looking in BUILD_FOLDER."""
 
-__all__ = [
-    "PluginAbsent",
-    "PluginError",
-    "PluginLibrary",
-    "build_plugin",
-    "find_plugin",
-    "fits",
-    "load_plugin",
-    "read_plugin",
-    "tensorrt_generation",
-]
+LIBRARY_VERSION = "1.1.0"
+"""The library this package works with: SADTRT_PLUGIN_VERSION in plugin/common/library.h."""
+
+SOURCE_FOLDER = Path(__file__).resolve().parents[2] / "plugin"
+BUILD_FOLDER = SOURCE_FOLDER / "build"
+
+HOW_TO_BUILD = "build it with `sadtrt build-plugin` or `cmake -S plugin -B plugin/build && cmake --build plugin/build`"
+
+_VERSION_MARK = re.compile(rb"sadtrt-plugin-version:([0-9.]+) ([a-z]+)([0-9]+)\.([0-9]+)\.([0-9]+)\0")
+
+
+@dataclass(frozen=True)
+class PluginLibrary:
+    """A library file that was read, not loaded."""
+
+    path: Path
+    version: str
+    """Of the library itself, such as "1.1.0"."""
+    generation: str
+    """Of the headers it was built with: "trt8", "trt10", "trt11", "rtx1"."""
+    headers: str
+    """Full version of those headers, such as "8.6.0"."""
+    digest: str
+    """SHA-256 of the file in hexadecimal: part of an engine's cache key."""
+
+
+@dataclass(frozen=True)
+class PluginAbsent:
+    """Why there is no library to use, as one sentence."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class PluginError(ValueError):
+    """A plugin library could not be built or loaded; the message says what is wrong and what to do."""
+
+
+def read_plugin(path: Path) -> PluginLibrary | PluginAbsent:
+    """Read version and digest from a library file, without loading it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return PluginAbsent(f"the plugin library {path} cannot be read ({error.strerror}); {HOW_TO_BUILD}")
+    mark = _VERSION_MARK.search(content)
+    if mark is None:
+        return PluginAbsent(f"{path} is not a GridSample3D plugin library of this project; {HOW_TO_BUILD}")
+    version, family, major, minor, patch = (part.decode() for part in mark.groups())
+    if version != LIBRARY_VERSION:
+        return PluginAbsent(
+            f"the plugin library {path} has version {version}, {LIBRARY_VERSION} is expected; {HOW_TO_BUILD} again"
+        )
+    digest = hashlib.sha256(content).hexdigest()
+    return PluginLibrary(path, version, family + major, f"{major}.{minor}.{patch}", digest)
 
 
 def tensorrt_generation(tensorrt: ModuleType) -> str:
@@ -93,6 +132,23 @@ def find_plugin(
     if libraries:
         return max(libraries, key=lambda library: (library.generation == generation, _age(library)))
     return PluginAbsent(reasons[0] if reasons else f"no GridSample3D plugin library in {folder}; {HOW_TO_BUILD}")
+
+
+def built_plugin() -> PluginLibrary:
+    """The library for the TensorRT that is installed. Raises PluginError where there is none."""
+    found = find_plugin()
+    if isinstance(found, PluginAbsent):
+        raise PluginError(f"the GridSample3D plugin is not built: {found.reason}")
+    return found
+
+
+def plugin_absence() -> str | None:
+    """Why nothing can sample with the plugin here, in one sentence; None where it can."""
+    try:
+        built_plugin()
+    except PluginError as error:
+        return str(error)
+    return None
 
 
 def load_plugin(library: PluginLibrary, tensorrt: ModuleType) -> None:

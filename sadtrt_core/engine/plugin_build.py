@@ -1,4 +1,4 @@
-"""Build the GridSample3D plugin library, or the kernel library without TensorRT, with nvcc alone.
+"""Build the plugin library, or the kernels of its operators without TensorRT, with nvcc alone.
 
 plugin/CMakeLists.txt does the same for those who prefer CMake; both write the same file names.
 """
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sadtrt_core.engine.plugin_library import (
+from sadtrt_core.engine.plugin import (
     BUILD_FOLDER,
     SOURCE_FOLDER,
     PluginAbsent,
@@ -22,9 +22,10 @@ from sadtrt_core.engine.plugin_library import (
     read_plugin,
 )
 
-KERNEL_SOURCES = ("grid_sample_3d.cu", "version.cpp")
-PLUGIN_SOURCES = (*KERNEL_SOURCES, "plugin_v2.cpp", "plugin_v3.cpp")
-KERNEL_LIBRARY = "libsadtrt_grid_sample_kernel.so"
+# An operator is a folder: its sources are found by their names, here and in plugin/CMakeLists.txt.
+KERNEL_SOURCES = ("*/*.cu", "common/version.cpp")
+PLUGIN_SOURCES = ("*/*.cu", "common/*.cpp", "*/operator.cpp")
+KERNEL_LIBRARY = "libsadtrt_kernels.so"
 
 WHERE_HEADERS_ARE = (
     "TensorRT's C++ headers come with its tar archive (name the folder in TENSORRT_ROOT), with the Debian package "
@@ -132,7 +133,11 @@ def _compile(
         command += ["-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xlinker", "--no-undefined", *options]
         for target in targets:
             command += ["-gencode", f"arch=compute_{target},code=sm_{target}"]
-        command += ["-o", str(unfinished), *(str(SOURCE_FOLDER / source) for source in sources)]
+        command += [
+            "-o",
+            str(unfinished),
+            *(str(path) for pattern in sources for path in sorted(SOURCE_FOLDER.glob(pattern))),
+        ]
         try:
             subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=True)
         except subprocess.CalledProcessError as error:

@@ -113,10 +113,9 @@ def runner_named(name: str) -> RunnerKind:
 
 def grid_sample_label(kind: RunnerKind, job: Job) -> str:
     """How the job samples volumes, for records: `torch`, the graph's mode, or `none` for stages that sample nothing."""
-    if job.stage.name not in SAMPLING_STAGES:
+    if not job.stage.samples:
         return "none"
     return job.grid_sample if kind.graph else "torch"
 
 
-SAMPLING_STAGES = frozenset({"motion", "warp", "generator", "clip"})
 GRAPH_GRID_SAMPLES: tuple[GridSample, ...] = ("plugin", "native", "builtin")

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from sadtrt_core.engine.plugin import PluginError, PluginLibrary, build_plugin
-from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel
-from sadtrt_core.engine.sampling_kernel import SamplingKernel
+from sadtrt_core.engine.plugin import PluginError, PluginLibrary
+from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel, build_plugin
+from sadtrt_core.sampling.kernel import SamplingKernel
 
 HEADERS_VARIABLE = "SADTRT_TEST_HEADERS"
 REPOSITORY = Path(__file__).resolve().parents[2]
