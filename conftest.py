@@ -208,7 +208,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     name = session.config.getoption("gate")
     if name is None:
         return
-    from sadtrt_core.errors import UserError
     from sadtrt_core.gate.baselines import find_baseline
     from sadtrt_core.gate.limits import Thresholds
     from sadtrt_core.gate.verdicts import ExitCode
@@ -236,7 +235,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[N
 
 
 def _finish(session: pytest.Session, exitstatus: int) -> None:
-    from sadtrt_core.errors import UserError
 
     made = session.config.stash.get(SESSION, None)
     # An interrupted run stays marked incomplete: what it measured is readable, but no gate may pass on it.

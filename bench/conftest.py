@@ -1,4 +1,4 @@
-"""What the benchmarks share: how a case that cannot be measured, or breaks, is recorded; the cases that are repeated."""
+"""What the benchmarks share: how a case that cannot be measured or breaks is recorded, and the cases that wait."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -51,8 +50,9 @@ def later_failures(request: pytest.FixtureRequest) -> list[tuple[Case, Exception
 
 @pytest.fixture(scope="session")
 def interleaver(request: pytest.FixtureRequest, session: Session) -> Iterator[Interleaver]:
-    """The cases that wait for another repetition. What still waits after the last benchmark is repeated then, unless the
-    run was cut short: then runners are closed and nothing more.
+    """The cases that wait for another repetition. What still waits after the last benchmark is repeated then.
+
+    Where the run was cut short, runners are closed and nothing more.
     """
     with contextlib.closing(Interleaver(session.timing_plan)) as waiting:
         yield waiting

@@ -1,4 +1,4 @@
-"""The experiment: engines are built first, then each case is loaded and timed, its repetitions interleaved with others'.
+"""The experiment: engines are built, then each case is loaded and timed, its repetitions interleaved with others'.
 
 `bench/` calls this from its tests and hands over pytest-benchmark's own rounds; nothing here knows of pytest.
 """

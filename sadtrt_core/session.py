@@ -32,8 +32,8 @@ from sadtrt_core.records.schema import Drift
 from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
 from sadtrt_core.renderer.inputs import frame_inputs, stage_inputs
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.renderer.standin import choose_weights
 from sadtrt_core.renderer.stages import STAGES, stage_named
+from sadtrt_core.renderer.standin import choose_weights
 from sadtrt_core.renderer.workload import Workload, make_workload
 from sadtrt_core.report.html import write_html
 from sadtrt_core.report.summary import summary_csv

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from sadtrt_core.case import GridSample
 from sadtrt_core.errors import Unavailable
 from sadtrt_core.renderer.stages import STAGES, Stage
 from sadtrt_core.runners.base import Job, StageRunner
@@ -103,9 +104,6 @@ def runner_named(name: str) -> RunnerKind:
 
 def grid_sample_label(kind: RunnerKind, stage: Stage, grid_sample: GridSample) -> str:
     """How a stage samples volumes, for its case: `torch`, the graph's mode, or `none` where it samples nothing."""
-    if stage.name not in SAMPLING_STAGES:
+    if not stage.samples:
         return "none"
     return grid_sample if kind.graph else "torch"
-
-
-SAMPLING_STAGES = frozenset({"motion", "warp", "generator", "clip"})
