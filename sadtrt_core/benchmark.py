@@ -17,10 +17,9 @@ from sadtrt_core.engine.display import build_progress
 from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.parallel import BuildOutcome, build_all
 from sadtrt_core.errors import BuildError, Unavailable, UserError
-from sadtrt_core.measure.energy import energy_per_call
+from sadtrt_core.measure.drift import REFERENCE_FLOOR_DB
 from sadtrt_core.measure.interleave import Interleaver, Repetitions
-from sadtrt_core.measure.memory import device_memory_free_of_leftovers, device_memory_used
-from sadtrt_core.measure.reference import REFERENCE_FLOOR_DB
+from sadtrt_core.measure.resources import device_memory_free_of_leftovers, device_memory_used, energy_per_call
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.records.schema import Drift, Record, Resources
 from sadtrt_core.runners.base import StageRunner

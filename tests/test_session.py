@@ -9,7 +9,7 @@ import torch
 
 from sadtrt_core.benchmark import skipped
 from sadtrt_core.config import RunConfig
-from sadtrt_core.measure.reference import Reference
+from sadtrt_core.measure.drift import Reference
 from sadtrt_core.plan import precision_digest
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.records.measurements import Drift

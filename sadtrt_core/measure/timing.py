@@ -118,8 +118,9 @@ class LatencySampler:
 
     A sample's host time is the host's clock from before `execute` to after `synchronize`, on an idle device. Its device
     time is of a call of its own, the time between two CUDA events recorded on the runner's stream around the work,
-    behind a kernel that blocks the stream until the host has enqueued all of it (blocking.py); there is none on a CPU. `late` holds the indices
-    of samples in which the device was there before the host: their device time includes waiting for it.
+    behind a kernel that blocks the stream until the host has enqueued all of it (blocking.py); there is none on a CPU.
+    `late` holds the indices of samples in which the device was there before the host: launch-bound, their device time
+    includes waiting for it.
 
     `windows` holds each sample's begin and end in seconds of `time.perf_counter`, for telemetry, and `starts` the index
     of the first sample of each repetition. `flush` runs before every call, outside what is timed.
@@ -151,7 +152,7 @@ class LatencySampler:
         return start, stop
 
     def _device_call(self, stream: torch.cuda.Stream) -> tuple[float, bool]:
-        """Run once behind a blocking kernel: device time in ms, and whether the device began before the host had enqueued all."""
+        """Run once behind a blocking kernel: device time in ms, and whether the device began before all was enqueued."""
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         if self.flush is not None:
             self.flush(stream)
@@ -214,7 +215,7 @@ class LatencySampler:
         self.host_ms.append((stop - start) * 1e3)
 
     def sample_until_known(self, plan: TimingPlan) -> None:
-        """Take more samples until this repetition's median is known as well as the plan wants, or its limits are reached."""
+        """Take more samples until this repetition's median is known as the plan wants, or its limits are reached."""
         deadline = time.perf_counter() + plan.extra_seconds
         begin = self.starts[-1] if self.starts else 0
         most = begin + plan.samples_max

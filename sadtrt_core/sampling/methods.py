@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from sadtrt_core.errors import Unavailable
 from sadtrt_core.benchmark import build_engines
+from sadtrt_core.errors import Unavailable
 from sadtrt_core.sampling.engine import (
     GraphSampler,
     SamplerEngine,

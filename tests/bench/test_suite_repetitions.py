@@ -18,7 +18,7 @@ THREE_VISITS = """
     import os
     import pytest
     import torch
-    from sadtrt_core.measure import reference
+    from sadtrt_core.measure import drift as reference
     from sadtrt_core import session as suite
     from sadtrt_core.measure.timing import TimingPlan
     from sadtrt_core.measure.interleave import Repetitions, Interleaver
