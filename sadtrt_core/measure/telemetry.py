@@ -125,8 +125,8 @@ class TelemetrySampler:
         from the reading before it to the reading after it.
 
         What came and went while the case was measured disturbs; what was there in most of the readings is the state
-        that it was measured in, told by `telemetry`, unless that is an emergency (sensors.EMERGENCY_REASONS): under a heavy
-        load a GPU is at its power limit all the time, with clocks that are as steady as any.
+        that it was measured in, told by `telemetry`, unless that is an emergency (sensors.EMERGENCY_REASONS): under a
+        heavy load a GPU is at its power limit all the time, with clocks that are as steady as any.
         """
         if not self.readings or not windows:
             return ()

@@ -152,7 +152,7 @@ class LatencySampler:
         return start, stop
 
     def _device_call(self, stream: torch.cuda.Stream) -> tuple[float, bool]:
-        """Run once behind a blocking kernel: device time in ms, and whether the device began before all was enqueued."""
+        """Run once behind a blocking kernel: device time in ms, and whether the device was there before the host."""
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         if self.flush is not None:
             self.flush(stream)
