@@ -6,9 +6,16 @@ import dataclasses
 import math
 
 from sadtrt_core import stats
-from sadtrt_core.gate.host import Problem, another_speed, busy_host, fastest_of_both, noisy
 from sadtrt_core.gate.limits import Limits, Thresholds
-from sadtrt_core.gate.samples import JudgedSamples, judged_samples
+from sadtrt_core.gate.samples import (
+    JudgedSamples,
+    Problem,
+    another_speed,
+    busy_host,
+    fastest_of_both,
+    judged_samples,
+    noisy,
+)
 from sadtrt_core.gate.verdicts import Finding, Verdict
 from sadtrt_core.records.schema import Latency, Telemetry
 

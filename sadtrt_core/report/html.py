@@ -14,10 +14,16 @@ from rich.table import Table
 
 from sadtrt_core.files import write_file
 from sadtrt_core.records.schema import Run
-from sadtrt_core.report.chart import draw_pareto
-from sadtrt_core.report.frames import frames_of
-from sadtrt_core.report.parts import WHOLE
-from sadtrt_core.report.tables import TextTable, absent_table, drift_table, latency_table, parts_table, report_tables
+from sadtrt_core.report.pictures import draw_pareto, frames_of
+from sadtrt_core.report.tables import (
+    WHOLE,
+    TextTable,
+    absent_table,
+    drift_table,
+    latency_table,
+    parts_table,
+    report_tables,
+)
 from sadtrt_core.report.text import markdown_cell
 
 REPORT_FILE = "report.html"

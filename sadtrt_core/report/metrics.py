@@ -1,8 +1,7 @@
 """METRICS: every figure that is made of a record, once: what it is called, how to get it, its limit, where it is shown.
 
 summary.csv, the tables of terminal, HTML and Markdown, pytest-benchmark's `extra_info` and the gate read this table.
-A new metric is a function of a record and one row; a record keeps raw samples, so few need anything else.
-"""
+A new metric is a function of a record and one row; a record keeps raw samples, so few need anything else."""
 
 from __future__ import annotations
 

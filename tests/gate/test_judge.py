@@ -32,7 +32,7 @@ from sadtrt_core.gate.limits import Override, Thresholds
 from sadtrt_core.gate.verdicts import ExitCode, GateResult, GateRow
 from sadtrt_core.records.schema import Drift, Latency, Record, Resources, Run, Telemetry
 from sadtrt_core.records.store import read_run, write_run
-from sadtrt_core.report.metrics import default_limits
+from sadtrt_core.report.metrics import METRICS, Limit, Metric, default_limits
 
 THRESHOLDS = Thresholds()
 
@@ -728,3 +728,24 @@ def test_a_run_that_could_not_serve_is_no_baseline(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=words):
             write_baseline(run, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_metric_that_is_registered_is_judged_by_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    slowest = Metric(
+        "slowest_ms",
+        "latency",
+        lambda record, run: None if record.latency is None else max(record.latency.judged_ms),
+        better="lower",
+        limit=Limit("slowest_growth_percent", 50.0, "slowest", "slower", percent=True),
+    )
+    monkeypatch.setitem(METRICS, "slowest_ms", slowest)
+    usual = latency()
+    spiked = dataclasses.replace(usual, host_ms=(*usual.host_ms[:-1], 9 * max(usual.host_ms)))
+    if usual.device_ms is not None:
+        spiked = dataclasses.replace(spiked, device_ms=(*usual.device_ms[:-1], 9 * max(usual.device_ms)))
+    row, code = judge(measured(latency=spiked), measured(latency=usual), Thresholds())
+    found = row.finding("slowest_ms")
+    assert found is not None
+    assert (found.verdict, found.reason, found.limit, code) == ("slower", "slowest", 50.0, ExitCode.REGRESSION)
+    loose = Thresholds.from_table({"slowest_growth_percent": 1000.0})
+    assert judge(measured(latency=spiked), measured(latency=usual), loose)[1] == ExitCode.PASS
