@@ -75,8 +75,8 @@ def digest(text: str) -> str:
 def is_kept_whole(name: str) -> bool:
     """Whether the golden files hold this text itself."""
     return (
-        name.split("/")[0] == WHOLE
-        and not name.startswith(f"{WHOLE}/gate-")
+        (name.split("/")[0] == WHOLE
+        and not name.startswith(f"{WHOLE}/gate-"))
         or name
         in (
             f"{WHOLE}-worse/gate-{WHOLE}.md",
