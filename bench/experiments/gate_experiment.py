@@ -41,8 +41,8 @@ from suite_options import ROOT, add_suite_options, make_session
 from sadtrt_core import codec
 from sadtrt_core.environment import read_environment
 from sadtrt_core.files import write_file
-from sadtrt_core.gate.host import busy_host
 from sadtrt_core.gate.limits import Thresholds
+from sadtrt_core.gate.samples import busy_host
 from sadtrt_core.measure.host_load import HostLoad
 from sadtrt_core.records import schema
 from sadtrt_core.records.schema import Environment, Record, Run

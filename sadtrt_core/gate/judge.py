@@ -9,7 +9,7 @@ from sadtrt_core.errors import UserError
 from sadtrt_core.gate.baselines import find_baseline
 from sadtrt_core.gate.latency import latency_findings, latency_tests
 from sadtrt_core.gate.limits import Limits, Thresholds
-from sadtrt_core.gate.picture import drift_findings, non_finite_findings, resource_findings
+from sadtrt_core.gate.picture import drift_findings, limit_findings, non_finite_findings
 from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, make_row
 from sadtrt_core.records.schema import Environment, Record, Run
 from sadtrt_core.records.store import read_run, records_file
@@ -166,11 +166,8 @@ def _judge_row(
     if new.latency is not None and old.latency is not None:
         hosts = (new.telemetry, old.telemetry)
         findings += latency_findings(new.latency, old.latency, limits, thresholds, significance, hosts)
-    if new.drift is not None and old.drift is not None:
-        findings += drift_findings(new.drift, old.drift, limits)
-    else:
-        findings += broken
-    findings += resource_findings(new, old, limits)
+    findings += drift_findings(new, old, limits)
+    findings += limit_findings(new, old, limits, ("latency", "resources", "telemetry"))
     return make_row(key, findings or [Finding("row", "same", "not_judged", "every limit of this row is switched off")])
 
 

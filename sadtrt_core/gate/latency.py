@@ -6,9 +6,16 @@ import dataclasses
 import math
 
 from sadtrt_core import stats
-from sadtrt_core.gate.host import Problem, another_speed, busy_host, fastest_of_both, noisy
 from sadtrt_core.gate.limits import Limits, Thresholds
-from sadtrt_core.gate.samples import JudgedSamples, judged_samples
+from sadtrt_core.gate.samples import (
+    JudgedSamples,
+    Problem,
+    another_speed,
+    busy_host,
+    fastest_of_both,
+    judged_samples,
+    noisy,
+)
 from sadtrt_core.gate.verdicts import Finding, Verdict
 from sadtrt_core.records.schema import Latency, Telemetry
 
@@ -24,12 +31,12 @@ def latency_tests(candidate: Latency, baseline: Latency, limits: Limits) -> dict
     held against the host's limit.
     """
     both = candidate.device_ms is not None and baseline.device_ms is not None
-    on_device, on_host = limits.slowdown_percent, limits.host_slowdown_percent
+    on_device, on_host = limits["slowdown_percent"], limits["host_slowdown_percent"]
     if on_device is not None and on_host is not None and candidate.launch_bound and baseline.launch_bound:
         on_device = max(on_device, on_host)
     effects = {
         "device_ms": on_device if both else None,
-        "host_ms": on_host if both else limits.cpu_slowdown_percent,
+        "host_ms": on_host if both else limits["cpu_slowdown_percent"],
     }
     return {metric: effect for metric, effect in effects.items() if effect is not None}
 
@@ -71,7 +78,7 @@ def latency_findings(
         sentence = f"visited {before} times in the baseline and {now} times in this run: measure the shorter one again"
         return [Finding("device_ms" if on_device else "host_ms", "not comparable", "visits_differ", sentence)]
     findings = []
-    beside = on_device and limits.slowdown_percent is not None
+    beside = on_device and limits["slowdown_percent"] is not None
     busy = busy_host(*hosts, thresholds.busy_percent)
     for metric, effect in latency_tests(candidate, baseline, limits).items():
         samples, problem = judged_samples(candidate, baseline, metric), None

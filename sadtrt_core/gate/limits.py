@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from sadtrt_core.case import Case
 from sadtrt_core.errors import UserError
+from sadtrt_core.report.metrics import default_limits
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,43 +19,13 @@ else:
     import tomli as tomllib
 
 OVERRIDE_SELECTORS = ("stage", "runner", "precision")
+#: Below this device time in ms a few microseconds are percents (bench/README.md).
 SHORT_MS = 0.2
-"""Below this device time a few microseconds are percents: visits of one run on an H200 differed by 3% at 0.1 ms, and
-host times at 0.05 ms by a quarter (warp; results/baselines/h200-trt8.6-stages).
-"""
+#: Below these device times in ms, runners that launch every kernel from the host have the host's times.
 LAUNCH_BOUND_MS = {"pytorch": 20.0, "tensorrt-enqueue": 1.0}
-"""Below these device times, runners that launch every kernel from the host take as long as the host needs for that.
-
-Their host times are the host's, which is less steady than a GPU: PyTorch takes some 11 ms to launch the generator's
-kernels, and visits of one run differed by 7% and more (results/baselines/h200-trt8.6; before, by half). Their device
-times hold none of it (measure/blocking.py) and have the limit of all others.
-"""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How far a candidate may fall behind its baseline before a row is a regression; None: that metric is not judged.
-
-    Percentages are of the baseline. `slowdown_percent` is the smallest effect of interest for device time,
-    `host_slowdown_percent` for the host time beside it, `cpu_slowdown_percent` for host time where there is no device
-    time, that is on a CPU, whose speed changes by a tenth or more with what its caches and neighbours do.
-    `psnr_enough_db` caps every PSNR before frames are compared: at 90 dB the root-mean-square error is 3e-5 of the
-    peak, a hundredth of a grey level, where changes come from the order of additions only. `lsb_rise` is in uint8 grey
-    levels, the drops in dB or SSIM.
-    """
-
-    slowdown_percent: float | None = 3.0
-    host_slowdown_percent: float | None = 10.0
-    cpu_slowdown_percent: float | None = 20.0
-    psnr_min_drop_db: float | None = 0.5
-    psnr_mean_drop_db: float | None = 0.3
-    psnr_enough_db: float | None = 90.0
-    ssim_drop: float | None = 0.001
-    lsb_rise: float | None = 0.0
-    flicker_drop_db: float | None = 0.5
-    engine_growth_percent: float | None = 5.0
-    memory_growth_percent: float | None = 10.0
-    energy_growth_percent: float | None = 20.0
+#: How far a candidate may fall behind its baseline before a row is a regression, by key; None: not judged. Percentages
+#: are of the baseline, drops in dB or SSIM, `lsb_rise` in grey levels. The keys and defaults are METRICS'.
+Limits = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -102,7 +72,7 @@ class Thresholds:
     lower than DEFAULT_OVERRIDES says, where the metric is judged at all, unless one of `overrides` says otherwise.
     """
 
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = field(default_factory=default_limits)
     overrides: tuple[Override, ...] = ()
     false_alarm: float = 0.01
     too_noisy_percent: float = 50.0
@@ -113,16 +83,16 @@ class Thresholds:
         limits = self.limits
         for override in DEFAULT_OVERRIDES:
             if override.applies_to(key, device_ms):
-                limits = dataclasses.replace(limits, **_no_lower(limits, override.limits))
+                limits = {**limits, **_no_lower(limits, override.limits)}
         for override in self.overrides:
             if override.applies_to(key, device_ms):
-                limits = dataclasses.replace(limits, **override.limits)
+                limits = {**limits, **override.limits}
         return limits
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], where: str = "gate") -> Thresholds:
         """Thresholds from a parsed TOML table; see `read` for its form. UserError names what is wrong in it."""
-        names = {item.name for item in dataclasses.fields(Limits)}
+        names = set(default_limits())
         general: dict[str, float] = {}
         limits: dict[str, float | None] = {}
         for name, value in table.items():
@@ -139,7 +109,7 @@ class Thresholds:
         if not isinstance(overrides, list) or not all(isinstance(entry, dict) for entry in overrides):
             raise UserError(f"{where}.override should be a list of tables, written [[{where}.override]]")
         return cls(
-            limits=Limits(**limits),
+            limits=default_limits() | limits,
             overrides=tuple(_override(entry, f"{where}.override[{i}]") for i, entry in enumerate(overrides)),
             **general,
         )
@@ -181,12 +151,12 @@ class Thresholds:
 
 def _no_lower(limits: Limits, least: Mapping[str, float | None]) -> dict[str, float]:
     """Those of `least` that are above the limit there is; a metric that is not judged stays so."""
-    present = {name: (getattr(limits, name), value) for name, value in least.items()}
+    present = {name: (limits[name], value) for name, value in least.items()}
     return {name: max(old, new) for name, (old, new) in present.items() if old is not None and new is not None}
 
 
 def _override(entry: Mapping[str, Any], where: str) -> Override:
-    names = {item.name for item in dataclasses.fields(Limits)}
+    names = set(default_limits())
     if unknown := sorted(set(entry) - names - {*OVERRIDE_SELECTORS, "below_ms"}):
         raise UserError(f"{where} has the unknown entry {unknown[0]!r}")
     selectors = {name: entry.get(name) for name in OVERRIDE_SELECTORS}

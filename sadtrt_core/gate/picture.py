@@ -1,4 +1,4 @@
-"""Judges one row's drift, sizes and energy against its baseline's by plain limits."""
+"""Judges one row's metrics that have a plain limit, such as drift, sizes and energy, against its baseline's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import math
 
 from sadtrt_core.gate.limits import Limits
 from sadtrt_core.gate.verdicts import Finding, Verdict
-from sadtrt_core.records.schema import Drift, Record, Resources
-
-SLACK_MB = {"engine_mb": 0.5, "gpu_memory_mb": 32.0}
-"""Growth that is never reported, since a few percent of a small number is an allocator's granularity."""
+from sadtrt_core.records.schema import Drift, Record
+from sadtrt_core.report.metrics import METRICS, Limit, Metric, Part
 
 
 def non_finite_findings(drift: Drift) -> list[Finding]:
@@ -21,8 +19,11 @@ def non_finite_findings(drift: Drift) -> list[Finding]:
     return [Finding("non_finite", "worse picture", "non_finite", sentence, candidate=float(count), limit=0.0)]
 
 
-def drift_findings(candidate: Drift, baseline: Drift, limits: Limits) -> list[Finding]:
+def drift_findings(new: Record, old: Record, limits: Limits) -> list[Finding]:
     """Findings on PSNR, SSIM, largest difference and flicker. Only NaN is judged where drift means nothing."""
+    candidate, baseline = new.drift, old.drift
+    if candidate is None or baseline is None:
+        return non_finite_findings(candidate) if candidate else []
     if broken := non_finite_findings(candidate):
         return broken
     if candidate.reference != baseline.reference:
@@ -35,73 +36,48 @@ def drift_findings(candidate: Drift, baseline: Drift, limits: Limits) -> list[Fi
         return [Finding("drift", "same", "not_meaningful", "drift under seeded weights is not judged")]
     if baseline.has_non_finite:
         return [Finding("drift", "same", "baseline_non_finite", "the baseline's frames held NaN, these do not")]
-    enough = math.inf if limits.psnr_enough_db is None else limits.psnr_enough_db
-    findings = [
-        _fall("psnr_min", "psnr_min_drop", candidate.psnr_min, baseline.psnr_min, limits.psnr_min_drop_db, enough),
-        _fall(
-            "psnr_mean", "psnr_mean_drop", _mean(candidate, enough), _mean(baseline, enough), limits.psnr_mean_drop_db
-        ),
-        _fall("ssim_min", "ssim_drop", candidate.ssim_min, baseline.ssim_min, limits.ssim_drop),
-        # A rise of the largest difference is a fall of its negative.
-        _fall("max_lsb", "lsb_rise", candidate.max_lsb_worst, baseline.max_lsb_worst, limits.lsb_rise, rising=True),
-    ]
-    if limits.flicker_drop_db is not None and baseline.flicker_min is not None:
-        if candidate.flicker_min is None:
-            findings.append(Finding("flicker_db", "missing", "part_missing", "flicker was not measured"))
-        else:
-            new, old = candidate.flicker_min, baseline.flicker_min
-            findings.append(_fall("flicker_db", "flicker_drop", new, old, limits.flicker_drop_db, enough))
-    return [finding for finding in findings if finding is not None]
+    return limit_findings(new, old, limits, ("drift",))
 
 
-def resource_findings(candidate: Record, baseline: Record, limits: Limits) -> list[Finding]:
-    """Findings on engine size, GPU memory and energy, each where the baseline has it and its limit is not None."""
-    nothing = Resources(None, None, None)
-    new, old = candidate.resources or nothing, baseline.resources or nothing
+def limit_findings(candidate: Record, baseline: Record, limits: Limits, parts: tuple[Part, ...]) -> list[Finding]:
+    """Findings on the metrics of these parts that have a plain limit, each where the baseline has the figure."""
     findings = []
-    for metric, reason, limit in (
-        ("engine_mb", "engine_growth", limits.engine_growth_percent),
-        ("gpu_memory_mb", "memory_growth", limits.memory_growth_percent),
-        ("energy_mj_per_frame", "energy_growth", limits.energy_growth_percent),
-    ):
-        before, after = getattr(old, metric), getattr(new, metric)
-        if limit is None or before is None:
+    for metric in METRICS.values():
+        how = metric.limit
+        if how is None or metric.part not in parts or (limit := limits[how.key]) is None:
             continue
-        if after is None:
-            findings.append(Finding(metric, "missing", "part_missing", f"{metric} was not measured", baseline=before))
+        name = how.name or metric.name
+        old, new = (_judged(metric, how, record, limits) for record in (baseline, candidate))
+        if old is None:
             continue
-        growth = 100 * (after / before - 1) if before else (math.inf if after else 0.0)
-        grew = growth > limit and after - before > SLACK_MB.get(metric, 0.0)
-        verdict: Verdict = "heavier" if grew else "same"
-        change = growth if math.isfinite(growth) else None
-        sentence = f"{metric} {before:.4g} to {after:.4g} ({growth:+.1f}%, limit {limit:g}%)"
-        findings.append(
-            Finding(metric, verdict, reason if grew else "within_limit", sentence, before, after, change, limit)
-        )
+        if new is None:
+            findings.append(Finding(name, "missing", "part_missing", f"{name} was not measured", baseline=old))
+            continue
+        change = _change(metric, how, new, old, limits)
+        # Differences of decimal figures such as 40.5 - 40.0 are exact only to rounding.
+        worse = change > limit + (0 if how.percent else 1e-9) and abs(new - old) > how.slack
+        verdict: Verdict = how.verdict if worse else "same"
+        reason = how.reason if worse else "within_limit"
+        words = f"{change:+.1f}%, limit {limit:g}%" if how.percent else f"limit {limit:g}"
+        sentence = f"{name} {old:.4g} to {new:.4g} ({words})"
+        known = change if math.isfinite(change) else None
+        findings.append(Finding(name, verdict, reason, sentence, old, new, known, limit))
     return findings
 
 
-def _fall(
-    metric: str,
-    reason: str,
-    new: float,
-    old: float,
-    limit: float | None,
-    enough: float = math.inf,
-    rising: bool = False,
-) -> Finding | None:
-    if limit is None:
+def _judged(metric: Metric, how: Limit, record: Record, limits: Limits) -> float | None:
+    if getattr(record, metric.part) is None:
         return None
-    change = new - old if rising else min(old, enough) - min(new, enough)
-    # Differences of decimal figures such as 40.5 - 40.0 are exact only to rounding.
-    worse = change > limit + 1e-9
-    sentence = f"{metric} {old:.4g} to {new:.4g} (limit {limit:g})"
-    verdict: Verdict = "worse picture" if worse else "same"
-    return Finding(metric, verdict, reason if worse else "within_limit", sentence, old, new, change, limit)
+    value = metric.value(record, None) if how.value is None else how.value(record, limits)
+    return None if value is None else value  # type: ignore[return-value]  # A limit is for a number.
 
 
-def _mean(drift: Drift, enough: float) -> float:
-    """Mean PSNR in dB with each frame capped at `enough`, so that one nearly identical frame cannot move the mean."""
-    if math.isinf(enough):
-        return drift.psnr_mean
-    return math.fsum(enough if value is None else min(value, enough) for value in drift.psnr_db) / len(drift.psnr_db)
+def _change(metric: Metric, how: Limit, new: float, old: float, limits: Limits) -> float:
+    """By how much `new` is worse than `old`: percent of `old`, or the difference."""
+    enough = None if how.capped is None else limits[how.capped]
+    if enough is not None:
+        new, old = min(new, enough), min(old, enough)
+    if how.percent:
+        growth = 100 * (new / old - 1) if old else (math.inf if new else 0.0)
+        return growth if metric.better == "lower" else -growth
+    return new - old if metric.better == "lower" else old - new

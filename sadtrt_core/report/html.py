@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment as Templates
@@ -13,10 +14,16 @@ from rich.table import Table
 
 from sadtrt_core.files import write_file
 from sadtrt_core.records.schema import Run
-from sadtrt_core.report.chart import draw_pareto
-from sadtrt_core.report.frames import frames_of
-from sadtrt_core.report.parts import WHOLE
-from sadtrt_core.report.tables import TextTable, absent_table, drift_table, latency_table, report_tables
+from sadtrt_core.report.pictures import draw_pareto, frames_of
+from sadtrt_core.report.tables import (
+    WHOLE,
+    TextTable,
+    absent_table,
+    drift_table,
+    latency_table,
+    parts_table,
+    report_tables,
+)
 from sadtrt_core.report.text import markdown_cell
 
 REPORT_FILE = "report.html"
@@ -25,10 +32,23 @@ TEMPLATE = "report.html.jinja"
 
 
 def print_tables(run: Run, console: Console) -> None:
-    """Latency, drift, sum of parts and what was not run, to the terminal."""
+    """Everything that a report holds, to the terminal."""
+    _print(run, report_tables(run), console)
+
+
+def print_summary(run: Run, console: Console) -> None:
+    """What a run is for, to the terminal: latency, drift, sum of parts; what was not measured as one line a reason."""
+    absent = absent_table(run)
+    _print(run, [table for table in (latency_table(run), drift_table(run), parts_table(run)) if table.rows], console)
+    for status, reason, _, count in absent.rows:
+        words = f"{status} {count} {'row' if count == '1' else 'rows'}: {reason}"
+        console.print(words, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print(run: Run, tables: Sequence[TextTable], console: Console) -> None:
     for line in facts(run):
         console.print(escape(line), style="dim", highlight=False)
-    for text in report_tables(run):
+    for text in tables:
         table = Table(title=escape(text.title), title_justify="left", caption=escape(text.note), caption_justify="left")
         for index, heading in enumerate(text.headings):
             figures = index >= text.words

@@ -28,10 +28,11 @@ from record_examples import runs as any_runs
 from sadtrt_core.errors import UserError
 from sadtrt_core.gate.baselines import find_baseline, write_baseline
 from sadtrt_core.gate.judge import compare_runs, gate_files
-from sadtrt_core.gate.limits import Limits, Override, Thresholds
+from sadtrt_core.gate.limits import Override, Thresholds
 from sadtrt_core.gate.verdicts import ExitCode, GateResult, GateRow
 from sadtrt_core.records.schema import Drift, Latency, Record, Resources, Run, Telemetry
 from sadtrt_core.records.store import read_run, write_run
+from sadtrt_core.report.metrics import METRICS, Limit, Metric, default_limits
 
 THRESHOLDS = Thresholds()
 
@@ -332,9 +333,11 @@ def test_a_host_time_that_was_not_judged_is_said_in_the_row() -> None:
     assert "not judged" in row.detail
     assert "host time" in row.detail
     # Where device times are not judged either, nothing is left to judge by.
-    host_alone = Thresholds(limits=Limits(slowdown_percent=None))
+    host_alone = Thresholds(limits=default_limits() | {"slowdown_percent": None})
     row, code = judge(
-        measured(latency=tripled), measured(latency=noisy), Thresholds(limits=Limits(slowdown_percent=None))
+        measured(latency=tripled),
+        measured(latency=noisy),
+        Thresholds(limits=default_limits() | {"slowdown_percent": None}),
     )
     assert (row.verdict, row.reason, code) == ("not comparable", "too_noisy", ExitCode.NOT_COMPARABLE)
     waiting = Telemetry(None, None, None, None, waited_percent=60.0)
@@ -624,7 +627,7 @@ def test_it_fails_closed(candidate: Run, baseline: Run, code: ExitCode) -> None:
 
 
 def test_limits_that_are_all_off_compare_nothing_and_so_do_not_pass() -> None:
-    off = Thresholds(Limits(**dict.fromkeys(vars(Limits()))))
+    off = Thresholds(dict.fromkeys(default_limits()))
     row, code = judge(measured(), measured(), off)
     assert (row.reason, code) == ("not_judged", ExitCode.NOT_COMPARABLE)
 
@@ -725,3 +728,24 @@ def test_a_run_that_could_not_serve_is_no_baseline(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=words):
             write_baseline(run, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_metric_that_is_registered_is_judged_by_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    slowest = Metric(
+        "slowest_ms",
+        "latency",
+        lambda record, run: None if record.latency is None else max(record.latency.judged_ms),
+        better="lower",
+        limit=Limit("slowest_growth_percent", 50.0, "slowest", "slower", percent=True),
+    )
+    monkeypatch.setitem(METRICS, "slowest_ms", slowest)
+    usual = latency()
+    spiked = dataclasses.replace(usual, host_ms=(*usual.host_ms[:-1], 9 * max(usual.host_ms)))
+    if usual.device_ms is not None:
+        spiked = dataclasses.replace(spiked, device_ms=(*usual.device_ms[:-1], 9 * max(usual.device_ms)))
+    row, code = judge(measured(latency=spiked), measured(latency=usual), Thresholds())
+    found = row.finding("slowest_ms")
+    assert found is not None
+    assert (found.verdict, found.reason, found.limit, code) == ("slower", "slowest", 50.0, ExitCode.REGRESSION)
+    loose = Thresholds.from_table({"slowest_growth_percent": 1000.0})
+    assert judge(measured(latency=spiked), measured(latency=usual), loose)[1] == ExitCode.PASS

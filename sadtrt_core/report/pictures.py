@@ -1,8 +1,11 @@
-"""Draws what each precision costs and buys: latency against the worst frame's PSNR."""
+"""The pictures of a report: latency against the worst frame's PSNR, and the worst frames of a run."""
 
 from __future__ import annotations
 
+import base64
 import io
+from dataclasses import dataclass
+from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -10,7 +13,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from sadtrt_core import stats
 from sadtrt_core.records.schema import Record, Run
-from sadtrt_core.report.parts import WHOLE
+from sadtrt_core.records.store import FRAMES_FOLDER
+from sadtrt_core.report.tables import WHOLE
 
 Point = tuple[float, float, Record]
 
@@ -79,3 +83,28 @@ def draw_pareto(run: Run) -> bytes | None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110)
     return picture.getvalue()
+
+
+PICTURE_LIMIT = 4 * 1024 * 1024
+"""Bytes of one picture that a report takes in; a worst frame with its error map has well under a megabyte."""
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture's name (its file's, without the ending) and its content as a data URI."""
+
+    name: str
+    uri: str
+
+
+def frames_of(folder: Path) -> tuple[Picture, ...]:
+    """Every PNG in a run's frames/, by name; links, files over PICTURE_LIMIT and other formats are left out."""
+    pictures = []
+    for path in sorted((folder / FRAMES_FOLDER).glob("*.png")):
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > PICTURE_LIMIT:
+            continue
+        data = path.read_bytes()
+        if data.startswith(PNG_SIGNATURE):
+            pictures.append(Picture(path.stem, "data:image/png;base64," + base64.b64encode(data).decode("ascii")))
+    return tuple(pictures)
