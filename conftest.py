@@ -11,127 +11,46 @@ import pytest
 from rich.console import Console
 from rich.markup import escape
 
-from sadtrt_core.config import RunConfig, default_cache
+from sadtrt_core.config import RunConfig, add_options
 from sadtrt_core.errors import UserError
-from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.stages import STAGES
-from sadtrt_core.renderer.standin import WEIGHTS_HELP
+from sadtrt_core.runners.registry import RUNNERS
 
 ROOT = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("sadtrt", "what to render, in which precisions, with which runners")
-    group.addoption("--size", type=int, default=256, choices=(256, 512), help="image size in pixels (default: 256)")
-    group.addoption(
-        "--weights",
-        default="auto",
-        help=f"weights without a checkpoint: {WEIGHTS_HELP} (default: auto)",
-    )
-    group.addoption("--checkpoint", type=Path, help="SadTalker's .safetensors, .pth or .pth.tar")
-    group.addoption("--mapping-checkpoint", type=Path, help="the mapping network's own .pth.tar")
-    group.addoption("--source-image", type=Path, help="a picture to animate instead of the built-in portrait")
-    group.addoption("--samples", type=Path, help="folder of source_image.pt, kp_driving.pt, kp_source.pt")
-    group.addoption("--frames", type=int, default=32, help="frames of the driving sequence (default: 32)")
-    group.addoption("--clip-frames", type=int, help="frames of the clip stage (default: 16 on a GPU, 2 on a CPU)")
-    group.addoption("--stage", action="append", help=f"only these stages: {', '.join(STAGES)}")
-    group.addoption(
-        "--runner", action="append", help="only these runners (torch-compile on a CPU only runs when named)"
-    )
-    group.addoption(
-        "--precision", action="append", help=f"only these precisions: {', '.join(PRECISIONS)}, or a plan's .toml file"
-    )
-    group.addoption("--batch", action="append", type=int, help="batch sizes (default: 1)")
-    group.addoption("--device", default="auto", choices=("auto", "cuda", "cpu"), help="where runners compute")
-    group.addoption(
-        "--grid-sample",
-        default="auto",
-        choices=("auto", "plugin", "native", "builtin"),
-        help="how exported graphs sample a volume (default: the plugin where it is built, else native)",
-    )
-    group.addoption(
-        "--cache",
-        type=Path,
-        default=None,
-        help="folder of graphs, engines, weights, timing cache (default: $SADTRT_CACHE or ~/.cache/sadtrt)",
-    )
-    group.addoption("--results", type=Path, default=ROOT / "results", help="folder for results (default: results/)")
-    group.addoption(
-        "--optimization-level",
-        type=int,
-        default=3,
-        choices=range(6),
-        help="TensorRT's builder level, 0 (quick) to 5 (thorough; default: 3)",
-    )
-    group.addoption("--gate", help="judge the run by this baseline, a name in results/baselines or a path")
-    group.addoption(
-        "--gate-thresholds",
-        type=Path,
-        default=ROOT / "pyproject.toml",
-        help="TOML of the gate (default: pyproject.toml)",
-    )
-    group.addoption("--flush-l2", action="store_true", help="empty the GPU's L2 cache before every sample")
-    group.addoption("--jobs", type=int, default=os.cpu_count() or 1, help="engines built at the same time")
+    add_options(group.addoption, results=ROOT / "results", gate_thresholds=ROOT / "pyproject.toml")
 
 
-def _named(config: pytest.Config, option: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The values of a repeatable option, checked; all known ones when it was not given."""
-    wanted = tuple(config.getoption(option) or known)
-    for name in wanted:
-        if name not in known:
-            raise pytest.UsageError(f"--{option} {name!r} is not known: expected one of {', '.join(known)}")
-    return wanted
+CONFIG = pytest.StashKey[RunConfig]()
 
 
-def _precisions(config: pytest.Config) -> tuple[str, ...]:
-    """The precisions that were asked for, plans' files among them; records know a plan by its name alone."""
-    wanted = tuple(dict.fromkeys(config.getoption("precision") or PRECISIONS))
-    given: dict[str, str] = {}
-    for name in wanted:
-        try:
-            known_as = precision_named(name).name
-        except ValueError as error:
-            raise pytest.UsageError(f"--precision: {error}") from error
-        if known_as in given:
-            raise pytest.UsageError(
-                f"--precision: {given[known_as]} and {name} are both called {known_as!r}: rename one"
-            )
-        given[known_as] = name
-    return wanted
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse mistyped options before anything is collected."""
+    try:
+        config.stash[CONFIG] = RunConfig.from_options(vars(config.option))
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Spread a benchmark over the stages, runners, precisions and batches that were asked for."""
     if "session" not in metafunc.fixturenames:
         return
-    from sadtrt_core.runners.registry import RUNNERS
-
-    config = metafunc.config
-    values: dict[str, tuple[Any, ...]] = {
-        "stage": _named(config, "stage", tuple(STAGES)),
-        "runner": _named(config, "runner", tuple(RUNNERS)),
-        "precision": _precisions(config),
-        "batch": tuple(config.getoption("batch") or (1,)),
+    asked = metafunc.config.stash[CONFIG]
+    values = {
+        "stage": asked.stages or STAGES,
+        "runner": asked.runners or RUNNERS,
+        "precision": asked.precisions or PRECISIONS,
+        "batch": asked.batches or (1,),
     }
     # The stage outermost, so that what is compared is measured one after the other.
-    for name in ("stage", "runner", "precision", "batch"):
+    for name, choices in values.items():
         if name in metafunc.fixturenames:
-            metafunc.parametrize(name, values[name])
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Refuse mistyped names before anything is collected."""
-    if config.getoption("stage"):
-        _named(config, "stage", tuple(STAGES))
-    if config.getoption("precision"):
-        _precisions(config)
-    if config.getoption("runner"):
-        from sadtrt_core.runners.registry import RUNNERS
-
-        _named(config, "runner", tuple(RUNNERS))
-    if min(config.getoption("batch") or (1,)) < 1:
-        raise pytest.UsageError("--batch must be 1 or more")
+            metafunc.parametrize(name, list(choices))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -140,38 +59,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not wanted or session.config.getoption("collectonly"):
         return
     try:
-        made = _make_suite(session.config)
+        made = _make_session(session.config)
         made.check()
-    except ValueError as error:
+    except UserError as error:
         pytest.exit(f"sadtrt: {error}", returncode=int(pytest.ExitCode.USAGE_ERROR))
     session.config.stash[SESSION] = made
 
 
-def _make_suite(config: pytest.Config) -> Any:
+def _make_session(config: pytest.Config) -> Any:
     from sadtrt_core.session import Session
 
-    option = config.getoption
-    return Session(
-        RunConfig(
-            size=option("size"),
-            weights=option("weights"),
-            checkpoint=option("checkpoint"),
-            mapping_checkpoint=option("mapping_checkpoint"),
-            source_image=option("source_image"),
-            samples=option("samples"),
-            frames=option("frames"),
-            clip_frames=option("clip_frames"),
-            device=option("device"),
-            grid_sample=option("grid_sample"),
-            cache=option("cache") or default_cache(),
-            results=option("results"),
-            jobs=option("jobs"),
-            optimization_level=option("optimization_level"),
-            flush_l2=option("flush_l2"),
-            precisions=tuple(option("precision") or ()),
-        ),
-        say=Console(stderr=True).print,
-    )
+    return Session(config.stash[CONFIG], say=Console(stderr=True).print)
 
 
 @pytest.fixture(scope="session")

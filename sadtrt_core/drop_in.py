@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sadtrt_core.case import GridSample
 from sadtrt_core.config import default_cache
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
+from sadtrt_core.errors import UserError
 from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.plan import precision_named
 from sadtrt_core.renderer.checkpoint import load_checkpoint
@@ -36,7 +37,7 @@ class TensorRTGenerator(nn.Module):
     `calibration` has the ranges that int8 needs. `make_runner` makes the runner that computes, from a job of the
     generator stage.
 
-    Raises ValueError for weights that cannot be used, RuntimeError with the reason where TensorRT cannot serve.
+    Raises UserError for weights that cannot be used, RuntimeError with the reason where TensorRT cannot serve.
     """
 
     def __init__(
@@ -55,12 +56,12 @@ class TensorRTGenerator(nn.Module):
     ) -> None:
         super().__init__()
         if (checkpoint is None) == (renderer is None):
-            raise ValueError("a TensorRTGenerator takes its weights from one place: give a checkpoint or a renderer")
+            raise UserError("a TensorRTGenerator takes its weights from one place: give a checkpoint or a renderer")
         if batch < 1:
-            raise ValueError(f"batch {batch} is too small: expected at least 1 frame")
+            raise UserError(f"batch {batch} is too small: expected at least 1 frame")
         how = precision_named(precision)
         if how.quantize is not None and calibration is None:
-            raise ValueError(
+            raise UserError(
                 f"precision {precision!r} needs ranges measured on pictures and motion like yours: give the "
                 "calibration that sadtrt_core.graph.calibrate.calibrated(renderer, workload, cache) returns"
             )
@@ -85,7 +86,7 @@ class TensorRTGenerator(nn.Module):
         """Frames for source images (N, 3, H, W) in 0..1 and keypoints {"value": (N, 15, 3)}.
 
         Any float type and device is taken. Returns {"prediction": (N, 3, H, W) float32 in 0..1} on the images' device.
-        Raises ValueError for a jacobian, for another shape, or for keypoints of another number of frames.
+        Raises UserError for a jacobian, for another shape, or for keypoints of another number of frames.
         """
         inputs = {
             "source_image": source_image,
@@ -95,7 +96,7 @@ class TensorRTGenerator(nn.Module):
         frames = source_image.shape[0]
         for name, tensor in inputs.items():
             if tensor.shape[0] != frames:
-                raise ValueError(
+                raise UserError(
                     f"{name!r} {tuple(tensor.shape)} has {tensor.shape[0]} frames where source_image "
                     f"{tuple(source_image.shape)} has {frames}: expected as many"
                 )
@@ -122,11 +123,11 @@ def _value(name: str, keypoints: Keypoints) -> Tensor:
     if isinstance(keypoints, Tensor):
         return keypoints
     if keypoints.get("jacobian") is not None:
-        raise ValueError(
+        raise UserError(
             f"{name!r} carries a jacobian, which engines are exported without: set estimate_jacobian to False, as "
             "SadTalker's own configuration does"
         )
     value = keypoints.get("value")
     if value is None:
-        raise ValueError(f"{name!r} lacks its entry 'value': expected a tensor (N, 15, 3)")
+        raise UserError(f"{name!r} lacks its entry 'value': expected a tensor (N, 15, 3)")
     return value

@@ -232,13 +232,11 @@ def precision_digest(precision: Precision) -> str:
 def precision_named(name: str) -> Precision:
     """The precision of that name, or of the plan in a file whose name ends in .toml.
 
-    Raises ValueError: a name that is not known, with those there are, or UserError for a file that is no plan.
+    Raises UserError for a name that is not known, with those there are, and for a file that is no plan.
     """
     if name.endswith(PLAN_SUFFIX):
         return read_plan(Path(name)).precision
     if name not in PRECISIONS:
         known = ", ".join(PRECISIONS)
-        raise ValueError(
-            f"precision {name!r} is not known: expected one of {known}, or a plan's file such as plan.toml"
-        )
+        raise UserError(f"precision {name!r} is not known: expected one of {known}, or a plan's file such as plan.toml")
     return PRECISIONS[name]

@@ -21,9 +21,8 @@ PLAN = 'format = "sadtrt plan 1"\nbase = "float16"\nwhy = "to try"\n[[keep]]\nno
 
 
 def make_session(renderer: Renderer, folder: Path, **options: object) -> Session:
-    given = dict.fromkeys(("checkpoint", "mapping_checkpoint", "source_image", "samples", "clip_frames"))
-    given |= {"size": 256, "weights": "seeded", "frames": 1, "device": "cpu", "grid_sample": "native", "jobs": 1}
-    made = Session(RunConfig(**{**given, "cache": folder, "results": folder / "results", **options}))
+    given = {"weights": "seeded", "frames": 1, "device": "cpu", "grid_sample": "native", "cache": folder}
+    made = Session(RunConfig(**{**given, "results": folder / "results", **options}))
     made.__dict__["renderer"] = renderer
     return made
 

@@ -25,19 +25,13 @@ def make_session(options: argparse.Namespace, device: str = "cuda", frames: int 
     """A suite at 256 pixels of the options that `add_suite_options` added."""
     return Session(
         RunConfig(
-            size=256,
             weights=options.weights,
-            checkpoint=None,
-            mapping_checkpoint=None,
             source_image=options.source_image,
-            samples=None,
             frames=frames,
-            clip_frames=None,
             device=device,
             grid_sample=options.grid_sample,
             cache=options.cache or default_cache(),
             results=ROOT / "results",
-            jobs=1,
             optimization_level=options.optimization_level,
         ),
         say=functools.partial(print, flush=True),

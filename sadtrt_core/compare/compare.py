@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sadtrt_core import stats
-from sadtrt_core.compare.side import Conditions, Side
+from sadtrt_core.compare.side import Side
 from sadtrt_core.compare.sides import Sampler, Samples, local_side, remote_side
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.records.measurements import Drift
+from sadtrt_core.session import Session
 
 CONFIDENCE = 0.95
-TURN_SECONDS = 0.03
-"""About how long one side works before it is the other's turn."""
+SAMPLING_SECONDS = 0.03
+"""About how long one side is sampled before the other is."""
 ROUNDS_MIN, ROUNDS_MAX = 10, 200
 
 
@@ -23,7 +25,7 @@ ROUNDS_MIN, ROUNDS_MAX = 10, 200
 class Outcome:
     """Medians in ms of both sides on one clock, and the ratio B over A with its interval; above 1, B is slower.
 
-    `at_host_pace` says that most device times of a side include waiting for the host.
+    `launch_bound` says that most device times of a side include waiting for the host.
     """
 
     clock: str
@@ -46,23 +48,23 @@ class Outcome:
         return f"no difference shown: {b} takes {low:.4g} to {high:.4g} times as long as {a} ({level})"
 
 
-def compare_in_turn(a: Sampler, b: Sampler, seconds: float) -> Outcome:
+def compare_interleaved(a: Sampler, b: Sampler, seconds: float) -> Outcome:
     """Time both for about `seconds` together, in rounds of A B B A, and compare them on the best clock both have.
 
     In a round of A B B A a slow linear drift adds the same to both sides; the interval resamples whole rounds
     (`stats.interleaved_ratio`), so drift across rounds does not widen it either.
     """
-    count = max(1, round(TURN_SECONDS / max(a.call_seconds, b.call_seconds, 1e-9)))
+    count = max(1, round(SAMPLING_SECONDS / max(a.call_seconds, b.call_seconds, 1e-9)))
     round_seconds = 2 * (count + 1) * (a.call_seconds + b.call_seconds)
     rounds = max(ROUNDS_MIN, min(ROUNDS_MAX, int(seconds / max(round_seconds, 1e-9))))
-    a_turns: list[tuple[Samples, Samples]] = []
-    b_turns: list[tuple[Samples, Samples]] = []
+    a_samples: list[tuple[Samples, Samples]] = []
+    b_samples: list[tuple[Samples, Samples]] = []
     for _ in range(rounds):
-        first, second, third, fourth = a.take(count), b.take(count), b.take(count), a.take(count)
-        a_turns.append((first, fourth))
-        b_turns.append((second, third))
-    on_device = all(turn.device_ms is not None for pair in (*a_turns, *b_turns) for turn in pair)
-    a_ms, b_ms = (_samples(turns, on_device) for turns in (a_turns, b_turns))
+        first, second, third, fourth = a.sample(count), b.sample(count), b.sample(count), a.sample(count)
+        a_samples.append((first, fourth))
+        b_samples.append((second, third))
+    on_device = all(one.device_ms is not None for pair in (*a_samples, *b_samples) for one in pair)
+    a_ms, b_ms = (_times(pairs, on_device) for pairs in (a_samples, b_samples))
     ratio, interval = stats.interleaved_ratio(b_ms, a_ms, CONFIDENCE)
     every_a, every_b = ([ms for row in rows for ms in row] for rows in (a_ms, b_ms))
     return Outcome(
@@ -73,17 +75,17 @@ def compare_in_turn(a: Sampler, b: Sampler, seconds: float) -> Outcome:
         interval=interval,
         rounds=rounds,
         samples=len(every_a),
-        launch_bound=on_device and any(2 * _late(turns) > len(every_a) for turns in (a_turns, b_turns)),
+        launch_bound=on_device and any(2 * _late(pairs) > len(every_a) for pairs in (a_samples, b_samples)),
     )
 
 
-def _late(turns: list[tuple[Samples, Samples]]) -> int:
-    return sum(turn.late for pair in turns for turn in pair)
+def _late(pairs: list[tuple[Samples, Samples]]) -> int:
+    return sum(one.late for pair in pairs for one in pair)
 
 
-def _samples(turns: list[tuple[Samples, Samples]], on_device: bool) -> list[list[float]]:
-    """One list of samples a round."""
-    return [[ms for turn in pair for ms in ((turn.device_ms if on_device else turn.host_ms) or ())] for pair in turns]
+def _times(pairs: list[tuple[Samples, Samples]], on_device: bool) -> list[list[float]]:
+    """One list of times in ms a round."""
+    return [[ms for one in pair for ms in ((one.device_ms if on_device else one.host_ms) or ())] for pair in pairs]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ class Comparison:
 
     latency: Outcome
     pictures: Drift | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures of both as JSON has them."""
+        pictures = self.pictures.to_json() if self.pictures else None
+        return {**dataclasses.asdict(self.latency), "pictures": pictures}
 
     def sentences(self, a: str, b: str) -> tuple[str, ...]:
         """What a person may conclude: on the latency and, where known, on the pictures."""
@@ -119,30 +126,27 @@ class Comparison:
         return *times, apart
 
 
-def compare_sides(
-    a: Side, b: Side, conditions: Conditions, checkout: Path | None, seconds: float, say: Callable[[str], None]
-) -> Comparison:
-    """Compare `a` with `b`; with a `checkout`, B runs in that checkout. ValueError where a side cannot run."""
-    suite = conditions.suite(say)
+def compare_sides(a: Side, b: Side, session: Session, checkout: Path | None, seconds: float) -> Comparison:
+    """Compare `a` with `b`; with a `checkout`, B runs in that checkout. Raises UserError where a side cannot run."""
     with contextlib.ExitStack() as stack:
-        here = stack.enter_context(local_side(a, conditions, suite))
+        here = stack.enter_context(local_side(a, session))
         other: Sampler
         if checkout is None:
-            other = stack.enter_context(local_side(b, conditions, suite))
+            other = stack.enter_context(local_side(b, session))
         else:
-            other = remote = stack.enter_context(remote_side(b, conditions, checkout))
-            if not remote.times_alike and suite.device.type == "cuda":
-                say(f"{checkout} takes device times in another way: host times are compared")
-        latency = compare_in_turn(here, other, seconds)
+            other = remote = stack.enter_context(remote_side(b, session.options, checkout))
+            if not remote.times_alike and session.on_gpu:
+                session.say(f"{checkout} takes device times in another way: host times are compared")
+        latency = compare_interleaved(here, other, seconds)
         pictures = None
-        if conditions.stage == "generator" and suite.drift_is_meaningful:
-            pictures = _pictures(here, other, a.label(), say)
+        if a.case.stage == "generator" and session.drift_is_meaningful:
+            pictures = compare_pictures(here, other, a.label)
+            if pictures is None:
+                session.say("pictures are not compared: the other checkout is too old to hand them over")
     return Comparison(latency, pictures)
 
 
-def _pictures(here: Sampler, other: Sampler, name: str, say: Callable[[str], None]) -> Drift | None:
-    frames, others = here.render(), other.render()
-    if frames is None or others is None:
-        say("pictures are not compared: the other checkout is too old to hand them over")
-        return None
-    return measure_drift(frames, others, reference_name=name)
+def compare_pictures(a: Sampler, b: Sampler, name: str) -> Drift | None:
+    """Drift of B's frames against those of A, which is called `name`; None where a side cannot hand over its own."""
+    frames, others = a.render(), b.render()
+    return None if frames is None or others is None else measure_drift(frames, others, reference_name=name)

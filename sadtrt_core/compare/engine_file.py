@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from sadtrt_core.case import GridSample
+from sadtrt_core.case import Case
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.cache import Key, stored_engine
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
-from sadtrt_core.errors import EngineRefused
+from sadtrt_core.errors import EngineRefused, UserError
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.tensorrt import TensorRTRunner, tensorrt_absence
 
@@ -21,37 +20,25 @@ _NAME = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class EngineName:
-    """What the name of an engine file says: stage, precision, how it samples, batch and side of the picture in px."""
-
-    stage: str
-    precision: str
-    grid_sample: GridSample
-    batch: int
-    size: int
-
-
-def engine_name(path: Path) -> EngineName:
-    """Read the name that the cache gave an engine; ValueError where it is another."""
+def parse_file_name(path: Path) -> tuple[Case, int]:
+    """The case and the side of the picture in pixels that the cache named an engine by; UserError for another name."""
     found = _NAME.fullmatch(path.stem)
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"{path} is no engine of this harness: its name should be stage-precision-sampling-bN-size-digest.engine, "
             "as `sadtrt build` writes them into the cache"
         )
-    words = found.groupdict()
-    grid: GridSample = words["grid"]  # type: ignore[assignment]  # The pattern has no others.
-    return EngineName(words["stage"], words["precision"], grid, int(words["batch"]), int(words["size"]))
+    stage, precision, grid_sample, batch, size = found.groups()
+    return Case(stage, "tensorrt", precision, grid_sample, int(batch)), int(size)
 
 
 def engine_file_absence(path: Path, job: Job) -> str | None:
     """Why the engine cannot serve this job here, in one sentence; None where it can."""
-    name = engine_name(path)
+    case, size = parse_file_name(path)
     asked = (job.stage.name, job.batch, job.renderer.config.image_size)
-    if (name.stage, name.batch, name.size) != asked:
+    if (case.stage, case.batch, size) != asked:
         return (
-            f"it is an engine of {name.stage} at batch {name.batch} and {name.size} px, where {asked[0]} at batch "
+            f"it is an engine of {case.stage} at batch {case.batch} and {size} px, where {asked[0]} at batch "
             f"{asked[1]} and {asked[2]} px is compared"
         )
     try:
@@ -89,12 +76,12 @@ class EngineFileRunner(TensorRTRunner):
         self._path = path
 
     def activate(self) -> None:
-        """Raises ValueError where TensorRT refuses the engine, or the file is none of the harness's."""
+        """Raises UserError where TensorRT refuses the engine, or the file is none of the harness's."""
         engine, key = stored_engine(self._path)
         with torch.cuda.device(self.job.device):
             try:
                 self._open(engine, None if key["plugin_sha256"] is None else _plugin(key))
             except EngineRefused as error:
-                raise ValueError(f"{self._path.name} cannot run {self.job.stage.name} here: {error}") from error
+                raise UserError(f"{self._path.name} cannot run {self.job.stage.name} here: {error}") from error
         self.engine_bytes = len(engine.plan)
         self.notes = engine.notes

@@ -1,9 +1,8 @@
-"""Who takes turns in a comparison: a runner of this process, or one of another checkout behind a pipe."""
+"""The two kinds of side that are sampled: a runner of this process, or one of another checkout behind a pipe."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import subprocess
@@ -20,17 +19,17 @@ from torch import Tensor
 
 from sadtrt_core.benchmark import BENCHMARK_VERSION
 from sadtrt_core.compare.engine_file import EngineFileRunner, engine_file_absence
-from sadtrt_core.compare.side import Conditions, Side
+from sadtrt_core.compare.side import Side, question
+from sadtrt_core.config import RunConfig
+from sadtrt_core.errors import UserError
 from sadtrt_core.measure.timing import LatencySampler
-from sadtrt_core.precision import PLAN_SUFFIX
-from sadtrt_core.runners.base import Job, StageRunner
-from sadtrt_core.runners.registry import runner_named
+from sadtrt_core.runners.base import StageRunner
 from sadtrt_core.session import Session
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples in ms of one side's turn; `device_ms` is None on a CPU. `late` of them include waiting for the host."""
+    """Samples in ms of one side; `device_ms` is None on a CPU. `late` of them include waiting for the host."""
 
     host_ms: tuple[float, ...]
     device_ms: tuple[float, ...] | None
@@ -38,27 +37,27 @@ class Samples:
 
 
 class Sampler(Protocol):
-    """Whoever takes turns: a runner in this process or one behind a pipe."""
+    """A side that is warm: a runner in this process or one behind a pipe."""
 
     call_seconds: float
 
     def render(self) -> Tensor | None:
         """The workload's frames (T, 3, H, W), float32 on the host; None from a checkout that does not know how."""
 
-    def take(self, count: int) -> Samples:
+    def sample(self, count: int) -> Samples:
         """Run once uncounted, to bring back what the other side drove from the caches, then `count` samples."""
 
 
 class LocalSide:
     """An activated and bound runner of this process, warmed up."""
 
-    def __init__(self, runner: StageRunner, suite: Session) -> None:
-        self._runner, self._suite = runner, suite
+    def __init__(self, runner: StageRunner, session: Session) -> None:
+        self._runner, self._session = runner, session
         self._sampler = LatencySampler(runner)
         calls = 1 if runner.stream is None else 2  # A sample is a call for each clock.
-        self.call_seconds = calls * self._sampler.warm_up(suite.timing_plan)
+        self.call_seconds = calls * self._sampler.warm_up(session.timing_plan)
 
-    def take(self, count: int) -> Samples:
+    def sample(self, count: int) -> Samples:
         self._runner.execute()
         self._runner.synchronize()
         sampler = self._sampler
@@ -70,30 +69,27 @@ class LocalSide:
 
     def render(self) -> Tensor:
         """Every frame of the workload through the runner, which has to be the generator's."""
-        items, batch = self._suite.frame_inputs, self._runner.job.batch
+        items, batch = self._session.frame_inputs, self._runner.job.batch
         chunks = [items[i : i + batch] for i in range(0, len(items), batch)]
         together = [{name: torch.cat([item[name] for item in chunk]) for name in chunk[0]} for chunk in chunks]
-        return self._suite.render_sequence(self._runner, together)
+        return self._session.render_sequence(self._runner, together)
 
 
 @contextlib.contextmanager
-def local_side(side: Side, conditions: Conditions, suite: Session) -> Iterator[LocalSide]:
-    """A contestant of this process; ValueError says why the runner cannot serve here."""
-    kind = runner_named(side.runner)
-    job: Job = suite.job(conditions.stage, kind, side.precision, conditions.batch)
-    if side.grid_sample is not None:
-        job = dataclasses.replace(job, grid_sample=side.grid_sample)  # type: ignore[arg-type]
-    engine = Path(side.engine) if side.engine is not None else None
-    absence = kind.available(job) if engine is None else engine_file_absence(engine, job)
-    if absence is not None:
-        raise ValueError(f"{side.label()} cannot run {conditions.stage} here: {absence}")
-    with kind.create(job) if engine is None else EngineFileRunner(job, engine) as runner:
-        runner.bind(suite.inputs(job))
-        yield LocalSide(runner, suite)
+def local_side(side: Side, session: Session) -> Iterator[LocalSide]:
+    """A side of this process. Raises UserError, which says why the runner cannot serve here."""
+    case = side.resolved(session)
+    job = session.job(case)
+    missing = session.unavailable(case) if side.engine is None else engine_file_absence(side.engine, job)
+    if missing is not None:
+        raise UserError(f"{side.label} cannot run {case.stage} here: {missing}")
+    with session.runner(case) if side.engine is None else EngineFileRunner(job, side.engine) as runner:
+        runner.bind(session.inputs(job))
+        yield LocalSide(runner, session)
 
 
 class RemoteSide:
-    """A runner of another checkout, in a process of that checkout, that takes its turns through a pipe."""
+    """A runner of another checkout, in a process of that checkout, asked through a pipe."""
 
     def __init__(self, process: subprocess.Popen[str], checkout: Path) -> None:
         self._process, self._checkout = process, checkout
@@ -102,19 +98,15 @@ class RemoteSide:
         #: Whether that checkout takes device times as this one does; where not, only host times compare.
         self.times_alike = False
 
-    def start(self, side: Side, conditions: Conditions) -> None:
+    def start(self, side: Side, config: RunConfig) -> None:
         """Tell the worker what to run and wait until it is warm."""
-        # Without what is not set, so that a checkout that does not know engine files understands the rest.
-        words = {name: value for name, value in dataclasses.asdict(side).items() if value is not None}
-        if side.precision.endswith(PLAN_SUFFIX):
-            words["precision"] = str(Path(side.precision).resolve())  # The worker runs in another folder.
-        mine = {"benchmark_version": BENCHMARK_VERSION}  # What an older checkout does not read.
-        answer = self._ask({"side": words, "conditions": dataclasses.asdict(conditions)} | mine)
+        # An older checkout does not read the version.
+        answer = self._ask({**question(side, config), "benchmark_version": BENCHMARK_VERSION})
         self.call_seconds = float(answer["call_seconds"])
         self._renders = bool(answer.get("renders", False))
         self.times_alike = answer.get("benchmark_version") == BENCHMARK_VERSION
 
-    def take(self, count: int) -> Samples:
+    def sample(self, count: int) -> Samples:
         answer = self._ask({"take": count})
         device = answer["device_ms"] if self.times_alike else None
         host = tuple(map(float, answer["host_ms"]))
@@ -139,22 +131,22 @@ class RemoteSide:
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
-            raise ValueError(
+            raise UserError(
                 f"the checkout {self._checkout} ended with exit status {code} instead of answering: what it wrote is "
                 "above; a checkout older than `sadtrt compare` cannot take part"
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise ValueError(f"the checkout {self._checkout} says: {answer['error']}")
+            raise UserError(f"the checkout {self._checkout} says: {answer['error']}")
         return answer
 
 
 @contextlib.contextmanager
-def remote_side(side: Side, conditions: Conditions, checkout: Path) -> Iterator[RemoteSide]:
-    """A contestant of another checkout of this project, by the same Python; ValueError where it cannot take part."""
+def remote_side(side: Side, config: RunConfig, checkout: Path) -> Iterator[RemoteSide]:
+    """A side of another checkout of this project, by the same Python. Raises UserError where it cannot take part."""
     checkout = checkout.resolve()
     if not (checkout / "sadtrt_core").is_dir():
-        raise ValueError(f"{checkout} is no checkout of this project: it has no folder sadtrt_core")
+        raise UserError(f"{checkout} is no checkout of this project: it has no folder sadtrt_core")
     paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
         [sys.executable, "-m", "sadtrt_core.compare_worker"],
@@ -165,9 +157,9 @@ def remote_side(side: Side, conditions: Conditions, checkout: Path) -> Iterator[
         text=True,
     )
     try:
-        contestant = RemoteSide(process, checkout)
-        contestant.start(side, conditions)
-        yield contestant
+        remote = RemoteSide(process, checkout)
+        remote.start(side, config)
+        yield remote
     finally:
         # The end of its input tells the worker to leave.
         with contextlib.suppress(BrokenPipeError):

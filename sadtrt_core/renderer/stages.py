@@ -24,6 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, NUM_KEYPOINTS, RendererConfig
 from sadtrt_core.renderer.generator import Generator
 from sadtrt_core.renderer.keypoints import PosedKeypoints
@@ -205,9 +206,9 @@ GENERATOR_PARTS: tuple[str, ...] = ("appearance", "motion", "warp", "decode")
 
 
 def stage_named(name: str) -> Stage:
-    """The stage of that name; ValueError lists the names there are."""
+    """The stage of that name; UserError lists the names there are."""
     if name not in STAGES:
-        raise ValueError(f"stage {name!r} is not known: expected one of {', '.join(STAGES)}")
+        raise UserError(f"stage {name!r} is not known: expected one of {', '.join(STAGES)}")
     return STAGES[name]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sadtrt_core.case import GridSample
-from sadtrt_core.errors import Unavailable
+from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.renderer.stages import STAGES, Stage
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.clip import ClipRunner
@@ -96,9 +96,9 @@ RUNNERS: dict[str, RunnerKind] = {
 
 
 def runner_named(name: str) -> RunnerKind:
-    """The runner of that name; ValueError lists the names there are."""
+    """The runner of that name; UserError lists the names there are."""
     if name not in RUNNERS:
-        raise ValueError(f"runner {name!r} is not known: expected one of {', '.join(RUNNERS)}")
+        raise UserError(f"runner {name!r} is not known: expected one of {', '.join(RUNNERS)}")
     return RUNNERS[name]
 
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from sadtrt_core.accuracy.findings import DriftReport, EngineReport
 from sadtrt_core.accuracy.simulate import Candidates
 from sadtrt_core.cli import app
+from sadtrt_core.errors import UserError
 from sadtrt_core.plan import read_plan
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -71,7 +72,7 @@ def test_drift_is_of_the_picture_that_was_given(sadtrt, tmp_path, monkeypatch):
 
     def look(suite, *_):
         asked.append(suite.workload.name)
-        raise ValueError("seen")
+        raise UserError("seen")
 
     monkeypatch.setattr("sadtrt_core.accuracy.drift.localise_session", look)
     assert "seen" in sadtrt("drift", "--source-image", "me.png").output

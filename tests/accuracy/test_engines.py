@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from sadtrt_core.accuracy.drift import write_report
 from sadtrt_core.accuracy.engines import TOGETHER, engine_losses, measure_stages, prepare_engines
 from sadtrt_core.accuracy.findings import EngineReport, Loss, Pair
 from sadtrt_core.accuracy.tables import as_text, engine_renderables
-from sadtrt_core.commands.options import make_session
+from sadtrt_core.config import RunConfig
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.inputs import frame_inputs
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES
@@ -28,8 +27,7 @@ STAGE_NAMES = (*GENERATOR_PARTS, "generator")
 
 
 def demo_suite(cache, frames):
-    options = make_session(256, "demo", None, "cpu", "auto", cache).options
-    return Session(replace(options, frames=frames))
+    return Session(RunConfig(weights="demo", device="cpu", cache=cache, frames=frames))
 
 
 @pytest.fixture(scope="module")

@@ -40,19 +40,7 @@ EASY = Budget(50.0)
 def make_session(renderer, cache: Path, like: Session | None = None) -> Session:
     """A suite of three frames that keeps its graphs and journals in `cache`; the reference of another where given."""
     options = RunConfig(
-        size=256,
-        weights="seeded",
-        checkpoint=None,
-        mapping_checkpoint=None,
-        source_image=None,
-        samples=None,
-        frames=3,
-        clip_frames=None,
-        device="cpu",
-        grid_sample="native",
-        cache=cache,
-        results=cache / "results",
-        jobs=1,
+        weights="seeded", frames=3, device="cpu", grid_sample="native", cache=cache, results=cache / "results"
     )
     small = Session(options)
     small.__dict__["renderer"] = renderer  # A cached property: the tiny networks in place of the demo's.

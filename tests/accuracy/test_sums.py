@@ -12,7 +12,7 @@ from sadtrt_core.accuracy.accumulation_losses import SummedGraph, squared_error,
 from sadtrt_core.accuracy.drift import write_report
 from sadtrt_core.accuracy.findings import SumsReport
 from sadtrt_core.accuracy.tables import as_text, sums_renderables
-from sadtrt_core.commands.options import make_session
+from sadtrt_core.config import RunConfig
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.session import Session
@@ -23,8 +23,7 @@ MASK, LAST = "/dense_motion_network/mask/Conv", "/decoder/conv_img/Conv"
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory):
-    options = make_session(256, "demo", None, "cpu", "auto", tmp_path_factory.mktemp("cache")).options
-    return Session(replace(options, frames=1))
+    return Session(RunConfig(weights="demo", device="cpu", cache=tmp_path_factory.mktemp("cache"), frames=1))
 
 
 @pytest.fixture(scope="module")

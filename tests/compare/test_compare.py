@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import itertools
 import json
 from pathlib import Path
@@ -14,32 +12,34 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from sadtrt_core.benchmark import BENCHMARK_VERSION
+from sadtrt_core.case import Case
 from sadtrt_core.cli import app
-from sadtrt_core.compare.compare import compare as compare_module
-from sadtrt_core.compare.compare import compare_in_turn, compare_sides
-from sadtrt_core.compare.compare import engine_file as compare_engine
-from sadtrt_core.compare.compare import sides as compare_contestants
-from sadtrt_core.compare.engine_file import EngineName, engine_name
-from sadtrt_core.compare.side import Conditions, Side
-from sadtrt_core.compare.sides import LocalSide, RemoteSide, Samples
-from sadtrt_core.compare_worker import serve
+from sadtrt_core.compare import engine_file as compare_engine
+from sadtrt_core.compare.compare import Comparison, compare_interleaved, compare_pictures, compare_sides
+from sadtrt_core.compare.engine_file import parse_file_name
+from sadtrt_core.compare.side import parse_side, question, read_question
+from sadtrt_core.compare.sides import LocalSide, Samples, remote_side
+from sadtrt_core.config import RunConfig
 from sadtrt_core.engine import cache as engine_cache
+from sadtrt_core.errors import UserError
 from sadtrt_core.measure.timing import TimingPlan
+from sadtrt_core.session import Session
 from sadtrt_core.stats import interleaved_ratio
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MAPPING = ["--stage", "mapping", "--weights", "seeded", "--device", "cpu", "--seconds", "0.2"]
 
 
 class Scripted:
-    """A contestant whose samples take `level` ms, times how slow the machine is by now."""
+    """A side whose samples take `level` ms, times how slow the machine is by now."""
 
     call_seconds = 0.01
 
     def __init__(self, name, level, log, slowness, on_device=False):
         self.name, self.level, self.log, self.slowness, self.on_device = name, level, log, slowness, on_device
 
-    def take(self, count):
+    def sample(self, count):
         self.log.append(self.name)
         times = tuple(self.level * next(self.slowness) for _ in range(count))
         return Samples(times, times if self.on_device else None)
@@ -48,13 +48,13 @@ class Scripted:
 def compared(a_level, b_level, slowness=None, **options):
     log: list[str] = []
     slowness = slowness or itertools.repeat(1.0)
-    outcome = compare_in_turn(
+    outcome = compare_interleaved(
         Scripted("A", a_level, log, slowness, **options), Scripted("B", b_level, log, slowness, **options), 1.0
     )
     return outcome, "".join(log)
 
 
-def test_sides_take_turns_a_b_b_a():
+def test_sides_are_sampled_a_b_b_a():
     outcome, log = compared(10.0, 10.0)
     assert log == "ABBA" * outcome.rounds
     assert outcome.rounds >= 8
@@ -92,9 +92,11 @@ def test_rounds_must_match():
 
 
 def test_sides_are_parsed_with_their_defaults():
-    assert Side.parse("pytorch") == Side("pytorch", "fp32")
-    assert Side.parse("onnxruntime:fp16-mixed:native") == Side("onnxruntime", "fp16-mixed", "native")
-    assert Side.parse("pytorch").label() == "pytorch:fp32"
+    side = parse_side("pytorch", "mapping", 2)
+    assert (side.case, side.label) == (Case("mapping", "pytorch", "fp32", "auto", 2), "pytorch:fp32")
+    side = parse_side("onnxruntime:fp16-mixed:native", "warp", 1)
+    assert side.case == Case("warp", "onnxruntime", "fp16-mixed", "native", 1)
+    assert side.label == "onnxruntime:fp16-mixed:native"
 
 
 @pytest.mark.parametrize(
@@ -126,10 +128,14 @@ def test_two_precisions_are_compared_in_one_process(tmp_path):
     assert outcome["pictures"] is None
 
 
-CONDITIONS = Conditions("mapping", 1, 256, "seeded", None, "cpu", "cache")
+def session(**given):
+    return Session(RunConfig(**{"weights": "seeded", "device": "cpu", **given}), say=print)
 
 
-def test_another_checkout_takes_its_turns_in_a_process_of_its_own(tmp_path):
+SIDE = parse_side("pytorch", "mapping", 1)
+
+
+def test_another_checkout_is_sampled_in_a_process_of_its_own(tmp_path):
     """A checkout whose mapping stage sleeps 20 ms more."""
     checkout = tmp_path / "other"
     checkout.mkdir()
@@ -148,75 +154,55 @@ def test_another_checkout_takes_its_turns_in_a_process_of_its_own(tmp_path):
     marker = "    def execute(self) -> None:\n"
     assert slower.read_text().count(marker) == 1
     slower.write_text(slower.read_text().replace(marker, marker + '        __import__("time").sleep(0.02)\n'))
-    side = Side("pytorch", "fp32")
-    found = compare_sides(side, side, CONDITIONS, checkout, 0.2, print)
+    found = compare_sides(SIDE, SIDE, session(), checkout, 0.2)
     outcome = found.latency
     assert found.pictures is None, "mapping makes none"
     assert outcome.b_ms >= 20, "the other checkout's code ran, which sleeps at least so long"
 
 
 def test_a_checkout_that_cannot_take_part_is_named(tmp_path):
-    side = Side("pytorch", "fp32")
     with pytest.raises(ValueError, match="is no checkout of this project"):
-        compare_sides(side, side, CONDITIONS, tmp_path, 0.2, print)
+        compare_sides(SIDE, SIDE, session(), tmp_path, 0.2)
     (tmp_path / "sadtrt_core").mkdir()
     (tmp_path / "sadtrt_core" / "__init__.py").touch()
     with pytest.raises(ValueError, match=r"ended with exit status 1 .* older than `sadtrt compare`"):
-        compare_sides(side, side, CONDITIONS, tmp_path, 0.2, print)
+        compare_sides(SIDE, SIDE, session(), tmp_path, 0.2)
 
 
 class Painter:
-    """A contestant whose frames are given."""
+    """A side whose frames are given."""
 
     call_seconds = 0.01
 
     def __init__(self, frames):
         self.frames = frames
 
-    def take(self, count):
+    def sample(self, count):
         return Samples((10.0,) * count, None)
 
     def render(self):
         return self.frames
 
 
-GENERATOR = Conditions("generator", 1, 256, "demo", None, "cpu", "cache")
+def pictures_sentence(a, b):
+    pictures = compare_pictures(Painter(a), Painter(b), "a")
+    return Comparison(compared(10.0, 10.0)[0], pictures).sentences("a", "b")[1:]
 
 
-def pictures_of(monkeypatch, a, b, said=None, meaningful=True):
-    frames = {"pytorch": a, "onnxruntime": b}
-    made = lambda side, *_: contextlib.nullcontext(Painter(frames[side.runner]))  # noqa: E731
-    monkeypatch.setattr(compare_module, "local_contestant", made)
-    monkeypatch.setattr(Conditions, "suite", lambda self, say: SimpleNamespace(drift_is_meaningful=meaningful))
-    said = said if said is not None else []
-    sides = Side("pytorch", "fp32"), Side("onnxruntime", "fp16")
-    return compare_sides(*sides, GENERATOR, None, 0.1, said.append)
-
-
-def test_pictures_of_the_two_sides_are_compared_with_each_other(monkeypatch):
+def test_pictures_of_the_two_sides_are_compared_with_each_other():
     frames = torch.full((4, 3, 16, 16), 100 / 255)
     apart = frames.clone()
     apart[2] += 3 / 255
-    found = pictures_of(monkeypatch, frames, apart)
-    assert found.pictures.psnr_min == pytest.approx(38.59, abs=0.01)
-    assert (found.pictures.max_lsb_worst, found.pictures.reference) == (3, "pytorch:fp32")
+    found = compare_pictures(Painter(frames), Painter(apart), "pytorch:fp32")
+    assert found.psnr_min == pytest.approx(38.59, abs=0.01)
+    assert (found.max_lsb_worst, found.reference) == (3, "pytorch:fp32")
     expected = "pictures agree to 38.6 dB in the worst of 4 frames, no pixel more than 3 levels apart"
-    assert found.sentences("a", "b")[1] == expected
-    same = pictures_of(monkeypatch, frames, frames)
-    assert same.sentences("a", "b")[1] == "the same pictures, bit for bit, over 4 frames"
+    assert pictures_sentence(frames, apart) == (expected,)
+    assert pictures_sentence(frames, frames) == ("the same pictures, bit for bit, over 4 frames",)
     broken = frames.clone()
     broken[1, 0, 0, 0] = float("nan")
-    words = pictures_of(monkeypatch, frames, broken).sentences("a", "b")[1]
-    assert words == "1 of 4 frames of b hold NaN or infinity"
-
-
-def test_pictures_that_mean_nothing_or_cannot_be_had_are_not_compared(monkeypatch):
-    frames, said = torch.zeros(4, 3, 16, 16), []
-    assert pictures_of(monkeypatch, frames, frames, meaningful=False).pictures is None
-    found = pictures_of(monkeypatch, frames, None, said)
-    assert found.pictures is None
-    assert len(found.sentences("a", "b")) == 1
-    assert said == ["pictures are not compared: the other checkout is too old to hand them over"]
+    assert pictures_sentence(frames, broken) == ("1 of 4 frames of b hold NaN or infinity",)
+    assert pictures_sentence(frames, None) == ()
 
 
 def test_frames_are_rendered_in_the_batch_that_is_compared():
@@ -237,36 +223,83 @@ def test_frames_are_rendered_in_the_batch_that_is_compared():
     assert LocalSide(Runner(), suite).render()[:, 0].tolist() == [0, 1, 2, 3]
 
 
-def test_another_checkout_hands_over_its_pictures(monkeypatch):
-    """Both ends of the pipe, in one process."""
-    frames = torch.rand(2, 3, 4, 4)
-    made = lambda *_: contextlib.nullcontext(Painter(frames))  # noqa: E731
-    monkeypatch.setattr(compare_contestants, "local_contestant", made)
-    monkeypatch.setattr(Conditions, "suite", lambda self, say: None)
-
-    def ask(self, question):
-        self.log = [*getattr(self, "log", []), json.dumps(question)]
-        answers = io.StringIO()
-        serve(io.StringIO("\n".join(self.log)), answers)
-        return json.loads(answers.getvalue().splitlines()[-1])
-
-    monkeypatch.setattr(RemoteSide, "_ask", ask)
-    remote = RemoteSide(None, Path("other"))
-    remote.start(Side("pytorch", "fp32"), GENERATOR)
-    assert remote.take(3).host_ms == (10.0,) * 3
-    assert torch.equal(remote.render(), frames)
-    old = RemoteSide(None, Path("older"))
-    monkeypatch.setattr(RemoteSide, "_ask", lambda self, question: {"call_seconds": 0.01})
-    old.start(Side("pytorch", "fp32"), GENERATOR)
-    assert old.render() is None
+WORKER = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    with open("asked.txt", "a") as log:
+        log.write(line)
+    if "side" in asked:
+        answer = {first}
+    elif "render" in asked:
+        import numpy
+        numpy.save(asked["render"], numpy.arange(96, dtype="float32").reshape(2, 3, 4, 4))
+        answer = {{}}
+    else:
+        answer = {{"host_ms": [10.0] * asked["take"], "device_ms": [9.0] * asked["take"], "late": 1}}
+    print(json.dumps(answer), flush=True)
+"""
 
 
-def test_a_plan_is_the_same_file_for_the_other_checkout(monkeypatch, tmp_path):
-    asked = []
+def scripted_checkout(folder, **first):
+    """A checkout whose worker answers by a script, the first question with `first`, and keeps what it was asked."""
+    package = folder / "sadtrt_core"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "compare_worker.py").write_text(WORKER.format(first={"call_seconds": 0.01, **first}))
+    return folder
+
+
+def test_another_checkout_hands_over_its_samples_and_pictures(tmp_path):
+    checkout = scripted_checkout(tmp_path / "now", renders=True, benchmark_version=BENCHMARK_VERSION)
+    with remote_side(SIDE, RunConfig(), checkout) as remote:
+        assert (remote.call_seconds, remote.times_alike) == (0.01, True)
+        assert remote.sample(3) == Samples((10.0,) * 3, (9.0,) * 3, 1)
+        assert torch.equal(remote.render(), torch.arange(96.0).reshape(2, 3, 4, 4))
+
+
+def test_an_older_checkout_has_no_pictures_and_host_times_only(tmp_path):
+    """One that times in another way falls back to host times, and one that cannot hand over pictures is not asked."""
+    with remote_side(SIDE, RunConfig(), scripted_checkout(tmp_path / "then")) as old:
+        assert old.sample(2) == Samples((10.0,) * 2, None)
+        assert old.render() is None
+
+
+def test_what_another_checkout_is_asked_has_the_words_that_older_ones_know(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(RemoteSide, "_ask", lambda self, words: asked.append(words) or {"call_seconds": 0.01})
-    RemoteSide(None, Path("other")).start(Side.parse("tensorrt:plans/mine.toml"), GENERATOR)
-    assert asked[0]["side"] == {"runner": "tensorrt", "precision": str(tmp_path / "plans" / "mine.toml")}
+    config = RunConfig(weights="mine.safetensors", cache=Path("cache"), device="cpu", frames=4)
+    with remote_side(parse_side("tensorrt:plans/mine.toml", "warp", 4), config, scripted_checkout(tmp_path / "then")):
+        pass
+    asked = json.loads((tmp_path / "then" / "asked.txt").read_text())
+    assert asked == {
+        "side": {"runner": "tensorrt", "precision": str(tmp_path / "plans" / "mine.toml")},
+        "conditions": {
+            "stage": "warp",
+            "batch": 4,
+            "size": 256,
+            "weights": str(tmp_path / "mine.safetensors"),
+            "checkpoint": None,
+            "device": "cpu",
+            "cache": str(tmp_path / "cache"),
+            "optimization_level": 3,
+        },
+        "benchmark_version": BENCHMARK_VERSION,
+    }
+
+
+@pytest.mark.parametrize("text", ["pytorch:fp32", "onnxruntime:fp16-mixed:native"])
+def test_a_worker_reads_what_it_is_asked(tmp_path, text):
+    side, config = parse_side(text, "warp", 3), RunConfig(device="cpu", cache=tmp_path, weights="demo")
+    read, shared = read_question(json.loads(json.dumps(question(side, config))))
+    assert read == side
+    assert (shared.device, shared.cache, shared.weights, shared.frames) == ("cpu", tmp_path, "demo", 6)
+
+
+def test_a_worker_refuses_what_it_does_not_know():
+    asked = question(SIDE, RunConfig())
+    asked["conditions"]["humidity"] = 3
+    with pytest.raises(UserError, match="does not know humidity"):
+        read_question(asked)
 
 
 KEY = {"flavour": "tensorrt", "tensorrt": "8.6.0", "gpu": "NVIDIA H200", "plugin_sha256": None}
@@ -284,9 +317,11 @@ def engine_file(folder, key=None, stage="mapping"):
 
 def test_an_engine_file_is_a_side_by_its_name(tmp_path):
     path = engine_file(tmp_path)
-    side = Side.parse(str(path))
-    assert (side.runner, side.grid_sample, side.engine, side.label()) == ("tensorrt", "native", str(path), path.name)
-    assert engine_name(path) == EngineName("mapping", "fp16-mixed", "native", 1, 256)
+    side = parse_side(str(path), "mapping", 1)
+    assert (side.case.runner, side.case.grid_sample, side.engine, side.label) == ("tensorrt", "native", path, path.name)
+    assert parse_file_name(path) == (Case("mapping", "tensorrt", "fp16-mixed", "native", 1), 256)
+    read, _ = read_question(question(side, RunConfig()))
+    assert read == side
 
 
 def test_a_stored_engine_is_read_whole(tmp_path):
