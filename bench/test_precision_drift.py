@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sadtrt_core.report.metrics import extra_info
 from torch import Tensor
 
 from sadtrt_core.benchmark import measure_drift
 from sadtrt_core.measure.interleave import Interleaver
+from sadtrt_core.report.metrics import extra_info
 from sadtrt_core.runners.base import StageRunner
 from sadtrt_core.session import Session
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sadtrt_core.report.metrics import extra_info
 
 from sadtrt_core.benchmark import measure_latency
 from sadtrt_core.case import Case
 from sadtrt_core.measure.interleave import Interleaver
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.records.schema import Record
+from sadtrt_core.report.metrics import extra_info
 from sadtrt_core.session import Session
 
 
