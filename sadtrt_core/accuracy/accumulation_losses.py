@@ -18,7 +18,8 @@ from sadtrt_core.accuracy.drift import versions
 from sadtrt_core.accuracy.findings import SUMS_REPORT_VERSION, Loss, SparedSums, SumLoss, SumsReport
 from sadtrt_core.accuracy.fp16_accumulation import convolve_in_half
 from sadtrt_core.accuracy.losses import worst_frames
-from sadtrt_core.accuracy.torch_graph import RoundedGraph
+from sadtrt_core.accuracy.torch_graph import rounded_graph, run_graph
+from sadtrt_core.errors import UserError
 from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.measure.drift import measure_drift
@@ -49,7 +50,7 @@ class SummedGraph:
             if node.op_type == "Conv" and types[node.input[0]] == onnx.TensorProto.FLOAT16
         }
         shapes = {spec.name: spec.batched(1) for spec in stage.inputs(suite.renderer.config)}
-        self._graph = RoundedGraph(model, shapes, suite.device)
+        self._graph, self._constants = rounded_graph(model, shapes, suite.device)
         self._inputs = [{k: v.to(suite.device) for k, v in item.items()} for item in suite.frame_inputs]
 
     def pictures(self, longest: Mapping[str, int | None], frames: Sequence[int]) -> Tensor:
@@ -58,7 +59,9 @@ class SummedGraph:
         Each in sums of at most so many products; None leaves its sums whole.
         """
         instead = {name: partial(convolve_in_half, longest=most) for name, most in longest.items()}
-        return torch.cat([self._graph.run(self._inputs[index], instead=instead).cpu() for index in frames])
+        return torch.cat(
+            [run_graph(self._graph, {**self._inputs[i], **self._constants}, instead=instead).cpu() for i in frames]
+        )
 
 
 def sum_losses(
@@ -66,11 +69,11 @@ def sum_losses(
 ) -> SumsReport:
     """What sums in half cost in `precision`, on the `worst` frames of the sequence with every sum in half.
 
-    An interruption (KeyboardInterrupt) ends it early with what there is. Raises ValueError for a precision that
+    An interruption (KeyboardInterrupt) ends it early with what there is. Raises UserError for a precision that
     computes in another type than half.
     """
     if precision.compute != "float16":
-        raise ValueError(
+        raise UserError(
             f"precision {precision.name!r} computes in {precision.compute}: kernels that sum in half are those of "
             "float16, so give fp16, fp16-mixed, int8 or a plan of that base"
         )

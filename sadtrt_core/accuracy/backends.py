@@ -1,4 +1,4 @@
-"""Ways to compute a stage, and frames rendered stage by stage, each stage one way."""
+"""Backends that compute a stage, and frames rendered stage by stage, each by a backend of its own."""
 
 from __future__ import annotations
 
@@ -10,45 +10,47 @@ import onnx
 import torch
 from torch import Tensor
 
-from sadtrt_core.accuracy.torch_graph import RoundedGraph
+from sadtrt_core.accuracy.torch_graph import rounded_graph, run_graph
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES, call_stage, matrix_arithmetic, stage_module
 from sadtrt_core.runners.base import Job, StageRunner
 
-#: fp32: PyTorch with TF32 off. runner: as it is shipped. simulated: what the precision's types alone do.
-Way = Literal["fp32", "runner", "simulated"]
+#: fp32: PyTorch with TF32 off. runner: as it is shipped. simulated: the precision's roundings and no others.
+Backend = Literal["fp32", "runner", "simulated"]
 #: A stage at batch 1: the tensors known so far by name to its outputs by name, float32 on the job's device.
 Compute = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 GENERATOR = "generator"
 
 
 class StageChain:
-    """Frames of a sequence, each stage computed one way; what an earlier rendering computed alike is kept.
+    """Frames of a sequence, each stage by one backend; what an earlier rendering computed alike is kept.
 
-    `ways` has the four stages of GENERATOR_PARTS and the generator as one graph, each in every way; `inputs` the
-    generator's inputs for each frame.
+    `backends` has the four stages of GENERATOR_PARTS and the generator as one graph, each by every backend; `inputs`
+    the generator's inputs for each frame.
     """
 
-    def __init__(self, ways: Mapping[tuple[Way, str], Compute], inputs: Sequence[Mapping[str, Tensor]]) -> None:
+    def __init__(self, backends: Mapping[tuple[Backend, str], Compute], inputs: Sequence[Mapping[str, Tensor]]) -> None:
         self.inputs = tuple(inputs)
-        self._ways = ways
-        self._kept: dict[tuple[int, tuple[Way, ...]], dict[str, Tensor]] = {}
+        self._backends = backends
+        self._kept: dict[tuple[int, tuple[Backend, ...]], dict[str, Tensor]] = {}
 
-    def frames(self, chosen: tuple[Way, ...], indices: Sequence[int]) -> Tensor:
+    def frames(self, chosen: tuple[Backend, ...], indices: Sequence[int]) -> Tensor:
         """Frames (len(indices), 3, H, W) on the host, the stages of GENERATOR_PARTS computed as `chosen`."""
         return torch.cat([self._frame(chosen, index) for index in indices])
 
-    def whole(self, way: Way, indices: Sequence[int]) -> Tensor:
+    def whole(self, backend: Backend, indices: Sequence[int]) -> Tensor:
         """The same by the generator as one graph."""
-        return torch.cat([self._ways[way, GENERATOR](self.inputs[index])["prediction"].cpu() for index in indices])
+        return torch.cat(
+            [self._backends[backend, GENERATOR](self.inputs[index])["prediction"].cpu() for index in indices]
+        )
 
-    def _frame(self, chosen: tuple[Way, ...], index: int) -> Tensor:
+    def _frame(self, chosen: tuple[Backend, ...], index: int) -> Tensor:
         known = dict(self.inputs[index])
         for position, stage in enumerate(GENERATOR_PARTS):
             # What is made once a clip is the same for every frame.
             key = (-1 if STAGES[stage].when == "once a clip" else index, chosen[: position + 1])
             if key not in self._kept:
-                self._kept[key] = self._ways[chosen[position], stage](known)
+                self._kept[key] = self._backends[chosen[position], stage](known)
             known |= self._kept[key]
         return known["prediction"].cpu()
 
@@ -71,7 +73,7 @@ def by_pytorch(job: Job, tf32: bool) -> Compute:
     return compute
 
 
-def by_types_alone(job: Job) -> Compute:
+def by_simulation(job: Job) -> Compute:
     """The stage's typed graph by PyTorch, every rounding explicit and sums in fp32.
 
     A precision that computes in float32 rounds nothing but what TF32 rounds: PyTorch's own arithmetic is used.
@@ -87,7 +89,7 @@ def by_graph(job: Job, typed: bytes, also: Collection[str] = ()) -> Compute:
     `also` names inner tensors that are handed out beside the stage's outputs.
     """
     shapes = {spec.name: spec.batched(1) for spec in job.inputs}
-    graph = RoundedGraph(onnx.load_from_string(typed), shapes, job.device)
+    model, constants = rounded_graph(onnx.load_from_string(typed), shapes, job.device)
     names = frozenset((*(spec.name for spec in job.outputs), *also))
 
     def compute(known: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -97,7 +99,7 @@ def by_graph(job: Job, typed: bytes, also: Collection[str] = ()) -> Compute:
             if name in names:
                 made[name] = value
 
-        graph.run(_wanted(job, known), see)
+        run_graph(model, {**_wanted(job, known), **constants}, see)
         return made
 
     return compute

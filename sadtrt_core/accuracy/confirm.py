@@ -9,6 +9,7 @@ from sadtrt_core.accuracy.findings import Loss
 from sadtrt_core.accuracy.trials import Budget
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.parallel import BuildEvent, build_all
+from sadtrt_core.errors import UserError
 from sadtrt_core.measure.interleave import Repetitions
 from sadtrt_core.measure.timing import half_width
 from sadtrt_core.precision import Precision
@@ -54,7 +55,7 @@ def loss_words(loss: Loss) -> str:
 def confirm_all(suite: Session, kind: RunnerKind, precisions: Sequence[Precision], say: Say) -> list[Confirmed]:
     """Every precision in the runner, one after the other; engines are built before that, several at a time.
 
-    `say` hears each result, and why one could not be built, which is then left out. Raises ValueError where the runner
+    `say` hears each result, and why one could not be built, which is then left out. Raises UserError where the runner
     cannot serve.
     """
     failed = _build(suite, [_job(suite, kind, precision) for precision in precisions], say)
@@ -69,10 +70,10 @@ def confirm_all(suite: Session, kind: RunnerKind, precisions: Sequence[Precision
 
 
 def _job(suite: Session, kind: RunnerKind, precision: Precision) -> Job:
-    job = replace(suite.job("generator", kind, "fp32", 1), precision=precision)
+    job = replace(suite.job(suite.case("generator", kind.name, "fp32")), precision=precision)
     absence = kind.available(job)
     if absence is not None:
-        raise ValueError(f"{kind.name} cannot confirm the plan: {absence}")
+        raise UserError(f"{kind.name} cannot confirm the plan: {absence}")
     return job
 
 
@@ -96,7 +97,7 @@ def _build(suite: Session, jobs: Sequence[Job], say: Say) -> dict[str, str]:
 def confirm(suite: Session, kind: RunnerKind, precision: Precision) -> Confirmed:
     """Render the whole sequence and time the generator in a precision; builds an engine where the runner needs one.
 
-    Raises ValueError with the reason where the runner cannot serve.
+    Raises UserError with the reason where the runner cannot serve.
     """
     with kind.create(_job(suite, kind, precision)) as active:
         drift = suite.drift(suite.render_sequence(active, suite.frame_inputs))

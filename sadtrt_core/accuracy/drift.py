@@ -11,7 +11,7 @@ import torch
 
 from sadtrt_core.accuracy.findings import REPORT_VERSION, DriftReport, EngineReport, SumsReport
 from sadtrt_core.accuracy.losses import REFERENCE, Progress, localise
-from sadtrt_core.accuracy.simulate import Candidates, DeviceCandidates
+from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.accuracy.tables import as_text, engine_renderables, renderables, sums_renderables
 from sadtrt_core.accuracy.times import latest_time_shares
 from sadtrt_core.environment import read_environment
@@ -28,18 +28,16 @@ REPORT_FILE = "drift.json"
 TABLE_FILE = "drift.txt"
 
 
-def candidates_of(suite: Session, quantized: bool = False) -> Candidates:
+def simulator_of(suite: Session, quantized: bool = False) -> Simulator:
     """The suite's generator as an fp32 graph, and its inputs for every driving frame.
 
-    PyTorch computes it where the suite has a GPU, ONNX Runtime on a CPU. `quantised` adds ranges, which are measured
+    PyTorch computes it where the suite has a GPU, ONNX Runtime on a CPU. `quantized` adds ranges, which are measured
     where the cache has none.
     """
     calibration = suite.calibration if quantized else None
     graph = cached_export(suite.renderer, STAGES["generator"], OPSET, suite.options.cache)
     items = frame_inputs(suite.renderer, suite.workload, STAGES["generator"], torch.device("cpu"))
-    if suite.device.type == "cuda":
-        return DeviceCandidates(graph, items, suite.device, calibration)
-    return Candidates(graph, items, calibration)
+    return Simulator(graph, items, suite.device if suite.device.type == "cuda" else None, calibration)
 
 
 def localise_session(
@@ -51,8 +49,8 @@ def localise_session(
     `localise` does.
     """
     shares = latest_time_shares(suite.options.results, precision.name, suite.recorded_workload.size)
-    candidates = candidates_of(suite, precision.quantize is not None)
-    found = localise(candidates, precision, worst, shares[0] if shares else None, tell)
+    simulator = simulator_of(suite, precision.quantize is not None)
+    found = localise(simulator, precision, worst, shares[0] if shares else None, tell)
     return DriftReport(
         version=REPORT_VERSION,
         precision=precision.name,

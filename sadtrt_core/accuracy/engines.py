@@ -13,12 +13,12 @@ from contextlib import ExitStack
 from rich.console import Console
 from torch import Tensor
 
-from sadtrt_core.accuracy.backends import GENERATOR, Compute, StageChain, Way, by_pytorch, by_runner, by_types_alone
+from sadtrt_core.accuracy.backends import GENERATOR, Backend, Compute, StageChain, by_pytorch, by_runner, by_simulation
 from sadtrt_core.accuracy.drift import versions
 from sadtrt_core.accuracy.findings import ENGINE_REPORT_VERSION, EngineReport, Loss, Pair, StageLoss
 from sadtrt_core.accuracy.losses import worst_frames
 from sadtrt_core.benchmark import build_engines, engines_for
-from sadtrt_core.errors import BuildError
+from sadtrt_core.errors import BuildError, UserError
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.progress import Tell
 from sadtrt_core.renderer.stages import GENERATOR_PARTS
@@ -37,15 +37,16 @@ def shipped_runner(suite: Session) -> RunnerKind:
 def prepare_engines(suite: Session, precision: str, console: Console) -> None:
     """Build the engines of the stages and of the generator that the cache lacks, several at a time.
 
-    Raises ValueError where the runner cannot serve the precision here, BuildError where a build fails.
+    Raises UserError where the runner cannot serve the precision here, BuildError where a build fails.
     """
     kind = shipped_runner(suite)
-    for stage in _STAGES:
-        absence = kind.available(suite.plain_job(stage, precision, 1))
+    cases = [suite.case(stage, kind.name, precision) for stage in _STAGES]
+    for case in cases:
+        absence = suite.unavailable(case)
         if absence is not None:
-            raise ValueError(f"{stage} in {precision} cannot be computed by {kind.name}: {absence}")
-    engines = engines_for(suite, ((stage, precision, 1) for stage in _STAGES))
-    for outcome in build_engines(engines, suite.options.jobs, console):
+            raise UserError(f"{case.stage} in {precision} cannot be computed by {kind.name}: {absence}")
+    engines = engines_for(suite, cases) if kind.name == "tensorrt" else {}
+    for outcome in build_engines(list(engines.values()), suite.options.jobs, console):
         if outcome.failure is not None:
             raise BuildError(outcome.failure)
 
@@ -60,13 +61,13 @@ def engine_losses(
     kind = shipped_runner(suite)
     tell("loading the stages", 0, None)
     with ExitStack() as active:
-        ways: dict[tuple[Way, str], Compute] = {}
+        backends: dict[tuple[Backend, str], Compute] = {}
         for stage in _STAGES:
-            job = suite.job(stage, kind, precision, 1)
-            ways["runner", stage] = by_runner(active.enter_context(kind.create(job)))
-            ways["simulated", stage] = by_types_alone(job)
-            ways["fp32", stage] = by_pytorch(job, tf32=False)
-        frames, stages = measure_stages(StageChain(ways, suite.frame_inputs), worst, tell)
+            job = suite.job(suite.case(stage, kind.name, precision))
+            backends["runner", stage] = by_runner(active.enter_context(kind.create(job)))
+            backends["simulated", stage] = by_simulation(job)
+            backends["fp32", stage] = by_pytorch(job, tf32=False)
+        frames, stages = measure_stages(StageChain(backends, suite.frame_inputs), worst, tell)
     return EngineReport(
         version=ENGINE_REPORT_VERSION,
         precision=suite.precision(precision).name,
@@ -85,7 +86,7 @@ def engine_losses(
 def measure_stages(chain: StageChain, worst: int, tell: Tell) -> tuple[tuple[int, ...], tuple[StageLoss, ...]]:
     """The worst frames of the whole generator by the runner, and what every stage costs on them."""
     everything = range(len(chain.inputs))
-    exact: Way = "fp32"
+    exact: Backend = "fp32"
     fp32 = (exact,) * len(GENERATOR_PARTS)
     tell("rendering the sequence", 0, None)
     sequence = chain.frames(fp32, everything)
@@ -93,14 +94,14 @@ def measure_stages(chain: StageChain, worst: int, tell: Tell) -> tuple[tuple[int
     reference = sequence[list(frames)]
     pairs_done = 0
 
-    def pair(doing: str, render: Callable[[Way], Tensor]) -> Pair:
+    def pair(doing: str, render: Callable[[Backend], Tensor]) -> Pair:
         nonlocal pairs_done
         tell(doing, pairs_done, 2 * len(_STAGES))
         pairs_done += 1
         by_engine, simulated = (Loss.of(measure_drift(reference, render(way))) for way in ("runner", "simulated"))
         return Pair(by_engine, simulated)
 
-    def mixed(position: int, own: Way, others: Way) -> Tensor:
+    def mixed(position: int, own: Backend, others: Backend) -> Tensor:
         chosen = [others] * len(fp32)
         chosen[position] = own
         return chain.frames(tuple(chosen), frames)

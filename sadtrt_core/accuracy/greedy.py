@@ -158,7 +158,7 @@ class Search:
     @property
     def graph(self) -> onnx.ModelProto:
         """The graph whose parts these are."""
-        return self.trials.candidates.graph
+        return self.trials.simulator.graph
 
     def _meets(self, kept: Sequence[Part], worst: Sequence[int]) -> bool:
         return self.budget.met_by(Loss.of(self.trials.keeping(kept, worst)))

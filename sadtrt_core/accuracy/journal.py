@@ -12,8 +12,9 @@ from pathlib import Path
 from sadtrt_core.codec import JsonValue, to_json
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_file
+from sadtrt_core.precision import Precision
 
-JOURNAL_VERSION = 2
+JOURNAL_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Journal:
         return self.measured.get(candidate, {})
 
 
-def candidate_digest(parts: Mapping[str, object]) -> str:
-    """A name for what a candidate is, independent of the order of its entries."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=dataclasses.asdict).encode()).hexdigest()[:32]
+def candidate_digest(precision: Precision) -> str:
+    """A name for what a candidate is."""
+    text = json.dumps(dataclasses.asdict(precision), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

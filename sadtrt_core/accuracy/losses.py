@@ -11,7 +11,8 @@ from sadtrt_core.accuracy.findings import Loss, PartLoss
 from sadtrt_core.accuracy.parts import Part, block_parts, split, stage_parts
 from sadtrt_core.accuracy.ranges import RangeFinding, find_ranges
 from sadtrt_core.accuracy.shapes import node_flops
-from sadtrt_core.accuracy.simulate import Candidates
+from sadtrt_core.accuracy.simulate import Simulator
+from sadtrt_core.errors import UserError
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import PRECISIONS, Precision
 from sadtrt_core.records.measurements import Drift
@@ -51,7 +52,7 @@ def worst_frames(drift: Drift, count: int) -> tuple[int, ...]:
 
 
 def localise(
-    candidates: Candidates,
+    simulator: Simulator,
     precision: Precision,
     count: int = 4,
     times: Mapping[str, float] | None = None,
@@ -60,33 +61,33 @@ def localise(
     """What every stage costs in `precision`, every block of the two worst stages, every group of the worst block.
 
     `count` is the number of frames to measure on, the worst under the precision. `times` has shares of measured time
-    by stage. An interruption (KeyboardInterrupt) ends it early with what there is. Raises ValueError for a precision
+    by stage. An interruption (KeyboardInterrupt) ends it early with what there is. Raises UserError for a precision
     that computes in float32, which loses nothing.
     """
     if precision.compute == "float32":
-        raise ValueError(f"precision {precision.name!r} computes in float32: there is no loss to localise")
-    return _Localiser(candidates, precision, times or {}, tell).run(count)
+        raise UserError(f"precision {precision.name!r} computes in float32: there is no loss to localise")
+    return _Localiser(simulator, precision, times or {}, tell).run(count)
 
 
 class _Localiser:
     def __init__(
         self,
-        candidates: Candidates,
+        simulator: Simulator,
         precision: Precision,
         times: Mapping[str, float],
         tell: Callable[[Progress], None],
     ) -> None:
-        self.candidates, self.precision, self.times, self.tell = candidates, precision, times, tell
-        self.flops = node_flops(candidates.graph, candidates.shapes)
+        self.simulator, self.precision, self.times, self.tell = simulator, precision, times, tell
+        self.flops = node_flops(simulator.graph, simulator.shapes)
         self.total = sum(self.flops.values())
         self.done, self.planned = 0, 0
         self.found: list[PartLoss] = []
 
     def run(self, count: int) -> Localised:
-        everything = range(len(self.candidates.inputs))
+        everything = range(len(self.simulator.inputs))
         self._tell("rendering the sequence")
-        fp32 = self.candidates.frames(PRECISIONS["fp32"], everything)
-        drift = measure_drift(fp32, self.candidates.frames(self.precision, everything), reference_name=REFERENCE)
+        fp32 = self.simulator.frames(PRECISIONS["fp32"], everything)
+        drift = measure_drift(fp32, self.simulator.frames(self.precision, everything), reference_name=REFERENCE)
         frames = worst_frames(drift, count)
         reference = fp32[list(frames)]
         low = Loss.of(drift_of(drift, frames))
@@ -99,12 +100,12 @@ class _Localiser:
         return Localised(frames, low, tuple(self.found), ranges, complete=True)
 
     def _ranges(self, frames: Sequence[int]) -> tuple[RangeFinding, ...]:
-        owner = {node: part.name for part in block_parts(self.candidates.graph) for node in part.nodes}
+        owner = {node: part.name for part in block_parts(self.simulator.graph) for node in part.nodes}
         self._tell("ranges of the activations")
-        return find_ranges(self.candidates, frames, self.precision, lambda node: owner.get(node, node))
+        return find_ranges(self.simulator, frames, self.precision, lambda node: owner.get(node, node))
 
     def _measure_all(self, frames: Sequence[int], reference: Tensor) -> None:
-        graph = self.candidates.graph
+        graph = self.simulator.graph
         stages = stage_parts(graph)
         self._measure(stages, frames, reference)
         opened = self._worst(stages, [part for part in stages if not part.coordinates])[:_STAGES_OPENED]
@@ -123,9 +124,9 @@ class _Localiser:
         self.planned += 2 * len(parts)
         for part in parts:
             losses = []
-            for precision in (part.alone(self.precision), part.excluded(self.precision)):
+            for precision in (part.lowered(self.precision), part.excluded(self.precision)):
                 self._tell(precision.name)
-                losses.append(Loss.of(measure_drift(reference, self.candidates.frames(precision, frames))))
+                losses.append(Loss.of(measure_drift(reference, self.simulator.frames(precision, frames))))
                 self.done += 1
             alone, excluded = losses
             share = sum(self.flops.get(node, 0.0) for node in part.nodes) / self.total

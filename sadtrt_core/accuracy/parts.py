@@ -39,10 +39,10 @@ class Part:
     patterns: tuple[str, ...]
     coordinates: bool = False
 
-    def alone(self, base: Precision) -> Precision:
+    def lowered(self, base: Precision) -> Precision:
         """This part as the base computes it, what the base keeps in fp32 kept; everything else fp32."""
         only = (*sorted(self.nodes), *([COORDINATES] if self.coordinates else ()))
-        return replace(base, name=f"{self.name} alone", why="to see what it costs", only_nodes=only)
+        return replace(base, name=f"{self.name} lowered", why="to see what it costs", only_nodes=only)
 
     def excluded(self, base: Precision) -> Precision:
         """Everything as the base computes it but this part, which is fp32."""
@@ -74,7 +74,7 @@ def stage_parts(graph: onnx.ModelProto) -> tuple[Part, ...]:
 def split(graph: onnx.ModelProto, part: Part, level: Level) -> tuple[Part, ...]:
     """The part in pieces by the next word of their scopes; single nodes where there are no scopes left.
 
-    Nodes that only move values go with the others of their scope and make no piece alone.
+    Nodes that only move values go with the others of their scope and make no piece of their own.
     """
     kinds = _kinds(graph)
     names = frozenset(kinds)

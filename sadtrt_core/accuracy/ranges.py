@@ -9,10 +9,12 @@ from typing import Literal
 
 import onnx
 import torch
+from onnx import TensorProto
 from torch import Tensor
 
 from sadtrt_core.accuracy.shapes import NO_ARITHMETIC, tensor_shapes
-from sadtrt_core.accuracy.simulate import Candidates
+from sadtrt_core.accuracy.simulate import Simulator
+from sadtrt_core.accuracy.torch_graph import constant
 from sadtrt_core.codec import JsonValue
 from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.precision import Precision
@@ -63,7 +65,7 @@ class _Seen:
 
 
 def find_ranges(
-    candidates: Candidates,
+    simulator: Simulator,
     indices: Sequence[int],
     precision: Precision,
     part_of: Callable[[str], str],
@@ -74,9 +76,9 @@ def find_ranges(
     """
     limits = torch.finfo(precision.torch_type)
     plain = onnx.ModelProto()
-    plain.CopyFrom(candidates.graph)
+    plain.CopyFrom(simulator.graph)
     constants_to_initializers(plain)
-    shapes = tensor_shapes(plain, candidates.shapes)
+    shapes = tensor_shapes(plain, simulator.shapes)
     # Only what the original nodes put out: a sampler's insides are its own affair.
     maker = {
         node.output[0]: node.name
@@ -84,11 +86,15 @@ def find_ranges(
         if node.op_type not in NO_ARITHMETIC and node.output[0] in shapes
     }
     seen = {name: _Seen() for name in maker}
-    candidates.watch(
-        {name: shapes[name] for name in maker}, indices, lambda name, value: seen[name].add(value, limits.tiny)
-    )
+
+    def see(name: str, value: Tensor) -> None:
+        if name in seen:
+            seen[name].add(value, limits.tiny)
+
+    simulator.watch(indices, see)
     found = [f for name, s in seen.items() if (f := _judge(maker[name], part_of, "output", s, limits))]
-    weights = candidates.weights()
+    floats = (tensor for tensor in plain.graph.initializer if tensor.data_type == TensorProto.FLOAT)
+    weights = {tensor.name: constant(tensor) for tensor in floats}
     for node in plain.graph.node:
         for name in node.input:
             if name in weights and node.op_type not in NO_ARITHMETIC:

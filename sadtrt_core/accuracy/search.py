@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sadtrt_core.accuracy.confirm import Confirmed, Say, confirm_all, fastest, loss_words, verdict
-from sadtrt_core.accuracy.drift import candidates_of, versions
+from sadtrt_core.accuracy.drift import simulator_of, versions
 from sadtrt_core.accuracy.findings import Loss
 from sadtrt_core.accuracy.greedy import Kept, Outcome, Search
 from sadtrt_core.accuracy.journal import Journal
@@ -15,6 +15,7 @@ from sadtrt_core.accuracy.parts import Part, block_parts
 from sadtrt_core.accuracy.shapes import node_flops
 from sadtrt_core.accuracy.trials import Budget, Trials, keeping
 from sadtrt_core.environment import read_environment
+from sadtrt_core.errors import UserError
 from sadtrt_core.files import code_digest
 from sadtrt_core.graph.typed import kept_nodes
 from sadtrt_core.plan import Fact, Keep, Plan
@@ -59,25 +60,23 @@ def search_session(
 
     On a CPU the cost is the arithmetic kept in fp32; on a GPU the plans that the search narrowed down to are built by
     TensorRT and the fastest that holds the budget there is taken. `kind` is another runner to do so in. Raises
-    ValueError for a base that is not low or keeps something, or for a reference that cannot judge.
+    UserError for a base that is not low or keeps something, or for a reference that cannot judge.
     """
     if base.compute == "float32" or base != Precision(base.name, base.compute, base.why):
-        raise ValueError(
-            f"precision {base.name!r} is no base to search from: expected one that is low throughout, fp16"
-        )
+        raise UserError(f"precision {base.name!r} is no base to search from: expected one that is low throughout, fp16")
     if suite.device.type == "cuda" and kind is None:
         kind = runner_named("tensorrt")
-        absence = kind.available(suite.job("generator", kind, base.name, 1))
+        absence = suite.unavailable(suite.case("generator", kind.name, base.name))
         if absence is not None:
-            raise ValueError(f"TensorRT cannot time plans here: {absence}; --device cpu counts arithmetic instead")
+            raise UserError(f"TensorRT cannot time plans here: {absence}; --device cpu counts arithmetic instead")
     reference = suite.reference
     if not reference.sound:
-        raise ValueError(
+        raise UserError(
             f"the reference cannot judge anything: repeatable {reference.repeatable}, "
             f"{reference.against_float64.psnr_min:.1f} dB against float64"
         )
-    candidates = candidates_of(suite)
-    graph = hashlib.sha256(candidates.graph.SerializeToString(deterministic=True)).hexdigest()
+    simulator = simulator_of(suite)
+    graph = hashlib.sha256(simulator.graph.SerializeToString(deterministic=True)).hexdigest()
     key = {
         "weights": suite.renderer.weights.digest,
         "workload": suite.workload.digest,
@@ -90,9 +89,9 @@ def search_session(
     journal = Journal.open(suite.options.cache / "search", key, say)
     if journal.measured:
         say(f"going on from {len(journal.measured)} candidates measured before ({journal.path})")
-    trials = Trials(candidates, reference.frames, base.compute, journal, tell)
-    flops = node_flops(candidates.graph, candidates.shapes)
-    parts = block_parts(candidates.graph)
+    trials = Trials(simulator, reference.frames, base.compute, journal, tell)
+    flops = node_flops(simulator.graph, simulator.shapes)
+    parts = block_parts(simulator.graph)
 
     def search_for(wanted: Budget) -> Search:
         return Search(trials, parts, flops, wanted, worst, say)
@@ -148,7 +147,7 @@ def _confirmed(
     done = confirm_all(suite, kind, [*(p.precision for p in plans.values()), *beside], say)
     own = [item for item in done if item.precision.name in plans]
     if not own:
-        raise ValueError(f"{kind.name} built none of the {len(plans)} plans that hold {budget}")
+        raise UserError(f"{kind.name} built none of the {len(plans)} plans that hold {budget}")
     best, holds = fastest(own, budget)
     builtin = next((item for item in done if item.precision is _BUILT_IN), None)
     words = None if builtin is None else verdict(plan.name, best, builtin)
@@ -178,10 +177,10 @@ def _engine_facts(
 ) -> dict[str, Fact]:
     facts = dict(plan.measured)
     facts.pop("arithmetic_in_fp32", None)
-    job = suite.job("generator", kind, "fp32", 1)
+    job = suite.job(suite.case("generator", kind.name, "fp32"))
     here = read_environment(suite.device)
     facts |= {**_drift_facts(best.drift), "runner": kind.name, "latency_ms": round(best.latency_ms, 4)}
-    facts |= {"device": here.gpu or here.cpu, "grid_sample": grid_sample_label(kind, job)}
+    facts |= {"device": here.gpu or here.cpu, "grid_sample": grid_sample_label(kind, job.stage, job.grid_sample)}
     if here.gpu is not None:
         facts |= {"tensorrt": here.tensorrt or "unknown", "optimization_level": job.optimization_level}
     for item in beside:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sadtrt_core.accuracy.search import search_session
 from sadtrt_core.accuracy.trials import Budget
+from sadtrt_core.errors import UserError
 from sadtrt_core.plan import Plan, precision_named, write_plan
 from sadtrt_core.precision import PLAN_SUFFIX
 from sadtrt_core.progress import shown_progress
@@ -32,11 +33,11 @@ def search_command(
 ) -> bool:
     """Search, write the plan and say what was found; False where no plan holds the budget.
 
-    Raises ValueError for a name that no plan can have, before anything is measured.
+    Raises UserError for a name that no plan can have, before anything is measured.
     """
     target = out or PLANS_FOLDER / f"{precision}-{min_psnr:g}db{PLAN_SUFFIX}"
     if target.suffix != PLAN_SUFFIX:
-        raise ValueError(f"--out {target} is no name of a plan: expected one that ends in {PLAN_SUFFIX}")
+        raise UserError(f"--out {target} is no name of a plan: expected one that ends in {PLAN_SUFFIX}")
     base = precision_named(precision)
     name = target.name.removesuffix(PLAN_SUFFIX)
     Plan(name, "float16", "to check the name")

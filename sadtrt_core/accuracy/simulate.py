@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from sadtrt_core.accuracy.torch_graph import run_graph
+from sadtrt_core.accuracy.torch_graph import See, run_graph
 from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.edit import constants_to_initializers
@@ -23,134 +22,66 @@ from sadtrt_core.graph.split_k import parted_weights
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.precision import PRECISIONS, Precision
 
-#: Bytes of activations that one session hands out, so that the whole graph's never lie in memory together.
-_BYTES_AT_ONCE = 256 << 20
 #: Weights of at least so many elements lie on the device once and for all; smaller ones travel with every graph.
 _LARGE_WEIGHT = 1024
-See = Callable[[str, Tensor], None]
 
 
-class Candidates:
+class Simulator:
     """Frames of the generator's graph for every frame of a sequence, under whatever precision is asked for.
 
     `graph` is the fp32 export of the generator, its volume samplers still GridSample3D nodes; `inputs` has one dict of
-    float32 tensors on the host for each frame, batch 1. ONNX Runtime computes on the CPU. Nothing is kept between
-    precisions: a session takes a tenth of a second to make and its weights as much memory as the renderer.
-    `calibration` has the ranges for precisions that quantise.
+    float32 tensors for each frame, batch 1. `device` is where PyTorch computes; without one ONNX Runtime does, on the
+    CPU. `calibration` has the ranges for precisions that quantize.
+
+    No graph is kept between precisions: a session of ONNX Runtime takes a tenth of a second to make and as much memory
+    as the weights. On a device large weights lie once and for all, so that a precision is only a small graph.
     """
 
     def __init__(
-        self, graph: onnx.ModelProto, inputs: Sequence[dict[str, Tensor]], calibration: Calibration | None = None
+        self,
+        graph: onnx.ModelProto,
+        inputs: Sequence[Mapping[str, Tensor]],
+        device: torch.device | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
-        self.graph = graph
-        self.inputs = tuple(inputs)
-        self.calibration = calibration
+        self.graph, self.device, self.calibration = graph, device, calibration
+        place = device or torch.device("cpu")
+        self.inputs = tuple({name: t.detach().to(place).contiguous() for name, t in item.items()} for item in inputs)
+        self._lifted_graph, self._weights = (graph, {}) if device is None else _lift(graph, device)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every input, batch 1."""
         return {name: tuple(tensor.shape) for name, tensor in self.inputs[0].items()}
 
-    def weights(self) -> dict[str, Tensor]:
-        """The graph's float32 constants by name."""
-        plain = onnx.ModelProto()
-        plain.CopyFrom(self.graph)
-        constants_to_initializers(plain)
-        floats = (tensor for tensor in plain.graph.initializer if tensor.data_type == TensorProto.FLOAT)
-        return {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in floats}
+    def typed(self, precision: Precision) -> onnx.ModelProto:
+        """The graph in a precision, of fixed shapes, its samplers ordinary operators: what `run` takes."""
+        # The scales of quantized weights are made from the weights themselves, which then travel with the graph.
+        lifted = precision.quantize is None
+        model = apply_precision(self._lifted_graph if lifted else self.graph, precision, self.calibration)
+        model = resolve_grid_sample(model, "native")
+        weights = {name: tuple(tensor.shape) for name, tensor in self._weights.items()} if lifted else {}
+        fix_shapes(model, self.shapes | weights)
+        return model
 
     def frames(self, precision: Precision, indices: Sequence[int]) -> Tensor:
         """Frames (len(indices), 3, H, W), float32 on the host; not finite where the precision overflows."""
-        typed = resolve_grid_sample(apply_precision(self.graph, precision, self.calibration), "native")
-        session = make_session(explicit_rounding(typed))
-        output = typed.graph.output[0].name
-        return torch.cat([torch.from_numpy(session.run([output], self._arrays(index))[0]) for index in indices])
+        model = explicit_rounding(self.typed(precision))
+        if self.device is not None:
+            return torch.cat([run_graph(model, self._values(model, index)).cpu() for index in indices])
+        session, output = make_session(model), model.graph.output[0].name
+        arrays = ({name: tensor.numpy() for name, tensor in self.inputs[index].items()} for index in indices)
+        return torch.cat([torch.from_numpy(session.run([output], item)[0]) for item in arrays])
 
-    def watch(self, shapes: Mapping[str, tuple[int, ...]], indices: Sequence[int], see: See) -> None:
-        """Show `see` every tensor named in `shapes` (with its shape) in fp32, for each of these frames."""
-        plain = onnx.ModelProto()
-        plain.CopyFrom(self.graph)
-        constants_to_initializers(plain)
-        plain = resolve_grid_sample(plain, "native")
-        for batch in _batches(shapes):
-            session = make_session(_with_outputs(plain, batch))
-            for index in indices:
-                for name, values in zip(batch, session.run(batch, self._arrays(index)), strict=True):
-                    see(name, torch.from_numpy(values))
-
-    def _arrays(self, index: int) -> dict[str, np.ndarray]:
-        return {name: tensor.detach().contiguous().numpy() for name, tensor in self.inputs[index].items()}
-
-
-class DeviceCandidates(Candidates):
-    """The same, computed by PyTorch on a device; large weights are put there once.
-
-    A candidate is then only its own small graph, so that it costs a fraction of a second at full size.
-    """
-
-    def __init__(
-        self,
-        graph: onnx.ModelProto,
-        inputs: Sequence[dict[str, Tensor]],
-        device: torch.device,
-        calibration: Calibration | None = None,
-    ) -> None:
-        self._weights: dict[str, Tensor] = {}
-        self._unlifted = graph
-        lifted = onnx.ModelProto()
-        lifted.CopyFrom(graph)
-        super().__init__(self._lift(lifted, device), inputs, calibration)
-        self._on_device = [{name: tensor.to(device) for name, tensor in item.items()} for item in inputs]
-
-    def _lift(self, model: onnx.ModelProto, device: torch.device) -> onnx.ModelProto:
-        """Large weights as inputs of the graph, so that a precision casts them there instead of copying their bytes.
-
-        Not those that a precision may part: they have to be the graph's own (graph/split_k.py).
-        """
-        constants_to_initializers(model)
-        parted, kept = parted_weights(model), []
-        for tensor in model.graph.initializer:
-            small = tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < _LARGE_WEIGHT
-            if small or tensor.name in parted:
-                kept.append(tensor)
-                continue
-            self._weights[tensor.name] = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(device)
-            model.graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, list(tensor.dims)))
-        copies = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-        del model.graph.initializer[:]
-        model.graph.initializer.extend(copies)
-        return model
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every input, the weights among them, batch 1."""
-        return super().shapes | {name: tuple(tensor.shape) for name, tensor in self._weights.items()}
-
-    def weights(self) -> dict[str, Tensor]:
-        return super().weights() | self._weights
-
-    def frames(self, precision: Precision, indices: Sequence[int]) -> Tensor:
-        model = self._ready(precision)
-        lifted = {} if precision.quantize is not None else self._weights
-        return torch.cat([run_graph(model, self._on_device[index] | lifted).cpu() for index in indices])
-
-    def watch(self, shapes: Mapping[str, tuple[int, ...]], indices: Sequence[int], see: See) -> None:
-        model = self._ready(PRECISIONS["fp32"])
-
-        def only_named(name: str, value: Tensor) -> None:
-            if name in shapes:
-                see(name, value)
-
+    def watch(self, indices: Sequence[int], see: See) -> None:
+        """Show `see` every tensor that a node makes in fp32, by PyTorch, for each of these frames."""
+        model = explicit_rounding(self.typed(PRECISIONS["fp32"]))
         for index in indices:
-            run_graph(model, self._on_device[index] | self._weights, only_named)
+            run_graph(model, self._values(model, index), see)
 
-    def _ready(self, precision: Precision) -> onnx.ModelProto:
-        # The scales of quantised weights are made from the weights themselves, which then travel with the graph.
-        quantized = precision.quantize is not None
-        graph, shapes = (self._unlifted, super().shapes) if quantized else (self.graph, self.shapes)
-        model = resolve_grid_sample(apply_precision(graph, precision, self.calibration), "native")
-        fix_shapes(model, shapes)
-        return explicit_rounding(model)
+    def _values(self, model: onnx.ModelProto, index: int) -> dict[str, Tensor]:
+        known = {**self._weights, **self.inputs[index]}
+        return {value.name: known[value.name] for value in model.graph.input}
 
 
 def make_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -161,25 +92,22 @@ def make_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _batches(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    held = 0
-    for name, shape in shapes.items():
-        size = 4 * math.prod(shape)
-        if batch and held + size > _BYTES_AT_ONCE:
-            yield batch
-            batch, held = [], 0
-        batch.append(name)
-        held += size
-    if batch:
-        yield batch
+def _lift(graph: onnx.ModelProto, device: torch.device) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
+    """A copy whose large weights are inputs, and these on the device: a precision casts them there.
 
-
-def _with_outputs(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    already = {value.name for value in watched.graph.output}
-    for name in names:
-        if name not in already:
-            watched.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    return watched
+    Not those that a precision may split: they have to be the graph's own (graph/split_k.py).
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
+    constants_to_initializers(model)
+    kept, own, weights = [], parted_weights(model), {}
+    for tensor in model.graph.initializer:
+        small = tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < _LARGE_WEIGHT
+        if small or tensor.name in own:
+            kept.append(TensorProto.FromString(tensor.SerializeToString()))
+            continue
+        weights[tensor.name] = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(device)
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, list(tensor.dims)))
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model, weights

@@ -36,22 +36,18 @@ Instead = Mapping[str, Operator]
 _NOTHING: Instead = MappingProxyType({})
 
 
-def _unseen(name: str, value: Tensor) -> None:
-    pass
-
-
 def run_graph(
-    model: onnx.ModelProto, inputs: Mapping[str, Tensor], see: See = _unseen, instead: Instead = _NOTHING
+    model: onnx.ModelProto, inputs: Mapping[str, Tensor], see: See | None = None, instead: Instead = _NOTHING
 ) -> Tensor:
     """The graph's first output, on the inputs' device; TF32 is off and algorithms are deterministic.
 
-    `see` is shown every tensor a node makes; `instead` has other ways to compute nodes, by their names. Raises
+    `see` is shown every tensor a node makes; `instead` has other operators for some nodes, by their names. Raises
     ValueError for an operator that the renderer's graphs do not have.
     """
     device = next(iter(inputs.values())).device
     values: dict[str, Tensor] = dict(inputs)
     for tensor in model.graph.initializer:
-        values[tensor.name] = _constant(tensor).to(device)
+        values[tensor.name] = constant(tensor).to(device)
     last = {name: index for index, node in enumerate(model.graph.node) for name in node.input}
     wanted = model.graph.output[0].name
     with torch.inference_mode(), matrix_arithmetic(tf32=False, benchmark=False):
@@ -62,7 +58,8 @@ def run_graph(
             attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
             made = operator([values[name] for name in node.input if name], attributes)
             values[node.output[0]] = made
-            see(node.output[0], made)
+            if see is not None:
+                see(node.output[0], made)
             for name in node.input:
                 # What nobody reads any more is freed, or the whole graph's activations would pile up.
                 if name and last[name] == index and name != wanted:
@@ -70,24 +67,22 @@ def run_graph(
     return values[wanted]
 
 
-class RoundedGraph:
-    """A typed graph whose samplers are ordinary operators, every rounding explicit, its constants on a device for good.
+def rounded_graph(
+    typed: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], device: torch.device
+) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
+    """A typed graph with every rounding explicit, for `run_graph`, and its constants on a device, as inputs of it.
 
-    `shapes` has the shape of every input, batch included. The given graph is changed.
+    `shapes` has the shape of every input, batch included; samplers are ordinary operators. The given graph is changed.
     """
-
-    def __init__(self, typed: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> None:
-        fix_shapes(typed, shapes)
-        self._model = explicit_rounding(typed)
-        self._constants = {tensor.name: _constant(tensor).to(device) for tensor in self._model.graph.initializer}
-        del self._model.graph.initializer[:]
-
-    def run(self, inputs: Mapping[str, Tensor], see: See = _unseen, instead: Instead = _NOTHING) -> Tensor:
-        """As `run_graph`, of inputs on the graph's device."""
-        return run_graph(self._model, {**inputs, **self._constants}, see, instead)
+    fix_shapes(typed, shapes)
+    model = explicit_rounding(typed)
+    constants = {tensor.name: constant(tensor).to(device) for tensor in model.graph.initializer}
+    del model.graph.initializer[:]
+    return model, constants
 
 
-def _constant(tensor: TensorProto) -> Tensor:
+def constant(tensor: TensorProto) -> Tensor:
+    """A constant of a graph on the host."""
     if tensor.data_type == TensorProto.FLOAT8E4M3FN:  # Numpy has no such type.
         return torch.from_numpy(numpy_helper.to_array(tensor).astype("float32")).to(torch.float8_e4m3fn)
     # A copy, because the bytes belong to the model and are read-only.
@@ -187,7 +182,7 @@ def _per_channel(values: Tensor, like: Tensor, attributes: Attributes) -> Tensor
     return values.reshape(shape)
 
 
-def _quantise(given: list[Tensor], attributes: Attributes) -> Tensor:
+def _quantize(given: list[Tensor], attributes: Attributes) -> Tensor:
     value, scale, zero = given
     scaled = value / _per_channel(scale, value, attributes)
     if zero.is_floating_point():  # Eight-bit floats, whose zero point is zero.
@@ -198,7 +193,7 @@ def _quantise(given: list[Tensor], attributes: Attributes) -> Tensor:
     return shifted.clamp(limits.min, limits.max).to(zero.dtype)
 
 
-def _dequantise(given: list[Tensor], attributes: Attributes) -> Tensor:
+def _dequantize(given: list[Tensor], attributes: Attributes) -> Tensor:
     value, scale, zero = (tensor.float() for tensor in given)
     centred = value - _per_channel(zero, value, attributes)
     return centred * _per_channel(scale, value, attributes)
@@ -229,11 +224,11 @@ _OPERATORS: dict[str, Operator] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Conv": _convolution,
-    "DequantizeLinear": _dequantise,
+    "DequantizeLinear": _dequantize,
     "Gather": _gather,
     "InstanceNormalization": _instance_norm,
     "Pad": _pad,
-    "QuantizeLinear": _quantise,
+    "QuantizeLinear": _quantize,
     "ReduceSum": _reduce_sum,
     "Reshape": _reshape,
     "Resize": _resize,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from sadtrt_core.accuracy.findings import Loss
 from sadtrt_core.accuracy.journal import Frame, Journal, candidate_digest
 from sadtrt_core.accuracy.parts import Part
-from sadtrt_core.accuracy.simulate import Candidates
+from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import COORDINATES, ComputeType, Precision
 from sadtrt_core.records.measurements import Drift
@@ -42,14 +42,14 @@ class Trials:
 
     def __init__(
         self,
-        candidates: Candidates,
+        simulator: Simulator,
         reference: Tensor,
         base: ComputeType,
         journal: Journal,
         tell: Callable[[int], None] = lambda count: None,
     ) -> None:
-        self.candidates, self.reference, self.base, self.journal, self.tell = (
-            candidates,
+        self.simulator, self.reference, self.base, self.journal, self.tell = (
+            simulator,
             reference,
             base,
             journal,
@@ -60,7 +60,7 @@ class Trials:
     @property
     def every_frame(self) -> range:
         """Indices of the whole sequence."""
-        return range(len(self.candidates.inputs))
+        return range(len(self.simulator.inputs))
 
     def keeping(self, kept: Iterable[Part], frames: Sequence[int]) -> Drift:
         """Drift over these frames with the parts in fp32 and everything else in the base type."""
@@ -68,27 +68,25 @@ class Trials:
 
     def alone(self, part: Part, frames: Sequence[int]) -> Drift:
         """Drift over these frames with this part in the base type and everything else fp32."""
-        return self.of(part.alone(keeping(self.base, ())), frames)
+        return self.of(part.lowered(keeping(self.base, ())), frames)
 
     def of(self, precision: Precision, frames: Sequence[int]) -> Drift:
         """Drift over these frames of any precision; one that quantises needs candidates with ranges."""
         name = candidate_digest(
-            {
-                "compute": precision.compute,
-                "keep": sorted(precision.keep_nodes),
-                "keep_coordinates": precision.keep_coordinates,
-                "keep_picture": precision.keep_picture,
-                "quantise": precision.quantize,
-                "short_sums": precision.split_k,
-                "only": None if precision.only_nodes is None else sorted(precision.only_nodes),
-            }
+            replace(
+                precision,
+                name="",
+                why="",
+                keep_nodes=tuple(sorted(precision.keep_nodes)),
+                only_nodes=None if precision.only_nodes is None else tuple(sorted(precision.only_nodes)),
+            )
         )
         known = self.journal.frames(name)
         missing = [index for index in frames if index not in known]
         if missing:
             self.tell(self.rendered)
             self.rendered += 1
-            drift = measure_drift(self.reference[missing], self.candidates.frames(precision, missing))
+            drift = measure_drift(self.reference[missing], self.simulator.frames(precision, missing))
             values = zip(drift.psnr_db, drift.ssim, drift.max_lsb, drift.non_finite, strict=True)
             self.journal.add(name, {index: Frame(*value) for index, value in zip(missing, values, strict=True)})
             known = self.journal.frames(name)

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sadtrt_core.accuracy.findings import DriftReport, EngineReport
-from sadtrt_core.accuracy.simulate import Candidates
+from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.cli import app
 from sadtrt_core.errors import UserError
 from sadtrt_core.plan import read_plan
@@ -43,7 +43,7 @@ def test_drift_prints_and_keeps_what_it_finds(sadtrt, tmp_path):
 
 
 def test_search_writes_a_plan_that_precision_takes(sadtrt, tmp_path, monkeypatch):
-    frames = Candidates.frames
+    frames = Simulator.frames
     calls = []
 
     def interrupted(self, precision, indices):
@@ -53,7 +53,7 @@ def test_search_writes_a_plan_that_precision_takes(sadtrt, tmp_path, monkeypatch
         return frames(self, precision, indices)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Candidates, "frames", interrupted)
+        patch.setattr(Simulator, "frames", interrupted)
         stopped = sadtrt("search", "--min-psnr", "50")
     assert stopped.exit_code == 130
     assert "the same command goes on from there" in stopped.output

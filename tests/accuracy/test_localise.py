@@ -17,7 +17,7 @@ from sadtrt_core.accuracy.losses import localise, worst_frames
 from sadtrt_core.accuracy.parts import stage_parts
 from sadtrt_core.accuracy.ranges import find_ranges
 from sadtrt_core.accuracy.shapes import node_flops
-from sadtrt_core.accuracy.simulate import Candidates, DeviceCandidates
+from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.accuracy.tables import as_text, renderables
 from sadtrt_core.graph.edit import constants_to_initializers, replace_nodes
 from sadtrt_core.graph.export import export_stage
@@ -81,7 +81,7 @@ def with_coarse_coordinates(graph):
 @pytest.fixture(scope="module")
 def sound(graph, inputs):
     with torch.inference_mode():
-        return as_report(localise(Candidates(graph, inputs), FP16, count=1))
+        return as_report(localise(Simulator(graph, inputs), FP16, count=1))
 
 
 def as_report(found):
@@ -105,10 +105,10 @@ def as_report(found):
 def test_a_block_that_overflows_in_half_is_named_first(tiny, graph, inputs, sound):
     planted = export_stage(with_overflow(tiny), GENERATOR)
     fp32 = PRECISIONS["fp32"]
-    before, after = (Candidates(g, inputs).frames(fp32, [0]) for g in (graph, planted))
+    before, after = (Simulator(g, inputs).frames(fp32, [0]) for g in (graph, planted))
     assert torch.equal(before, after)
     assert not sound.overflows()
-    report = as_report(localise(Candidates(planted, inputs), FP16, count=1))
+    report = as_report(localise(Simulator(planted, inputs), FP16, count=1))
     assert report.low.non_finite_frames == 1
     first = {level: report.ranked(level)[0] for level in ("stage", "block", "nodes")}
     assert first["stage"].part == "decode"
@@ -131,9 +131,9 @@ def test_a_block_that_overflows_in_half_is_named_first(tiny, graph, inputs, soun
 
 
 def test_coordinates_rounded_to_8_bits_are_named_first(graph, inputs, sound):
-    candidates = Candidates(with_coarse_coordinates(graph), inputs)
+    candidates = Simulator(with_coarse_coordinates(graph), inputs)
     fp32 = PRECISIONS["fp32"]
-    assert (candidates.frames(fp32, [0]) - Candidates(graph, inputs).frames(fp32, [0])).abs().max() < 2e-3
+    assert (candidates.frames(fp32, [0]) - Simulator(graph, inputs).frames(fp32, [0])).abs().max() < 2e-3
     report = as_report(localise(candidates, FP16, count=1))
     first, second = report.ranked("stage")[:2]
     assert first.part == COORDINATES
@@ -176,7 +176,7 @@ def test_an_interruption_keeps_what_was_measured(graph, inputs):
         if progress.done == 4:
             raise KeyboardInterrupt
 
-    found = localise(Candidates(graph, inputs), FP16, count=1, tell=interrupt)
+    found = localise(Simulator(graph, inputs), FP16, count=1, tell=interrupt)
     assert not found.complete
     assert [part.part for part in found.parts] == ["appearance", "motion"]
     assert told[-1].total > 4
@@ -185,7 +185,7 @@ def test_an_interruption_keeps_what_was_measured(graph, inputs):
 
 def test_fp32_has_no_loss_to_localise(graph, inputs):
     with pytest.raises(ValueError, match="'tf32' computes in float32: there is no loss to localise"):
-        localise(Candidates(graph, inputs), PRECISIONS["tf32"])
+        localise(Simulator(graph, inputs), PRECISIONS["tf32"])
 
 
 def test_shares_of_time_are_shown_with_their_source(sound):
@@ -215,8 +215,8 @@ def test_worst_frames_are_the_broken_ones_then_the_lowest():
 def test_a_device_renders_what_onnx_runtime_renders(graph, inputs, precision):
     """PyTorch's device code on the CPU: the same graph, operator by operator."""
     fp32, wanted = PRECISIONS["fp32"], PRECISIONS[precision]
-    here = DeviceCandidates(graph, inputs, torch.device("cpu"))
-    there = Candidates(graph, inputs)
+    here = Simulator(graph, inputs, torch.device("cpu"))
+    there = Simulator(graph, inputs)
     reference = there.frames(fp32, [0, 2])
     old = measure_drift(reference, there.frames(wanted, [0, 2]))
     new = measure_drift(reference, here.frames(wanted, [0, 2]))
@@ -230,7 +230,7 @@ def test_a_device_parts_the_sums_that_are_parted_elsewhere(tmp_path):
     """Large weights are inputs of a device's graph, which have no values to part."""
     demo = choose_weights(256, None, None, "demo", has_gpu=False, cache=tmp_path, say=print)
     inputs = frame_inputs(demo, make_workload(demo.config, 1), GENERATOR, torch.device("cpu"))
-    here = DeviceCandidates(export_stage(demo, GENERATOR), inputs, torch.device("cpu"))
+    here = Simulator(export_stage(demo, GENERATOR), inputs, torch.device("cpu"))
     mixed = PRECISIONS["fp16-mixed"]
     parted, whole = (here.frames(dataclasses.replace(mixed, split_k=short), [0]) for short in (True, False))
     assert not torch.equal(parted, whole)
@@ -239,7 +239,7 @@ def test_a_device_parts_the_sums_that_are_parted_elsewhere(tmp_path):
 
 def test_a_device_finds_the_same_ranges_and_arithmetic(tiny, inputs, sound):
     planted = export_stage(with_overflow(tiny), GENERATOR)
-    here, there = DeviceCandidates(planted, inputs, torch.device("cpu")), Candidates(planted, inputs)
+    here, there = Simulator(planted, inputs, torch.device("cpu")), Simulator(planted, inputs)
     old, new = (find_ranges(c, [0], FP16, lambda node: node) for c in (there, here))
     assert [(f.node, f.kind, f.what) for f in new] == [(f.node, f.kind, f.what) for f in old]
     assert new[0].largest == pytest.approx(old[0].largest, rel=1e-3)
@@ -251,7 +251,7 @@ def test_an_operator_nobody_taught_is_refused(graph, inputs):
     strange.CopyFrom(graph)
     strange.graph.node[0].op_type = "Erf"
     with pytest.raises(ValueError, match="operator Erf is not one PyTorch is taught here"):
-        DeviceCandidates(strange, inputs, torch.device("cpu")).frames(PRECISIONS["fp32"], [0])
+        Simulator(strange, inputs, torch.device("cpu")).frames(PRECISIONS["fp32"], [0])
 
 
 def test_what_the_precision_keeps_stays_kept_whatever_part_is_looked_at(graph):
@@ -260,6 +260,6 @@ def test_what_the_precision_keeps_stays_kept_whatever_part_is_looked_at(graph):
     assert len(slices) > 10
     for part in stage_parts(graph):
         assert slices <= kept_nodes(graph, part.excluded(mixed))
-        assert slices <= kept_nodes(graph, part.alone(mixed))
+        assert slices <= kept_nodes(graph, part.lowered(mixed))
         assert part.nodes <= kept_nodes(graph, part.excluded(mixed))
-        assert not (part.nodes - slices) & kept_nodes(graph, part.alone(mixed))
+        assert not (part.nodes - slices) & kept_nodes(graph, part.lowered(mixed))

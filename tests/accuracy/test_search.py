@@ -13,13 +13,13 @@ import torch
 from rich.console import Console
 
 from sadtrt_core.accuracy.confirm import Confirmed, confirm, confirm_all, fastest, verdict
-from sadtrt_core.accuracy.drift import candidates_of
+from sadtrt_core.accuracy.drift import simulator_of
 from sadtrt_core.accuracy.findings import Loss
 from sadtrt_core.accuracy.journal import Journal
 from sadtrt_core.accuracy.parts import block_parts
 from sadtrt_core.accuracy.search import search_session
 from sadtrt_core.accuracy.search_command import search_command
-from sadtrt_core.accuracy.simulate import DeviceCandidates
+from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.accuracy.trials import Budget, Trials
 from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import Unavailable
@@ -100,7 +100,7 @@ def test_a_plan_file_holds_what_it_claims_when_it_is_used(found, small, tmp_path
     plan = read_plan(tmp_path / "reached.toml")
     assert plan.precision == found.plan.precision
     job = replace(
-        small.job("generator", runner_named("onnxruntime"), "fp32", 1),
+        small.job(small.case("generator", "onnxruntime", "fp32")),
         precision=precision_named(str(tmp_path / "reached.toml")),
     )
     with runner_named("onnxruntime").create(job) as runner:
@@ -199,7 +199,7 @@ def test_a_name_no_plan_can_have_is_refused_before_anything_is_measured(tmp_path
 def test_blocks_cover_every_node_that_computes(small, found):
     from sadtrt_core.accuracy.shapes import NO_ARITHMETIC
 
-    graph = candidates_of(small).graph
+    graph = simulator_of(small).graph
     parts = block_parts(graph)
     covered = [node for part in parts for node in part.nodes]
     assert len(covered) == len(set(covered))
@@ -253,10 +253,10 @@ def device_cache(tmp_path_factory):
 
 @pytest.fixture
 def on_a_device(small, monkeypatch, device_cache):
-    """Candidates as on a GPU: PyTorch's device code, run on the CPU, with a journal of its own."""
-    plain = candidates_of(small)
-    made_there = DeviceCandidates(plain.graph, plain.inputs, torch.device("cpu"))
-    monkeypatch.setattr("sadtrt_core.accuracy.search.candidates_of", lambda suite: made_there)
+    """A simulator as on a GPU: PyTorch's device code, run on the CPU, with a journal of its own."""
+    plain = simulator_of(small)
+    made_there = Simulator(plain.graph, plain.inputs, torch.device("cpu"))
+    monkeypatch.setattr("sadtrt_core.accuracy.search.simulator_of", lambda suite: made_there)
     monkeypatch.setattr("sadtrt_core.accuracy.search._MARGINS_DB", (4.0,))
     monkeypatch.setattr(small, "options", replace(small.options, cache=device_cache))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sadtrt_core.accuracy.parts import stage_parts
-from sadtrt_core.accuracy.simulate import Candidates, DeviceCandidates
+from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.calibrate import calibrated, measured_ranges, spread_frames
 from sadtrt_core.graph.calibration import Calibration, read_calibration, write_calibration
@@ -47,12 +47,15 @@ def test_ranges_are_the_largest_magnitudes_that_convolutions_read(tiny, cache):
     graph = cached_export(tiny, STAGES["generator"], OPSET, cache)
     read = {node.name: node.input[0] for node in graph.graph.node if node.op_type == "Conv"}
     assert set(ranges) == set(read)
-    candidates = Candidates(graph, frame_inputs(tiny, workload, STAGES["generator"], CPU))
+    simulator = Simulator(graph, frame_inputs(tiny, workload, STAGES["generator"], CPU))
     inner = sorted({name for name in read.values() if name != "source_image"})
     seen = dict.fromkeys(inner, 0.0)
-    candidates.watch(
-        dict.fromkeys(inner, (1,)), (0, 2), lambda n, v: seen.update({n: max(seen[n], float(v.abs().max()))})
-    )
+
+    def see(name, value):
+        if name in seen:
+            seen[name] = max(seen[name], float(value.abs().max()))
+
+    simulator.watch((0, 2), see)
     for name, tensor in read.items():
         if tensor in seen and seen[tensor] > 0:
             assert ranges[name] == pytest.approx(seen[tensor], rel=1e-4)
@@ -77,22 +80,22 @@ def test_ranges_reproduce_and_are_measured_once(demo, workload, cache):
 def test_the_demo_stays_where_it_was_measured(demo, workload, cache, precision, low, high, levels):
     graph = cached_export(demo, STAGES["generator"], OPSET, cache)
     inputs = frame_inputs(demo, workload, STAGES["generator"], CPU)
-    candidates = Candidates(graph, inputs, calibrated(demo, workload, cache))
-    fp32, mixed, low_bits = (candidates.frames(PRECISIONS[n], [0, 3]) for n in ("fp32", "fp16-mixed", precision))
+    simulator = Simulator(graph, inputs, None, calibrated(demo, workload, cache))
+    fp32, mixed, low_bits = (simulator.frames(PRECISIONS[n], [0, 3]) for n in ("fp32", "fp16-mixed", precision))
     drift = measure_drift(fp32, low_bits)
     assert low < drift.psnr_min < high
     assert max(drift.max_lsb) <= levels
     assert measure_drift(fp32, mixed).psnr_min > drift.psnr_min + 10
-    there = DeviceCandidates(graph, inputs, CPU, candidates.calibration).frames(PRECISIONS[precision], [0])
+    there = Simulator(graph, inputs, CPU, simulator.calibration).frames(PRECISIONS[precision], [0])
     assert measure_drift(low_bits[:1], there).psnr_min > 60, "both compute the same but for the order of sums"
 
 
 def test_parts_of_a_quantised_precision_are_quantised(demo, cache):
     graph = cached_export(demo, STAGES["generator"], OPSET, cache)
     decode = next(part for part in stage_parts(graph) if part.name == "decode")
-    assert decode.alone(PRECISIONS["int8"]).quantize == PRECISIONS["int8"].quantize
+    assert decode.lowered(PRECISIONS["int8"]).quantize == PRECISIONS["int8"].quantize
     assert decode.excluded(PRECISIONS["int8"]).quantize == PRECISIONS["int8"].quantize
-    assert decode.alone(PRECISIONS["fp16"]).quantize is None
+    assert decode.lowered(PRECISIONS["fp16"]).quantize is None
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, (0,)), (3, (0, 1, 2)), (32, (0, 4, 9, 13, 18, 22, 27, 31))])
