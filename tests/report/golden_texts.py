@@ -74,14 +74,9 @@ def digest(text: str) -> str:
 
 def is_kept_whole(name: str) -> bool:
     """Whether the golden files hold this text itself."""
-    return (
-        (name.split("/")[0] == WHOLE
-        and not name.startswith(f"{WHOLE}/gate-"))
-        or name
-        in (
-            f"{WHOLE}-worse/gate-{WHOLE}.md",
-            f"{WHOLE}-worse/gate-{WHOLE}.json",
-        )
+    return (name.split("/")[0] == WHOLE and not name.startswith(f"{WHOLE}/gate-")) or name in (
+        f"{WHOLE}-worse/gate-{WHOLE}.md",
+        f"{WHOLE}-worse/gate-{WHOLE}.json",
     )
 
 
