@@ -114,8 +114,6 @@ class Session:
         wanted = self.options.grid_sample
         if wanted in GRAPH_GRID_SAMPLES:
             return wanted
-        if wanted != "auto":
-            raise UserError(f"grid sample {wanted!r} is not known: expected auto, {', '.join(GRAPH_GRID_SAMPLES)}")
         return "plugin" if self.on_gpu and isinstance(find_plugin(), PluginLibrary) else "native"
 
     def precision(self, name: str) -> Precision:
