@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,8 +169,8 @@ def _print_summary(config: pytest.Config, result: GateResult | None) -> None:
     console.print()
     config.hook.pytest_sadtrt_summary(config=config, console=console)
     folder = made.writer.folder if made is not None and made.started else None
-    if folder is not None:
-        print_summary(read_run(folder), console)
+    skipped = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reporter.stats.get("skipped", ()))
+    print_summary(read_run(folder) if folder is not None else None, skipped, console)
     if (problem := config.stash.get(UNFINISHED, None)) is not None:
         console.print(f"[bold red]the run is not complete:[/] {escape(problem)}", soft_wrap=True)
     if result is not None:
