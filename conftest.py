@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def _precisions(config: pytest.Config) -> tuple[str, ...]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Spread a benchmark over the stages, runners, precisions and batches that were asked for."""
-    if "suite" not in metafunc.fixturenames:
+    if "session" not in metafunc.fixturenames:
         return
     from sadtrt_core.runners.registry import RUNNERS
 
@@ -135,7 +136,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Load what the benchmarks render once, so that a wrong file or option is one sentence instead of one a row."""
-    wanted = any("suite" in getattr(item, "fixturenames", ()) for item in session.items)
+    wanted = any("session" in getattr(item, "fixturenames", ()) for item in session.items)
     if not wanted or session.config.getoption("collectonly"):
         return
     try:
@@ -143,7 +144,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         made.check()
     except ValueError as error:
         pytest.exit(f"sadtrt: {error}", returncode=int(pytest.ExitCode.USAGE_ERROR))
-    session.config.stash[SUITE] = made
+    session.config.stash[SESSION] = made
 
 
 def _make_suite(config: pytest.Config) -> Any:
@@ -174,37 +175,31 @@ def _make_suite(config: pytest.Config) -> Any:
 
 
 @pytest.fixture(scope="session")
-def suite(request: pytest.FixtureRequest) -> Any:
-    """The run that every benchmark of this session records into."""
-    made = request.config.stash[SUITE]
+def session(request: pytest.FixtureRequest) -> Any:
+    """The run that every benchmark records into. Engines of the collected cases are built before the first of them."""
+    made = request.config.stash[SESSION]
     _prebuild(made, request)
     return made
 
 
-def _prebuild(suite: Any, request: pytest.FixtureRequest) -> None:
-    """Build what the collected benchmarks need, in parallel, so that none of them builds while another is measured."""
-    rows = set()
-    for item in request.session.items:
-        given = getattr(item, "callspec", None)
-        if given is not None and str(given.params.get("runner", "")).startswith("tensorrt"):
-            params = given.params
-            rows.add((params.get("stage", "generator"), params["precision"], params.get("batch", 1)))
-    if not rows or suite.device.type != "cuda":
-        return
-    from sadtrt_core.prebuild import build_engines, engines_for
+def _prebuild(made: Any, request: pytest.FixtureRequest) -> None:
+    from sadtrt_core.benchmark import prebuild
 
+    if not made.on_gpu:
+        return
+    given = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    cases = [
+        made.case(params.get("stage", "generator"), params["runner"], params["precision"], params.get("batch", 1))
+        for params in given
+        if "runner" in params and "precision" in params
+    ]
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        outcomes = build_engines(engines_for(suite, sorted(rows)), suite.options.jobs, Console())
-    for outcome in outcomes:
-        if outcome.failure is not None:
-            suite.unbuilt[outcome.job.stage, outcome.job.precision.name, outcome.job.batch] = outcome.failure
+        prebuild(made, cases, Console())
 
 
-SUITE = pytest.StashKey[Any]()
-BASELINE = pytest.StashKey[Path]()
-THRESHOLDS = pytest.StashKey[Any]()
-GATE_RESULT = pytest.StashKey[Any]()
+SESSION = pytest.StashKey[Any]()
+GATE = pytest.StashKey[Any]()
 UNFINISHED = pytest.StashKey[str]()
 
 
@@ -222,57 +217,85 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         # Resolved now: by the end, `latest` would be the run itself.
         baseline = find_baseline(ROOT / "results", name).resolve()
         read_run(baseline)
-        session.config.stash[BASELINE] = baseline
-        session.config.stash[THRESHOLDS] = Thresholds.read(session.config.getoption("gate_thresholds"))
+        session.config.stash[GATE] = baseline, Thresholds.read(session.config.getoption("gate_thresholds"))
     except UserError as error:
         pytest.exit(f"--gate: {error}", returncode=int(ExitCode.NOT_COMPARABLE))
 
 
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-
-    suite = session.config.stash.get(SUITE, None)
-    # An interrupted run stays marked incomplete: what it measured is readable, but no gate may pass on it.
-    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-    if suite is not None and suite.started and ended and not (session.shouldfail or session.shouldstop):
-        try:
-            suite.finish()
-        except UserError as error:
-            session.config.stash[UNFINISHED] = str(error)
-            session.exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
-    if session.config.getoption("gate") is not None and THRESHOLDS in session.config.stash:
-        result = _judge(session.config)
-        session.config.stash[GATE_RESULT] = result
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[None]:
+    """Finish the run and judge it; the last words are the run's own tables, after pytest's and pytest-benchmark's."""
+    _finish(session, exitstatus)
+    result = _judge(session.config)
+    if result is not None:
         # A benchmark that failed is a failure, whatever the rows that were measured say.
         session.exitstatus = result.exit_code or session.exitstatus
+    yield
+    _print_summary(session.config, result)
+
+
+def _finish(session: pytest.Session, exitstatus: int) -> None:
+
+    made = session.config.stash.get(SESSION, None)
+    # An interrupted run stays marked incomplete: what it measured is readable, but no gate may pass on it.
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if made is None or not made.started or not ended or session.shouldfail or session.shouldstop:
+        return
+    try:
+        made.finish()
+    except UserError as error:
+        session.config.stash[UNFINISHED] = str(error)
+        session.exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 def _judge(config: pytest.Config) -> Any:
-    """The gate's answer on this session's run. A session that recorded nothing cannot be compared."""
+    """The gate's answer on this run, where one was asked for. A run that recorded nothing cannot be compared."""
+    if GATE not in config.stash:
+        return None
     from sadtrt_core.gate.judge import gate_files
     from sadtrt_core.gate.verdicts import ExitCode, GateResult
 
-    suite = config.stash.get(SUITE, None)
-    if suite is None or not suite.started:
+    made = config.stash.get(SESSION, None)
+    if made is None or not made.started:
         return GateResult(int(ExitCode.NOT_COMPARABLE), (), ("no benchmark recorded anything",))
-    return gate_files(suite.writer.folder, config.stash[BASELINE], config.stash[THRESHOLDS])
+    return gate_files(made.writer.folder, *config.stash[GATE])
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def _print_summary(config: pytest.Config, result: Any) -> None:
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    made = config.stash.get(SESSION, None)
+    if reporter is None or (made is None and result is None):
+        return
     from sadtrt_core.gate.output import print_gate
     from sadtrt_core.records.store import read_run
-    from sadtrt_core.report.html import print_tables
+    from sadtrt_core.report.html import REPORT_FILE, print_summary
 
     # Where there is no terminal to ask, wide enough that no word of a table breaks.
-    file = terminalreporter._tw._file
+    file = reporter._tw._file
     console = Console(file=file, width=None if file.isatty() else 160)
-    suite = config.stash.get(SUITE, None)
-    if suite is not None and suite.started:
-        print_tables(read_run(suite.writer.folder), console)
-        console.print(f"results: {os.path.relpath(suite.writer.folder)}", soft_wrap=True)
+    console.print()
+    config.hook.pytest_sadtrt_summary(config=config, console=console)
+    folder = made.writer.folder if made is not None and made.started else None
+    if folder is not None:
+        print_summary(read_run(folder), console)
     if (problem := config.stash.get(UNFINISHED, None)) is not None:
         console.print(f"[bold red]the run is not complete:[/] {escape(problem)}", soft_wrap=True)
-    if (result := config.stash.get(GATE_RESULT, None)) is not None:
+    if result is not None:
         print_gate(result, console)
+    if folder is not None:
+        report = folder / REPORT_FILE
+        console.print(f"results: {os.path.relpath(report if report.exists() else folder)}", soft_wrap=True)
+
+
+class SummaryHook:
+    """A hook for conftest files below: print to the console before the run's own tables, at the very end."""
+
+    @pytest.hookspec
+    def pytest_sadtrt_summary(self, config: pytest.Config, console: Console) -> None: ...
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(SummaryHook)
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

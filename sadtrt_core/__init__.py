@@ -23,7 +23,7 @@ LAYERS = (
     "report",
     "gate",
     "session",
-    "prebuild",
+    "benchmark",
     "compare",
     "accuracy",
     "sampling",

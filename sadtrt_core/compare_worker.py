@@ -15,10 +15,10 @@ import sadtrt_core
 
 def serve(questions: IO[str], answers: IO[str]) -> None:
     """Load what the first line asks for, then take a turn for every line that follows."""
+    from sadtrt_core.benchmark import BENCHMARK_VERSION
     from sadtrt_core.compare.side import Conditions, Side
     from sadtrt_core.compare.sides import LocalSide, local_side
     from sadtrt_core.errors import BuildError
-    from sadtrt_core.measure.rows import BENCHMARK_VERSION
 
     def answer(content: dict[str, Any]) -> None:
         print(json.dumps(content), file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""One run of the suite: what was asked for, the renderer and workload it is asked of, and where records go.
+"""One run: what was asked for, the renderer and workload it is asked of, its cases, and where records go.
 
 `bench/` composes this with pytest; nothing here knows of pytest.
 """
@@ -17,12 +17,11 @@ from sadtrt_core.case import GRAPH_GRID_SAMPLES, Case, GridSample
 from sadtrt_core.config import RunConfig
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.environment import read_environment
-from sadtrt_core.errors import Unavailable
+from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.files import write_file
 from sadtrt_core.graph.calibrate import calibrated
 from sadtrt_core.graph.calibration import Calibration
-from sadtrt_core.measure.drift import measure_drift, worst_frame_picture
-from sadtrt_core.measure.reference import Reference, checked_reference
+from sadtrt_core.measure.drift import Reference, checked_reference, measure_drift, worst_frame_picture
 from sadtrt_core.measure.sensors import Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
 from sadtrt_core.plan import precision_digest, precision_named
@@ -38,7 +37,7 @@ from sadtrt_core.renderer.workload import Workload, make_workload
 from sadtrt_core.report.html import write_html
 from sadtrt_core.report.summary import summary_csv
 from sadtrt_core.runners.base import Job, StageRunner
-from sadtrt_core.runners.registry import RunnerKind, grid_sample_label
+from sadtrt_core.runners.registry import grid_sample_label, runner_named
 
 #: What overrides types or timing from outside, whatever a precision asks for: tf32 rows are fp32 under the first.
 _ARITHMETIC_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUDA_LAUNCH_BLOCKING")
@@ -56,8 +55,8 @@ class Session:
     _writer: RunWriter | None = field(default=None, init=False)
     _inputs: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict, init=False)
     _precisions: dict[str, Precision] = field(default_factory=dict, init=False)
-    #: Engines that could not be built before the run, by stage, precision and batch, and why.
-    unbuilt: dict[tuple[str, str, int], str] = field(default_factory=dict, init=False)
+    #: Engines that could not be built before the run, and why.
+    unbuilt: dict[Case, str] = field(default_factory=dict, init=False)
 
     @cached_property
     def device(self) -> torch.device:
@@ -66,8 +65,13 @@ class Session:
         if wanted == "auto":
             wanted = "cuda" if torch.cuda.is_available() else "cpu"
         if wanted == "cuda" and not torch.cuda.is_available():
-            raise ValueError("--device cuda was asked for, but PyTorch sees no GPU: run `sadtrt doctor`")
+            raise UserError("--device cuda was asked for, but PyTorch sees no GPU: run `sadtrt doctor`")
         return torch.device(wanted)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether runners compute on a GPU."""
+        return self.device.type == "cuda"
 
     @cached_property
     def renderer(self) -> Renderer:
@@ -78,7 +82,7 @@ class Session:
             options.checkpoint,
             options.mapping_checkpoint,
             options.weights,
-            has_gpu=self.device.type == "cuda",
+            has_gpu=self.on_gpu,
             cache=options.cache,
             say=self.say,
         )
@@ -92,7 +96,7 @@ class Session:
     @cached_property
     def timing_plan(self) -> TimingPlan:
         """How long to warm up and sample on this device."""
-        return GPU_PLAN if self.device.type == "cuda" else CPU_PLAN
+        return GPU_PLAN if self.on_gpu else CPU_PLAN
 
     @cached_property
     def sensors(self) -> Sensors | Unavailable:
@@ -102,7 +106,7 @@ class Session:
     @cached_property
     def l2_flush(self) -> L2Flush | None:
         """What empties the GPU's L2 cache between samples, where that was asked for."""
-        return L2Flush(self.device) if self.options.flush_l2 and self.device.type == "cuda" else None
+        return L2Flush(self.device) if self.options.flush_l2 and self.on_gpu else None
 
     @property
     def grid_sample(self) -> GridSample:
@@ -111,30 +115,62 @@ class Session:
         if wanted in GRAPH_GRID_SAMPLES:
             return wanted
         if wanted != "auto":
-            raise ValueError(f"grid sample {wanted!r} is not known: expected auto, {', '.join(GRAPH_GRID_SAMPLES)}")
-        on_gpu = self.device.type == "cuda"
-        return "plugin" if on_gpu and isinstance(find_plugin(), PluginLibrary) else "native"
+            raise UserError(f"grid sample {wanted!r} is not known: expected auto, {', '.join(GRAPH_GRID_SAMPLES)}")
+        return "plugin" if self.on_gpu and isinstance(find_plugin(), PluginLibrary) else "native"
 
-    def job(self, stage: str, kind: RunnerKind, precision: str, batch: int) -> Job:
-        """What a runner is asked for, with measured ranges where it is to quantise and can serve."""
-        job = self.plain_job(stage, precision, batch)
+    def precision(self, name: str) -> Precision:
+        """The precision of that name; a plan is read once, so that editing its file cannot split a run in two."""
+        if name not in self._precisions:
+            found = precision_named(name)
+            self._precisions[name] = self._precisions[found.name] = found
+        return self._precisions[name]
+
+    def case(self, stage: str, runner: str, precision: str, batch: int = 1) -> Case:
+        """The case of these names as a user types them: a plan's file gives its name, a clip its number of frames.
+
+        Raises UserError for a name that is not known.
+        """
+        found, kind = stage_named(stage), runner_named(runner)
+        if found.module is None and batch == 1:
+            batch = self._clip_frames
+        grid_sample = grid_sample_label(kind, found, self.grid_sample)
+        return Case(stage, runner, self.precision(precision).name, grid_sample, batch)
+
+    @property
+    def _clip_frames(self) -> int:
+        # On a CPU a frame takes a good part of a second; a few show the transfers and the once-a-clip parts.
+        return self.options.clip_frames or (16 if self.on_gpu else 2)
+
+    def job(self, case: Case) -> Job:
+        """What a runner loads for a case, with measured ranges where it is to quantize and can serve."""
+        job = self.plain_job(case)
         # Asked of a way to sample that every machine has, in case the caller puts it in place of this one.
-        if job.precision.quantize is None or kind.available(replace(job, grid_sample="native")) is not None:
+        native = replace(job, grid_sample="native")
+        if job.precision.quantize is None or runner_named(case.runner).available(native) is not None:
             return job
         return replace(job, calibration=self.calibration)
 
-    def plain_job(self, stage: str, precision: str, batch: int) -> Job:
-        """The same without ranges: enough to ask whether a runner serves. A clip's batch is its number of frames."""
+    def plain_job(self, case: Case) -> Job:
+        """The same without ranges: enough to ask whether a runner serves."""
+        sampled = case.grid_sample if case.grid_sample in GRAPH_GRID_SAMPLES else self.grid_sample
         return Job(
             renderer=self.renderer,
-            stage=stage_named(stage),
-            precision=self.precision(precision),
-            grid_sample=self.grid_sample,
-            batch=self._clip_frames if stage == "clip" and batch == 1 else batch,
+            stage=STAGES[case.stage],
+            precision=self.precision(case.precision),
+            grid_sample=sampled,
+            batch=case.batch,
             device=self.device,
             cache=self.options.cache,
             optimization_level=self.options.optimization_level,
         )
+
+    def unavailable(self, case: Case) -> Unavailable | None:
+        """Why the case cannot be measured on this machine; None where it can."""
+        return runner_named(case.runner).available(self.plain_job(case))
+
+    def runner(self, case: Case) -> StageRunner:
+        """The case's runner, not yet activated."""
+        return runner_named(case.runner).create(self.job(case))
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -145,27 +181,12 @@ class Session:
         workload = make_workload(self.renderer.config, frames, options.source_image, options.samples)
         return calibrated(self.renderer, workload, options.cache, self.say)
 
-    def precision(self, name: str) -> Precision:
-        """The precision of that name; a plan is read once, so that editing its file cannot split a run in two."""
-        if name not in self._precisions:
-            self._precisions[name] = precision_named(name)
-        return self._precisions[name]
-
     def _conditions(self) -> dict[str, str]:
         """What a run's figures depend on beside its options, for whoever compares it with another."""
         plans = {how.name: how for name, how in self._precisions.items() if name.endswith(PLAN_SUFFIX)}
         found = {f"plan {name}": precision_digest(how)[:16] for name, how in plans.items()}
         found |= {name: os.environ[name] for name in _ARITHMETIC_VARIABLES if name in os.environ}
-        return found | ({"threads": str(torch.get_num_threads())} if self.device.type == "cpu" else {})
-
-    @property
-    def _clip_frames(self) -> int:
-        # On a CPU a frame takes a good part of a second; a few show the transfers and the once-a-clip parts.
-        return self.options.clip_frames or (16 if self.device.type == "cuda" else 2)
-
-    def key(self, kind: RunnerKind, job: Job) -> Case:
-        """The key that the job's records carry."""
-        return Case(job.stage.name, kind.name, job.precision.name, grid_sample_label(kind, job), job.batch)
+        return found if self.on_gpu else found | {"threads": str(torch.get_num_threads())}
 
     def inputs(self, job: Job) -> dict[str, Tensor]:
         """Inputs of the job's stage where its runner wants them; the same for every runner."""
@@ -182,13 +203,8 @@ class Session:
     @cached_property
     def reference(self) -> Reference:
         """The frames that drift is measured against, checked before anything is judged by them."""
-        return checked_reference(self._reference_job, self.frame_inputs, self.drift_is_meaningful)
-
-    @property
-    def _reference_job(self) -> Job:
-        return Job(
-            self.renderer, STAGES["generator"], precision_named("fp32"), "torch", 1, self.device, self.options.cache
-        )
+        job = self.plain_job(Case("generator", "pytorch", "fp32", "torch", 1))
+        return checked_reference(job, self.frame_inputs, self.drift_is_meaningful)
 
     @property
     def drift_is_meaningful(self) -> bool:
@@ -228,22 +244,19 @@ class Session:
             )
         return self._writer
 
-    def save_frames(self, key: Case, frames: Tensor, drift: Drift) -> None:
+    def save_frames(self, case: Case, frames: Tensor, drift: Drift) -> None:
         """Keep a picture of the worst frame, beside the reference's and an error map, in the run's folder."""
-        name = "-".join((key.stage, key.runner, key.precision, key.grid_sample))
-        title = " ".join((key.runner, key.precision))
-        picture = worst_frame_picture(title, self.reference.frames, frames, drift)
+        picture = worst_frame_picture(f"{case.runner} {case.precision}", self.reference.frames, frames, drift)
         folder = self.writer.folder / FRAMES_FOLDER
         folder.mkdir(exist_ok=True)
-        write_file(folder / f"{name}.png", picture)
+        write_file(folder / f"{case.slug}.png", picture)
 
     def finish(self) -> None:
         """Write the summary and the report, and mark the run complete."""
-        folder = self.writer.folder
-        write_html(self.writer.finish(summary_csv), folder)
+        write_html(self.writer.finish(summary_csv), self.writer.folder)
 
     def check(self) -> None:
-        """Load what was asked for, so that a mistake is said once and at once. Raises ValueError."""
+        """Load what was asked for, so that a mistake is said once and at once. Raises UserError."""
         _ = self.device, self.renderer, self.workload
         for name in self.options.precisions:
             self.precision(name)

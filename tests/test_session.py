@@ -1,4 +1,4 @@
-"""A suite's own promises: what a run records of its conditions, and that a plan is read once."""
+"""A session's own promises: what a run records of its conditions, and that a plan is read once."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from sadtrt_core.benchmark import skipped
 from sadtrt_core.config import RunConfig
-from sadtrt_core.measure.reference import Reference
-from sadtrt_core.measure.rows import skipped
+from sadtrt_core.measure.drift import Reference
 from sadtrt_core.plan import precision_digest
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.store import read_run
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.runners.registry import runner_named
 from sadtrt_core.session import Session
 
 PLAN = 'format = "sadtrt plan 1"\nbase = "float16"\nwhy = "to try"\n[[keep]]\nnodes = ["{}"]\nwhy = "to try"\n'
@@ -29,11 +28,9 @@ def make_session(renderer: Renderer, folder: Path, **options: object) -> Session
     return made
 
 
-def recorded_options(suite: Session, precision: str) -> dict[str, str]:
-    kind = runner_named("onnxruntime")
-    job = suite.job("generator", kind, precision, 1)
-    suite.writer.add(skipped(suite.key(kind, job), "not of interest"))
-    return read_run(suite.writer.folder).options
+def recorded_options(session: Session, precision: str) -> dict[str, str]:
+    session.writer.add(skipped(session.case("generator", "onnxruntime", precision), "not of interest"))
+    return read_run(session.writer.folder).options
 
 
 def test_a_plan_is_read_once_and_the_record_says_which_it_was(seeded_demo: Renderer, tmp_path: Path) -> None:
@@ -42,10 +39,10 @@ def test_a_plan_is_read_once_and_the_record_says_which_it_was(seeded_demo: Rende
     first = make_session(seeded_demo, tmp_path, precisions=(str(plan),))
     first.check()
     plan.write_text(PLAN.format("/decoder/*"))
-    assert first.job("generator", runner_named("onnxruntime"), str(plan), 1).precision.keep_coordinates
+    assert first.job(first.case("generator", "onnxruntime", str(plan))).precision.keep_coordinates
     second = make_session(seeded_demo, tmp_path, precisions=(str(plan),))
     second.check()
-    before, after = (recorded_options(suite, str(plan))["plan mine"] for suite in (first, second))
+    before, after = (recorded_options(session, str(plan))["plan mine"] for session in (first, second))
     assert before != after
 
 

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sadtrt_core.measure.rows import BENCHMARK_VERSION, resources
 
 from sadtrt_core import stats
 from sadtrt_core.case import Case
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.cache import engine_key, engine_path
-from sadtrt_core.measure.energy import energy_per_call
 from sadtrt_core.measure.interleave import RowTiming
-from sadtrt_core.measure.memory import device_memory_free_of_leftovers
-from sadtrt_core.measure.rows import BENCHMARK_VERSION, resources
+from sadtrt_core.measure.resources import device_memory_free_of_leftovers, energy_per_call
 from sadtrt_core.measure.timing import LatencySampler, TimingPlan
 from sadtrt_core.records.schema import Latency, Record, Resources
 from sadtrt_core.runners.base import Job, StageRunner

@@ -9,7 +9,7 @@ from sadtrt_core.accuracy.findings import Loss
 from sadtrt_core.accuracy.trials import Budget
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.parallel import BuildEvent, build_all
-from sadtrt_core.measure.interleave import RowTiming
+from sadtrt_core.measure.interleave import Repetitions
 from sadtrt_core.measure.timing import half_width
 from sadtrt_core.precision import Precision
 from sadtrt_core.records.measurements import Drift
@@ -100,10 +100,10 @@ def confirm(suite: Session, kind: RunnerKind, precision: Precision) -> Confirmed
     """
     with kind.create(_job(suite, kind, precision)) as active:
         drift = suite.drift(suite.render_sequence(active, suite.frame_inputs))
-        timing = RowTiming(active, suite.timing_plan, suite.sensors)
+        timing = Repetitions(active, suite.timing_plan, suite.sensors)
         while not timing.complete:
             timing.wait()
-            timing.visit()
+            timing.repeat()
         latency = timing.latency()
         notes = active.notes if latency.steady else (*active.notes, "its times did not stay level")
     times = latency.judged_ms

@@ -17,9 +17,9 @@ from sadtrt_core.accuracy.backends import GENERATOR, Compute, StageChain, Way, b
 from sadtrt_core.accuracy.drift import versions
 from sadtrt_core.accuracy.findings import ENGINE_REPORT_VERSION, EngineReport, Loss, Pair, StageLoss
 from sadtrt_core.accuracy.losses import worst_frames
+from sadtrt_core.benchmark import build_engines, engines_for
 from sadtrt_core.errors import BuildError
 from sadtrt_core.measure.drift import measure_drift
-from sadtrt_core.prebuild import build_engines, engines_for
 from sadtrt_core.progress import Tell
 from sadtrt_core.renderer.stages import GENERATOR_PARTS
 from sadtrt_core.runners.registry import RunnerKind, runner_named

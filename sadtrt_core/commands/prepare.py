@@ -55,7 +55,7 @@ def build(
     cache: Cache = None,
 ) -> None:
     """Build TensorRT engines into the cache, several at a time; what is there already is kept."""
-    from sadtrt_core.prebuild import build_engines, engines_for
+    from sadtrt_core.benchmark import build_engines, engines_for
     from sadtrt_core.runners.registry import runner_named
 
     with one_sentence():
@@ -77,8 +77,8 @@ def build_plugin_command(
         str | None, typer.Option(help="CUDA architectures, such as 86;90 (default: this GPU).")
     ] = None,
 ) -> None:
-    """Compile the GridSample3D plugin for the TensorRT whose headers are given."""
-    from sadtrt_core.engine.plugin import build_plugin
+    """Compile the plugin library for the TensorRT whose headers are given."""
+    from sadtrt_core.engine.plugin_build import build_plugin
 
     with one_sentence():
         library = build_plugin(include, build_dir, architectures)

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sadtrt_core.benchmark import BENCHMARK_VERSION
 from sadtrt_core.compare.engine_file import EngineFileRunner, engine_file_absence
 from sadtrt_core.compare.side import Conditions, Side
-from sadtrt_core.measure.rows import BENCHMARK_VERSION
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.precision import PLAN_SUFFIX
 from sadtrt_core.runners.base import Job, StageRunner

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sadtrt_core.case import GridSample
 from sadtrt_core.engine.build import BuildOptions
-from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
-from sadtrt_core.engine.sampler_check import SAMPLER_STAGE, SAMPLING_STAGES, sampler_precision
+from sadtrt_core.engine.plugin import PluginLibrary, built_plugin
+from sadtrt_core.engine.sampler_check import SAMPLER_STAGE, sampler_precision
 from sadtrt_core.files import write_whole
 from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.pipeline import typed_graph
@@ -48,6 +48,15 @@ class BuildJob:
         return f"{self.stage}-{self.precision.name}-{self.grid_sample}-b{self.batch}-{self.image_size}"
 
 
+def stored_graph(content: bytes, cache: Path, kind: str) -> Path:
+    """The file in the cache that holds the graph, written unless it is there; `kind` begins its name."""
+    path = cache / "graphs" / f"{kind}-{hashlib.sha256(content).hexdigest()[:24]}.onnx"
+    if not path.exists() or path.read_bytes() != content:  # An engine of a damaged graph would count as this one's.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    return path
+
+
 def build_job(
     renderer: Renderer,
     stage: Stage,
@@ -66,25 +75,18 @@ def build_job(
     """
     if grid_sample == "torch":
         raise ValueError("an engine cannot sample with PyTorch: use grid sample native, plugin or builtin")
-    if stage.name not in SAMPLING_STAGES:
+    if not stage.samples:
         grid_sample = "native"  # One engine whatever the mode: the stage has nothing to sample.
-    plugin: PluginLibrary | None = None
-    if grid_sample == "plugin":
-        found = find_plugin()
-        if not isinstance(found, PluginLibrary):
-            raise ValueError(f"the GridSample3D plugin is not built: {found.reason}")
-        plugin = found
+    plugin = built_plugin() if grid_sample == "plugin" else None
 
     def describe(what: Stage, how: Precision, size: int, sampler: BuildJob | None) -> BuildJob:
         content = typed_graph(renderer, what, how, grid_sample, cache, calibration)
-        path = cache / "graphs" / f"typed-{hashlib.sha256(content).hexdigest()[:24]}.onnx"
-        if not path.exists() or path.read_bytes() != content:  # An engine of a damaged graph would count as this one's.
-            write_whole(path, content)
+        path = stored_graph(content, cache, "typed")
         shapes = tuple((spec.name, spec.batched(size)) for spec in what.inputs(renderer.config))
         image_size = renderer.config.image_size
         return BuildJob(what.name, how, grid_sample, size, image_size, path, shapes, options, cache, plugin, sampler)
 
     sampler = None
-    if stage.name in SAMPLING_STAGES:
+    if stage.samples:
         sampler = describe(SAMPLER_STAGE, sampler_precision(precision), 1, None)
     return describe(stage, precision, batch, sampler)

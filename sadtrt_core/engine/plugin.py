@@ -1,4 +1,4 @@
-"""The GridSample3D plugin library: find it, check that it fits the TensorRT in use, load it into the registry.
+"""The plugin library: read it, find the one that fits the TensorRT in use, load it into the registry.
 
 Libraries are told apart by the TensorRT generation whose headers they were built with: "trt8", "trt10", "trt11",
 "rtx1". TensorRT for RTX takes those of 10 and 11 as well (its headers are in its archive only).
@@ -7,34 +7,68 @@ Libraries are told apart by the TensorRT generation whose headers they were buil
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sadtrt_core.engine.plugin_build import build_plugin
-from sadtrt_core.engine.plugin_library import BUILD_FOLDER, HOW_TO_BUILD, PluginLibrary, read_plugin
 from sadtrt_core.engine.tensorrt_api import tensorrt_module
 from sadtrt_core.errors import Unavailable, UserError
 
 PLUGIN_NAME = "GridSample3D"
 PLUGIN_VERSION = "1"
-"""Name and version of the node, as the ONNX parser looks it up."""
+"""Name and version of a node of the library, as the ONNX parser looks it up: its operators are registered together."""
 
 PATH_VARIABLE = "SADTRT_PLUGIN"
 """Environment variable that names the library to use instead of looking in BUILD_FOLDER."""
 
-__all__ = [
-    "PluginLibrary",
-    "build_plugin",
-    "find_plugin",
-    "fits",
-    "load_plugin",
-    "read_plugin",
-    "tensorrt_generation",
-]
+LIBRARY_VERSION = "1.1.0"
+"""The library this package works with: SADTRT_PLUGIN_VERSION in plugin/common/library.h."""
+
+SOURCE_FOLDER = Path(__file__).resolve().parents[2] / "plugin"
+BUILD_FOLDER = SOURCE_FOLDER / "build"
+
+HOW_TO_BUILD = "build it with `sadtrt build-plugin` or `cmake -S plugin -B plugin/build && cmake --build plugin/build`"
+
+_VERSION_MARK = re.compile(rb"sadtrt-plugin-version:([0-9.]+) ([a-z]+)([0-9]+)\.([0-9]+)\.([0-9]+)\0")
+
+
+@dataclass(frozen=True)
+class PluginLibrary:
+    """A library file that was read, not loaded."""
+
+    path: Path
+    version: str
+    """Of the library itself, such as "1.1.0"."""
+    generation: str
+    """Of the headers it was built with: "trt8", "trt10", "trt11", "rtx1"."""
+    headers: str
+    """Full version of those headers, such as "8.6.0"."""
+    digest: str
+    """SHA-256 of the file in hexadecimal: part of an engine's cache key."""
+
+
+def read_plugin(path: Path) -> PluginLibrary | Unavailable:
+    """Read version and digest from a library file, without loading it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return Unavailable(f"the plugin library {path} cannot be read ({error.strerror}); {HOW_TO_BUILD}")
+    mark = _VERSION_MARK.search(content)
+    if mark is None:
+        return Unavailable(f"{path} is not a GridSample3D plugin library of this project; {HOW_TO_BUILD}")
+    version, family, major, minor, patch = (part.decode() for part in mark.groups())
+    if version != LIBRARY_VERSION:
+        return Unavailable(
+            f"the plugin library {path} has version {version}, {LIBRARY_VERSION} is expected; {HOW_TO_BUILD} again"
+        )
+    digest = hashlib.sha256(content).hexdigest()
+    return PluginLibrary(path, version, family + major, f"{major}.{minor}.{patch}", digest)
 
 
 def tensorrt_generation(tensorrt: ModuleType) -> str:
@@ -87,10 +121,27 @@ def find_plugin(
     return Unavailable(reasons[0] if reasons else f"no GridSample3D plugin library in {folder}; {HOW_TO_BUILD}")
 
 
+def built_plugin() -> PluginLibrary:
+    """The library for the TensorRT that is installed. Raises PluginError where there is none."""
+    found = find_plugin()
+    if isinstance(found, Unavailable):
+        raise UserError(f"the GridSample3D plugin is not built: {found.reason}")
+    return found
+
+
+def plugin_absence() -> str | None:
+    """Why nothing can sample with the plugin here, in one sentence; None where it can."""
+    try:
+        built_plugin()
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def load_plugin(library: PluginLibrary, tensorrt: ModuleType) -> None:
     """Make GridSample3D known to the registry of an imported TensorRT module; a second call changes nothing.
 
-    Raises UserError when the library is for another generation, when it cannot be loaded, or when TensorRT for
+    Raises PluginError when the library is for another generation, when it cannot be loaded, or when TensorRT for
     RTX could not use it afterwards.
     """
     generation = tensorrt_generation(tensorrt)

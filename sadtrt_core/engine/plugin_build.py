@@ -1,4 +1,4 @@
-"""Build the GridSample3D plugin library, or the kernel library without TensorRT, with nvcc alone.
+"""Build the plugin library, or the kernels of its operators without TensorRT, with nvcc alone.
 
 plugin/CMakeLists.txt does the same for those who prefer CMake; both write the same file names.
 """
@@ -13,12 +13,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sadtrt_core.engine.plugin_library import BUILD_FOLDER, SOURCE_FOLDER, PluginLibrary, read_plugin
+from sadtrt_core.engine.plugin import BUILD_FOLDER, SOURCE_FOLDER, PluginLibrary, read_plugin
 from sadtrt_core.errors import Unavailable, UserError
 
-KERNEL_SOURCES = ("grid_sample_3d.cu", "version.cpp")
-PLUGIN_SOURCES = (*KERNEL_SOURCES, "plugin_v2.cpp", "plugin_v3.cpp")
-KERNEL_LIBRARY = "libsadtrt_grid_sample_kernel.so"
+# An operator is a folder: its sources are found by their names, here and in plugin/CMakeLists.txt.
+KERNEL_SOURCES = ("*/*.cu", "common/version.cpp")
+PLUGIN_SOURCES = ("*/*.cu", "common/*.cpp", "*/operator.cpp")
+KERNEL_LIBRARY = "libsadtrt_kernels.so"
 
 WHERE_HEADERS_ARE = (
     "TensorRT's C++ headers come with its tar archive (name the folder in TENSORRT_ROOT), with the Debian package "
@@ -38,7 +39,7 @@ def build_plugin(
 
     include_dir holds NvInfer.h; None takes it from TENSORRT_INCLUDE, TENSORRT_ROOT or TensorRT_ROOT. architectures
     are compute capabilities without the dot ("90", "80;90" or a sequence); None takes those of the GPUs present.
-    Raises UserError, leaving an older library as it was, when nvcc, the headers or a GPU to build for are missing
+    Raises PluginError, leaving an older library as it was, when nvcc, the headers or a GPU to build for are missing
     or nvcc fails.
     """
     include_dir = include_dir if include_dir is not None else headers_folder(environment)
@@ -59,7 +60,7 @@ def build_kernel(build_dir: Path = BUILD_FOLDER, architectures: str | Sequence[s
 
 
 def headers_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder of TensorRT's headers that the environment names. Raises UserError when it names none."""
+    """The folder of TensorRT's headers that the environment names. Raises PluginError when it names none."""
     if environment.get("TENSORRT_INCLUDE"):
         return Path(environment["TENSORRT_INCLUDE"])
     for variable in ("TENSORRT_ROOT", "TensorRT_ROOT"):
@@ -71,7 +72,7 @@ def headers_folder(environment: Mapping[str, str] = os.environ) -> Path:
 def headers_version(include_dir: Path) -> tuple[str, str]:
     """Generation and full version of a folder of headers, such as ("trt8", "8.6.0").
 
-    Raises UserError when the folder has no NvInferVersion.h or that file states no version.
+    Raises PluginError when the folder has no NvInferVersion.h or that file states no version.
     """
     path = include_dir / "NvInferVersion.h"
     try:
@@ -92,7 +93,7 @@ def headers_version(include_dir: Path) -> tuple[str, str]:
 
 
 def present_architectures() -> list[str]:
-    """Compute capabilities of the GPUs of this machine, such as ["90"]. Raises UserError when there is none."""
+    """Compute capabilities of the GPUs of this machine, such as ["90"]. Raises PluginError when there is none."""
     try:
         answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
@@ -124,7 +125,11 @@ def _compile(
         command += ["-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xlinker", "--no-undefined", *options]
         for target in targets:
             command += ["-gencode", f"arch=compute_{target},code=sm_{target}"]
-        command += ["-o", str(unfinished), *(str(SOURCE_FOLDER / source) for source in sources)]
+        command += [
+            "-o",
+            str(unfinished),
+            *(str(path) for pattern in sources for path in sorted(SOURCE_FOLDER.glob(pattern))),
+        ]
         try:
             subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=True)
         except subprocess.CalledProcessError as error:

@@ -48,23 +48,20 @@ def active_context(device_index: int) -> Iterator[None]:
         context.pop()
 
 
-_TYPE_STRINGS = {torch.float32: "<f4", torch.float16: "<f2"}
-
-
 class DeviceBuffer:
-    """pycuda's device memory that torch can view. Freed when neither its maker nor a view refers to it.
+    """pycuda's device memory of float32 that torch can view. Freed when neither its maker nor a view refers to it.
 
-    `dtype` is float32 or float16. Made where `active_context` is active.
+    Made where `active_context` is active.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
         import pycuda.driver as cuda
 
         self.shape = shape
-        self.allocation = cuda.mem_alloc(dtype.itemsize * math.prod(shape))
+        self.allocation = cuda.mem_alloc(4 * math.prod(shape))
         self.__cuda_array_interface__ = {
             "shape": shape,
-            "typestr": _TYPE_STRINGS[dtype],
+            "typestr": "<f4",
             "data": (int(self.allocation), False),
             "strides": None,
             "version": 2,

@@ -54,7 +54,7 @@ class Stage:
 
     `module` gives the stage's PyTorch module (tensors in the order of `inputs`, one tensor or a tuple in the order of
     `outputs`). None for the clip, which has no graph of its own: it is made of the others, with the transfers, so its
-    tensors are on the host and its batch is a number of frames.
+    tensors are on the host and its batch is a number of frames. `samples` says whether it samples a volume.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Stage:
     inputs: Callable[[RendererConfig], tuple[TensorSpec, ...]]
     outputs: Callable[[RendererConfig], tuple[TensorSpec, ...]]
     module: Callable[[Renderer], nn.Module] | None
+    samples: bool = False
 
 
 class _Appearance(nn.Module):
@@ -159,6 +160,7 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_feature_3d(c), _keypoints("kp_driving"), _keypoints("kp_source")),
             outputs=_motion_outputs,
             module=lambda r: _Motion(r.generator),
+            samples=True,
         ),
         Stage(
             "warp",
@@ -166,6 +168,7 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_feature_3d(c), *_motion_outputs(c)),
             outputs=lambda c: (_feature_map(c),),
             module=lambda r: _Warp(r.generator),
+            samples=True,
         ),
         Stage(
             "decode",
@@ -180,6 +183,7 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_image(c, "source_image"), _keypoints("kp_driving"), _keypoints("kp_source")),
             outputs=lambda c: (_image(c, "prediction"),),
             module=lambda r: r.generator,
+            samples=True,
         ),
         Stage(
             "clip",
@@ -191,6 +195,7 @@ STAGES: dict[str, Stage] = {
             ),
             outputs=lambda c: (_image(c, "frames"),),
             module=None,
+            samples=True,
         ),
     )
 }

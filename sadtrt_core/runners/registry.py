@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from sadtrt_core.case import GridSample
 from sadtrt_core.errors import Unavailable
-from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.renderer.stages import STAGES, Stage
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.clip import ClipRunner
 from sadtrt_core.runners.onnxruntime import OnnxRuntimeRunner
@@ -101,11 +102,8 @@ def runner_named(name: str) -> RunnerKind:
     return RUNNERS[name]
 
 
-def grid_sample_label(kind: RunnerKind, job: Job) -> str:
-    """How the job samples volumes, for records: `torch`, the graph's mode, or `none` for stages that sample nothing."""
-    if job.stage.name not in SAMPLING_STAGES:
+def grid_sample_label(kind: RunnerKind, stage: Stage, grid_sample: GridSample) -> str:
+    """How a stage samples volumes, for its case: `torch`, the graph's mode, or `none` where it samples nothing."""
+    if not stage.samples:
         return "none"
-    return job.grid_sample if kind.graph else "torch"
-
-
-SAMPLING_STAGES = frozenset({"motion", "warp", "generator", "clip"})
+    return grid_sample if kind.graph else "torch"

@@ -12,7 +12,7 @@ from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.cache import Engine, discard, ensure_engine
 from sadtrt_core.engine.job import BuildJob, build_job
-from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin
+from sadtrt_core.engine.plugin import PluginLibrary, load_plugin, plugin_absence
 from sadtrt_core.engine.session import EngineSession
 from sadtrt_core.errors import EngineRefused
 from sadtrt_core.runners.base import Job, StageRunner
@@ -51,9 +51,7 @@ def _grid_sample_absence(job: Job, trt: object) -> str | None:
     if job.grid_sample == "builtin":
         return api.builtin_grid_sample_absence(trt)
     if job.grid_sample == "plugin":
-        found = find_plugin()
-        if not isinstance(found, PluginLibrary):
-            return f"the GridSample3D plugin is not built: {found.reason}"
+        return plugin_absence()
     return None
 
 

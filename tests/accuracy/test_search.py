@@ -367,7 +367,7 @@ def test_engines_are_compared_by_all_their_visits(monkeypatch):
         def synchronize(self):
             pass
 
-    plan = TimingPlan(1, 0.0, 0.0, 18, 18, visits=3, visit_warmup_calls=1)
+    plan = TimingPlan(1, 0.0, 0.0, 18, 18, repetitions=3, rewarm_calls=1)
     suite = SimpleNamespace(timing_plan=plan, sensors=Unavailable("none"), frame_inputs=[])
     suite.render_sequence, suite.drift = (
         lambda active, items: None,

@@ -22,7 +22,7 @@ FAULTS = """
     import pytest
     import stat
     import torch
-    from sadtrt_core.measure import reference
+    from sadtrt_core.measure import drift as reference
     from sadtrt_core import session as suite
     from sadtrt_core.measure.sensors import Reading
     from sadtrt_core.renderer.config import demo_config

@@ -127,10 +127,10 @@ def test_samples_in_which_the_host_was_slower_than_usual_are_marked_and_kept(mon
 def test_the_hold_follows_what_enqueuing_takes():
     hold = BlockingKernel()
     assert hold.seconds == 0.0, "nothing is known yet"
-    hold.took(60.0)  # The first call compiles.
+    hold.observe(60.0)  # The first call compiles.
     assert hold.seconds == 0.0, "nobody waits a minute"
     for _ in range(3):
-        hold.took(1e-3)
+        hold.observe(1e-3)
     assert 1e-3 < hold.seconds < 2e-3
 
 

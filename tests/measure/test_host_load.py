@@ -62,10 +62,10 @@ def test_the_thread_that_waited_longest_counts(monkeypatch):
     assert waited(monkeypatch, None, None) is None
 
 
-def test_the_yardstick_is_the_slower_of_before_and_after(monkeypatch):
+def test_the_reference_loop_is_the_slower_of_before_and_after(monkeypatch):
     times = [0.30, 0.42]
     monkeypatch.setattr(host_load, "time_reference_loop", lambda: times.pop(0))
-    with HostLoad(lambda: None, lambda: None, yardstick=True) as host:
+    with HostLoad(lambda: None, lambda: None, reference_loop=True) as host:
         pass
     assert (host.yardstick_ms, times) == (0.42, [])
     with HostLoad(lambda: None, lambda: None) as host:

@@ -1,4 +1,4 @@
-"""Coming back to rows, on a clock that only the runners move: order, spacing, what is loaded, and what breaks."""
+"""Interleaved repetitions, on a clock that only the runners move: order, spacing, what is loaded, and what breaks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from sadtrt_core.errors import Unavailable
 from sadtrt_core.measure import host_load, timing
-from sadtrt_core.measure.interleave import Interleaver, RowTiming
+from sadtrt_core.measure.interleave import Interleaver, Repetitions
 from sadtrt_core.measure.sensors import Reading
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, TimingPlan
 from sadtrt_core.plan import precision_named
@@ -30,9 +30,9 @@ PLAN = TimingPlan(
     sample_seconds=0.0,
     samples_min=12,
     samples_max=12,
-    visits=3,
+    repetitions=3,
     apart_seconds=2.0,
-    visit_warmup_calls=1,
+    rewarm_calls=1,
 )
 
 
@@ -58,7 +58,7 @@ class Bench:
         self.log.append((self.now, name, what))
 
     def begins(self, name: str) -> list[float]:
-        return [at for at, who, what in self.log if (who, what) == (name, "visit")]
+        return [at for at, who, what in self.log if (who, what) == (name, "repeat")]
 
     def order(self, what: str) -> list[str]:
         return [who for _, who, did in self.log if did == what]
@@ -81,13 +81,13 @@ class Runner:
         self.bench.now += 0.1
 
 
-class Noted(RowTiming):
-    """Says when it is visited."""
+class Noted(Repetitions):
+    """Says when it is repeated."""
 
-    def visit(self, *arguments: object) -> None:
+    def repeat(self, *arguments: object) -> None:
         runner = self.sampler.runner
-        runner.bench.note(runner.name, "visit")
-        super().visit(*arguments)
+        runner.bench.note(runner.name, "repeat")
+        super().repeat(*arguments)
 
 
 @pytest.fixture
@@ -96,88 +96,88 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(timing, "time", made)
     monkeypatch.setattr(host_load, "read_processor_times", lambda: None)
     monkeypatch.setattr(host_load, "read_waiting_times", lambda: None)
-    monkeypatch.setattr(host_load, "measure_yardstick", lambda: 0.3)
+    monkeypatch.setattr(host_load, "time_reference_loop", lambda: 0.3)
     return made
 
 
-def visits_of(bench: Bench, plan: TimingPlan = PLAN) -> Interleaver:
+def interleaver_of(bench: Bench, plan: TimingPlan = PLAN) -> Interleaver:
     return Interleaver(plan, bench.sleep)
 
 
-def measure(bench: Bench, visits: Interleaver, runner: Runner, plan: TimingPlan = PLAN) -> RowTiming:
+def measure(bench: Bench, interleaver: Interleaver, runner: Runner, plan: TimingPlan = PLAN) -> Repetitions:
     """One row's own test, as the suite has it."""
-    visits.evict(runner)
+    interleaver.evict(runner)
     bench.loaded.add(runner.name)
     bench.most_loaded = max(bench.most_loaded, len(bench.loaded))
     loaded = contextlib.ExitStack()
     loaded.callback(lambda: (bench.loaded.remove(runner.name), bench.note(runner.name, "freed")))
     timed = Noted(runner, plan, Unavailable("none"), clock=bench.perf_counter)
     with loaded:
-        timed.visit()
+        timed.repeat()
         loaded = loaded.pop_all()
 
     def broke(error: Exception) -> None:
         bench.broken.append((runner.name, str(error)))
 
     with loaded:
-        visits.repeat()
-        visits.keep(timed, runner, loaded.pop_all(), lambda: bench.note(runner.name, "told"), broke)
+        interleaver.repeat()
+        interleaver.keep(timed, runner, loaded.pop_all(), lambda: bench.note(runner.name, "told"), broke)
     return timed
 
 
-def test_rows_are_visited_in_turn_seconds_apart_and_few_runners_are_loaded(bench: Bench) -> None:
-    visits = visits_of(bench)
-    rows = {name: measure(bench, visits, Runner(bench, name)) for name in "abcde"}
-    # Each row's own test, and then those that wait, the oldest first; the third visit is the last.
-    assert "".join(bench.order("visit")) == "abacabdbcecd"
-    visits.finish()
+def test_rows_are_repeated_in_turn_seconds_apart_and_few_runners_are_loaded(bench: Bench) -> None:
+    interleaver = interleaver_of(bench)
+    rows = {name: measure(bench, interleaver, Runner(bench, name)) for name in "abcde"}
+    # Each row's own test, and then those that wait, the oldest first; the third repetition is the last.
+    assert "".join(bench.order("repeat")) == "abacabdbcecd"
+    interleaver.finish()
     assert bench.loaded == set()
-    assert bench.most_loaded == PLAN.visits
+    assert bench.most_loaded == PLAN.repetitions
     for name, row in rows.items():
         begins = bench.begins(name)
-        assert len(begins) == PLAN.visits, name
+        assert len(begins) == PLAN.repetitions, name
         assert all(later - earlier >= PLAN.apart_seconds - 1e-9 for earlier, later in itertools.pairwise(begins))
         assert row.latency().visits == (0, 4, 8)
     assert bench.order("freed") == list("abcde")
-    assert bench.order("told").count("a") == PLAN.visits - 1, "told after each visit but the first"
+    assert bench.order("told").count("a") == PLAN.repetitions - 1, "told after each repetition but the first"
 
 
 def test_other_rows_fill_the_time_and_a_row_alone_is_waited_for(bench: Bench) -> None:
-    visits = visits_of(bench)
-    measure(bench, visits, Runner(bench, "alone"))
-    visits.finish()
-    # A first visit takes 8 calls of 0.1 s, later ones 5.
+    interleaver = interleaver_of(bench)
+    measure(bench, interleaver, Runner(bench, "alone"))
+    interleaver.finish()
+    # A first repetition takes 8 calls of 0.1 s, later ones 5.
     assert bench.slept == pytest.approx([1.2, 1.5])
     assert bench.begins("alone") == pytest.approx([0.0, 2.0, 4.0])
     bench.slept.clear()
     near = dataclasses.replace(PLAN, apart_seconds=0.8)
-    visits = visits_of(bench, near)
+    interleaver = interleaver_of(bench, near)
     for name in "abcd":
-        measure(bench, visits, Runner(bench, name), near)
-    assert sum(bench.slept) == 0, "another row's first visit takes as long"
-    visits.close()
+        measure(bench, interleaver, Runner(bench, name), near)
+    assert sum(bench.slept) == 0, "another row's first repetition takes as long"
+    interleaver.close()
 
 
-def test_one_visit_is_one_stretch_and_frees_its_runner_at_once(bench: Bench) -> None:
-    plan = dataclasses.replace(PLAN, visits=1)
-    visits = visits_of(bench, plan)
-    row = measure(bench, visits, Runner(bench, "a"), plan)
+def test_one_repetition_is_one_stretch_and_frees_its_runner_at_once(bench: Bench) -> None:
+    plan = dataclasses.replace(PLAN, repetitions=1)
+    interleaver = interleaver_of(bench, plan)
+    row = measure(bench, interleaver, Runner(bench, "a"), plan)
     assert bench.loaded == set()
     assert (row.latency().visits, len(row.latency().host_ms), bench.slept) == ((0,), 12, [])
 
 
-def test_a_later_visit_that_fails_ends_that_row_only(bench: Bench) -> None:
-    visits = visits_of(bench)
-    measure(bench, visits, Runner(bench, "a", dies_at=10))
-    measure(bench, visits, Runner(bench, "b"))
-    visits.finish()
+def test_a_later_repetition_that_fails_ends_that_row_only(bench: Bench) -> None:
+    interleaver = interleaver_of(bench)
+    measure(bench, interleaver, Runner(bench, "a", dies_at=10))
+    measure(bench, interleaver, Runner(bench, "b"))
+    interleaver.finish()
     assert bench.broken == [("a", "a died")]
     assert (len(bench.begins("a")), len(bench.begins("b"))) == (2, 3)
     assert bench.loaded == set()
 
 
-def test_what_fails_behind_a_visit_is_that_rows_too_and_never_the_running_tests(bench: Bench) -> None:
-    """Telling of the visit, or freeing the runner after the last one, inside another row's test."""
+def test_what_fails_behind_a_repetition_is_that_rows_too_and_never_the_running_tests(bench: Bench) -> None:
+    """Telling of the repetition, or freeing the runner after the last one, inside another row's test."""
 
     def fails(words: str) -> Callable[[], None]:
         def call() -> None:
@@ -185,52 +185,52 @@ def test_what_fails_behind_a_visit_is_that_rows_too_and_never_the_running_tests(
 
         return call
 
-    visits = visits_of(bench)
+    interleaver = interleaver_of(bench)
     for name, telling, freeing in (("a", fails("not told"), lambda: None), ("b", lambda: None, fails("not freed"))):
-        row = RowTiming(Runner(bench, name), PLAN, Unavailable("none"), clock=bench.perf_counter)
-        row.visit()
+        row = Repetitions(Runner(bench, name), PLAN, Unavailable("none"), clock=bench.perf_counter)
+        row.repeat()
         loaded = contextlib.ExitStack()
         loaded.callback(freeing)
         broke = functools.partial(lambda name, error: bench.broken.append((name, str(error))), name)
-        visits.keep(row, row.sampler.runner, loaded, telling, broke)
-    measure(bench, visits, Runner(bench, "c"))
+        interleaver.keep(row, row.sampler.runner, loaded, telling, broke)
+    measure(bench, interleaver, Runner(bench, "c"))
     assert bench.broken == [("a", "not told")]
-    visits.finish()
+    interleaver.finish()
     assert bench.broken == [("a", "not told"), ("b", "not freed")]
-    assert len(bench.begins("c")) == PLAN.visits
+    assert len(bench.begins("c")) == PLAN.repetitions
 
 
-def test_after_an_interrupt_close_frees_what_waits_without_visiting_it(bench: Bench) -> None:
-    visits = visits_of(bench)
+def test_after_an_interrupt_close_frees_what_waits_without_repeating_it(bench: Bench) -> None:
+    interleaver = interleaver_of(bench)
     runner = Runner(bench, "a")
-    measure(bench, visits, Runner(bench, "b"))
+    measure(bench, interleaver, Runner(bench, "b"))
 
     def interrupted() -> None:
         raise KeyboardInterrupt
 
     runner.execute = interrupted
     with pytest.raises(KeyboardInterrupt):
-        measure(bench, visits, runner)
+        measure(bench, interleaver, runner)
     before = len(bench.begins("b"))
     assert bench.loaded == {"b"}
-    visits.close()
+    interleaver.close()
     assert bench.loaded == set()
     assert len(bench.begins("b")) == before
-    visits.finish()
+    interleaver.finish()
     assert len(bench.begins("b")) == before, "nothing waits any more"
 
 
 def test_runners_that_share_what_they_compile_are_never_loaded_together(bench: Bench) -> None:
-    visits = visits_of(bench)
-    measure(bench, visits, Runner(bench, "compiled", one_at_a_time=True))
-    measure(bench, visits, Runner(bench, "eager"))
+    interleaver = interleaver_of(bench)
+    measure(bench, interleaver, Runner(bench, "compiled", one_at_a_time=True))
+    measure(bench, interleaver, Runner(bench, "eager"))
     assert bench.loaded == {"compiled", "eager"}
-    measure(bench, visits, Runner(bench, "compiled too", one_at_a_time=True))
-    assert len(bench.begins("compiled")) == PLAN.visits
+    measure(bench, interleaver, Runner(bench, "compiled too", one_at_a_time=True))
+    assert len(bench.begins("compiled")) == PLAN.repetitions
     events = [(name, what) for _, name, what in bench.log]
-    assert events.index(("compiled", "freed")) < events.index(("compiled too", "visit"))
+    assert events.index(("compiled", "freed")) < events.index(("compiled too", "repeat"))
     assert "compiled too" in bench.loaded
-    visits.close()
+    interleaver.close()
 
 
 def test_compiled_runners_and_clips_made_of_them_are_measured_singly() -> None:
@@ -240,29 +240,29 @@ def test_compiled_runners_and_clips_made_of_them_are_measured_singly() -> None:
     assert TorchCompileRunner(dataclasses.replace(job, stage=STAGES["decode"])).one_at_a_time
 
 
-def test_later_visits_warm_up_briefly(bench: Bench) -> None:
+def test_later_repetitions_warm_up_briefly(bench: Bench) -> None:
     runner = Runner(bench, "a")
-    row = RowTiming(runner, PLAN, Unavailable("none"), clock=bench.perf_counter)
+    row = Repetitions(runner, PLAN, Unavailable("none"), clock=bench.perf_counter)
     warmed = []
-    for _ in range(PLAN.visits):
-        row.visit()
+    for _ in range(PLAN.repetitions):
+        row.repeat()
         warmed.append(row.latency().warmup_calls)
     assert warmed == [4, 5, 6]
     assert row.complete
 
 
-def test_all_visits_of_a_gpu_take_as_many_samples_as_one_stretch_did() -> None:
+def test_all_repetitions_of_a_gpu_take_as_many_samples_as_one_stretch_did() -> None:
     for call_seconds in (0.0005, 0.0024, 0.0048):
-        taken = sum(GPU_PLAN.visit(index).samples(call_seconds) for index in range(GPU_PLAN.visits))
+        taken = sum(GPU_PLAN.repetition(index).samples(call_seconds) for index in range(GPU_PLAN.repetitions))
         assert taken == GPU_PLAN.samples(call_seconds) == 200
-    assert GPU_PLAN.visit(1).samples(0.5) == 16, "fewer would show the gate nothing"
-    assert GPU_PLAN.visit(0).warmup_floor_seconds == 0.1
-    assert (GPU_PLAN.visit(3).warmup_floor_seconds, GPU_PLAN.visit(3).warmup_seconds) == (0.05, 0.05)
-    assert (GPU_PLAN.visits, CPU_PLAN.visits) == (4, 1)
-    assert CPU_PLAN.visit(0) == CPU_PLAN
+    assert GPU_PLAN.repetition(1).samples(0.5) == 16, "fewer would show the gate nothing"
+    assert GPU_PLAN.repetition(0).warmup_floor_seconds == 0.1
+    assert (GPU_PLAN.repetition(3).warmup_floor_seconds, GPU_PLAN.repetition(3).warmup_seconds) == (0.05, 0.05)
+    assert (GPU_PLAN.repetitions, CPU_PLAN.repetitions) == (4, 1)
+    assert CPU_PLAN.repetition(0) == CPU_PLAN
 
 
-def test_telemetry_is_of_all_visits_and_marks_samples_of_the_one_it_disturbed(bench: Bench) -> None:
+def test_telemetry_is_of_all_repetitions_and_marks_samples_of_the_one_it_disturbed(bench: Bench) -> None:
     class Sensors:
         visit = 0
 
@@ -270,18 +270,18 @@ def test_telemetry_is_of_all_visits_and_marks_samples_of_the_one_it_disturbed(be
             return Reading(1500.0 if self.visit == 1 else 1980.0, 3201.0, 50.0, 400.0, 900.0)
 
     sensors = Sensors()
-    row = RowTiming(Runner(bench, "a"), PLAN, sensors, clock=bench.perf_counter)
+    row = Repetitions(Runner(bench, "a"), PLAN, sensors, clock=bench.perf_counter)
 
     def tick() -> float:
         bench.now += 0.002  # A reading never ends just as a sample begins.
         return bench.now - 0.001
 
-    # Read at the visit's begin and end only.
+    # Read at the repetition's begin and end only.
     row.watch._period, row.watch._clock = 1e6, tick
-    for sensors.visit in range(PLAN.visits):
-        row.visit()
+    for sensors.visit in range(PLAN.repetitions):
+        row.repeat()
     seen = row.telemetry()
     assert seen is not None
     assert (seen.sm_clock_mhz[0], seen.sm_clock_mhz[2]) == (1500.0, 1980.0)
-    assert row.latency().disturbed == (4, 5, 6, 7), "the second visit's"
-    assert row.latency().steady is False, "four samples a visit are too few to say"
+    assert row.latency().disturbed == (4, 5, 6, 7), "the second repetition's"
+    assert row.latency().steady is False, "four samples a repetition are too few to say"

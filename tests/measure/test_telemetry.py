@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sadtrt_core.errors import Unavailable
-from sadtrt_core.measure.energy import energy_per_call
+from sadtrt_core.measure.resources import energy_per_call
 from sadtrt_core.measure.sensors import NvmlSensors, Reading, find_sensors, nvml_handle, reason_names
 from sadtrt_core.measure.telemetry import TelemetrySampler
 

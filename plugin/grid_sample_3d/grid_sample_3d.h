@@ -2,16 +2,12 @@
 #ifndef SADTRT_GRID_SAMPLE_3D_H
 #define SADTRT_GRID_SAMPLE_3D_H
 
-#include <stdint.h>
-
-#define SADTRT_PLUGIN_VERSION "1.1.0"
-#define SADTRT_EXPORT __attribute__((visibility("default")))
+#include "../common/library.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum { SADTRT_FLOAT32 = 0, SADTRT_FLOAT16 = 1, SADTRT_BFLOAT16 = 2 };
 enum {
     SADTRT_LINEAR = 0,       /* volume (N, C, D, H, W), output (N*k, C, Do, Ho, Wo) */
     SADTRT_CHANNELS_LAST = 1 /* (N, D, H, W, C rounded up to 8), both 16-byte aligned: TensorRT's kDHWC8 */
@@ -48,9 +44,6 @@ SADTRT_EXPORT int64_t sadtrt_grid_sample_3d_workspace(const SadtrtGridSample3D* 
 /* The same, computed here and now by the host for fp32 in linear layout: only in the host reference library. */
 SADTRT_EXPORT int32_t sadtrt_grid_sample_3d_host(const SadtrtGridSample3D* problem, char* message,
                                                  int64_t message_size);
-
-/* "1.1.0 kernel", or with an adaptor "1.1.0 trt8.6.0", "1.1.0 trt10.13.3", "1.1.0 rtx1.7.1". */
-SADTRT_EXPORT const char* sadtrt_plugin_version(void);
 
 #ifdef __cplusplus
 }

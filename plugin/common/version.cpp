@@ -1,7 +1,7 @@
 // The version string of a library: its own, and that of the TensorRT headers it was built with, if any.
 //
 // The text before it lets sadtrt_core/engine/plugin.py read the version from the file without loading the library.
-#include "grid_sample_3d.h"
+#include "library.h"
 
 #define SADTRT_TEXT_OF(value) #value
 #define SADTRT_TEXT(value) SADTRT_TEXT_OF(value)

@@ -1,17 +1,13 @@
-"""Random sampling cases and what a result may differ by, for the host tests and for check_on_gpu.py alike."""
+"""Random sampling cases and what a result may differ by, for the host tests and for check.py alike."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from sadtrt_core.engine.sampling_kernel import SamplingMode
+from sadtrt_core.sampling.kernel import SamplingMode
 
 SPECIAL_COORDINATES = (
     *(-1.0, 1.0, 0.0, -0.0, 0.5, -0.5, 3.0, -3.0, 1e-30, -1e-30, 0.99999994, -0.99999994, 1.0000001, -1.0000001),
@@ -92,14 +88,6 @@ def random_cases(
     """count cases that go through all modes and, mode by mode, through the types."""
     for seed in range(count):
         yield random_case(seed, dtypes[(seed // len(MODES)) % len(dtypes)], most_voxels, most_points, device)
-
-
-def to_channels_last(volume: torch.Tensor) -> torch.Tensor:
-    """(N, C, ...) as (N, ..., C rounded up to 8): the kernel's channels-last layout, TensorRT's kDHWC8."""
-    channels = volume.shape[1]
-    padded = volume.new_zeros((volume.shape[0], *volume.shape[2:], -(-channels // 8) * 8))
-    padded[..., :channels] = volume.movedim(1, -1)
-    return padded
 
 
 def reference(case: Case) -> torch.Tensor:

@@ -1,13 +1,39 @@
-"""Energy of one call: the stage back to back for a while, between two steps of the GPU's own energy counter."""
+"""What a loaded runner takes: device memory, as the driver sees it, and the energy of one call."""
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
+
+import torch
 
 from sadtrt_core.errors import Unavailable
 from sadtrt_core.measure.sensors import Sensors
 from sadtrt_core.runners.base import StageRunner
+
+
+def device_memory_used(device: torch.device) -> float | None:
+    """MB (1e6 bytes) in use on the whole device, None on a CPU. Cached blocks of PyTorch count: they are taken."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    free, total = torch.cuda.mem_get_info(device)
+    return (total - free) / 1e6
+
+
+def device_memory_free_of_leftovers(device: torch.device) -> float | None:
+    """`device_memory_used` after giving back what earlier runners left cached, so that the next one pays for itself.
+
+    Runners that are still loaded keep what they hold; the difference to later is the next one's as long as none of them
+    runs in between. Only gaps that PyTorch cannot give back, in its blocks of 2 and 20 MB that others hold a part of,
+    may be filled without being counted.
+    """
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+    return device_memory_used(device)
+
 
 ENERGY_SECONDS = 0.5
 LONGEST_SECONDS = 3.0

@@ -1,6 +1,5 @@
 // Chooses and launches the GridSample3D kernel for one problem: the C interface of grid_sample_3d.h.
-#include <cuda_runtime.h>
-
+#include "../common/launch.h"
 #include "packed_volume.cuh"
 #include "problem_check.h"
 
@@ -90,44 +89,6 @@ bool packing_pays(const SadtrtGridSample3D& problem, int64_t points, int64_t vox
     return points_a_voxel >= 4 ? problem.channels >= 3
                                : points_a_voxel >= 1 && problem.channels % packed_width(problem) == 0 &&
                                      packed_width(problem) == 8;
-}
-
-// Whether a kernel may begin before the one ahead of it has ended, captured CUDA graphs included.
-bool kernels_may_overlap() {
-    int device = 0;
-    int major = 0;
-    int driver = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9 &&
-           cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 12030;
-}
-
-struct Launch {
-    Kernel kernel;
-    dim3 grid, block;
-    bool overlaps;  // it may begin before the kernel ahead of it has ended, and waits for it by itself
-};
-
-int32_t queue(const Launch& launch, Sampling& sampling, void* stream, char* message, int64_t message_size) {
-    void* arguments[] = {&sampling};
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = launch.grid;
-    config.blockDim = launch.block;
-    config.stream = static_cast<cudaStream_t>(stream);
-    config.attrs = &attribute;
-    config.numAttrs = launch.overlaps ? 1 : 0;
-    const cudaError_t error =
-        cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(launch.kernel), arguments);
-    if (error == cudaSuccess) {
-        return 0;
-    }
-    cudaGetLastError();  // the error is reported here; it must not surface at somebody else's next call
-    refuse(message, message_size, "GridSample3D: the kernel could not be launched: %s (%s)",
-           cudaGetErrorString(error), cudaGetErrorName(error));
-    return static_cast<int32_t>(error);
 }
 
 int32_t refuse_launch(int64_t channels, int64_t points, const char* what, char* message, int64_t message_size) {
@@ -231,12 +192,12 @@ extern "C" int32_t sadtrt_grid_sample_3d(const SadtrtGridSample3D* problem, void
         }
         const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(groups),
                         static_cast<unsigned>(problem->volume_batch));
-        const Launch pack = {way.pack, grid, dim3(kThreads), overlaps};
-        if (const int32_t failed = queue(pack, sampling, stream, message, message_size)) {
+        const Launch<Sampling> pack = {way.pack, grid, dim3(kThreads), overlaps};
+        if (const int32_t failed = queue("GridSample3D", pack, sampling, stream, message, message_size)) {
             return failed;
         }
     }
-    Launch launch = {way.sample, dim3(), dim3(kThreads), overlaps};
+    Launch<Sampling> launch = {way.sample, dim3(), dim3(kThreads), overlaps};
     if (channels_last) {
         launch.block.x = static_cast<unsigned>(channels < 32 * kChunk ? channels / kChunk : 32);
         launch.block.y = kThreads / launch.block.x;
@@ -251,7 +212,7 @@ extern "C" int32_t sadtrt_grid_sample_3d(const SadtrtGridSample3D* problem, void
         const int64_t samples = problem->grid_batch - first;
         sampling.first_sample = static_cast<uint32_t>(first);
         launch.grid.z = static_cast<unsigned>(samples < kLargestGridYZ ? samples : kLargestGridYZ);
-        if (const int32_t failed = queue(launch, sampling, stream, message, message_size)) {
+        if (const int32_t failed = queue("GridSample3D", launch, sampling, stream, message, message_size)) {
             return failed;
         }
     }

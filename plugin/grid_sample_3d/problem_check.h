@@ -1,22 +1,12 @@
 // Refuses an ill-formed sampling problem with one sentence; shared by the GPU launcher and the host reference.
 #pragma once
 
-#include <cstdio>
-
+#include "../common/refuse.h"
 #include "grid_sample_3d.h"
 
 namespace sadtrt {
 
 constexpr double kMostElements = 1e17;  // of a tensor: 64-bit offsets in bytes stay far below 2^63
-
-// Writes a sentence if there is room for one; returns 1, for "return refuse(...)".
-template <typename... Arguments>
-int32_t refuse(char* message, int64_t message_size, const char* format, Arguments... arguments) {
-    if (message != nullptr && message_size > 0) {
-        std::snprintf(message, static_cast<size_t>(message_size), format, arguments...);
-    }
-    return 1;
-}
 
 // 0 when the problem can be launched. Sizes of zero are allowed in the output only, as in PyTorch.
 inline int32_t check_problem(const SadtrtGridSample3D& problem, char* message, int64_t message_size) {

@@ -1,13 +1,12 @@
-"""Check and time the GridSample3D kernel on the GPU of this machine; needs torch and nvcc, no TensorRT.
+"""Check the GridSample3D kernel on the GPU of this machine; needs torch and nvcc, no TensorRT.
 
-    python3 plugin/check_on_gpu.py --build --out results/grid-sample        # about a minute on an H200
-    compute-sanitizer python3 plugin/check_on_gpu.py --quick --cases 80     # correctness alone, small cases
-    python3 plugin/check_on_gpu.py --table results/grid-sample/grid_sample_check.json     # as Markdown; no GPU
+    python3 plugin/grid_sample_3d/check.py --build --out results/grid-sample        # about a minute on an H200
+    compute-sanitizer python3 plugin/grid_sample_3d/check.py --quick --cases 80     # small cases
 
 Every case is compared with torch.nn.functional.grid_sample in fp64 on the same GPU; --quick computes that on the CPU
 and allocates every tensor by itself, so that under compute-sanitizer hardly anything but the kernel is watched and no
-access beyond a tensor goes unseen. Writes grid_sample_check.json into --out and prints the tables.
-Exit status: 0 all right, 1 a case failed or a time misses its target, 2 nothing could run.
+access beyond a tensor goes unseen. Writes grid_sample_check.json into --out.
+Exit status: 0 all right, 1 a case failed, 2 nothing could run.
 """
 
 from __future__ import annotations
@@ -19,23 +18,19 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from kernel_calls import call, empty_output, workspace_for
-from sampling_cases import MODES, Case, compared_points, random_cases, reference, to_channels_last, worst_excess
-from sampling_timing import SHAPES, Timing, time_shape
-from sampling_verdict import judge_times, markdown_table, print_times
+from cases import MODES, Case, compared_points, random_cases, reference, worst_excess
 
-from sadtrt_core.engine.plugin_build import build_kernel
-from sadtrt_core.engine.plugin_library import BUILD_FOLDER
-from sadtrt_core.engine.sampling_kernel import SamplingKernel, SamplingMode
+from sadtrt_core.engine.plugin import BUILD_FOLDER
+from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel
 from sadtrt_core.errors import UserError
-from sadtrt_core.sampling.device_times import copy_rate
+from sadtrt_core.sampling.kernel import KernelLaunch, SamplingKernel, SamplingMode
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 GROUPS = (0, 4, 8, 16)
@@ -54,36 +49,25 @@ class Way:
         return " ".join([*parts, *(["64-bit offsets"] if self.wide_offsets else [])])
 
 
-WAYS = (Way("linear"), Way("linear", "always"), Way("channels_last"))
+PACKED = Way("linear", "always")
+WAYS = (Way("linear"), PACKED, Way("channels_last"))
 EVERY_WAY = (*WAYS, *(Way(way.layout, way.packing, wide_offsets=True) for way in WAYS))
 
 
-def run_case(kernel: SamplingKernel, case: Case, way: Way, group: int = 0) -> torch.Tensor:
-    """The kernel's output as (N*k, C, Do, Ho, Wo) on the case's own device, whatever the layout.
-
-    The kernel's own tensors come to the GPU by copies, so that no other kernel has to run for a case of the CPU.
-    """
-    channels = case.volume.shape[1]
-    laid_out = case.volume if way.layout == "linear" else to_channels_last(case.volume)
-    output = empty_output(laid_out, case.grid, way.layout).cuda()
-    volume, grid = laid_out.cuda(), case.grid.cuda()
-    workspace = workspace_for(kernel, volume, grid, case.mode) if way.packing != "never" else None
-    call(
-        kernel,
-        volume,
-        grid,
-        output,
-        case.mode,
-        way.layout,
-        channels,
-        group,
-        way.wide_offsets,
-        workspace,
-        way.packing,
+def launch_of(
+    kernel: SamplingKernel, case: Case, way: Way, group: int = 0, workspace: torch.Tensor | None = None
+) -> KernelLaunch:
+    """The case on the GPU. Its tensors come there by copies: no other kernel has to run for a case of the CPU."""
+    return KernelLaunch(
+        kernel, case.volume, case.grid, case.mode, way.layout, way.packing, way.wide_offsets, group, workspace, "cuda"
     )
+
+
+def run_case(kernel: SamplingKernel, case: Case, way: Way, group: int = 0) -> torch.Tensor:
+    """The kernel's output as (N*k, C, Do, Ho, Wo) on the case's own device, whatever the layout."""
+    output = launch_of(kernel, case, way, group)()
     torch.cuda.synchronize()
-    output = output.to(case.volume.device)
-    return output if way.layout == "linear" else output[..., :channels].movedim(-1, 1)
+    return output.to(case.volume.device)
 
 
 def check_random(kernel: SamplingKernel, count: int, quick: bool) -> tuple[dict[str, float], list[str]]:
@@ -157,117 +141,87 @@ def check_infinite_features(kernel: SamplingKernel, device: str) -> list[str]:
     return failed
 
 
-def _shared_volume(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-    volume = torch.randn((1, 4, 16, 64, 64)).half()
-    return volume.cuda(), (torch.rand((samples, 8, 32, 32, 3)) * 2 - 1).cuda()
+def _shared_volumes() -> list[Case]:
+    shapes = (1, 4, 16, 64, 64), (16, 8, 32, 32, 3)
+    return [Case(torch.randn(shapes[0]).half(), torch.rand(shapes[1]) * 2 - 1, SamplingMode()) for _ in range(2)]
 
 
 def check_streams(kernel: SamplingKernel) -> list[str]:
     """The same numbers from two streams at once, each with a workspace of its own, as from one."""
-    mode, way = SamplingMode(), Way("linear", "always")
-    pairs = [_shared_volume(16) for _ in range(2)]
-    plain = [run_case(kernel, Case(volume, grid, mode), way) for volume, grid in pairs]
-    outputs = [torch.empty_like(output) for output in plain]
-    workspaces = [workspace_for(kernel, volume, grid, mode) for volume, grid in pairs]
+    cases = _shared_volumes()
+    expected = [run_case(kernel, case, PACKED) for case in cases]
+    launches = [launch_of(kernel, case, PACKED) for case in cases]
     streams = [torch.cuda.Stream(), torch.cuda.Stream()]
     torch.cuda.synchronize()
     for _ in range(20):
-        for stream, (volume, grid), output, workspace in zip(streams, pairs, outputs, workspaces, strict=True):
+        for stream, launch in zip(streams, launches, strict=True):
             with torch.cuda.stream(stream):
-                call(kernel, volume, grid, output, mode, workspace=workspace, packing="always")
+                launch()
     torch.cuda.synchronize()
-    same = all(torch.equal(output.cpu(), want.cpu()) for output, want in zip(outputs, plain, strict=True))
+    same = all(torch.equal(launch.samples.cpu(), want) for launch, want in zip(launches, expected, strict=True))
     return [] if same else ["two streams at once gave other numbers than one"]
 
 
 def check_graph(kernel: SamplingKernel) -> list[str]:
     """The same numbers from a replayed CUDA graph, in which two samplings share a workspace."""
-    mode, way = SamplingMode(), Way("linear", "always")
     failed = []
-    pairs = [_shared_volume(16) for _ in range(2)]
-    plain = [run_case(kernel, Case(volume, grid, mode), way) for volume, grid in pairs]
-    captured = [empty_output(volume, grid) for volume, grid in pairs]
-    workspace = workspace_for(kernel, *pairs[0], mode)
+    cases = _shared_volumes()
+    expected = [run_case(kernel, case, PACKED) for case in cases]
+    first = launch_of(kernel, cases[0], PACKED)
+    launches = (first, launch_of(kernel, cases[1], PACKED, workspace=first.workspace))
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for (volume, grid), output in zip(pairs, captured, strict=True):
-            call(kernel, volume, grid, output, mode, workspace=workspace, packing="always")
-    if not all(output.isnan().all() for output in captured):
+        for launch in launches:
+            launch()
+    if not all(launch.samples.isnan().all() for launch in launches):
         failed.append("capturing a CUDA graph ran the kernel")
     for _ in range(20):
         graph.replay()
     torch.cuda.synchronize()
-    if not all(torch.equal(output, want) for output, want in zip(captured, plain, strict=True)):
+    if not all(torch.equal(launch.samples.cpu(), want) for launch, want in zip(launches, expected, strict=True)):
         failed.append("a replayed CUDA graph gave other numbers")
     return failed
 
 
-def print_table(path: Path) -> int:
-    """Print the table of a report that an earlier run wrote; 2, with a sentence, where it is none."""
-    try:
-        report = json.loads(path.read_text())
-        rows = [Timing(**row) for row in report["times"]]
-        table = markdown_table(rows, report["copy_bytes_per_second"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"check_on_gpu: {path} is no grid_sample_check.json of this version ({error!r})", file=sys.stderr)
-        return 2
-    print(table)
-    return 0
+def open_kernel(library: Path, build: bool) -> SamplingKernel:
+    """The kernel library, built for this GPU first where asked. Raises PluginError, or OSError where it cannot load."""
+    has_gpu = torch.cuda.is_available()
+    if build:
+        capability = torch.cuda.get_device_capability() if has_gpu else (9, 0)
+        library = build_kernel(BUILD_FOLDER, ["{}{}".format(*capability)])
+        print(f"built {library}")
+    if not has_gpu:
+        raise UserError("PyTorch sees no GPU on this machine, so nothing was checked")
+    return SamplingKernel(library)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--build", action="store_true", help="build the kernel library with nvcc first")
-    parser.add_argument("--library", type=Path, default=BUILD_FOLDER / "libsadtrt_grid_sample_kernel.so")
+    parser.add_argument("--library", type=Path, default=BUILD_FOLDER / KERNEL_LIBRARY)
     parser.add_argument("--out", type=Path, default=None, help="folder for grid_sample_check.json")
     parser.add_argument("--cases", type=int, default=2400, help="random cases, each in every layout")
-    parser.add_argument("--quick", action="store_true", help="small cases and no timing, for compute-sanitizer")
-    parser.add_argument("--table", type=Path, default=None, help="print a grid_sample_check.json as Markdown, and end")
+    parser.add_argument("--quick", action="store_true", help="small cases, for compute-sanitizer")
     arguments = parser.parse_args()
-    if arguments.table is not None:
-        return print_table(arguments.table)
     if arguments.quick:
         # Before the first allocation: else tensors are parts of large blocks, and accesses beyond them pass unseen.
         os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
-    has_gpu = torch.cuda.is_available()
-    if arguments.build:
-        try:
-            capability = torch.cuda.get_device_capability() if has_gpu else (9, 0)
-            arguments.library = build_kernel(BUILD_FOLDER, ["{}{}".format(*capability)])
-        except UserError as error:
-            print(f"check_on_gpu: {error}", file=sys.stderr)
-            return 2
-        print(f"built {arguments.library}")
-    if not has_gpu:
-        print("check_on_gpu: PyTorch sees no GPU on this machine, so nothing was checked", file=sys.stderr)
-        return 2
     try:
-        kernel = SamplingKernel(arguments.library)
+        kernel = open_kernel(arguments.library, arguments.build)
+    except UserError as error:
+        print(f"check: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
-        print(f"check_on_gpu: the kernel library cannot be loaded ({error}): run with --build", file=sys.stderr)
+        print(f"check: the kernel library cannot be loaded ({error}): run with --build", file=sys.stderr)
         return 2
 
     started = time.monotonic()
     worst, failed = check_random(kernel, arguments.cases, arguments.quick)
     failed += check_special(kernel, arguments.quick)
-    print(
-        f"{arguments.cases} random cases in every layout, {time.monotonic() - started:.1f} s; worst share of the bound:"
-    )
+    print(f"{arguments.cases} random cases in every layout; worst share of the bound:")
     for key, share in sorted(worst.items()):
         print(f"  {key:40} {share:.4f}")
-
-    rows: list[Timing] = []
-    rate = 0.0
-    if not arguments.quick:
-        torch.cuda.empty_cache()
-        device = torch.device("cuda")
-        rate = copy_rate(device)
-        for shape in SHAPES:
-            for dtype in (torch.float32, torch.float16):
-                rows += time_shape(kernel, shape, dtype, device, every_group="256 px" in shape.name)
-        print_times(rows, rate)
-        failed += judge_times(rows)
     for line in failed:
         print(f"FAILED {line}")
     print("all right" if not failed else f"{len(failed)} failures", f"({time.monotonic() - started:.1f} s)")
@@ -279,8 +233,6 @@ def main() -> int:
             "kernel": kernel.version,
             "cases": arguments.cases,
             "worst_share_of_bound": worst,
-            "copy_bytes_per_second": rate,
-            "times": [asdict(row) for row in rows],
             "failed": failed,
         }
         (arguments.out / "grid_sample_check.json").write_text(json.dumps(report, indent=1) + "\n")

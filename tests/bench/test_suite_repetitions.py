@@ -18,32 +18,32 @@ THREE_VISITS = """
     import os
     import pytest
     import torch
-    from sadtrt_core.measure import reference
+    from sadtrt_core.measure import drift as reference
     from sadtrt_core import session as suite
     from sadtrt_core.measure.timing import TimingPlan
-    from sadtrt_core.measure.interleave import RowTiming, Interleaver
+    from sadtrt_core.measure.interleave import Repetitions, Interleaver
     from sadtrt_core.renderer.config import demo_config
     from sadtrt_core.renderer.seeded import seeded_renderer
     from sadtrt_core.runners.pytorch import PyTorchRunner
 
     patch = pytest.MonkeyPatch()
-    PLAN = TimingPlan(2, 0.0, 0.0, 12, 12, visits=3, apart_seconds=0.1, visit_warmup_calls=1)
+    PLAN = TimingPlan(2, 0.0, 0.0, 12, 12, repetitions=3, apart_seconds=0.1, rewarm_calls=1)
 
     def pytest_configure(config):
         patch.setattr(suite, "choose_weights", lambda *_, **__: seeded_renderer(demo_config()))
         patch.setattr(suite, "CPU_PLAN", PLAN)
-        visit, deactivate = RowTiming.visit, PyTorchRunner.deactivate
+        repeat, deactivate = Repetitions.repeat, PyTorchRunner.deactivate
 
         def breaking(self, *arguments):
-            if os.environ.get("BREAKS") == f"{self.sampler.runner.job.batch} {self.visits + 1}":
+            if os.environ.get("BREAKS") == f"{self.sampler.runner.job.batch} {self.done + 1}":
                 breaks()
-            visit(self, *arguments)
+            repeat(self, *arguments)
 
         def freed(self):
             print("freed", self.job.batch)
             deactivate(self)
 
-        patch.setattr(RowTiming, "visit", breaking)
+        patch.setattr(Repetitions, "repeat", breaking)
         patch.setattr(PyTorchRunner, "deactivate", freed)
 
         if os.environ.get("DRIFT"):
@@ -55,7 +55,7 @@ THREE_VISITS = """
                 init(self, *arguments)
 
             def render(self, runner, items):
-                print("drift of the generator,", len(made[0]._waiting), "wait")
+                print("drift of the generator,", made[0].waiting, "wait")
                 return torch.full((len(items), 3, 64, 64), 0.5)
 
             patch.setattr(Interleaver, "__init__", noted)
