@@ -15,6 +15,7 @@ from sadtrt_core.config import RunConfig, default_cache
 from sadtrt_core.errors import UserError
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.progress import ConsoleReporter
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.renderer.standin import WEIGHTS_HELP
 
@@ -170,7 +171,7 @@ def _make_suite(config: pytest.Config) -> Any:
             flush_l2=option("flush_l2"),
             precisions=tuple(option("precision") or ()),
         ),
-        say=Console(stderr=True).print,
+        report=ConsoleReporter(Console(stderr=True)),
     )
 
 

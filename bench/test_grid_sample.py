@@ -57,7 +57,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _setting(suite: Session, shape: SamplingShape, features: ComputeType) -> Setting:
     options = BuildOptions(optimization_level=suite.options.optimization_level)
-    return Setting(shape, TORCH_TYPES[features], suite.device, suite.options.cache, options, suite.say)
+    return Setting(shape, TORCH_TYPES[features], suite.device, suite.options.cache, options, suite.report)
 
 
 @pytest.fixture(scope="module")

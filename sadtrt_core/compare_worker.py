@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from rich.console import Console
 
 import sadtrt_core
 
@@ -19,6 +20,7 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
     from sadtrt_core.compare.side import Conditions, Side
     from sadtrt_core.compare.sides import LocalSide, local_side
     from sadtrt_core.errors import BuildError
+    from sadtrt_core.progress import ConsoleReporter
 
     def answer(content: dict[str, Any]) -> None:
         print(json.dumps(content), file=answers, flush=True)
@@ -40,7 +42,7 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
     asked = json.loads(questions.readline())
     try:
         side, conditions = Side(**asked["side"]), Conditions(**asked["conditions"])
-        suite = conditions.suite(lambda line: print(line, file=sys.stderr))
+        suite = conditions.suite(ConsoleReporter(Console(stderr=True)))
         with local_side(side, conditions, suite) as contestant:
             take_turns(contestant, asked.get("benchmark_version") == BENCHMARK_VERSION)
     except (ValueError, TypeError, BuildError, OSError) as error:

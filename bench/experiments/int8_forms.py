@@ -1,4 +1,4 @@
-"""Forms of the int8 generator: what is quantised, and what might keep TensorRT 8.6 from rewriting it."""
+"""Forms of the int8 generator: what is quantized, and what might keep TensorRT 8.6 from rewriting it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sadtrt_core.case import GridSample
 from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.pipeline import cached_export, typed_graph
-from sadtrt_core.graph.typed import quantised_nodes
+from sadtrt_core.graph.typed import quantized_nodes
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import INT8, PRECISIONS, Precision, Quantization
 from sadtrt_core.records.schema import Drift
@@ -29,7 +29,7 @@ REFERENCE = "fp16-mixed"
 
 @dataclass(frozen=True)
 class Form:
-    """One engine to try; `quantise` None is fp16-mixed itself.
+    """One engine to try; `quantize` None is fp16-mixed itself.
 
     `equal_scales` gives what convolutions of one tensor make one range, the largest of theirs. `shows_blocks` makes
     the decoder's blocks outputs, so that the engine's can be compared with those of the types alone; writing them takes
@@ -50,9 +50,9 @@ def _decoder(*nodes: str, excluded: tuple[str, ...] = ()) -> Quantization:
     return Quantization("int8", tuple(f"/decoder/{node}" for node in nodes), excluded)
 
 
-#: Spared at the end: nothing of what is read at the full size is quantised, so no spared convolution reads it beside.
+#: Spared at the end: nothing of what is read at the full size is quantized, so no spared convolution reads it beside.
 _LAST = ("/decoder/conv_img/*", "/decoder/up_1/*", "/decoder/up_0/conv_?/*")
-#: The decoder without what eight bits show most, and what modulates that: siblings that 8.6 may merge are quantised.
+#: The decoder without what eight bits show most, and what modulates that: siblings that 8.6 may merge are quantized.
 _WIDE = _decoder(
     "*",
     excluded=tuple(
@@ -72,7 +72,7 @@ FORMS: dict[str, Form] = {
         _decoder("G_middle_0/conv_0/*"),
         shows_blocks=True,
     ),
-    "wide": Form("most of the decoder: siblings that 8.6 may merge are quantised", _WIDE),
+    "wide": Form("most of the decoder: siblings that 8.6 may merge are quantized", _WIDE),
     "wide, equal scales": Form("convolutions that are merged need one scale only", _WIDE, equal_scales=True),
     "up_1 spared, equal scales": Form(
         "nor is a tensor read by both kinds", _decoder("*", excluded=_LAST), equal_scales=True
@@ -88,7 +88,7 @@ def form_graph(suite: Session, form: Form, grid_sample: GridSample) -> bytes:
         calibration = suite.calibration
         if form.equal_scales:
             exported = cached_export(suite.renderer, GENERATOR, OPSET, cache)
-            calibration = equal_ranges(exported, quantised_nodes(exported, form.precision), calibration)
+            calibration = equal_ranges(exported, quantized_nodes(exported, form.precision), calibration)
     graph = typed_graph(suite.renderer, GENERATOR, form.precision, grid_sample, cache, calibration)
     if not form.shows_blocks:
         return graph
@@ -145,16 +145,16 @@ def measure_frames(suite: Session, pictures: Tensor) -> Drift:
 
 
 def convolution_names(suite: Session, form: Form) -> tuple[frozenset[str], frozenset[str]]:
-    """Names of the generator's convolutions, and of those that the form quantises."""
+    """Names of the generator's convolutions, and of those that the form quantizes."""
     exported = cached_export(suite.renderer, GENERATOR, OPSET, suite.options.cache)
     every = frozenset(node.name for node in exported.graph.node if node.op_type == "Conv")
-    return every, quantised_nodes(exported, form.precision)
+    return every, quantized_nodes(exported, form.precision)
 
 
 def equal_ranges(model: onnx.ModelProto, quantized: Collection[str], calibration: Calibration) -> Calibration:
-    """One range, the largest, for the quantised results of quantised convolutions that read the same tensor.
+    """One range, the largest, for the quantized results of quantized convolutions that read the same tensor.
 
-    `model` is the fp32 graph. Results count that a Relu alone reads, and behind it only quantised convolutions.
+    `model` is the fp32 graph. Results count that a Relu alone reads, and behind it only quantized convolutions.
     """
     readers = _readers(model)
     groups: dict[str, list[str]] = {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import functools
 from pathlib import Path
 
+from rich.console import Console
+
 from sadtrt_core.config import RunConfig, default_cache
+from sadtrt_core.progress import ConsoleReporter
 from sadtrt_core.session import Session
 
 ROOT = Path(__file__).parents[2]
@@ -40,5 +42,5 @@ def make_session(options: argparse.Namespace, device: str = "cuda", frames: int 
             jobs=1,
             optimization_level=options.optimization_level,
         ),
-        say=functools.partial(print, flush=True),
+        report=ConsoleReporter(Console()),
     )

@@ -19,7 +19,7 @@ from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.ort_options import session_options
 from sadtrt_core.graph.rounding import explicit_rounding
-from sadtrt_core.graph.split_k import parted_weights
+from sadtrt_core.graph.split_k import split_weights
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.precision import PRECISIONS, Precision
 
@@ -108,7 +108,7 @@ class DeviceCandidates(Candidates):
         Not those that a precision may part: they have to be the graph's own (graph/split_k.py).
         """
         constants_to_initializers(model)
-        parted, kept = parted_weights(model), []
+        parted, kept = split_weights(model), []
         for tensor in model.graph.initializer:
             small = tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < _LARGE_WEIGHT
             if small or tensor.name in parted:

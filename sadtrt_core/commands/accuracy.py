@@ -73,7 +73,7 @@ def drift(
     from sadtrt_core.accuracy.engines import engine_losses, prepare_engines
     from sadtrt_core.accuracy.findings import DriftReport, EngineReport, SumsReport
     from sadtrt_core.accuracy.tables import engine_renderables, renderables, sums_renderables
-    from sadtrt_core.progress import shown_progress
+    from sadtrt_core.progress import ConsoleReporter, shown_progress
     from sadtrt_core.session import Session
 
     found: DriftReport | EngineReport | SumsReport
@@ -84,7 +84,7 @@ def drift(
         options = make_session(
             size, weights, checkpoint, device, grid_sample, cache, optimization_level, jobs, source_image
         ).options
-        suite = Session(replace(options, frames=frames, results=results), say=errors.print)
+        suite = Session(replace(options, frames=frames, results=results), report=ConsoleReporter(errors))
         complete = True
         if engines:
             prepare_engines(suite, precision, errors)

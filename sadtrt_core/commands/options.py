@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from sadtrt_core.config import RunConfig, default_cache
 from sadtrt_core.errors import BuildError
+from sadtrt_core.progress import ConsoleReporter
 
 if TYPE_CHECKING:
     from sadtrt_core.session import Session
@@ -72,5 +73,5 @@ def make_session(
             jobs=jobs,
             optimization_level=optimization_level,
         ),
-        say=errors.print,
+        report=ConsoleReporter(errors),
     )

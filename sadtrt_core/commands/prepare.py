@@ -100,8 +100,8 @@ def fit(
     """Fit stand-in weights, so that drift says something without SadTalker's checkpoint (three minutes on an H200)."""
     import torch
 
+    from sadtrt_core.progress import ConsoleReporter
     from sadtrt_core.renderer.fit import FitPlan
-    from sadtrt_core.renderer.fit_display import shown_fit
     from sadtrt_core.renderer.preview import save_preview
     from sadtrt_core.renderer.standin import DEMO_FILE, fit_standin, fitted_file, load_standin
 
@@ -110,9 +110,9 @@ def fit(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     target = out or (DEMO_FILE if demo else fitted_file(cache or default_cache(), size, seed))
     plan = FitPlan(seconds=seconds, seed=seed, batch=batch, steps=steps)
-    with one_sentence(), shown_fit(console) as show:
+    with one_sentence(), ConsoleReporter(console) as report:
         fitted = fit_standin(
-            size, demo=demo, plan=plan, portraits=portrait or [], out=target, device=device, report=show
+            size, demo=demo, plan=plan, portraits=portrait or [], out=target, device=device, report=report
         )
         renderer = load_standin(target, "demo" if demo else "fitted", size)
         if preview is not None:

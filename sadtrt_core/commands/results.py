@@ -95,6 +95,7 @@ def compare(
 
     from sadtrt_core.compare.compare import compare_sides
     from sadtrt_core.compare.side import Conditions, Side
+    from sadtrt_core.progress import ConsoleReporter
 
     outcomes = []
     with one_sentence():
@@ -116,7 +117,7 @@ def compare(
                 cache=str((cache or default_cache()).resolve()),
                 optimization_level=optimization_level,
             )
-            found = compare_sides(*sides, conditions, checkout, seconds, errors.print)
+            found = compare_sides(*sides, conditions, checkout, seconds, ConsoleReporter(errors))
             outcome = found.latency
             low, high = outcome.interval.low, outcome.interval.high
             figures = (f"{outcome.a_ms:.4g}", f"{outcome.b_ms:.4g}", f"{outcome.ratio:.4f}", f"{low:.4f} to {high:.4f}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from sadtrt_core import stats
 from sadtrt_core.compare.side import Conditions, Side
 from sadtrt_core.compare.sides import Sampler, Samples, local_side, remote_side
 from sadtrt_core.measure.drift import measure_drift
+from sadtrt_core.progress import Reporter
 from sadtrt_core.records.measurements import Drift
 
 CONFIDENCE = 0.95
@@ -120,10 +120,10 @@ class Comparison:
 
 
 def compare_sides(
-    a: Side, b: Side, conditions: Conditions, checkout: Path | None, seconds: float, say: Callable[[str], None]
+    a: Side, b: Side, conditions: Conditions, checkout: Path | None, seconds: float, report: Reporter
 ) -> Comparison:
     """Compare `a` with `b`; with a `checkout`, B runs in that checkout. ValueError where a side cannot run."""
-    suite = conditions.suite(say)
+    suite = conditions.suite(report)
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(local_side(a, conditions, suite))
         other: Sampler
@@ -132,17 +132,17 @@ def compare_sides(
         else:
             other = remote = stack.enter_context(remote_side(b, conditions, checkout))
             if not remote.times_alike and suite.device.type == "cuda":
-                say(f"{checkout} takes device times in another way: host times are compared")
+                report.log(f"{checkout} takes device times in another way: host times are compared")
         latency = compare_in_turn(here, other, seconds)
         pictures = None
         if conditions.stage == "generator" and suite.drift_is_meaningful:
-            pictures = _pictures(here, other, a.label(), say)
+            pictures = _pictures(here, other, a.label(), report)
     return Comparison(latency, pictures)
 
 
-def _pictures(here: Sampler, other: Sampler, name: str, say: Callable[[str], None]) -> Drift | None:
+def _pictures(here: Sampler, other: Sampler, name: str, report: Reporter) -> Drift | None:
     frames, others = here.render(), other.render()
     if frames is None or others is None:
-        say("pictures are not compared: the other checkout is too old to hand them over")
+        report.log("pictures are not compared: the other checkout is too old to hand them over")
         return None
     return measure_drift(frames, others, reference_name=name)

@@ -2,76 +2,48 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from sadtrt_core.case import GridSample
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.cache import Key, stored_engine
+from sadtrt_core.engine.job import parse_file_name
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
-from sadtrt_core.errors import EngineRefused
+from sadtrt_core.errors import EngineRefused, Unavailable, UserError
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.tensorrt import TensorRTRunner, tensorrt_absence
 
-_NAME = re.compile(
-    r"(?P<stage>[a-z]+)-(?P<precision>.+)-(?P<grid>plugin|native|builtin)-b(?P<batch>\d+)-(?P<size>\d+)-.+"
-)
 
-
-@dataclass(frozen=True)
-class EngineName:
-    """What the name of an engine file says: stage, precision, how it samples, batch and side of the picture in px."""
-
-    stage: str
-    precision: str
-    grid_sample: GridSample
-    batch: int
-    size: int
-
-
-def engine_name(path: Path) -> EngineName:
-    """Read the name that the cache gave an engine; ValueError where it is another."""
-    found = _NAME.fullmatch(path.stem)
-    if found is None:
-        raise ValueError(
-            f"{path} is no engine of this harness: its name should be stage-precision-sampling-bN-size-digest.engine, "
-            "as `sadtrt build` writes them into the cache"
-        )
-    words = found.groupdict()
-    grid: GridSample = words["grid"]  # type: ignore[assignment]  # The pattern has no others.
-    return EngineName(words["stage"], words["precision"], grid, int(words["batch"]), int(words["size"]))
-
-
-def engine_file_absence(path: Path, job: Job) -> str | None:
-    """Why the engine cannot serve this job here, in one sentence; None where it can."""
-    name = engine_name(path)
+def engine_file_absence(path: Path, job: Job) -> Unavailable | None:
+    """Why the engine cannot serve this job here; None where it can."""
+    case, size = parse_file_name(path)
     asked = (job.stage.name, job.batch, job.renderer.config.image_size)
-    if (name.stage, name.batch, name.size) != asked:
-        return (
-            f"it is an engine of {name.stage} at batch {name.batch} and {name.size} px, where {asked[0]} at batch "
+    if (case.stage, case.batch, size) != asked:
+        return Unavailable(
+            f"it is an engine of {case.stage} at batch {case.batch} and {size} px, where {asked[0]} at batch "
             f"{asked[1]} and {asked[2]} px is compared"
         )
     try:
         _, key = stored_engine(path)
-    except ValueError as error:
-        return str(error)
+    except UserError as error:
+        return Unavailable(str(error))
     return tensorrt_absence(job) or _misfit(key)
 
 
-def _misfit(key: Key) -> str | None:
+def _misfit(key: Key) -> Unavailable | None:
     """Why an engine of that key does not belong on this machine; None where it does."""
     trt, gpu = api.tensorrt_module(), api.current_gpu()
-    assert not isinstance(trt, api.Unavailable)  # `tensorrt_absence` has asked.
+    assert not isinstance(trt, Unavailable)  # `tensorrt_absence` has asked.
     here = (api.flavour(trt), api.version_text(trt), gpu.name)
     built = (key["flavour"], key["tensorrt"], key["gpu"])
     if built != here:
         words = [f"{flavour} {version} on {name}" for flavour, version, name in (built, here)]
-        return f"it was built by {words[0]}, and here is {words[1]}: build it here"
+        return Unavailable(f"it was built by {words[0]}, and here is {words[1]}: build it here")
     if key["plugin_sha256"] is not None and _plugin(key) is None:
-        return "it was built with another GridSample3D plugin than the one that is built here: build both here"
+        return Unavailable(
+            "it was built with another GridSample3D plugin than the one that is built here: build both here"
+        )
     return None
 
 
@@ -89,12 +61,12 @@ class EngineFileRunner(TensorRTRunner):
         self._path = path
 
     def activate(self) -> None:
-        """Raises ValueError where TensorRT refuses the engine, or the file is none of the harness's."""
+        """Raises UserError where TensorRT refuses the engine, or the file is none of the harness's."""
         engine, key = stored_engine(self._path)
         with torch.cuda.device(self.job.device):
             try:
                 self._open(engine, None if key["plugin_sha256"] is None else _plugin(key))
             except EngineRefused as error:
-                raise ValueError(f"{self._path.name} cannot run {self.job.stage.name} here: {error}") from error
+                raise UserError(f"{self._path.name} cannot run {self.job.stage.name} here: {error}") from error
         self.engine_bytes = len(engine.plan)
         self.notes = engine.notes

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sadtrt_core.case import GRAPH_GRID_SAMPLES
-from sadtrt_core.compare.engine_file import engine_name
 from sadtrt_core.config import RunConfig
+from sadtrt_core.engine.job import parse_file_name
+from sadtrt_core.progress import Reporter
 from sadtrt_core.runners.registry import runner_named
 from sadtrt_core.session import Session
 
@@ -36,7 +36,7 @@ class Side:
         """
         if text.endswith(".engine"):
             path = Path(text).resolve()
-            return cls("tensorrt", "fp32", engine_name(path).grid_sample, str(path))
+            return cls("tensorrt", "fp32", parse_file_name(path)[0].grid_sample, str(path))
         runner, *rest = text.split(":")
         if len(rest) > 2 or not all((runner, *rest)):
             raise ValueError(
@@ -68,7 +68,7 @@ class Conditions:
     cache: str
     optimization_level: int = 3
 
-    def suite(self, say: Callable[[str], None]) -> Session:
+    def suite(self, report: Reporter) -> Session:
         """A suite under these conditions."""
         return Session(
             RunConfig(
@@ -87,5 +87,5 @@ class Conditions:
                 jobs=1,
                 optimization_level=self.optimization_level,
             ),
-            say=say,
+            report=report,
         )

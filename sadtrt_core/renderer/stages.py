@@ -24,6 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, NUM_KEYPOINTS, RendererConfig
 from sadtrt_core.renderer.generator import Generator
 from sadtrt_core.renderer.keypoints import PosedKeypoints
@@ -54,7 +55,8 @@ class Stage:
 
     `module` gives the stage's PyTorch module (tensors in the order of `inputs`, one tensor or a tuple in the order of
     `outputs`). None for the clip, which has no graph of its own: it is made of the others, with the transfers, so its
-    tensors are on the host and its batch is a number of frames. `samples` says whether it samples a volume.
+    tensors are on the host and its batch is a number of frames. `samples` says whether it samples a volume,
+    `in_generator` and `in_clip` of which whole it is a part. Engines of a higher `build_cost` take longer to build.
     """
 
     name: str
@@ -63,6 +65,9 @@ class Stage:
     outputs: Callable[[RendererConfig], tuple[TensorSpec, ...]]
     module: Callable[[Renderer], nn.Module] | None
     samples: bool = False
+    in_generator: bool = False
+    in_clip: bool = False
+    build_cost: int = 0
 
 
 class _Appearance(nn.Module):
@@ -139,6 +144,8 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_image(c, "source_image"),),
             outputs=lambda c: (_keypoints("kp_canonical"),),
             module=lambda r: r.kp_extractor,
+            in_clip=True,
+            build_cost=3,
         ),
         Stage(
             "mapping",
@@ -146,6 +153,8 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_coefficients(c, "coefficients"), _keypoints("kp_canonical")),
             outputs=lambda c: (_keypoints("keypoints"),),
             module=lambda r: PosedKeypoints(r.mapping),
+            in_clip=True,
+            build_cost=1,
         ),
         Stage(
             "appearance",
@@ -153,6 +162,9 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_image(c, "source_image"),),
             outputs=lambda c: (_feature_3d(c),),
             module=lambda r: _Appearance(r.generator),
+            in_clip=True,
+            in_generator=True,
+            build_cost=4,
         ),
         Stage(
             "motion",
@@ -160,6 +172,9 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_feature_3d(c), _keypoints("kp_driving"), _keypoints("kp_source")),
             outputs=_motion_outputs,
             module=lambda r: _Motion(r.generator),
+            in_clip=True,
+            in_generator=True,
+            build_cost=5,
             samples=True,
         ),
         Stage(
@@ -168,6 +183,9 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_feature_3d(c), *_motion_outputs(c)),
             outputs=lambda c: (_feature_map(c),),
             module=lambda r: _Warp(r.generator),
+            in_clip=True,
+            in_generator=True,
+            build_cost=2,
             samples=True,
         ),
         Stage(
@@ -176,6 +194,9 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_feature_map(c),),
             outputs=lambda c: (_image(c, "prediction"),),
             module=lambda r: _Decode(r.generator),
+            in_clip=True,
+            in_generator=True,
+            build_cost=6,
         ),
         Stage(
             "generator",
@@ -183,6 +204,7 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_image(c, "source_image"), _keypoints("kp_driving"), _keypoints("kp_source")),
             outputs=lambda c: (_image(c, "prediction"),),
             module=lambda r: r.generator,
+            build_cost=7,
             samples=True,
         ),
         Stage(
@@ -201,20 +223,25 @@ STAGES: dict[str, Stage] = {
 }
 
 GRAPH_STAGES: tuple[str, ...] = tuple(name for name, stage in STAGES.items() if stage.module is not None)
-GENERATOR_PARTS: tuple[str, ...] = ("appearance", "motion", "warp", "decode")
+GENERATOR_PARTS: tuple[str, ...] = tuple(name for name, stage in STAGES.items() if stage.in_generator)
+
+
+def clip_parts() -> tuple[str, ...]:
+    """The stages that a clip runs, in their order."""
+    return tuple(name for name, stage in STAGES.items() if stage.in_clip)
 
 
 def stage_named(name: str) -> Stage:
-    """The stage of that name; ValueError lists the names there are."""
+    """The stage of that name; UserError lists the names there are."""
     if name not in STAGES:
-        raise ValueError(f"stage {name!r} is not known: expected one of {', '.join(STAGES)}")
+        raise UserError(f"stage {name!r} is not known: expected one of {', '.join(STAGES)}")
     return STAGES[name]
 
 
 def stage_module(stage: Stage, renderer: Renderer) -> nn.Module:
-    """The stage's PyTorch module in evaluation mode; ValueError for the clip, which has none."""
+    """The stage's PyTorch module in evaluation mode; UserError for the clip, which has none."""
     if stage.module is None:
-        raise ValueError(f"stage {stage.name!r} has no module of its own: it is made of the other stages")
+        raise UserError(f"stage {stage.name!r} has no module of its own: it is made of the other stages")
     return stage.module(renderer).eval()
 
 

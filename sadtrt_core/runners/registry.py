@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sadtrt_core.case import GridSample
-from sadtrt_core.errors import Unavailable
+from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.renderer.stages import STAGES, Stage
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.clip import ClipRunner
@@ -44,7 +44,7 @@ def _pytorch_absence(job: Job) -> Unavailable | None:
     if precision.quantize is not None:
         return Unavailable(
             f"PyTorch has no {precision.quantize.type} convolutions here: ONNX Runtime (on a CPU) and TensorRT compute "
-            "the quantised graph"
+            "the quantized graph"
         )
     if job.device.type == "cpu":
         if precision.tf32:
@@ -78,27 +78,22 @@ def _onnxruntime_absence(job: Job) -> Unavailable | None:
     return None
 
 
-def _tensorrt_absence(job: Job) -> Unavailable | None:
-    reason = tensorrt_absence(job)
-    return Unavailable(reason) if reason else None
-
-
 RUNNERS: dict[str, RunnerKind] = {
     kind.name: kind
     for kind in (
         RunnerKind("pytorch", PyTorchRunner, _pytorch_absence, graph=False),
         RunnerKind("torch-compile", TorchCompileRunner, _torch_compile_absence, graph=False),
         RunnerKind("onnxruntime", OnnxRuntimeRunner, _onnxruntime_absence, graph=True),
-        RunnerKind("tensorrt", TensorRTRunner, _tensorrt_absence, graph=True),
-        RunnerKind("tensorrt-enqueue", TensorRTEnqueueRunner, _tensorrt_absence, graph=True),
+        RunnerKind("tensorrt", TensorRTRunner, tensorrt_absence, graph=True),
+        RunnerKind("tensorrt-enqueue", TensorRTEnqueueRunner, tensorrt_absence, graph=True),
     )
 }
 
 
 def runner_named(name: str) -> RunnerKind:
-    """The runner of that name; ValueError lists the names there are."""
+    """The runner of that name; UserError lists the names there are."""
     if name not in RUNNERS:
-        raise ValueError(f"runner {name!r} is not known: expected one of {', '.join(RUNNERS)}")
+        raise UserError(f"runner {name!r} is not known: expected one of {', '.join(RUNNERS)}")
     return RUNNERS[name]
 
 

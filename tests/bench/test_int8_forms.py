@@ -19,7 +19,7 @@ from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.export import export_stage
 from sadtrt_core.graph.instance_norm import decompose_instance_norm
-from sadtrt_core.graph.typed import apply_precision, quantised_nodes
+from sadtrt_core.graph.typed import apply_precision, quantized_nodes
 from sadtrt_core.precision import PRECISIONS, Quantization
 from sadtrt_core.renderer.stages import STAGES
 
@@ -58,7 +58,7 @@ def test_equal_scales_give_siblings_their_largest_range_and_leave_the_others(gra
     from int8_forms import equal_ranges
 
     own = {name: 1.0 + index / 64 for index, name in enumerate(sorted(seeded_calibration.ranges))}
-    found = equal_ranges(graph, quantised_nodes(graph, INT8), replace(seeded_calibration, ranges=own)).ranges
+    found = equal_ranges(graph, quantized_nodes(graph, INT8), replace(seeded_calibration, ranges=own)).ranges
     middle = [
         f"/decoder/G_middle_{block}/norm_{norm}/mlp_{which}/Conv"
         for block in range(6)
@@ -99,7 +99,7 @@ def test_signal_over_noise_is_in_decibel_and_infinite_without_noise():
     assert block_lines({"/decoder/up_0": 30.04}, {"/decoder/up_0": 50.0})[0].endswith("up_0 30.0 (50.0)")
 
 
-def test_forms_quantise_what_they_say_and_are_built_from_graphs_of_their_own(seeded_demo, seeded_calibration, tmp_path):
+def test_forms_quantize_what_they_say_and_are_built_from_graphs_of_their_own(seeded_demo, seeded_calibration, tmp_path):
     from int8_forms import FORMS, REFERENCE, convolution_names, form_graph
 
     assert next(iter(FORMS)) == REFERENCE

@@ -14,16 +14,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from sadtrt_core.case import Case
 from sadtrt_core.cli import app
 from sadtrt_core.compare.compare import compare as compare_module
 from sadtrt_core.compare.compare import compare_in_turn, compare_sides
 from sadtrt_core.compare.compare import engine_file as compare_engine
 from sadtrt_core.compare.compare import sides as compare_contestants
-from sadtrt_core.compare.engine_file import EngineName, engine_name
 from sadtrt_core.compare.side import Conditions, Side
 from sadtrt_core.compare.sides import LocalSide, RemoteSide, Samples
 from sadtrt_core.compare_worker import serve
 from sadtrt_core.engine import cache as engine_cache
+from sadtrt_core.engine.job import parse_file_name
 from sadtrt_core.measure.timing import TimingPlan
 from sadtrt_core.stats import interleaved_ratio
 
@@ -187,7 +188,7 @@ def pictures_of(monkeypatch, a, b, said=None, meaningful=True):
     frames = {"pytorch": a, "onnxruntime": b}
     made = lambda side, *_: contextlib.nullcontext(Painter(frames[side.runner]))  # noqa: E731
     monkeypatch.setattr(compare_module, "local_contestant", made)
-    monkeypatch.setattr(Conditions, "suite", lambda self, say: SimpleNamespace(drift_is_meaningful=meaningful))
+    monkeypatch.setattr(Conditions, "suite", lambda self, report: SimpleNamespace(drift_is_meaningful=meaningful))
     said = said if said is not None else []
     sides = Side("pytorch", "fp32"), Side("onnxruntime", "fp16")
     return compare_sides(*sides, GENERATOR, None, 0.1, said.append)
@@ -242,7 +243,7 @@ def test_another_checkout_hands_over_its_pictures(monkeypatch):
     frames = torch.rand(2, 3, 4, 4)
     made = lambda *_: contextlib.nullcontext(Painter(frames))  # noqa: E731
     monkeypatch.setattr(compare_contestants, "local_contestant", made)
-    monkeypatch.setattr(Conditions, "suite", lambda self, say: None)
+    monkeypatch.setattr(Conditions, "suite", lambda self, report: None)
 
     def ask(self, question):
         self.log = [*getattr(self, "log", []), json.dumps(question)]
@@ -286,7 +287,7 @@ def test_an_engine_file_is_a_side_by_its_name(tmp_path):
     path = engine_file(tmp_path)
     side = Side.parse(str(path))
     assert (side.runner, side.grid_sample, side.engine, side.label()) == ("tensorrt", "native", str(path), path.name)
-    assert engine_name(path) == EngineName("mapping", "fp16-mixed", "native", 1, 256)
+    assert parse_file_name(path) == (Case("mapping", "tensorrt", "fp16-mixed", "native", 1), 256)
 
 
 def test_a_stored_engine_is_read_whole(tmp_path):
