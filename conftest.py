@@ -24,6 +24,7 @@ from sadtrt_core.gate.limits import Thresholds
 from sadtrt_core.gate.output import print_gate
 from sadtrt_core.gate.verdicts import ExitCode, GateResult
 from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.progress import ConsoleReporter
 from sadtrt_core.records.store import read_run
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.report.html import REPORT_FILE, print_summary
@@ -75,7 +76,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not wanted or session.config.getoption("collectonly"):
         return
     try:
-        made = Session(session.config.stash[CONFIG], say=Console(stderr=True).print)
+        made = Session(session.config.stash[CONFIG], report=ConsoleReporter(Console(stderr=True)))
         made.check()
     except UserError as error:
         pytest.exit(f"sadtrt: {error}", returncode=int(pytest.ExitCode.USAGE_ERROR))

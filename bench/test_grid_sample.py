@@ -57,7 +57,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _setting(session: Session, shape: SamplingShape, features: ComputeType) -> Setting:
     options = BuildOptions(optimization_level=session.options.optimization_level)
-    return Setting(shape, TORCH_TYPES[features], session.device, session.options.cache, options, session.say)
+    return Setting(shape, TORCH_TYPES[features], session.device, session.options.cache, options, session.report)
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def demo(cache):
-    return choose_weights(256, None, None, "demo", has_gpu=False, cache=cache, say=print)
+    return choose_weights(256, None, None, "demo", has_gpu=False, cache=cache)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_the_demo_stays_where_it_was_measured(demo, workload, cache, precision, 
     assert measure_drift(low_bits[:1], there).psnr_min > 60, "both compute the same but for the order of sums"
 
 
-def test_parts_of_a_quantised_precision_are_quantised(demo, cache):
+def test_parts_of_a_quantized_precision_are_quantized(demo, cache):
     graph = cached_export(demo, STAGES["generator"], OPSET, cache)
     decode = next(part for part in stage_parts(graph) if part.name == "decode")
     assert decode.lowered(PRECISIONS["int8"]).quantize == PRECISIONS["int8"].quantize

@@ -53,7 +53,7 @@ def loaded(monkeypatch):
     monkeypatch.setattr(sampler, "message_log", lambda trt: SimpleNamespace(collect=collect))
     monkeypatch.setattr(sampler.api, "create_runtime", lambda trt: runtime)
     state = SimpleNamespace(types=types, shapes=shapes, context=context, plan=b"plan")
-    monkeypatch.setattr(sampler, "ensure_engine", lambda job, say: SimpleNamespace(plan=state.plan))
+    monkeypatch.setattr(sampler, "ensure_engine", lambda job, report: SimpleNamespace(plan=state.plan))
     return state
 
 
