@@ -53,8 +53,7 @@ def _grid_sample_absence(job: Job, trt: object) -> Unavailable | None:
     if job.grid_sample == "builtin":
         return api.builtin_grid_sample_absence(trt)
     if job.grid_sample == "plugin":
-        missing = plugin_absence()
-        return Unavailable(missing) if missing else None
+        return plugin_absence()
     return None
 
 

@@ -18,6 +18,7 @@ from sadtrt_core.engine.cache import ensure_engine
 from sadtrt_core.engine.job import BuildJob, stored_graph
 from sadtrt_core.engine.messages import in_one_line, message_log
 from sadtrt_core.engine.plugin import built_plugin, load_plugin, plugin_absence
+from sadtrt_core.errors import Unavailable
 from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.plan import precision_named
@@ -79,14 +80,15 @@ def sampler_engine_absence(grid_sample: GraphSampler, setting: Setting) -> str |
     if device.type != "cuda":
         return f"TensorRT runs on an NVIDIA GPU, not on {device.type}"
     trt = api.tensorrt_module()
-    if isinstance(trt, api.Unavailable):
+    if isinstance(trt, Unavailable):
         return trt.reason
     refused = api.runtime_absence(trt, torch.cuda.get_device_capability(device))
     if refused is not None:
         return str(refused)
     if api.flavour(trt) == "tensorrt-rtx":
         return "TensorRT for RTX captures CUDA graphs by itself, and these launches share one: time a stage instead"
-    return plugin_absence() if grid_sample == "plugin" else None
+    missing = plugin_absence() if grid_sample == "plugin" else None
+    return None if missing is None else str(missing)
 
 
 class SamplerEngine:
@@ -98,7 +100,7 @@ class SamplerEngine:
 
     def __init__(self, setting: Setting, grid_sample: GraphSampler) -> None:
         trt: Any = api.tensorrt_module()
-        if isinstance(trt, api.Unavailable):
+        if isinstance(trt, Unavailable):
             raise RuntimeError(trt.reason)
         job = sampler_job(setting, grid_sample)
         if job.plugin is not None:

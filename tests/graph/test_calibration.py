@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from reports import Kept
 
 from sadtrt_core.accuracy.parts import stage_parts
 from sadtrt_core.accuracy.simulate import Simulator
@@ -62,17 +63,17 @@ def test_ranges_are_the_largest_magnitudes_that_convolutions_read(tiny, cache):
 
 
 def test_ranges_reproduce_and_are_measured_once(demo, workload, cache):
-    said: list[str] = []
-    first = calibrated(demo, workload, cache, said.append)
-    assert "calibrating on 4 frames of astronaut" in said[0]
-    said.clear()
-    assert calibrated(demo, workload, cache, said.append) == first
-    assert not said, "the cache has it"
+    said = Kept()
+    first = calibrated(demo, workload, cache, said)
+    assert "calibrating on 4 frames of astronaut" in said.lines[0]
+    said.lines.clear()
+    assert calibrated(demo, workload, cache, said) == first
+    assert not said.lines, "the cache has it"
     assert measured_ranges(demo, workload, first.frames, cache) == pytest.approx(first.ranges, rel=1e-6)
     (path,) = (cache / "calibrations").glob("*.json")
     path.write_text(path.read_text()[:-40])
-    assert calibrated(demo, workload, cache, said.append) == first
-    assert "is not a calibration" in said[0]
+    assert calibrated(demo, workload, cache, said) == first
+    assert "is not a calibration" in said.lines[0]
     assert read_calibration(path) == first
 
 
