@@ -62,7 +62,7 @@ def interleaver(request: pytest.FixtureRequest, session: Session) -> Iterator[In
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Cases that broke late fail the run, as those do that break in their own test."""
+    """Cases that broke in a later repetition fail the run, as those do that break in their own test."""
     if session.config.stash.get(LATER_FAILURES, []) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -29,7 +29,7 @@ class HostLoad:
       machines counts as others'. Leaving a block that took less than SHORTEST_SECONDS waits until that is over.
     - `waited_percent`: the part of the block in which the thread that waited longest was ready to run and had no
       processor. Others at work beside a free processor do not make it wait.
-    - `yardstick_ms`: what a fixed computation took, the slower of before and after; only where `reference_loop` is
+    - `yardstick_ms`: what the reference loop took, the slower of before and after; only where `reference_loop` is
       asked for, since it keeps the processor busy for some milliseconds. It shows what no counter does: a slower clock,
       or a neighbour of a virtual machine on the other half of the core.
     """

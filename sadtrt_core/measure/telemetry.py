@@ -145,7 +145,7 @@ class TelemetrySampler:
         )
 
     def steady_clock_mhz(self, windows: Sequence[Window] = ()) -> float | None:
-        """The SM clock that the GPU held while nothing held it back, in MHz; None where it is not told."""
+        """The SM clock of the GPU while nothing limited it, in MHz; None where it is not told."""
         clocks = [item.reading.sm_clock_mhz for item in self._during(windows)]
         known = [clock for clock in clocks if clock is not None]
         return float(np.percentile(known, STEADY_PERCENTILE, method="nearest")) if known else None
