@@ -16,8 +16,8 @@
 
 `nodes` are shell-style patterns over the generator's ONNX node names; the word "coordinates" stands for everything
 between a sampling grid and the nearest convolution, "picture" for everything from the last convolution, that one
-included, to the rendered picture. Every plan splits very long sums of few
-outputs (split-K, graph/split_k.py). A plan's name is its file's, without the ending.
+included, to the rendered picture. Every plan splits very long sums of few outputs (split-K, graph/split_k.py). A
+plan's name is its file's, without the ending.
 """
 
 from __future__ import annotations

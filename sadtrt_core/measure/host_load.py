@@ -114,7 +114,7 @@ def read_waiting_times() -> Waits | None:
 
 
 def time_reference_loop() -> float:
-    """Milliseconds of the fastest of YARDSTICK_CALLS products of two fixed matrices: some ten milliseconds in all."""
+    """Milliseconds of the fastest of REFERENCE_CALLS products of two fixed matrices: some ten milliseconds in all."""
     matrix = torch.linspace(-1, 1, 256 * 256).reshape(256, 256)
     times = []
     for _ in range(REFERENCE_CALLS):

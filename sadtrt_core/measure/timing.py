@@ -229,10 +229,6 @@ class LatencySampler:
                 if time.perf_counter() >= deadline:
                     break
 
-    def median_half_width(self) -> float:
-        """How far the 95% interval of the median reaches to its farther side, as a fraction of the median."""
-        return half_width(self.device_ms or self.host_ms)
-
     def result(self, disturbed: Sequence[int] = ()) -> Latency:
         """The samples so far. `steady` says whether they stayed level from the first to the last of each repetition.
 

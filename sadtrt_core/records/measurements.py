@@ -82,7 +82,7 @@ class Latency(JsonValue):
 
     @property
     def visits_ms(self) -> tuple[tuple[float, ...], ...]:
-        """The judged samples, visit by visit."""
+        """The judged samples, repetition by repetition."""
         ends = (*self.visits[1:], len(self.judged_ms))
         return tuple(self.judged_ms[a:b] for a, b in zip(self.visits or (0,), ends, strict=True))
 
