@@ -1,4 +1,4 @@
-"""Options of the suite, the fixtures that bench/ composes, and what pytest-benchmark is told about this machine."""
+"""Options of the session, the fixtures that bench/ composes, and what pytest-benchmark is told about this machine."""
 
 from __future__ import annotations
 

@@ -50,10 +50,7 @@ def later_failures(request: pytest.FixtureRequest) -> list[tuple[Case, Exception
 
 @pytest.fixture(scope="session")
 def interleaver(request: pytest.FixtureRequest, session: Session) -> Iterator[Interleaver]:
-    """The cases that wait for another repetition. What still waits after the last benchmark is repeated then.
-
-    Where the run was cut short, runners are closed and nothing more.
-    """
+    """The cases that wait for another repetition; repeated to the end unless the run was cut short."""
     with contextlib.closing(Interleaver(session.timing_plan)) as waiting:
         yield waiting
         run = request.session
@@ -62,7 +59,7 @@ def interleaver(request: pytest.FixtureRequest, session: Session) -> Iterator[In
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Cases that broke late fail the run, as those do that break in their own test."""
+    """Cases that broke in a later repetition fail the run, as those do that break in their own test."""
     if session.config.stash.get(LATER_FAILURES, []) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -113,7 +113,7 @@ def measure_latency(
     """Load the case's runner, time its first repetition, repeat what waits, and leave the rest to the interleaver.
 
     `take` takes the first samples. `on_record` is told the case's record now and after each later repetition,
-    `on_error` how a later one failed; the run holds both by then. Raises whatever breaks in the first repetition.
+    `on_error` how a later one failed; the run has both by then. Raises whatever breaks in the first repetition.
     """
     require_built(session, case)
     job = session.job(case)

@@ -19,7 +19,7 @@ from sadtrt_core.errors import UserError
 def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold the lock beside `path` (`<name>.lock`) inside the block; the kernel releases it if the process dies.
 
-    `waiting` is called once where another process holds it.
+    `waiting` is called once where another process has it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f"{path.name}.lock"), "w") as handle:
@@ -108,8 +108,7 @@ _PACKAGE = Path(__file__).parent
 def code_digest(layer: str, package: Path = _PACKAGE) -> str:
     """SHA-256 in hexadecimal over the Python files of `layer` and of all layers below it (`sadtrt_core.LAYERS`).
 
-    What a cache keeps carries it, so that nothing is older than the code that
-    made it: a layer imports only those below.
+    Cache keys contain it, so that nothing cached is older than the code that made it.
     """
     digest = hashlib.sha256()
     for name in LAYERS[: LAYERS.index(layer) + 1]:

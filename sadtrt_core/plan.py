@@ -16,7 +16,7 @@
 
 `nodes` are shell-style patterns over the generator's ONNX node names; the word "coordinates" stands for everything
 between a sampling grid and the nearest convolution, "picture" for everything from the last convolution, that one
-included, to the rendered picture. Very long sums of few outputs are parted in every plan (graph/split_k.py). A
+included, to the rendered picture. Every plan splits very long sums of few outputs (split-K, graph/split_k.py). A
 plan's name is its file's, without the ending.
 """
 
@@ -96,7 +96,7 @@ class Plan:
 
     @property
     def precision(self) -> Precision:
-        """The plan as a precision, to be used wherever a built-in one is; very long sums are parted in every plan."""
+        """The plan as a precision, to be used wherever a built-in one is; every plan has split-K."""
         nodes = tuple(dict.fromkeys(pattern for part in self.keep for pattern in part.nodes))
         return Precision(
             self.name,
@@ -113,7 +113,7 @@ def read_plan(path: Path) -> Plan:
     """The plan in a file, of which nothing is ever run.
 
     Raises UserError, one sentence that names the file, for what is missing, over 1 MiB, not TOML, of another format,
-    or holds an entry that is unknown, absent or of a wrong type.
+    or has an entry that is unknown, absent or of a wrong type.
     """
     try:
         with path.open("rb") as file:

@@ -29,9 +29,9 @@ PLAN_SUFFIX = ".toml"
 
 @dataclass(frozen=True)
 class Quantization:
-    """Which convolutions compute on operands of eight bits: those that `nodes` match and `spare` does not.
+    """Which convolutions compute on operands of eight bits: those that `nodes` match and `excluded` does not.
 
-    Shell-style patterns over the generator's ONNX node names. A node that the precision keeps in fp32 is not quantised.
+    Shell-style patterns over the generator's ONNX node names. A node that the precision keeps in fp32 is not quantized.
     """
 
     type: QuantizedType
@@ -45,13 +45,13 @@ class Precision:
 
     `compute` is the type of everything that is not kept. `keep_coordinates` keeps fp32 on the backward slice from every
     sampling grid to the nearest convolution (coordinates, softmax, mask-weighted sum), `keep_picture` on that from
-    the rendered picture to the last convolution, that one included. `short_sums` parts convolutions that sum very
-    many products, for kernels whose sums are half as well (graph/split_k.py; PyTorch's are float). `keep_nodes`
+    the rendered picture to the last convolution, that one included. `split_k` splits convolutions that sum very
+    many products, for kernels with fp16 accumulation (graph/split_k.py; PyTorch accumulates in fp32). `keep_nodes`
     are shell-style patterns over the generator's ONNX node names that stay fp32 as well, for plans found by search.
     `only_nodes`, where given, are patterns of the only nodes that compute in `compute`, all others being fp32;
     COORDINATES among them is the coordinate slice. `tf32` lets fp32 matrix arithmetic round its operands to TF32.
-    `quantise` puts some convolutions into eight bits, with ranges that are measured for the weights at hand
-    (quantise/).
+    `quantize` puts some convolutions into eight bits, with ranges calibrated for the weights at hand
+    (graph/calibration.py).
     """
 
     name: str
@@ -91,8 +91,8 @@ _MIXED = Precision(
     "float16",
     "convolutions half; coordinates, softmax and the mask-weighted sum fp32, because a coordinate rounded to half "
     "moves the picture by up to 1/32 of a feature pixel; the last convolution and sigmoid fp32, because half has steps "
-    "of 1/8 of a uint8 level near white; the mask's and the occlusion's sums of up to 87,808 products parted, because "
-    "TensorRT 8.6's kernels round them to half all along",
+    "of 1/8 of a uint8 level near white; the mask's and the occlusion's sums of up to 87,808 products in parts "
+    "(split-K), because TensorRT 8.6's kernels accumulate them in fp16",
     keep_coordinates=True,
     keep_picture=True,
     split_k=True,

@@ -137,7 +137,7 @@ class Session:
 
     @property
     def _clip_frames(self) -> int:
-        # On a CPU a frame takes a good part of a second; a few show the transfers and the once-a-clip parts.
+        # On a CPU a frame is slow; a few show the transfers and the once-a-clip parts.
         return self.options.clip_frames or (16 if self.on_gpu else 2)
 
     def job(self, case: Case) -> Job:

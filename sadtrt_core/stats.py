@@ -153,9 +153,9 @@ def smallest_p(count: int, other: int) -> float:
 def slow_variation(samples: Samples, segments: int = 8) -> float:
     """Relative standard deviation (dimensionless) of the medians of contiguous segments, by their interquartile range.
 
-    This sees what a rank test of independent samples cannot: levels that shift in the course of a run, by heat,
-    clocks or neighbours. A normal distribution's quartiles lie 1.349 standard deviations apart. Below two samples a
-    segment there are fewer segments; below four samples the answer is 0.
+    A rank test of independent samples cannot see levels that shift in the course of a run. A normal distribution's
+    quartiles lie 1.349 standard deviations apart. Below two samples a segment there are fewer segments; below four
+    samples the answer is 0.
     """
     values = _checked(samples)
     segments = min(segments, len(values) // 2)

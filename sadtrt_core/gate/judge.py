@@ -16,7 +16,7 @@ from sadtrt_core.records.store import read_run, records_file
 
 
 def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds) -> GateResult:
-    """The gate's answer. It depends on what the runs hold, not on the order of their records, and fails closed.
+    """The gate's answer. It depends on what the runs contain, not on the order of their records, and fails closed.
 
     Exit code 2 where the runs cannot be compared (another GPU, TensorRT, driver, weights, size or workload, an
     unfinished run, a baseline without measurements), else 1 for a regression, else 2 for rows that cannot be compared,

@@ -28,7 +28,7 @@ NOISE_FACTOR = 3.0
 def latency_tests(candidate: Latency, baseline: Latency, limits: Limits) -> dict[str, float]:
     """The metrics that `latency_findings` puts to a rank test, "device_ms" and "host_ms" as far as they are there and
     have a limit, with their smallest effects of interest in percent. Device times that include waiting for the host are
-    held against the host's limit.
+    judged by the host's limit.
     """
     both = candidate.device_ms is not None and baseline.device_ms is not None
     on_device, on_host = limits["slowdown_percent"], limits["host_slowdown_percent"]
@@ -51,23 +51,20 @@ def latency_findings(
 ) -> list[Finding]:
     """Findings on device and host time.
 
-    `hosts` is how the host was in the candidate's run and in the baseline's (gate_host.py). Where it was busy, host
-    times are not judged, nor where they vary too much; where they are all there is, the row is then not comparable.
-    Without device times, host times are judged by their fastest quarter, and only where a fixed computation was as fast
-    in both runs and most samples came close to the fastest, to within half the smallest effect of interest.
+    `hosts` is how the host was in the candidate's run and in the baseline's. Host times are not judged where it was
+    busy or they vary too much; without device times the row is then not comparable. Without device times, host times
+    are judged by their fastest quarter, and only where the reference loop was as fast in both runs and most samples
+    came within half the smallest effect of interest of the fastest.
 
-    The samples of all visits to a row are judged together, as its median is published; rows that one run visited more
-    often are not comparable. Nor are rows whose device times include waiting for the host in one run only, or in both
-    where the host was busy.
+    The samples of all repetitions are judged together. Rows with more repetitions in one run are not comparable, nor
+    are rows that are launch-bound in one run only, or in both where the host was busy.
 
-    A row is slower where all four hold, so that it is neither an accident of few samples nor a change nobody wants to
-    hear of nor a machine that was busy:
+    A row is slower where all four are true; faster is the mirror image:
     - the ratio of medians exceeds the smallest effect of interest;
     - it exceeds NOISE_FACTOR standard deviations of the slow variation seen inside the two runs;
     - the one-sided rank test against the baseline lengthened by half the effect falls below `significance`, which the
       caller has divided by the number of tests;
     - the 99% bootstrap interval of the ratio lies above half the effect.
-    Faster is the mirror image.
     """
     if (candidate.device_ms is None) != (baseline.device_ms is None):
         without = "the candidate" if candidate.device_ms is None else "the baseline"
@@ -83,7 +80,7 @@ def latency_findings(
     for metric, effect in latency_tests(candidate, baseline, limits).items():
         samples, problem = judged_samples(candidate, baseline, metric), None
         if metric == "device_ms":
-            problem = _pace_differs(candidate, baseline) or (busy if candidate.launch_bound else None)
+            problem = _launch_bound_differs(candidate, baseline) or (busy if candidate.launch_bound else None)
         elif on_device:
             problem = busy
         else:
@@ -101,7 +98,7 @@ def latency_findings(
     return findings
 
 
-def _pace_differs(candidate: Latency, baseline: Latency) -> Problem | None:
+def _launch_bound_differs(candidate: Latency, baseline: Latency) -> Problem | None:
     if candidate.launch_bound == baseline.launch_bound:
         return None
     which = "this run" if candidate.launch_bound else "the baseline"

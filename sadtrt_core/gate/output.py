@@ -134,7 +134,7 @@ def _markdown_table(rows: list[GateRow]) -> list[str]:
 
 
 def _time_change(row: GateRow) -> str:
-    """The change of the device time, else of the host time, with its interval and the limit it was held against:
+    """The change of the device time, else of the host time, with its interval and the limit it was judged by:
     "+5.1% (+4.8 to +5.4), limit 3%". That is the row's smallest effect of interest, or its noise where that is more.
     """
     found = row.finding("device_ms") or row.finding("host_ms")

@@ -11,7 +11,7 @@ from sadtrt_core.report.metrics import METRICS, Limit, Metric, Part
 
 
 def non_finite_findings(drift: Drift) -> list[Finding]:
-    """One finding if any frame holds a NaN or infinity, which no baseline excuses; else none."""
+    """One finding if any frame has a NaN or infinity, which no baseline excuses; else none."""
     if not drift.has_non_finite:
         return []
     count = sum(drift.non_finite)

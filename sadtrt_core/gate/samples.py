@@ -24,52 +24,52 @@ class JudgedSamples:
     @property
     def all_new(self) -> tuple[float, ...]:
         """The candidate's, in the order they were taken."""
-        return tuple(ms for visit in self.new for ms in visit)
+        return tuple(ms for repetition in self.new for ms in repetition)
 
     @property
     def all_old(self) -> tuple[float, ...]:
         """The baseline's, in the order they were taken."""
-        return tuple(ms for visit in self.old for ms in visit)
+        return tuple(ms for repetition in self.old for ms in repetition)
 
     def slow_noise(self, effect_percent: float) -> float:
         """Relative standard deviation that slow variation puts on the ratio of the medians.
 
-        Visits that differ by no more than the smallest effect of interest cannot raise an alarm by that: then only
-        what varies within visits counts, so that two states of a GPU, less than the effect apart, hide nothing larger.
-        Of visits that differ by more, what varies over all of them counts by the part that is beyond the effect.
+        Where repetitions differ by no more than the smallest effect of interest, only what varies within them counts:
+        two states of a GPU less than the effect apart then hide nothing larger. Where they differ by more, what varies
+        over all of them counts by the part that is beyond the effect.
         """
         return math.hypot(*(_slow_variation(run, effect_percent / 100) for run in (self.new, self.old)))
 
 
-def _slow_variation(visits: Repetitions, effect: float) -> float:
+def _slow_variation(repetitions: Repetitions, effect: float) -> float:
     # Of fewer samples there is no slow variation to see.
-    within = [stats.slow_variation(visit) for visit in visits if len(visit) >= 4]
-    overall = stats.slow_variation([ms for visit in visits for ms in visit])
+    within = [stats.slow_variation(times) for times in repetitions if len(times) >= 4]
+    overall = stats.slow_variation([ms for times in repetitions for ms in times])
     if not within:
         return overall
-    medians = [stats.median(visit) for visit in visits]
+    medians = [stats.median(times) for times in repetitions]
     apart = max(medians) / min(medians) - 1 if min(medians) else math.inf
     beyond = max(0.0, 1 - effect / apart) if apart else 0.0
     return max(stats.median(within), overall * beyond)
 
 
 def judged_samples(candidate: Latency, baseline: Latency, metric: str) -> JudgedSamples:
-    """The samples of `metric` ("device_ms" or "host_ms") that neither a disturbance nor, of device times, a late host
-    changed, where those are at least half of each run; else those that are not late; else all.
+    """The samples of `metric` ("device_ms" or "host_ms") that are neither disturbed nor, of device times, launch-bound,
+    where those are at least half of each run; else those that are not launch-bound; else all.
     """
     runs = (candidate, baseline)
     late = [frozenset(run.late if metric == "device_ms" else ()) for run in runs]
     marked = [waited | frozenset(run.disturbed) for run, waited in zip(runs, late, strict=True)]
     total = sum(len(getattr(run, metric)) for run in runs)
     for without in (marked, late):
-        kept = [_visits(run, metric, some) for run, some in zip(runs, without, strict=True)]
-        counts = [sum(map(len, visits)) for visits in kept]
+        kept = [_repetitions(run, metric, some) for run, some in zip(runs, without, strict=True)]
+        counts = [sum(map(len, repetitions)) for repetitions in kept]
         if all(2 * count >= len(getattr(run, metric)) for run, count in zip(runs, counts, strict=True)):
             remark = _left_out(total - sum(counts), sum(map(len, late)))
             if without is late and marked != late:
                 remark += " (most samples were disturbed by clock drops or throttling)"
             return JudgedSamples(kept[0], kept[1], remark)
-    whole = [_visits(run, metric, frozenset()) for run in runs]
+    whole = [_repetitions(run, metric, frozenset()) for run in runs]
     return JudgedSamples(whole[0], whole[1], " (most include waiting for the host; all are judged)")
 
 
@@ -78,7 +78,7 @@ def _left_out(count: int, late: int) -> str:
     return f" ({' and '.join(words)} samples left out)" if words else ""
 
 
-def _visits(latency: Latency, metric: str, left_out: frozenset[int]) -> Repetitions:
+def _repetitions(latency: Latency, metric: str, left_out: frozenset[int]) -> Repetitions:
     times: Sequence[float] = getattr(latency, metric)
     starts = latency.visits or (0,)
     ends = (*starts[1:], len(times))
@@ -137,9 +137,8 @@ def noisy(fast: tuple[float, ...], tolerance: float) -> Problem | None:
 def fastest_of_both(new: tuple[float, ...], old: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The fastest quarter of each run's samples, in the order they were taken; more where that is too few in one.
 
-    Whatever else a host does adds to a time and never takes from it, so the fastest samples are those that say most of
-    the code. This is for times that only a host's clock gives; a GPU's own clock has no such neighbours. The share is
-    the same in both: a run that took more samples, because its times were restless, would else seem the faster.
+    Whatever else a host does only adds to a time, so the fastest samples say most of the code. The share is the same
+    in both: a run that took more samples, because its times were noisy, would else seem the faster.
     """
     share = min(1.0, max(FASTEST_SHARE, FASTEST_LEAST / min(len(new), len(old))))
     return _fastest(new, share), _fastest(old, share)

@@ -86,7 +86,7 @@ def worst_frame_picture(title: str, reference: Tensor, candidate: Tensor, drift:
     return drawn.getvalue()
 
 
-#: What the reference has to hold against float64, in dB: fp32 holds 110 and more, PyTorch with TF32 let in holds 90.
+#: PSNR that the reference needs against float64, in dB: between what fp32 and what TF32 reach.
 REFERENCE_FLOOR_DB = 100.0
 _CHECKED_FRAMES = 2
 

@@ -29,7 +29,7 @@ class HostLoad:
       machines counts as others'. Leaving a block that took less than SHORTEST_SECONDS waits until that is over.
     - `waited_percent`: the part of the block in which the thread that waited longest was ready to run and had no
       processor. Others at work beside a free processor do not make it wait.
-    - `yardstick_ms`: what a fixed computation took, the slower of before and after; only where `reference_loop` is
+    - `yardstick_ms`: what the reference loop took, the slower of before and after; only where `reference_loop` is
       asked for, since it keeps the processor busy for some milliseconds. It shows what no counter does: a slower clock,
       or a neighbour of a virtual machine on the other half of the core.
     """
@@ -114,7 +114,7 @@ def read_waiting_times() -> Waits | None:
 
 
 def time_reference_loop() -> float:
-    """Milliseconds of the fastest of YARDSTICK_CALLS products of two fixed matrices: some ten milliseconds in all."""
+    """Milliseconds of the fastest of REFERENCE_CALLS products of two fixed matrices: some ten milliseconds in all."""
     matrix = torch.linspace(-1, 1, 256 * 256).reshape(256, 256)
     times = []
     for _ in range(REFERENCE_CALLS):

@@ -25,9 +25,8 @@ def device_memory_used(device: torch.device) -> float | None:
 def device_memory_free_of_leftovers(device: torch.device) -> float | None:
     """`device_memory_used` after giving back what earlier runners left cached, so that the next one pays for itself.
 
-    Runners that are still loaded keep what they hold; the difference to later is the next one's as long as none of them
-    runs in between. Only gaps that PyTorch cannot give back, in its blocks of 2 and 20 MB that others hold a part of,
-    may be filled without being counted.
+    Runners that are still loaded keep their memory; the difference to later is the next one's as long as none of them
+    runs in between. Gaps in blocks that PyTorch cannot give back may be filled without being counted.
     """
     if device.type == "cuda":
         gc.collect()

@@ -11,7 +11,7 @@ import torch
 
 from sadtrt_core.errors import Unavailable
 
-#: NVML's bits for what holds the clocks, by the names its documentation gives them (nvmlClocksEventReasons).
+#: NVML's bits for what limits the clocks, by the names its documentation gives them (nvmlClocksEventReasons).
 CLOCK_REASONS: dict[int, str] = {
     0x001: "idle",
     0x002: "application clocks",
@@ -25,7 +25,7 @@ CLOCK_REASONS: dict[int, str] = {
     0x200: "board limit",
     0x400: "reliability voltage",
 }
-#: Settings that hold the clocks at one level, and idleness, which a GPU between two launches reports too.
+#: Settings that keep the clocks at one level, and idleness, which a GPU between two launches reports too.
 BENIGN_REASONS = frozenset({"idle", "application clocks", "display clock setting"})
 #: What takes the clocks down because something is wrong: heat, or a power supply that cannot follow.
 EMERGENCY_REASONS = frozenset(
@@ -46,7 +46,7 @@ class Reading:
 
     @property
     def throttle_reasons(self) -> frozenset[str]:
-        """What holds the clocks down, without idleness and settings."""
+        """What keeps the clocks down, without idleness and settings."""
         return self.reasons - BENIGN_REASONS
 
 
@@ -79,7 +79,7 @@ class NvmlSensors:
 
     def _power_mw(self) -> int | None:
         """Power of this moment where the driver tells it: what `nvmlDeviceGetPowerUsage` gives is, from Ampere on (but
-        for the A100), the mean of the last second, which still holds whatever ran before.
+        for the A100), the mean of the last second, which still includes whatever ran before.
         """
         field = getattr(self._nvml, "NVML_FI_DEV_POWER_INSTANT", None)
         answers = None if field is None else self._ask(self._nvml.nvmlDeviceGetFieldValues, [field])

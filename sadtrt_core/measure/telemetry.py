@@ -39,8 +39,8 @@ class TimedReading:
 class TelemetrySampler:
     """A context manager that reads the sensors every `period_s` seconds from entry to exit.
 
-    It may be entered again, for another repetition of the same case: readings then are those of all repetitions, and
-    what they disturb is judged among all of them, so that a state that lasted for one of several is no lasting one.
+    It may be entered again, for another repetition of the same case: what is disturbed is judged by the readings of
+    all repetitions.
 
     Where there are none it does nothing: `telemetry` gives None and `absence` the reason. An error of the sensors ends
     the sampling and is raised on exit, so that a measurement never silently goes on unwatched.
@@ -124,9 +124,8 @@ class TelemetrySampler:
         A reading says nothing of the time up to its neighbours, so a bad one marks every sample that overlaps the span
         from the reading before it to the reading after it.
 
-        What came and went while the case was measured disturbs; what was there in most of the readings is the state
-        that it was measured in, told by `telemetry`, unless that is an emergency (sensors.EMERGENCY_REASONS): under a
-        heavy load a GPU is at its power limit all the time, with clocks that are as steady as any.
+        A reason in most of the readings is the state that the case was measured in, not a disturbance, unless it is an
+        emergency (sensors.EMERGENCY_REASONS): under a heavy load a GPU is at its power limit all the time.
         """
         if not self.readings or not windows:
             return ()
@@ -145,7 +144,7 @@ class TelemetrySampler:
         )
 
     def steady_clock_mhz(self, windows: Sequence[Window] = ()) -> float | None:
-        """The SM clock that the GPU held while nothing held it back, in MHz; None where it is not told."""
+        """The SM clock of the GPU while nothing limited it, in MHz; None where it is not told."""
         clocks = [item.reading.sm_clock_mhz for item in self._during(windows)]
         known = [clock for clock in clocks if clock is not None]
         return float(np.percentile(known, STEADY_PERCENTILE, method="nearest")) if known else None

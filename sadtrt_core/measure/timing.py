@@ -82,8 +82,7 @@ GPU_PLAN = TimingPlan(
     rewarm_calls=3,
     rewarm_seconds=0.05,
 )
-#: On a CPU one call may take half a second. A short stage is sampled for as long as
-#: a long one: whatever slows a processor for a tenth of a second would otherwise slow its whole case.
+#: On a CPU a short stage is sampled for as long as a long one: a short disturbance would otherwise slow its whole case.
 CPU_PLAN = TimingPlan(
     warmup_calls=2,
     warmup_seconds=0.5,
@@ -119,10 +118,10 @@ class LatencySampler:
     A sample's host time is the host's clock from before `execute` to after `synchronize`, on an idle device. Its device
     time is of a call of its own, the time between two CUDA events recorded on the runner's stream around the work,
     behind a kernel that blocks the stream until the host has enqueued all of it (blocking.py); there is none on a CPU.
-    `late` holds the indices of samples in which the device was there before the host: launch-bound, their device time
+    `late` are the indices of samples in which the device was there before the host: launch-bound, their device time
     includes waiting for it.
 
-    `windows` holds each sample's begin and end in seconds of `time.perf_counter`, for telemetry, and `starts` the index
+    `windows` is each sample's begin and end in seconds of `time.perf_counter`, for telemetry, and `starts` the index
     of the first sample of each repetition. `flush` runs before every call, outside what is timed.
     """
 
@@ -230,14 +229,10 @@ class LatencySampler:
                 if time.perf_counter() >= deadline:
                     break
 
-    def median_half_width(self) -> float:
-        """How far the 95% interval of the median reaches to its farther side, as a fraction of the median."""
-        return half_width(self.device_ms or self.host_ms)
-
     def result(self, disturbed: Sequence[int] = ()) -> Latency:
         """The samples so far. `steady` says whether they stayed level from the first to the last of each repetition.
 
-        `disturbed` holds the indices of samples that telemetry saw disturbed: they are kept, and marked.
+        `disturbed` are the indices of samples that telemetry saw disturbed: they are kept, and marked.
         """
         judged = self.device_ms or self.host_ms
         ends = [*self.starts[1:], len(judged)]
@@ -257,5 +252,5 @@ def half_width(samples: Sequence[float]) -> float:
     middle = stats.median(samples)
     interval = stats.median_interval(samples)
     reach = max(interval.high - middle, middle - interval.low)
-    # Fewer than six samples cannot hold a 95% interval, however alike they are.
+    # Fewer than six samples cannot give a 95% interval, however alike they are.
     return reach / middle if middle and interval.coverage >= 0.95 else math.inf

@@ -24,11 +24,11 @@ class Latency(JsonValue):
     """Raw samples in milliseconds for one call of a stage; `device_ms` is None where no device clock exists (a CPU).
 
     `device_ms` comes from device events, `host_ms` from the host's clock around a synchronised call. `steady` says that
-    the clocks and times had settled before the first sample and stayed so, through each visit; `disturbed` holds the
-    indices of samples during which a clock dropped or a throttle reason was seen (kept and counted, only marked).
-    `visits` holds the index of the first sample of each visit to the row (measure/interleave.py), the first 0; it is
-    empty where all samples were taken in one stretch, as in every record from before there were visits. `late` holds
-    the indices of samples whose device time includes waiting for the host (measure/timing.py; kept, only marked).
+    the clocks and times had settled before the first sample and stayed so, through each repetition; `disturbed` are
+    the indices of samples during which a clock dropped or a throttle reason was seen (kept and counted, only marked).
+    `visits` are the indices of each repetition's first sample (measure/interleave.py), the first 0; it is empty where
+    all samples were taken in one stretch, as in older records. `late` are the indices of launch-bound samples, whose
+    device time includes waiting for the host (measure/timing.py; kept, only marked).
     """
 
     device_ms: tuple[float, ...] | None
@@ -82,7 +82,7 @@ class Latency(JsonValue):
 
     @property
     def visits_ms(self) -> tuple[tuple[float, ...], ...]:
-        """The judged samples, visit by visit."""
+        """The judged samples, repetition by repetition."""
         ends = (*self.visits[1:], len(self.judged_ms))
         return tuple(self.judged_ms[a:b] for a, b in zip(self.visits or (0,), ends, strict=True))
 
@@ -161,7 +161,7 @@ class Drift(JsonValue):
 
     @property
     def has_non_finite(self) -> bool:
-        """Whether any frame held a NaN or infinity."""
+        """Whether any frame has a NaN or infinity."""
         return any(self.non_finite)
 
     def _capped(self) -> list[float]:

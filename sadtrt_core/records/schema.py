@@ -1,4 +1,4 @@
-"""What one run of the suite records: plain frozen values, checked when made, with raw samples and no derived figure."""
+"""What one run records: plain frozen values, checked when made, with raw samples and no derived figure."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Workload(JsonValue):
 
 @dataclass(frozen=True)
 class Run(JsonValue):
-    """One run of the suite; `complete` is False until it finished, also in a run that was interrupted."""
+    """One run; `complete` is False until it finished, also in a run that was interrupted."""
 
     schema_version: int
     started_utc: str

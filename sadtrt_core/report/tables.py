@@ -26,7 +26,7 @@ class TextTable:
 
 
 def report_tables(run: Run) -> tuple[TextTable, ...]:
-    """The tables that hold anything: latency, drift, sum of parts, telemetry, what was not run."""
+    """The tables that have rows: latency, drift, sum of parts, telemetry, what was not run."""
     tables = (latency_table(run), drift_table(run), parts_table(run), telemetry_table(run), absent_table(run))
     return tuple(table for table in tables if table.rows)
 

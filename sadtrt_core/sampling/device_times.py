@@ -1,8 +1,7 @@
 """Times of short GPU work by CUDA events: a CUDA graph of many launches, so that the host's own time is not seen.
 
-"Cold" is a graph that goes round over so many copies of all tensors that the device's L2 cache holds none of what is
-read next. "Warm" is one set of tensors again and again, so that what fits stays in L2, as it would for a layer that has
-just been computed.
+"Cold" is a graph that cycles through so many copies of all tensors that nothing read next is still in the L2 cache.
+"Warm" is one set of tensors again and again: what fits stays in L2, as it does for a layer just computed.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ Launch = Callable[[], object]
 
 
 def copies_beyond_cache(bytes_moved: int, device: torch.device) -> int:
-    """How many copies of tensors of that many bytes are needed so that L2 holds none of the next one: 2 to 40."""
+    """How many copies of tensors of that many bytes are needed so that none of the next one is in L2: 2 to 40."""
     l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
     return max(2, min(40, -(-3 * l2_bytes // bytes_moved)))
 
 
 def launches_in_graph(launch_us: float) -> int:
-    """How many launches of so many microseconds a graph holds at least: 20, of long ones fewer, but 2."""
+    """How many launches of so many microseconds a graph has at least: 20, of long ones fewer, but 2."""
     return min(_LAUNCHES, max(2, int(_GRAPH_US / launch_us)))
 
 
 def graph_time_us(launches: Sequence[Launch], at_least: int | None = None) -> float:
-    """Microseconds of one launch: median over replays of a CUDA graph that goes round over `launches`."""
+    """Microseconds of one launch: median over replays of a CUDA graph that cycles through `launches`."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -35,10 +35,10 @@ Opener = Callable[[Setting], "contextlib.AbstractContextManager[Launcher]"]
 
 @dataclass(frozen=True)
 class SamplingMethod:
-    """One way to sample. `runner` is the suite's runner that it belongs to, for `--runner`.
+    """One way to sample. `runner` is the runner that it belongs to, for `--runner`.
 
-    `open` gives a launcher and frees what it held when left. `applies` says for which shapes and types it is a
-    method of its own. `exact_coordinates` is False where the grid is rounded to the features' type.
+    `open` gives a launcher and frees it when left. `applies` says for which shapes and types it is a method of
+    its own. `exact_coordinates` is False where the grid is rounded to the features' type.
     """
 
     name: str
