@@ -479,7 +479,8 @@ def table(answers: dict[str, Any]) -> str:
         "fresh against every stored": "fresh processes and stored runs, every two, both ways",
     }
     counted = ("false_alarms", "rows_called_worse", "not_comparable")
-    lines += ["", f"## {SETTING}"] + lines_of(
+    lines += ["", f"## {SETTING}"]
+    lines += lines_of(
         "| identical code | decisions | false alarms | rows called worse | not comparable |",
         "|---|---:|---:|---:|---:|",
         [[words, part[kind]["decisions"], *counts(part[kind], *counted)] for kind, words in names.items()],
@@ -492,14 +493,19 @@ def table(answers: dict[str, Any]) -> str:
             "| planted slowdown | row | limit | caught | interval above zero | not comparable | median change |",
             "|---:|---|---:|---:|---:|---:|---:|",
             [
-                [f"{one['planted_percent']:g}%", one["row"], percent(one["median_limit_percent"], ".3g")]
-                + counts(one, "caught", "interval_above_zero", "not_comparable")
-                + [percent(one["median_change_percent"], "+.1f")]
+                [
+                    f"{one['planted_percent']:g}%",
+                    one["row"],
+                    percent(one["median_limit_percent"], ".3g"),
+                    *counts(one, "caught", "interval_above_zero", "not_comparable"),
+                    percent(one["median_change_percent"], "+.1f"),
+                ]
                 for one in part["power"]
             ],
         )
     planted = {"false_alarms": "nothing", "one_decibel_caught": "1 dB", "one_level_caught": "1 level of one pixel"}
-    lines += ["", "## Picture (default limits)"] + lines_of(
+    lines += ["", "## Picture (default limits)"]
+    lines += lines_of(
         "| planted | called worse |",
         "|---|---:|",
         [[words, *counts(answers["picture"], name)] for name, words in planted.items()],
