@@ -13,8 +13,9 @@ ARGS ?=
 bench: $(STAMP)
 	$(VENV)/bin/python -m pytest bench/ --benchmark-only $(ARGS)
 
+# A process a core, each with one thread.
 test: lint types
-	$(VENV)/bin/python -m pytest tests/ $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/ -n auto --dist loadscope $(ARGS)
 
 lint: $(STAMP)
 	$(VENV)/bin/python -m ruff check .

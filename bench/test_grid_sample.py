@@ -10,17 +10,24 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from sadtrt_core.engine.build import BuildOptions, EngineBuildError
+from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.sampler_check import TOLERANCE
+from sadtrt_core.errors import BuildError
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS, TORCH_TYPES, ComputeType
 from sadtrt_core.sampling.device_times import copies_beyond_cache, copy_rate, graph_time_us
-from sadtrt_core.sampling.methods import SAMPLING_METHODS, SamplingLaunch, SamplingMethod, Setting
-from sadtrt_core.sampling.prebuild import RowKey, build_sampler_engines, row_key
+from sadtrt_core.sampling.engine import Setting
+from sadtrt_core.sampling.methods import (
+    SAMPLING_METHODS,
+    Launch,
+    MethodAt,
+    SamplingMethod,
+    build_sampler_engines,
+)
 from sadtrt_core.sampling.rows import SamplingRow
-from sadtrt_core.sampling.shapes import RENDERER_SHAPES, SamplingShape, renderer_grids, renderer_volume
+from sadtrt_core.sampling.shapes import SamplingShape, renderer_grids, renderer_shapes, renderer_volume
 from sadtrt_core.sampling.torch_forms import expanded
-from sadtrt_core.suite import Suite
+from sadtrt_core.session import Session
 
 FEATURES: tuple[ComputeType, ...] = ("float32", "float16")
 
@@ -31,7 +38,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     features = {precision_named(name).compute for name in option("precision") or PRECISIONS}
     rows = [
         pytest.param(shape, kind, method, id=f"{shape.name}, {kind}, {method.name}")
-        for shape in RENDERER_SHAPES
+        for batch in option("batch") or [1]
+        for shape in renderer_shapes(batch)
         for kind in FEATURES
         for method in SAMPLING_METHODS.values()
         if method.applies(shape, TORCH_TYPES[kind])
@@ -47,59 +55,58 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("shape", "features", "method"), rows)
 
 
-def _setting(suite: Suite, shape: SamplingShape, features: ComputeType) -> Setting:
-    options = BuildOptions(optimization_level=suite.options.optimization_level)
-    return Setting(shape, TORCH_TYPES[features], suite.device, suite.options.cache, options, suite.say)
+def _setting(session: Session, shape: SamplingShape, features: ComputeType) -> Setting:
+    options = BuildOptions(optimization_level=session.options.optimization_level)
+    return Setting(shape, TORCH_TYPES[features], session.device, session.options.cache, options, session.report)
 
 
 @pytest.fixture(scope="module")
-def unbuilt(suite: Suite, request: pytest.FixtureRequest) -> dict[RowKey, str]:
+def unbuilt(session: Session, request: pytest.FixtureRequest) -> dict[MethodAt, str]:
     """Why, for each row whose engine could not be built; the engines of all others are in the cache by now."""
     collected = [getattr(item, "callspec", None) for item in request.session.items]
     rows = [
-        (call.params["method"], _setting(suite, call.params["shape"], call.params["features"]))
+        (call.params["method"], _setting(session, call.params["shape"], call.params["features"]))
         for call in collected
         if call is not None and isinstance(call.params.get("method"), SamplingMethod)
     ]
     capture = request.config.pluginmanager.getplugin("capturemanager")
     assert capture is not None
     with capture.global_and_fixture_disabled():
-        return build_sampler_engines(rows, suite.options.jobs, Console())
+        return build_sampler_engines(rows, session.options.jobs, Console())
 
 
 @pytest.fixture(scope="module")
-def device_copy_rate(suite: Suite) -> float:
+def device_copy_rate(session: Session) -> float:
     """Bytes a second, read and written, of a copy within the device's memory."""
-    return copy_rate(suite.device)
+    return copy_rate(session.device)
 
 
 def test_grid_sample(
     shape: SamplingShape,
     features: ComputeType,
     method: SamplingMethod,
-    suite: Suite,
+    session: Session,
     benchmark: Any,
     sampling_rows: list[SamplingRow],
     device_copy_rate: float,
-    unbuilt: dict[RowKey, str],
+    unbuilt: dict[MethodAt, str],
 ) -> None:
-    setting = _setting(suite, shape, features)
+    setting = _setting(session, shape, features)
     dtype = setting.dtype
     reason = method.absence(setting)
-    if reason is None and suite.device.type == "cpu" and 4 * shape.size > suite.options.size:
+    if reason is None and session.device.type == "cpu" and 4 * shape.size > session.options.size:
         reason = f"{4 * shape.size} pixels take a CPU a second a call (--size {4 * shape.size})"
     if reason is not None:
         pytest.skip(reason)
-    if (broken := unbuilt.get(row_key(method, setting))) is not None:
-        raise EngineBuildError(broken)
+    if (broken := unbuilt.get((method, setting))) is not None:
+        raise BuildError(broken)
     benchmark.group = f"grid sample, {shape.name}, {features}"
-    on_gpu = suite.device.type == "cuda"
+    on_gpu = session.device.type == "cuda"
     moved = shape.bytes_moved(dtype.itemsize)
     with torch.inference_mode(), method.open(setting) as launcher:
         volume, grid = _tensors(setting, 0)
         launch = launcher(volume, grid)
-        launch()
-        difference = _difference(launch, volume, grid)
+        difference = _difference(launch(), volume, grid)
         if method.exact_coordinates or dtype == torch.float32:
             assert difference <= TOLERANCE[features], f"differs from PyTorch by {difference:.3g}: not worth timing"
         rounds, warm_up = (40, 10) if on_gpu else (3, 0)
@@ -108,7 +115,7 @@ def test_grid_sample(
             pytest.skip("--benchmark-disable: ran once, recorded nothing")
         cold = warm = None
         if on_gpu:
-            others = [launcher(*_tensors(setting, n)) for n in range(1, copies_beyond_cache(moved, suite.device))]
+            others = [launcher(*_tensors(setting, n)) for n in range(1, copies_beyond_cache(moved, session.device))]
             cold = graph_time_us([launch, *others])
             warm = graph_time_us([launch])
     host = benchmark.stats.stats.median * 1e6
@@ -122,14 +129,14 @@ def _tensors(setting: Setting, seed: int) -> tuple[Tensor, Tensor]:
     return volume, renderer_grids(setting.shape, setting.device, seed)
 
 
-def _once(launch: SamplingLaunch, on_gpu: bool) -> None:
+def _once(launch: Launch, on_gpu: bool) -> None:
     launch()
     if on_gpu:
         torch.cuda.synchronize()
 
 
-def _difference(launch: SamplingLaunch, volume: Tensor, grid: Tensor) -> float:
-    """Largest difference of the last samples from PyTorch's, computed in fp32 on the features as they are."""
+def _difference(samples: Tensor, volume: Tensor, grid: Tensor) -> float:
+    """Largest difference of samples from PyTorch's, computed in fp32 on the features as they are."""
     repeats = grid.shape[0] // volume.shape[0]
     expected = F.grid_sample(expanded(volume.float(), repeats), grid, align_corners=False)
-    return (launch.samples().float() - expected).abs().max().item()
+    return (samples.float() - expected).abs().max().item()

@@ -5,46 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch import Tensor
 
-from sadtrt_core.records.schema import Record
-from sadtrt_core.reference import REFERENCE_FLOOR_DB
-from sadtrt_core.rows import BENCHMARK_VERSION
-from sadtrt_core.suite import Suite
+from sadtrt_core.benchmark import measure_drift
+from sadtrt_core.measure.interleave import Interleaver
+from sadtrt_core.report.metrics import extra_info
+from sadtrt_core.runners.base import StageRunner
+from sadtrt_core.session import Session
 
 
 def test_precision_drift(
-    runner: str, precision: str, suite: Suite, benchmark: Any, row: Any, request: pytest.FixtureRequest
+    runner: str, precision: str, session: Session, interleaver: Interleaver, benchmark: Any, recorded: Any
 ) -> None:
-    asked = request.config.getoption("stage")
-    if asked and "generator" not in asked:
+    if session.options.stages and "generator" not in session.options.stages:
         pytest.skip("drift is the whole generator's: --stage leaves it out")
-    kind, job, key = row("generator", runner, precision, 1)
+    case = session.case("generator", runner, precision)
     benchmark.group = "drift over the driving sequence"
-    reference = suite.reference
-    if not reference.sound:
-        pytest.fail(
-            f"the reference cannot judge anything: repeatable {reference.repeatable}, "
-            f"{reference.against_float64.psnr_min:.1f} dB against float64 where {REFERENCE_FLOOR_DB:.0f} are needed"
-        )
-    items = suite.frame_inputs
-    with kind.create(job) as active:
-        active.infer(items[0])  # Loads, compiles and tunes outside the one timed round.
-        frames = benchmark.pedantic(suite.render_sequence, args=(active, items), rounds=1, iterations=1)
-        notes = active.notes
-    if benchmark.disabled:
-        pytest.skip("--benchmark-disable: ran once, recorded nothing")
-    drift = suite.drift(frames)
-    if (runner, precision) == ("pytorch", "fp32"):
-        checked = reference.against_float64
-        notes = (*notes, f"the reference: repeatable, {checked.psnr_min:.1f} dB against float64")
-    suite.writer.add(Record(key, "measured", drift=drift, notes=notes, benchmark_version=BENCHMARK_VERSION))
-    suite.save_frames(key, frames, drift)
-    benchmark.extra_info.update(
-        psnr_min=None if drift.has_non_finite else drift.psnr_min,
-        psnr_mean=None if drift.has_non_finite else drift.psnr_mean,
-        ssim_min=None if drift.has_non_finite else drift.ssim_min,
-        max_lsb=drift.max_lsb_worst,
-        non_finite_frames=sum(drift.non_finite),
-        drift_meaningful=drift.meaningful,
-        weights=suite.renderer.weights.kind,
-    )
+
+    def render(active: StageRunner) -> Tensor:
+        items = session.frame_inputs
+        frames: Tensor = benchmark.pedantic(session.render_sequence, args=(active, items), rounds=1, iterations=1)
+        if benchmark.disabled:
+            pytest.skip("--benchmark-disable: ran once, recorded nothing")
+        return frames
+
+    with recorded(case, timed=False):
+        interleaver.finish()  # Nothing waits for its next repetition while frames are rendered.
+        record, _ = measure_drift(session, case, render)
+    benchmark.extra_info.update(extra_info(record), weights=session.renderer.weights.kind)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 from sadtrt_core.commands.accuracy import drift, search
-from sadtrt_core.commands.prepare import build, build_plugin_command, doctor, fit
+from sadtrt_core.commands.options import one_sentence
+from sadtrt_core.commands.prepare import build, build_plugin, doctor, fit
 from sadtrt_core.commands.results import compare, gate, report
 
 app = typer.Typer(
@@ -15,11 +16,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(doctor)
-app.command()(build)
-app.command(name="build-plugin")(build_plugin_command)
-for command in (fit, drift, search, report, gate, compare):
-    app.command()(command)
+for command in (doctor, build, build_plugin, fit, drift, search, report, gate, compare):
+    app.command(name=command.__name__.replace("_", "-"))(one_sentence()(command))
 
 if __name__ == "__main__":
     app()

@@ -9,41 +9,40 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from rich.console import Console
 
 import sadtrt_core
 
 
 def serve(questions: IO[str], answers: IO[str]) -> None:
-    """Load what the first line asks for, then take a turn for every line that follows."""
-    from sadtrt_core.compare_contestants import LocalContestant, local_contestant
-    from sadtrt_core.compare_side import Conditions, Side
-    from sadtrt_core.engine.build import EngineBuildError
-    from sadtrt_core.rows import BENCHMARK_VERSION
+    """Load what the first line asks for, then take samples or render for every line that follows."""
+    from sadtrt_core.benchmark import BENCHMARK_VERSION
+    from sadtrt_core.compare.side import read_question
+    from sadtrt_core.compare.sides import local_side
+    from sadtrt_core.errors import BuildError, UserError
+    from sadtrt_core.progress import ConsoleReporter
+    from sadtrt_core.session import Session
 
     def answer(content: dict[str, Any]) -> None:
         print(json.dumps(content), file=answers, flush=True)
 
-    def take_turns(contestant: LocalContestant, alike: bool) -> None:
-        version = {"benchmark_version": BENCHMARK_VERSION}
-        answer({"call_seconds": contestant.call_seconds, "renders": True} | version)
-        for line in questions:
-            asked = json.loads(line)
-            if "render" in asked:
-                np.save(asked["render"], contestant.render().numpy())
-                answer({})
-                continue
-            turn = contestant.take(int(asked["take"]))
-            # A caller of another version means something else by device time, and falls back to host times.
-            device = turn.device_ms if alike else None
-            answer({"host_ms": turn.host_ms, "device_ms": device, "late": turn.late})
-
     asked = json.loads(questions.readline())
+    # A caller of another version means something else by device time, and falls back to host times.
+    alike = asked.get("benchmark_version") == BENCHMARK_VERSION
     try:
-        side, conditions = Side(**asked["side"]), Conditions(**asked["conditions"])
-        suite = conditions.suite(lambda line: print(line, file=sys.stderr))
-        with local_contestant(side, conditions, suite) as contestant:
-            take_turns(contestant, asked.get("benchmark_version") == BENCHMARK_VERSION)
-    except (ValueError, TypeError, EngineBuildError, OSError) as error:
+        side, config = read_question(asked)
+        with local_side(side, Session(config, report=ConsoleReporter(Console(stderr=True)))) as local:
+            answer({"call_seconds": local.call_seconds, "renders": True, "benchmark_version": BENCHMARK_VERSION})
+            for line in questions:
+                asked = json.loads(line)
+                if "render" in asked:
+                    np.save(asked["render"], local.render().numpy())
+                    answer({})
+                else:
+                    taken = local.sample(int(asked["take"]))
+                    device = taken.device_ms if alike else None
+                    answer({"host_ms": taken.host_ms, "device_ms": device, "late": taken.late})
+    except (UserError, BuildError, OSError) as error:
         answer({"error": " ".join(str(error).split())})
 
 

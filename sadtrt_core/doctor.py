@@ -1,4 +1,4 @@
-"""What this machine has, and for every runner and precision that would be skipped: why, and what mends it."""
+"""What this machine has, and for every runner and precision that would be skipped: why, and what fixes it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from rich.table import Table
 
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.environment import package_version, read_environment
+from sadtrt_core.errors import Unavailable
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.runners.registry import RUNNERS
-from sadtrt_core.suite import Suite
+from sadtrt_core.session import Session
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing that is here or is not."""
 
     thing: str
@@ -25,62 +26,60 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether a runner serves a precision on this machine; `mend` is a command, where one helps."""
+class Support:
+    """Whether a runner serves a precision on this machine: None, or why not and what fixes it."""
 
     runner: str
     precision: str
-    reason: str | None
-    mend: str | None
+    missing: Unavailable | None
 
 
-def look_around(suite: Suite) -> tuple[Finding, ...]:
+def check_machine(session: Session) -> tuple[Check, ...]:
     """What is installed and usable on this machine."""
-    environment = read_environment(suite.device)
+    environment = read_environment(session.device)
     plugin = find_plugin()
-    weights = suite.renderer.weights
+    weights = session.renderer.weights
 
-    def finding(thing: str, state: str | None, absent: str = "not found") -> Finding:
-        return Finding(thing, state or absent, state is not None)
+    def check(thing: str, state: str | None, absent: str = "not found") -> Check:
+        return Check(thing, state or absent, state is not None)
 
     capability = environment.compute_capability
     tensorrt = environment.tensorrt and f"{environment.tensorrt} ({environment.tensorrt_flavour})"
     library = f"{plugin.path} (version {plugin.version})" if isinstance(plugin, PluginLibrary) else None
     return (
-        finding("GPU", environment.gpu and f"{environment.gpu}, compute capability {capability}"),
-        finding("driver", environment.driver),
-        finding("CUDA of PyTorch", environment.cuda),
-        finding("PyTorch", environment.torch),
-        finding("TensorRT", tensorrt, "not installed: pip install 'sadtrt[gpu]'"),
-        finding("pycuda", package_version("pycuda"), "not installed: pip install 'sadtrt[gpu]'"),
-        finding("GridSample3D plugin", library, str(plugin)),
-        finding("ONNX Runtime", environment.onnxruntime),
-        Finding("weights", f"{weights.kind}: {weights.name}", weights.kind != "seeded"),
+        check("GPU", environment.gpu and f"{environment.gpu}, compute capability {capability}"),
+        check("driver", environment.driver),
+        check("CUDA of PyTorch", environment.cuda),
+        check("PyTorch", environment.torch),
+        check("TensorRT", tensorrt, "not installed: pip install 'sadtrt[gpu]'"),
+        check("pycuda", package_version("pycuda"), "not installed: pip install 'sadtrt[gpu]'"),
+        check("GridSample3D plugin", library, str(plugin)),
+        check("ONNX Runtime", environment.onnxruntime),
+        Check("weights", f"{weights.kind}: {weights.name}", weights.kind != "seeded"),
     )
 
 
-def verdicts(suite: Suite) -> tuple[Verdict, ...]:
+def supported(session: Session) -> tuple[Support, ...]:
     """Every runner with every precision, for the generator."""
-    found = []
-    for kind in RUNNERS.values():
-        for precision in PRECISIONS:
-            absence = kind.available(suite.plain_job("generator", precision, 1))
-            reason, mend = (absence.reason, absence.mend) if absence is not None else (None, None)
-            found.append(Verdict(kind.name, precision, reason, mend))
-    return tuple(found)
+    return tuple(
+        Support(runner, precision, session.unavailable(session.case("generator", runner, precision)))
+        for runner in RUNNERS
+        for precision in PRECISIONS
+    )
 
 
-def print_findings(suite: Suite, console: Console) -> None:
+def print_checks(session: Session, console: Console) -> None:
     """Both tables: what is here, and what would run."""
     here = Table(title="What is here", title_justify="left", show_header=False)
-    for finding in look_around(suite):
-        mark = "[green]yes[/]" if finding.present else "[yellow]no[/]"
-        here.add_row(finding.thing, mark, escape(finding.state))
+    for check in check_machine(session):
+        mark = "[green]yes[/]" if check.present else "[yellow]no[/]"
+        here.add_row(check.thing, mark, escape(check.state))
     console.print(here)
     table = Table(title="What would run", title_justify="left")
-    for heading in ("runner", "precision", "runs", "why not", "what mends it"):
+    for heading in ("runner", "precision", "runs", "why not", "what fixes it"):
         table.add_column(heading, overflow="fold")
-    for verdict in verdicts(suite):
-        runs = "[green]yes[/]" if verdict.reason is None else "[yellow]no[/]"
-        table.add_row(verdict.runner, verdict.precision, runs, escape(verdict.reason or ""), escape(verdict.mend or ""))
+    for one in supported(session):
+        missing = one.missing
+        words = ("[green]yes[/]",) if missing is None else ("[yellow]no[/]", missing.reason, missing.fix or "")
+        table.add_row(one.runner, one.precision, words[0], *map(escape, words[1:]))
     console.print(table)

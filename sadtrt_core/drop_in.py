@@ -14,13 +14,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sadtrt_core.case import GridSample
+from sadtrt_core.config import default_cache
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
+from sadtrt_core.errors import UserError
+from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.plan import precision_named
-from sadtrt_core.quantise.calibration import Calibration
+from sadtrt_core.renderer.checkpoint import load_checkpoint
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.runners.base import GridSample, Job, StageRunner
+from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.tensorrt import TensorRTRunner
-from sadtrt_core.stages import STAGES
 
 Keypoints = Mapping[str, "Tensor | None"] | Tensor
 
@@ -33,7 +37,7 @@ class TensorRTGenerator(nn.Module):
     `calibration` has the ranges that int8 needs. `make_runner` makes the runner that computes, from a job of the
     generator stage.
 
-    Raises ValueError for weights that cannot be used, RuntimeError with the reason where TensorRT cannot serve.
+    Raises UserError for weights that cannot be used, RuntimeError with the reason where TensorRT cannot serve.
     """
 
     def __init__(
@@ -52,23 +56,23 @@ class TensorRTGenerator(nn.Module):
     ) -> None:
         super().__init__()
         if (checkpoint is None) == (renderer is None):
-            raise ValueError("a TensorRTGenerator takes its weights from one place: give a checkpoint or a renderer")
+            raise UserError("a TensorRTGenerator takes its weights from one place: give a checkpoint or a renderer")
         if batch < 1:
-            raise ValueError(f"batch {batch} is too small: expected at least 1 frame")
+            raise UserError(f"batch {batch} is too small: expected at least 1 frame")
         how = precision_named(precision)
-        if how.quantise is not None and calibration is None:
-            raise ValueError(
+        if how.quantize is not None and calibration is None:
+            raise UserError(
                 f"precision {precision!r} needs ranges measured on pictures and motion like yours: give the "
-                "calibration that sadtrt_core.quantise.calibrate.calibrated(renderer, workload, cache) returns"
+                "calibration that sadtrt_core.graph.calibrate.calibrated(renderer, workload, cache) returns"
             )
         self._job = Job(
-            renderer=renderer or _load(checkpoint, size),
+            renderer=renderer or load_checkpoint(Path(checkpoint or ""), size, None),
             stage=STAGES["generator"],
             precision=how,
             grid_sample=grid_sample or ("plugin" if isinstance(find_plugin(), PluginLibrary) else "native"),
             batch=batch,
             device=torch.device(device),
-            cache=cache or _default_cache(),
+            cache=cache or default_cache(),
             calibration=calibration,
         )
         self._runner = make_runner(self._job)
@@ -82,7 +86,7 @@ class TensorRTGenerator(nn.Module):
         """Frames for source images (N, 3, H, W) in 0..1 and keypoints {"value": (N, 15, 3)}.
 
         Any float type and device is taken. Returns {"prediction": (N, 3, H, W) float32 in 0..1} on the images' device.
-        Raises ValueError for a jacobian, for another shape, or for keypoints of another number of frames.
+        Raises UserError for a jacobian, for another shape, or for keypoints of another number of frames.
         """
         inputs = {
             "source_image": source_image,
@@ -92,7 +96,7 @@ class TensorRTGenerator(nn.Module):
         frames = source_image.shape[0]
         for name, tensor in inputs.items():
             if tensor.shape[0] != frames:
-                raise ValueError(
+                raise UserError(
                     f"{name!r} {tuple(tensor.shape)} has {tensor.shape[0]} frames where source_image "
                     f"{tuple(source_image.shape)} has {frames}: expected as many"
                 )
@@ -119,24 +123,11 @@ def _value(name: str, keypoints: Keypoints) -> Tensor:
     if isinstance(keypoints, Tensor):
         return keypoints
     if keypoints.get("jacobian") is not None:
-        raise ValueError(
+        raise UserError(
             f"{name!r} carries a jacobian, which engines are exported without: set estimate_jacobian to False, as "
             "SadTalker's own configuration does"
         )
     value = keypoints.get("value")
     if value is None:
-        raise ValueError(f"{name!r} lacks its entry 'value': expected a tensor (N, 15, 3)")
+        raise UserError(f"{name!r} lacks its entry 'value': expected a tensor (N, 15, 3)")
     return value
-
-
-def _load(checkpoint: str | Path | None, size: int) -> Renderer:
-    from sadtrt_core.renderer.checkpoint import load_checkpoint
-
-    assert checkpoint is not None
-    return load_checkpoint(Path(checkpoint), size, None)
-
-
-def _default_cache() -> Path:
-    from sadtrt_core.suite import default_cache
-
-    return default_cache()

@@ -64,7 +64,7 @@ def read_environment(device: torch.device) -> Environment:
     """The environment of a run on `device`; GPU fields are None on a CPU."""
     on_gpu = device.type == "cuda"
     found = api.tensorrt_module()
-    tensorrt = None if isinstance(found, api.Absent) else found
+    tensorrt = None if isinstance(found, api.Unavailable) else found
     status = _git("status", "--porcelain", "--untracked-files=no")
     return Environment(
         gpu=torch.cuda.get_device_name(device) if on_gpu else None,

@@ -1,13 +1,18 @@
-"""Files that several processes write: one lock for each, whole or not at all."""
+"""Files that several processes write: one lock for each, whole or not at all; and a digest of this package's code."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from sadtrt_core import LAYERS
+from sadtrt_core.errors import UserError
 
 
 @contextlib.contextmanager
@@ -56,3 +61,60 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write `path`, whole and flushed to the disk (`write_whole`).
+
+    Raises UserError naming the path and the system's reason; the old file, if any, is then still there whole.
+    """
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    try:
+        write_whole(path, data, durable=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose a folder that can be written"
+        ) from error
+
+
+def point_at(link: Path, target_name: str) -> None:
+    """Make `link` a relative symlink to its sibling `target_name`, replacing an older link in one step.
+
+    Where the file system has no symlinks, `<link>.txt` holding the name is written instead.
+    """
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        os.symlink(target_name, temporary, target_is_directory=True)
+    except (OSError, NotImplementedError):
+        write_file(link.with_name(link.name + ".txt"), target_name + "\n")
+        return
+    try:
+        os.replace(temporary, link)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot point {link} at {target_name}: {error.strerror or error}; move away what is there"
+        ) from error
+    # A text pointer left by an earlier run on a file system without symlinks would contradict the link.
+    with contextlib.suppress(OSError):
+        link.with_name(link.name + ".txt").unlink(missing_ok=True)
+
+
+_PACKAGE = Path(__file__).parent
+
+
+@functools.cache
+def code_digest(layer: str, package: Path = _PACKAGE) -> str:
+    """SHA-256 in hexadecimal over the Python files of `layer` and of all layers below it (`sadtrt_core.LAYERS`).
+
+    What a cache keeps carries it, so that nothing is older than the code that
+    made it: a layer imports only those below.
+    """
+    digest = hashlib.sha256()
+    for name in LAYERS[: LAYERS.index(layer) + 1]:
+        folder = package / name
+        for file in sorted(folder.rglob("*.py")) if folder.is_dir() else [package / f"{name}.py"]:
+            digest.update(file.relative_to(package).as_posix().encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -16,7 +16,7 @@
 
 `nodes` are shell-style patterns over the generator's ONNX node names; the word "coordinates" stands for everything
 between a sampling grid and the nearest convolution, "picture" for everything from the last convolution, that one
-included, to the rendered picture. Very long sums of few outputs are parted in every plan (graph/short_sums.py). A
+included, to the rendered picture. Very long sums of few outputs are parted in every plan (graph/split_k.py). A
 plan's name is its file's, without the ending.
 """
 
@@ -33,6 +33,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sadtrt_core.errors import UserError
+from sadtrt_core.files import write_file
 from sadtrt_core.precision import COORDINATES, PICTURE, PLAN_SUFFIX, PRECISIONS, TORCH_TYPES, ComputeType, Precision
 
 if sys.version_info >= (3, 11):
@@ -48,10 +50,6 @@ _KEY = re.compile(r"[a-z0-9_]{1,40}")
 _SLICES = frozenset({COORDINATES, PICTURE})
 
 
-class PlanError(ValueError):
-    """A plan that cannot be used or written, in one sentence."""
-
-
 @dataclass(frozen=True)
 class Keep:
     """Nodes that stay fp32, and why: shell-style patterns over node names, or one of the words for a slice."""
@@ -61,10 +59,10 @@ class Keep:
 
     def __post_init__(self) -> None:
         if not self.nodes:
-            raise PlanError("a part that a plan keeps names no node: give at least one pattern in `nodes`")
+            raise UserError("a part that a plan keeps names no node: give at least one pattern in `nodes`")
         for pattern in self.nodes:
             if pattern not in _SLICES and not (pattern.startswith("/") and pattern.isprintable()):
-                raise PlanError(
+                raise UserError(
                     f"{pattern[:80]!r} cannot name a node to keep: expected {COORDINATES!r}, {PICTURE!r} or a pattern "
                     "that starts with a slash, such as '/decoder/up_1/*'"
                 )
@@ -74,7 +72,7 @@ class Keep:
 class Plan:
     """A base type and what is kept from it. `measured` and `versions` are facts for people; nothing computes by them.
 
-    Raises PlanError for a name that is a built-in precision's or no plain file name, and for a base that is not low.
+    Raises UserError for a name that is a built-in precision's or no plain file name, and for a base that is not low.
     """
 
     name: str
@@ -86,15 +84,15 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.name in PRECISIONS:
-            raise PlanError(f"a plan cannot be called {self.name!r}: that is a built-in precision; rename the file")
+            raise UserError(f"a plan cannot be called {self.name!r}: that is a built-in precision; rename the file")
         if not _NAME.fullmatch(self.name):
-            raise PlanError(
+            raise UserError(
                 f"a plan cannot be called {self.name[:80]!r}: expected at most 64 letters, digits, dots, dashes and "
                 "underscores; rename the file"
             )
         low = [kind for kind in TORCH_TYPES if kind != "float32"]
         if self.base not in low:
-            raise PlanError(f"base type {self.base!r} is not one a plan can have: expected {' or '.join(low)}")
+            raise UserError(f"base type {self.base!r} is not one a plan can have: expected {' or '.join(low)}")
 
     @property
     def precision(self) -> Precision:
@@ -107,40 +105,40 @@ class Plan:
             keep_coordinates=COORDINATES in nodes,
             keep_picture=PICTURE in nodes,
             keep_nodes=tuple(pattern for pattern in nodes if pattern not in _SLICES),
-            short_sums=True,
+            split_k=True,
         )
 
 
 def read_plan(path: Path) -> Plan:
     """The plan in a file, of which nothing is ever run.
 
-    Raises PlanError, one sentence that names the file, for what is missing, over 1 MiB, not TOML, of another format,
+    Raises UserError, one sentence that names the file, for what is missing, over 1 MiB, not TOML, of another format,
     or holds an entry that is unknown, absent or of a wrong type.
     """
     try:
         with path.open("rb") as file:
             raw = file.read(SIZE_LIMIT + 1)
     except OSError as error:
-        raise PlanError(f"cannot read the plan {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot read the plan {path}: {error.strerror or error}") from error
     if len(raw) > SIZE_LIMIT:
-        raise PlanError(f"{path} has over {SIZE_LIMIT >> 20} MiB: no plan is that long")
+        raise UserError(f"{path} has over {SIZE_LIMIT >> 20} MiB: no plan is that long")
     try:
         data = tomllib.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise PlanError(f"{path} is not TOML ({error}): write it again with `sadtrt search`") from error
+        raise UserError(f"{path} is not TOML ({error}): write it again with `sadtrt search`") from error
     try:
         return _plan(path.name.removesuffix(PLAN_SUFFIX), data)
-    except PlanError as error:
-        raise PlanError(f"{path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _plan(name: str, data: dict[str, Any]) -> Plan:
     if data.get("format") != FORMAT:
-        raise PlanError(f"its format is {str(data.get('format'))[:80]!r}: expected format = {FORMAT!r}")
+        raise UserError(f"its format is {str(data.get('format'))[:80]!r}: expected format = {FORMAT!r}")
     _only(data, ("format", "base", "why", "keep", "measured", "versions"), "the plan")
     parts = data.get("keep", [])
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise PlanError("keep must be tables, each begun by [[keep]]")
+        raise UserError("keep must be tables, each begun by [[keep]]")
     return Plan(
         name,
         _text(data, "base"),  # type: ignore[arg-type]  # Checked when made.
@@ -155,32 +153,32 @@ def _keep(part: dict[str, Any]) -> Keep:
     _only(part, ("nodes", "why"), "[[keep]]")
     nodes = part.get("nodes")
     if not isinstance(nodes, list) or not all(isinstance(pattern, str) for pattern in nodes):
-        raise PlanError("nodes of a [[keep]] must be a list of patterns in quotes")
+        raise UserError("nodes of a [[keep]] must be a list of patterns in quotes")
     return Keep(tuple(nodes), _text(part, "why"))
 
 
 def _only(table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     for name in table:
         if name not in known:
-            raise PlanError(f"{where} has the unknown entry {name[:80]!r}: expected {', '.join(known)}")
+            raise UserError(f"{where} has the unknown entry {name[:80]!r}: expected {', '.join(known)}")
 
 
 def _text(table: dict[str, Any], name: str) -> str:
     value = table.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise PlanError(f"{name} is {str(value)[:80]!r}: expected text in quotes")
+        raise UserError(f"{name} is {str(value)[:80]!r}: expected text in quotes")
     return value
 
 
 def _facts(data: dict[str, Any], name: str) -> dict[str, Fact]:
     table = data.get(name, {})
     if not isinstance(table, dict) or not all(isinstance(value, (str, int, float)) for value in table.values()):
-        raise PlanError(f"[{name}] must be a table of plain texts and numbers")
+        raise UserError(f"[{name}] must be a table of plain texts and numbers")
     return table
 
 
 def plan_text(plan: Plan) -> str:
-    """The plan as TOML that `read_plan` reads back to an equal plan of the file's name. Raises PlanError."""
+    """The plan as TOML that `read_plan` reads back to an equal plan of the file's name. Raises UserError."""
     lines = [
         "# Which parts of the renderer stay fp32, found by `sadtrt search`. Use it: --precision path/to/this.toml",
         f"format = {_quoted(FORMAT)}",
@@ -198,14 +196,12 @@ def plan_text(plan: Plan) -> str:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write the plan, whole or not at all. Raises PlanError for a path whose name is not the plan's."""
-    from sadtrt_core.records.files import write_atomically
-
+    """Write the plan, whole or not at all. Raises UserError for a path whose name is not the plan's."""
     if path.name != plan.name + PLAN_SUFFIX:
-        raise PlanError(f"plan {plan.name!r} cannot be written as {path.name}: expected {plan.name}{PLAN_SUFFIX}")
+        raise UserError(f"plan {plan.name!r} cannot be written as {path.name}: expected {plan.name}{PLAN_SUFFIX}")
     text = plan_text(plan)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text)
+    write_file(path, text)
 
 
 def _quoted(text: str) -> str:
@@ -215,7 +211,7 @@ def _quoted(text: str) -> str:
 
 def _key(name: str) -> str:
     if not _KEY.fullmatch(name):
-        raise PlanError(f"{name!r} cannot be the name of a fact: expected small letters, digits and underscores")
+        raise UserError(f"{name!r} cannot be the name of a fact: expected small letters, digits and underscores")
     return name
 
 
@@ -223,7 +219,7 @@ def _value(name: str, value: Fact) -> str:
     if isinstance(value, str):
         return _quoted(value)
     if isinstance(value, float) and not math.isfinite(value):
-        raise PlanError(f"{name} is {value}: leave out what has no number")
+        raise UserError(f"{name} is {value}: leave out what has no number")
     return json.dumps(value)
 
 
@@ -236,13 +232,11 @@ def precision_digest(precision: Precision) -> str:
 def precision_named(name: str) -> Precision:
     """The precision of that name, or of the plan in a file whose name ends in .toml.
 
-    Raises ValueError: a name that is not known, with those there are, or PlanError for a file that is no plan.
+    Raises UserError for a name that is not known, with those there are, and for a file that is no plan.
     """
     if name.endswith(PLAN_SUFFIX):
         return read_plan(Path(name)).precision
     if name not in PRECISIONS:
         known = ", ".join(PRECISIONS)
-        raise ValueError(
-            f"precision {name!r} is not known: expected one of {known}, or a plan's file such as plan.toml"
-        )
+        raise UserError(f"precision {name!r} is not known: expected one of {known}, or a plan's file such as plan.toml")
     return PRECISIONS[name]

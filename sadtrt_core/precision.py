@@ -22,21 +22,21 @@ COORDINATES = "coordinates"
 #: Stands among what a plan keeps for the picture slice: the last convolution and everything between it and the picture.
 PICTURE = "picture"
 #: int8, or eight-bit floats with three bits of mantissa (E4M3, largest 448).
-QuantisedType = Literal["int8", "fp8"]
+QuantizedType = Literal["int8", "fp8"]
 #: How the name of a plan's file ends; a precision of such a name is read from that file.
 PLAN_SUFFIX = ".toml"
 
 
 @dataclass(frozen=True)
-class Quantisation:
+class Quantization:
     """Which convolutions compute on operands of eight bits: those that `nodes` match and `spare` does not.
 
     Shell-style patterns over the generator's ONNX node names. A node that the precision keeps in fp32 is not quantised.
     """
 
-    type: QuantisedType
+    type: QuantizedType
     nodes: tuple[str, ...]
-    spare: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Precision:
     `compute` is the type of everything that is not kept. `keep_coordinates` keeps fp32 on the backward slice from every
     sampling grid to the nearest convolution (coordinates, softmax, mask-weighted sum), `keep_picture` on that from
     the rendered picture to the last convolution, that one included. `short_sums` parts convolutions that sum very
-    many products, for kernels whose sums are half as well (graph/short_sums.py; PyTorch's are float). `keep_nodes`
+    many products, for kernels whose sums are half as well (graph/split_k.py; PyTorch's are float). `keep_nodes`
     are shell-style patterns over the generator's ONNX node names that stay fp32 as well, for plans found by search.
     `only_nodes`, where given, are patterns of the only nodes that compute in `compute`, all others being fp32;
     COORDINATES among them is the coordinate slice. `tf32` lets fp32 matrix arithmetic round its operands to TF32.
@@ -62,8 +62,8 @@ class Precision:
     keep_picture: bool = False
     keep_nodes: tuple[str, ...] = ()
     only_nodes: tuple[str, ...] | None = None
-    quantise: Quantisation | None = None
-    short_sums: bool = False
+    quantize: Quantization | None = None
+    split_k: bool = False
 
     @property
     def rounds_grids(self) -> bool:
@@ -85,7 +85,7 @@ class Precision:
 #: shows eight bits most: no norm follows it. What modulates them stays half because it reads one tensor with several
 #: convolutions, which TensorRT 8.6 may merge. The motion network stays half because 8.6 has no int8 for what lies
 #: between its convolutions.
-INT8 = Quantisation("int8", nodes=("/decoder/G_middle_?/conv_?/*",))
+INT8 = Quantization("int8", nodes=("/decoder/G_middle_?/conv_?/*",))
 _MIXED = Precision(
     "fp16-mixed",
     "float16",
@@ -95,7 +95,7 @@ _MIXED = Precision(
     "TensorRT 8.6's kernels round them to half all along",
     keep_coordinates=True,
     keep_picture=True,
-    short_sums=True,
+    split_k=True,
 )
 PRECISIONS: dict[str, Precision] = {
     precision.name: precision
@@ -109,13 +109,13 @@ PRECISIONS: dict[str, Precision] = {
             _MIXED,
             name="int8",
             why="fp16-mixed with the convolutions that bear it in eight bits, calibrated on the driving sequence",
-            quantise=INT8,
+            quantize=INT8,
         ),
         replace(
             _MIXED,
             name="fp8",
             why="the convolutions of int8 on eight-bit floats instead (E4M3), with the same ranges",
-            quantise=replace(INT8, type="fp8"),
+            quantize=replace(INT8, type="fp8"),
         ),
     )
 }

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.export import export_stage
-from sadtrt_core.quantise.calibration import Calibration
 from sadtrt_core.renderer.config import RendererConfig, demo_config, full_config
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.seeded import seeded_renderer
-from sadtrt_core.stages import STAGES
+from sadtrt_core.renderer.stages import STAGES
 
 DATA = Path(__file__).parent / "data"
+#: A suite in a process of its own is not one of this run's workers, as pytest-benchmark would take it for.
+os.environ.pop("PYTEST_XDIST_WORKER", None)
 
 
 @pytest.fixture(scope="session")

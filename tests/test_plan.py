@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sadtrt_core.errors import UserError
 from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.pipeline import typed_graph
-from sadtrt_core.plan import FORMAT, Keep, Plan, PlanError, plan_text, precision_named, read_plan, write_plan
-from sadtrt_core.stages import GRAPH_STAGES, STAGES
+from sadtrt_core.plan import FORMAT, Keep, Plan, plan_text, precision_named, read_plan, write_plan
+from sadtrt_core.renderer.stages import GRAPH_STAGES, STAGES
 
 PLAN = Plan(
     "sixty",
@@ -89,7 +90,7 @@ def test_a_plan_is_a_precision_by_its_path(plan_file):
 def test_a_damaged_plan_is_refused_in_one_sentence(tmp_path, text, fault):
     path = tmp_path / "bad.toml"
     path.write_text(text if "format" in text or not text else f"format = {FORMAT!r}\n{text}")
-    with pytest.raises(PlanError) as refused:
+    with pytest.raises(UserError) as refused:
         read_plan(path)
     assert fault in str(refused.value)
     assert str(path) in str(refused.value)
@@ -97,29 +98,29 @@ def test_a_damaged_plan_is_refused_in_one_sentence(tmp_path, text, fault):
 
 
 def test_files_that_are_no_plans_are_refused(tmp_path):
-    with pytest.raises(PlanError, match=r"cannot read the plan .*nowhere\.toml: No such file"):
+    with pytest.raises(UserError, match=r"cannot read the plan .*nowhere\.toml: No such file"):
         precision_named(str(tmp_path / "nowhere.toml"))
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PlanError, match="is not TOML"):
+    with pytest.raises(UserError, match="is not TOML"):
         read_plan(tmp_path / "bytes.toml")
     (tmp_path / "long.toml").write_bytes(b"#" * (1 << 21))
-    with pytest.raises(PlanError, match="no plan is that long"):
+    with pytest.raises(UserError, match="no plan is that long"):
         read_plan(tmp_path / "long.toml")
 
 
 def test_a_plan_cannot_pass_for_a_built_in_precision(tmp_path):
     path = tmp_path / "fp16.toml"
     path.write_text(plan_text(PLAN))
-    with pytest.raises(PlanError, match="cannot be called 'fp16': that is a built-in precision; rename the file"):
+    with pytest.raises(UserError, match="cannot be called 'fp16': that is a built-in precision; rename the file"):
         read_plan(path)
-    with pytest.raises(PlanError, match="cannot be called 'a b'"):
+    with pytest.raises(UserError, match="cannot be called 'a b'"):
         Plan("a b", "float16", "why")
 
 
 def test_a_failed_write_leaves_the_old_plan(plan_file):
-    with pytest.raises(PlanError, match="psnr is inf: leave out what has no number"):
+    with pytest.raises(UserError, match="psnr is inf: leave out what has no number"):
         write_plan(Plan("sixty", "float16", "why", measured={"psnr": float("inf")}), plan_file)
-    with pytest.raises(PlanError, match=r"expected sixty\.toml"):
+    with pytest.raises(UserError, match=r"expected sixty\.toml"):
         write_plan(PLAN, plan_file.with_name("other.toml"))
     assert read_plan(plan_file) == PLAN
     assert os.listdir(plan_file.parent) == ["sixty.toml"]

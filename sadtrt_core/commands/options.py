@@ -1,75 +1,79 @@
-"""What the commands share: their options, where they print, and how an error is worded."""
+"""What the commands share: the options of a run that they take, where they print, and how an error is worded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from sadtrt_core.config import Option, RunConfig, run_options
+from sadtrt_core.errors import BuildError, UserError
+from sadtrt_core.progress import ConsoleReporter
+
 if TYPE_CHECKING:
-    from sadtrt_core.suite import Suite
+    from sadtrt_core.session import Session
 
 console = Console()
 errors = Console(stderr=True)
 
-Size = Annotated[int, typer.Option(help="Image size in pixels: 256 or 512.")]
-WeightsChoice = Annotated[
-    str, typer.Option(help="auto, demo, fitted, fitted-seedN, seeded, or a .safetensors file of `sadtrt fit`.")
-]
-Checkpoint = Annotated[Path | None, typer.Option(help="SadTalker's .safetensors, .pth or .pth.tar.")]
-SourceImage = Annotated[Path | None, typer.Option(help="A picture to animate instead of the built-in portrait.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder of graphs, engines, weights and the timing cache.")]
-Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
-GridSampleChoice = Annotated[str, typer.Option(help="auto, plugin, native or builtin.")]
-
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turn what a user can mend into one sentence and exit code 2; anything else keeps its traceback."""
-    from sadtrt_core.engine.build import EngineBuildError
-
+    """Turn what a user can fix into one sentence and exit code 2; anything else keeps its traceback."""
     try:
         yield
-    except (ValueError, EngineBuildError, OSError) as error:
+    except (UserError, BuildError, OSError) as error:
         errors.print(f"[red]sadtrt:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
-def make_suite(
-    size: int,
-    weights: str,
-    checkpoint: Path | None,
-    device: str,
-    grid_sample: str,
-    cache: Path | None,
-    optimization_level: int = 3,
-    jobs: int = 1,
-    source_image: Path | None = None,
-) -> Suite:
-    """A suite of one frame for commands that build, look or search; see SuiteOptions. Raises ValueError."""
-    from sadtrt_core.suite import Suite, SuiteOptions, default_cache
+def takes(*fields: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of these fields of RunConfig; its first argument is then the RunConfig they make.
 
-    return Suite(
-        SuiteOptions(
-            size=size,
-            weights=weights,
-            checkpoint=checkpoint,
-            mapping_checkpoint=None,
-            source_image=source_image,
-            samples=None,
-            frames=1,
-            clip_frames=None,
-            device=device,
-            grid_sample=grid_sample,
-            cache=cache or default_cache(),
-            results=Path("results"),
-            jobs=jobs,
-            optimization_level=optimization_level,
-        ),
-        say=errors.print,
+    `defaults` name further fields with a default of the command's own. A repeatable option whose default is no tuple
+    is taken once.
+    """
+    known = {option.field: option for option in run_options()}
+    chosen = [_parameter(known[name], defaults.get(name, known[name].default)) for name in (*defaults, *fields)]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            config = RunConfig.from_options({one.name: given.pop(one.name) for one in chosen})
+            command(config, **given)
+
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *chosen)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(option: Option, default: Any) -> inspect.Parameter:
+    """The option as typer reads it from a function's signature."""
+    text = f"{option.text[0].upper()}{option.text[1:]}"
+    kind: Any = option.type
+    if isinstance(default, tuple):
+        kind, default, text = list[kind], list(default), f"Repeatable. {text}"
+    elif default is None:
+        kind = kind | None
+    about = typer.Option(option.flag, help=f"{text}.", show_default=(default is None and option.unset) or True)
+    return inspect.Parameter(
+        option.dest, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, about]
     )
+
+
+def make_session(config: RunConfig) -> Session:
+    """A session that tells a person on standard error what goes on."""
+    from sadtrt_core.session import Session
+
+    return Session(config, report=ConsoleReporter(errors))

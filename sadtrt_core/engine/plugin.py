@@ -1,4 +1,4 @@
-"""The GridSample3D plugin library: find it, check that it fits the TensorRT in use, load it into the registry.
+"""The plugin library: read it, find the one that fits the TensorRT in use, load it into the registry.
 
 Libraries are told apart by the TensorRT generation whose headers they were built with: "trt8", "trt10", "trt11",
 "rtx1". TensorRT for RTX takes those of 10 and 11 as well (its headers are in its archive only).
@@ -7,42 +7,68 @@ Libraries are told apart by the TensorRT generation whose headers they were buil
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sadtrt_core.engine.plugin_build import build_plugin
-from sadtrt_core.engine.plugin_library import (
-    BUILD_FOLDER,
-    HOW_TO_BUILD,
-    PluginAbsent,
-    PluginError,
-    PluginLibrary,
-    read_plugin,
-)
-from sadtrt_core.engine.tensorrt_api import Absent, tensorrt_module
+from sadtrt_core.engine.tensorrt_api import tensorrt_module
+from sadtrt_core.errors import Unavailable, UserError
 
 PLUGIN_NAME = "GridSample3D"
 PLUGIN_VERSION = "1"
-"""Name and version of the node, as the ONNX parser looks it up."""
+"""Name and version of a node of the library, as the ONNX parser looks it up: its operators are registered together."""
 
 PATH_VARIABLE = "SADTRT_PLUGIN"
 """Environment variable that names the library to use instead of looking in BUILD_FOLDER."""
 
-__all__ = [
-    "PluginAbsent",
-    "PluginError",
-    "PluginLibrary",
-    "build_plugin",
-    "find_plugin",
-    "fits",
-    "load_plugin",
-    "read_plugin",
-    "tensorrt_generation",
-]
+LIBRARY_VERSION = "1.1.0"
+"""The library this package works with: SADTRT_PLUGIN_VERSION in plugin/common/library.h."""
+
+SOURCE_FOLDER = Path(__file__).resolve().parents[2] / "plugin"
+BUILD_FOLDER = SOURCE_FOLDER / "build"
+
+HOW_TO_BUILD = "build it with `sadtrt build-plugin` or `cmake -S plugin -B plugin/build && cmake --build plugin/build`"
+
+_VERSION_MARK = re.compile(rb"sadtrt-plugin-version:([0-9.]+) ([a-z]+)([0-9]+)\.([0-9]+)\.([0-9]+)\0")
+
+
+@dataclass(frozen=True)
+class PluginLibrary:
+    """A library file that was read, not loaded."""
+
+    path: Path
+    version: str
+    """Of the library itself, such as "1.1.0"."""
+    generation: str
+    """Of the headers it was built with: "trt8", "trt10", "trt11", "rtx1"."""
+    headers: str
+    """Full version of those headers, such as "8.6.0"."""
+    digest: str
+    """SHA-256 of the file in hexadecimal: part of an engine's cache key."""
+
+
+def read_plugin(path: Path) -> PluginLibrary | Unavailable:
+    """Read version and digest from a library file, without loading it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return Unavailable(f"the plugin library {path} cannot be read ({error.strerror}); {HOW_TO_BUILD}")
+    mark = _VERSION_MARK.search(content)
+    if mark is None:
+        return Unavailable(f"{path} is not a GridSample3D plugin library of this project; {HOW_TO_BUILD}")
+    version, family, major, minor, patch = (part.decode() for part in mark.groups())
+    if version != LIBRARY_VERSION:
+        return Unavailable(
+            f"the plugin library {path} has version {version}, {LIBRARY_VERSION} is expected; {HOW_TO_BUILD} again"
+        )
+    digest = hashlib.sha256(content).hexdigest()
+    return PluginLibrary(path, version, family + major, f"{major}.{minor}.{patch}", digest)
 
 
 def tensorrt_generation(tensorrt: ModuleType) -> str:
@@ -63,7 +89,7 @@ def fits(library: PluginLibrary, generation: str) -> bool:
 
 def find_plugin(
     generation: str | None = None, environment: Mapping[str, str] = os.environ, folder: Path = BUILD_FOLDER
-) -> PluginLibrary | PluginAbsent:
+) -> PluginLibrary | Unavailable:
     """Find a usable library for a TensorRT generation such as "trt8", or say why there is none.
 
     None means the TensorRT that is installed, or any generation where none is.
@@ -72,19 +98,19 @@ def find_plugin(
     """
     if generation is None:
         installed = tensorrt_module()
-        generation = None if isinstance(installed, Absent) else tensorrt_generation(installed)
+        generation = None if isinstance(installed, Unavailable) else tensorrt_generation(installed)
     named = environment.get(PATH_VARIABLE)
     if named:
         found = read_plugin(Path(named))
-        if isinstance(found, PluginAbsent):
-            return PluginAbsent(f"{PATH_VARIABLE}: {found.reason}")
+        if isinstance(found, Unavailable):
+            return Unavailable(f"{PATH_VARIABLE}: {found.reason}")
         if generation is not None and not fits(found, generation):
-            return PluginAbsent(f"{PATH_VARIABLE}: {_misfit(found, generation)}")
+            return Unavailable(f"{PATH_VARIABLE}: {_misfit(found, generation)}")
         return found
     libraries, reasons = [], []
     for path in sorted(folder.glob("libsadtrt_plugin_*.so")):
         found = read_plugin(path)
-        if isinstance(found, PluginAbsent):
+        if isinstance(found, Unavailable):
             reasons.append(found.reason)
         elif generation is not None and not fits(found, generation):
             reasons.append(_misfit(found, generation))
@@ -92,7 +118,24 @@ def find_plugin(
             libraries.append(found)
     if libraries:
         return max(libraries, key=lambda library: (library.generation == generation, _age(library)))
-    return PluginAbsent(reasons[0] if reasons else f"no GridSample3D plugin library in {folder}; {HOW_TO_BUILD}")
+    return Unavailable(reasons[0] if reasons else f"no GridSample3D plugin library in {folder}; {HOW_TO_BUILD}")
+
+
+def built_plugin() -> PluginLibrary:
+    """The library for the TensorRT that is installed. Raises PluginError where there is none."""
+    found = find_plugin()
+    if isinstance(found, Unavailable):
+        raise UserError(f"the GridSample3D plugin is not built: {found.reason}")
+    return found
+
+
+def plugin_absence() -> Unavailable | None:
+    """Why nothing can sample with the plugin here; None where it can."""
+    try:
+        built_plugin()
+    except UserError as error:
+        return Unavailable(str(error))
+    return None
 
 
 def load_plugin(library: PluginLibrary, tensorrt: ModuleType) -> None:
@@ -103,7 +146,7 @@ def load_plugin(library: PluginLibrary, tensorrt: ModuleType) -> None:
     """
     generation = tensorrt_generation(tensorrt)
     if not fits(library, generation):
-        raise PluginError(_misfit(library, generation))
+        raise UserError(_misfit(library, generation))
     registry = tensorrt.get_plugin_registry()
     if _is_registered(registry):
         return
@@ -114,7 +157,7 @@ def load_plugin(library: PluginLibrary, tensorrt: ModuleType) -> None:
             _check_rtx_library_name()
         registry.load_library(str(library.path))
     if not _is_registered(registry):
-        raise PluginError(f"TensorRT {tensorrt.__version__} loaded {library.path} but did not register {PLUGIN_NAME}")
+        raise UserError(f"TensorRT {tensorrt.__version__} loaded {library.path} but did not register {PLUGIN_NAME}")
 
 
 def _is_registered(registry: Any) -> bool:
@@ -127,11 +170,11 @@ def _load_registering_library(library: PluginLibrary) -> None:
     try:
         loaded = ctypes.CDLL(str(library.path), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
-        raise PluginError(f"the plugin library {library.path} cannot be loaded: {error}") from error
+        raise UserError(f"the plugin library {library.path} cannot be loaded: {error}") from error
     loaded.sadtrt_plugin_registration.restype = ctypes.c_char_p
     problem = loaded.sadtrt_plugin_registration().decode()
     if problem:
-        raise PluginError(f"the plugin library {library.path} was loaded but not registered: {problem}")
+        raise UserError(f"the plugin library {library.path} was loaded but not registered: {problem}")
 
 
 def _check_rtx_library_name() -> None:
@@ -145,7 +188,7 @@ def _check_rtx_library_name() -> None:
         ctypes.CDLL(name)
     except OSError as error:
         where = folders[0] / f"{name}.1" if folders else f"{name}.1"
-        raise PluginError(
+        raise UserError(
             f"TensorRT for RTX can take no plugin node, because its parser opens {name} and its wheel has {name}.1 "
             f"only: make a link of that name to {where}, in a folder on LD_LIBRARY_PATH"
         ) from error

@@ -1,4 +1,4 @@
-"""Build the GridSample3D plugin library, or the kernel library without TensorRT, with nvcc alone.
+"""Build the plugin library, or the kernels of its operators without TensorRT, with nvcc alone.
 
 plugin/CMakeLists.txt does the same for those who prefer CMake; both write the same file names.
 """
@@ -13,18 +13,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sadtrt_core.engine.plugin_library import (
-    BUILD_FOLDER,
-    SOURCE_FOLDER,
-    PluginAbsent,
-    PluginError,
-    PluginLibrary,
-    read_plugin,
-)
+from sadtrt_core.engine.plugin import BUILD_FOLDER, SOURCE_FOLDER, PluginLibrary, read_plugin
+from sadtrt_core.errors import Unavailable, UserError
 
-KERNEL_SOURCES = ("grid_sample_3d.cu", "version.cpp")
-PLUGIN_SOURCES = (*KERNEL_SOURCES, "plugin_v2.cpp", "plugin_v3.cpp")
-KERNEL_LIBRARY = "libsadtrt_grid_sample_kernel.so"
+# An operator is a folder: its sources are found by their names, here and in plugin/CMakeLists.txt.
+KERNEL_SOURCES = ("*/*.cu", "common/version.cpp")
+PLUGIN_SOURCES = ("*/*.cu", "common/*.cpp", "*/operator.cpp")
+KERNEL_LIBRARY = "libsadtrt_kernels.so"
 
 WHERE_HEADERS_ARE = (
     "TensorRT's C++ headers come with its tar archive (name the folder in TENSORRT_ROOT), with the Debian package "
@@ -52,8 +47,8 @@ def build_plugin(
     output = (build_dir or BUILD_FOLDER) / f"libsadtrt_plugin_{generation}.so"
     _compile(PLUGIN_SOURCES, output, architectures, ["-DSADTRT_WITH_TENSORRT", "-isystem", str(include_dir)])
     built = read_plugin(output)
-    if isinstance(built, PluginAbsent):
-        raise PluginError(built.reason)
+    if isinstance(built, Unavailable):
+        raise UserError(built.reason)
     return built
 
 
@@ -71,7 +66,7 @@ def headers_folder(environment: Mapping[str, str] = os.environ) -> Path:
     for variable in ("TENSORRT_ROOT", "TensorRT_ROOT"):
         if environment.get(variable):
             return Path(environment[variable]) / "include"
-    raise PluginError(f"no folder of TensorRT headers was given: {WHERE_HEADERS_ARE}")
+    raise UserError(f"no folder of TensorRT headers was given: {WHERE_HEADERS_ARE}")
 
 
 def headers_version(include_dir: Path) -> tuple[str, str]:
@@ -83,7 +78,7 @@ def headers_version(include_dir: Path) -> tuple[str, str]:
     try:
         text = path.read_text()
     except OSError as error:
-        raise PluginError(f"{path} cannot be read ({error.strerror}): {WHERE_HEADERS_ARE}") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): {WHERE_HEADERS_ARE}") from error
     defined: dict[str, str] = dict(re.findall(r"^#define +(\w+) +(\w+)", text, re.MULTILINE))
     family = "rtx" if "TRT_MAJOR_RTX" in defined else "trt"
     names = "TRT_{}_RTX" if family == "rtx" else "NV_TENSORRT_{}"
@@ -92,7 +87,7 @@ def headers_version(include_dir: Path) -> tuple[str, str]:
         value = defined.get(names.format(part), "")
         value = defined.get(value, value)  # from 10.11 on the number hides behind a second name
         if not value.isdigit():
-            raise PluginError(f"{path} states no TensorRT version: {WHERE_HEADERS_ARE}")
+            raise UserError(f"{path} states no TensorRT version: {WHERE_HEADERS_ARE}")
         numbers.append(value)
     return family + numbers[0], ".".join(numbers)
 
@@ -108,9 +103,7 @@ def present_architectures() -> list[str]:
             check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise PluginError(
-            "no GPU is present to build for: name the architectures, for example 90 for Hopper"
-        ) from error
+        raise UserError("no GPU is present to build for: name the architectures, for example 90 for Hopper") from error
     return sorted({line.strip().replace(".", "") for line in answer.splitlines() if line.strip()})
 
 
@@ -119,12 +112,12 @@ def _compile(
 ) -> None:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
-        raise PluginError("nvcc is not on the PATH: the CUDA toolkit is needed to build the plugin")
+        raise UserError("nvcc is not on the PATH: the CUDA toolkit is needed to build the plugin")
     if isinstance(architectures, str):
         architectures = re.split(r"[;,\s]+", architectures.strip())
     targets = list(architectures) if architectures is not None else present_architectures()
     if not targets or not all(re.fullmatch(r"[0-9]{2,3}[af]?", target) for target in targets):
-        raise PluginError(f"architectures {targets} are not compute capabilities without the dot, such as 90")
+        raise UserError(f"architectures {targets} are not compute capabilities without the dot, such as 90")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         unfinished = Path(folder) / output.name
@@ -132,13 +125,17 @@ def _compile(
         command += ["-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xlinker", "--no-undefined", *options]
         for target in targets:
             command += ["-gencode", f"arch=compute_{target},code=sm_{target}"]
-        command += ["-o", str(unfinished), *(str(SOURCE_FOLDER / source) for source in sources)]
+        command += [
+            "-o",
+            str(unfinished),
+            *(str(path) for pattern in sources for path in sorted(SOURCE_FOLDER.glob(pattern))),
+        ]
         try:
             subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=True)
         except subprocess.CalledProcessError as error:
-            raise PluginError(f"nvcc could not build {output.name}: {_last_lines(error.stderr)}") from error
+            raise UserError(f"nvcc could not build {output.name}: {_last_lines(error.stderr)}") from error
         except subprocess.TimeoutExpired as error:
-            raise PluginError(f"nvcc took longer than {_COMPILE_SECONDS} s to build {output.name}") from error
+            raise UserError(f"nvcc took longer than {_COMPILE_SECONDS} s to build {output.name}") from error
         unfinished.replace(output)
 
 

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from sadtrt_core.precision import ComputeType, Precision
 from sadtrt_core.renderer.sampling import sample_volume
-from sadtrt_core.stages import Stage, TensorSpec
+from sadtrt_core.renderer.stages import Stage, TensorSpec
 
-#: The stages whose graphs sample a volume.
-SAMPLING_STAGES = frozenset({"motion", "warp", "generator"})
 #: Largest difference from PyTorch fp32 that rounding explains; nearest instead of linear differs by about 1.
 TOLERANCE: dict[ComputeType, float] = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}
 _VOLUME = (3, 4, 5, 6)
@@ -34,20 +32,20 @@ SAMPLER_STAGE = Stage(
     inputs=lambda config: (TensorSpec("volume", _VOLUME), TensorSpec("grid", (*_PLACES, 3))),
     outputs=lambda config: (TensorSpec("samples", (_VOLUME[0], *_PLACES)),),
     module=lambda renderer: _Sampler(),
+    samples=True,
 )
 
 
 def sampler_precision(precision: Precision) -> Precision:
     """The precision of the check: the compute type alone matters, coordinates are fp32 so that little is rounded."""
-    name = f"check-{precision.compute}"
     return replace(
         precision,
-        name=name,
+        name=f"check-{precision.compute}",
         keep_coordinates=True,
         keep_picture=False,
         keep_nodes=(),
         only_nodes=None,
-        quantise=None,
+        quantize=None,
         tf32=False,
     )
 

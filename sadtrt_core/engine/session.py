@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.messages import in_one_line, message_log
+from sadtrt_core.errors import EngineRefused
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the legacy default stream, which a capture forbids.
 
@@ -47,27 +48,20 @@ def active_context(device_index: int) -> Iterator[None]:
         context.pop()
 
 
-class EngineRefused(RuntimeError):
-    """The engine does not fit this TensorRT, GPU or stage; another build may."""
-
-
-_TYPE_STRINGS = {torch.float32: "<f4", torch.float16: "<f2"}
-
-
 class DeviceBuffer:
-    """pycuda's device memory that torch can view. Freed when neither its maker nor a view refers to it.
+    """pycuda's device memory of float32 that torch can view. Freed when neither its maker nor a view refers to it.
 
-    `dtype` is float32 or float16. Made where `active_context` is active.
+    Made where `active_context` is active.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
         import pycuda.driver as cuda
 
         self.shape = shape
-        self.allocation = cuda.mem_alloc(dtype.itemsize * math.prod(shape))
+        self.allocation = cuda.mem_alloc(4 * math.prod(shape))
         self.__cuda_array_interface__ = {
             "shape": shape,
-            "typestr": _TYPE_STRINGS[dtype],
+            "typestr": "<f4",
             "data": (int(self.allocation), False),
             "strides": None,
             "version": 2,

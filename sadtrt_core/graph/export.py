@@ -9,7 +9,7 @@ import onnx
 import torch
 
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.stages import Stage, TensorSpec, stage_module
+from sadtrt_core.renderer.stages import Stage, TensorSpec, stage_module
 
 #: TensorRT 8.6's parser knows no later one; every later runtime still reads it.
 OPSET = 17
@@ -21,7 +21,7 @@ BATCH_AXIS = "batch"
 def export_stage(renderer: Renderer, stage: Stage, opset: int = OPSET) -> onnx.ModelProto:
     """The stage as fp32 ONNX: batch norm and spectral norm folded, the batch axis named `batch`.
 
-    Sampling a volume is one custom node GridSample3D (empty domain), for graph/gridsample.py to resolve. Raises
+    Sampling a volume is one custom node GridSample3D (empty domain), for graph/grid_sample.py to resolve. Raises
     ValueError for a stage without a module.
     """
     module = stage_module(stage, renderer)

@@ -9,16 +9,15 @@ from pathlib import Path
 import onnx
 import torch
 
-from sadtrt_core.files import write_whole
+from sadtrt_core.case import GridSample
+from sadtrt_core.files import code_digest, write_whole
+from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.export import OPSET, OPSET_BUILTIN, export_stage
-from sadtrt_core.graph.gridsample import resolve_grid_sample
+from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.typed import apply_precision, unmatched_patterns
 from sadtrt_core.precision import Precision
-from sadtrt_core.quantise.calibration import Calibration
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.runners.base import GridSample
-from sadtrt_core.source import source_digest
-from sadtrt_core.stages import STAGES, Stage
+from sadtrt_core.renderer.stages import STAGES, Stage
 
 
 def typed_graph(
@@ -33,7 +32,7 @@ def typed_graph(
 
     Inputs and outputs are float32 with a dynamic batch. Raises ValueError for a stage without a graph, and for a
     precision that names nodes no graph has; a part of the generator need not hold all that are named. Raises
-    CalibrationError for a precision that quantises, where the calibration is missing or of other weights.
+    UserError for a precision that quantizes, where the calibration is missing or of other weights.
     """
     if calibration is not None:
         calibration.require_weights(renderer.weights.digest)
@@ -55,7 +54,7 @@ def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> 
     """The fp32 export of a stage, from `cache/graphs` where an earlier one of these weights lies unchanged."""
     # The exporter belongs to the key: another torch release, or other code of ours, may write another graph for the
     # same weights.
-    exporter = f"{torch.__version__}|{source_digest('renderer', 'stages.py', 'graph/export.py')}"
+    exporter = f"{torch.__version__}|{code_digest('graph')}"
     key = f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{opset}|{exporter}"
     path = cache / "graphs" / f"{stage.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.onnx"
     digest = path.with_suffix(".sha256")

@@ -3,7 +3,7 @@
 ONNX Runtime's CPU provider computes half operators in float and drops the casts between neighbours, so that
 (0.3 + 2048) - 2048 comes out as 0.30 where half arithmetic gives 0: it would report less drift than there is. Here
 every rounding is a pair of casts in the graph, which ONNX Runtime keeps because it loses precision. The arithmetic of
-one operator stays fp32, as PyTorch's half convolutions sum. Tensor cores can sum in half as well (graph/short_sums.py):
+one operator stays fp32, as PyTorch's half convolutions sum. Tensor cores can sum in half as well (graph/split_k.py):
 what that costs is no rounding of a tensor and is not shown here.
 """
 

@@ -11,7 +11,7 @@ from types import TracebackType
 import torch
 from typing_extensions import Self
 
-YARDSTICK_CALLS = 20
+REFERENCE_CALLS = 20
 SHORTEST_SECONDS = 0.2
 """Linux counts processor time in steps of 10 ms: over less than this the share would say nothing."""
 Waits = dict[str, float]
@@ -23,35 +23,35 @@ ProcessorTimes = tuple[float, float, float]
 class HostLoad:
     """A context manager around a measurement, after which it is known how the host was; None for what it does not tell.
 
-    Entered again, for another visit to the same row, it keeps the worst of all blocks.
+    Entered again, for another repetition of the same case, it keeps the worst of all blocks.
 
     - `others_percent`: what other processes took of all processors' time. Time that a hypervisor took for other
       machines counts as others'. Leaving a block that took less than SHORTEST_SECONDS waits until that is over.
     - `waited_percent`: the part of the block in which the thread that waited longest was ready to run and had no
       processor. Others at work beside a free processor do not make it wait.
-    - `yardstick_ms`: what a fixed computation took, the slower of before and after; only where `yardstick` is asked
-      for, since it keeps the processor busy for some milliseconds. It shows what no counter does: a slower clock, or a
-      neighbour of a virtual machine on the other half of the core.
+    - `yardstick_ms`: what a fixed computation took, the slower of before and after; only where `reference_loop` is
+      asked for, since it keeps the processor busy for some milliseconds. It shows what no counter does: a slower clock,
+      or a neighbour of a virtual machine on the other half of the core.
     """
 
     def __init__(
         self,
         read: Callable[[], ProcessorTimes | None] | None = None,
         read_waits: Callable[[], Waits | None] | None = None,
-        yardstick: bool = False,
+        reference_loop: bool = False,
     ) -> None:
         self._read, self._read_waits = read or read_processor_times, read_waits or read_waiting_times
         self._before: ProcessorTimes | None = None
         self._waits: Waits | None = None
-        self._yardstick = yardstick
+        self._reference_loop = reference_loop
         self._start = 0.0
         self.others_percent: float | None = None
         self.waited_percent: float | None = None
         self.yardstick_ms: float | None = None
 
     def __enter__(self) -> Self:
-        if self._yardstick:
-            self.yardstick_ms = _worst(self.yardstick_ms, measure_yardstick())
+        if self._reference_loop:
+            self.yardstick_ms = _worst(self.yardstick_ms, time_reference_loop())
         self._before, self._waits = self._read(), self._read_waits()
         self._start = time.perf_counter()
         return self
@@ -66,7 +66,7 @@ class HostLoad:
             longest = max((total - self._waits.get(thread, 0.0) for thread, total in waits.items()), default=0.0)
             self.waited_percent = _worst(self.waited_percent, 100 * min(1.0, max(0.0, longest / seconds)))
         if self.yardstick_ms is not None:
-            self.yardstick_ms = _worst(self.yardstick_ms, measure_yardstick())
+            self.yardstick_ms = _worst(self.yardstick_ms, time_reference_loop())
         if self._before is None:
             return
         after = self._read()
@@ -113,11 +113,11 @@ def read_waiting_times() -> Waits | None:
     return waits
 
 
-def measure_yardstick() -> float:
+def time_reference_loop() -> float:
     """Milliseconds of the fastest of YARDSTICK_CALLS products of two fixed matrices: some ten milliseconds in all."""
     matrix = torch.linspace(-1, 1, 256 * 256).reshape(256, 256)
     times = []
-    for _ in range(YARDSTICK_CALLS):
+    for _ in range(REFERENCE_CALLS):
         start = time.perf_counter()
         torch.mm(matrix, matrix)
         times.append(time.perf_counter() - start)

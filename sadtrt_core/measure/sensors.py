@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
+from sadtrt_core.errors import Unavailable
+
 #: NVML's bits for what holds the clocks, by the names its documentation gives them (nvmlClocksEventReasons).
 CLOCK_REASONS: dict[int, str] = {
     0x001: "idle",
@@ -56,13 +58,6 @@ class Sensors(Protocol):
 
     def energy_mj(self) -> float | None:
         """Total energy since the driver was loaded in mJ, None where the GPU does not count it."""
-
-
-@dataclass(frozen=True)
-class NoSensors:
-    """Why there is no telemetry, in one sentence."""
-
-    reason: str
 
 
 class NvmlSensors:
@@ -122,23 +117,23 @@ def reason_names(bits: int) -> frozenset[str]:
     )
 
 
-def find_sensors(device: torch.device) -> Sensors | NoSensors:
+def find_sensors(device: torch.device) -> Sensors | Unavailable:
     """The sensors of the GPU that PyTorch calls `device`, or why there are none.
 
     CUDA_VISIBLE_DEVICES renumbers GPUs for CUDA but not for NVML, so the GPU is found by its UUID, else by its PCI
     address. NVML stays initialised until the process ends.
     """
     if device.type != "cuda":
-        return NoSensors("a CPU has no NVML: no clocks, power or energy")
+        return Unavailable("a CPU has no NVML: no clocks, power or energy")
     try:
         import pynvml
     except ImportError:
-        return NoSensors("the Python package nvidia-ml-py is not installed: pip install nvidia-ml-py")
+        return Unavailable("the Python package nvidia-ml-py is not installed: pip install nvidia-ml-py")
     try:
         pynvml.nvmlInit()
         return NvmlSensors(pynvml, nvml_handle(pynvml, torch.cuda.get_device_properties(device)))
     except pynvml.NVMLError as error:
-        return NoSensors(f"NVML does not answer: {error}")
+        return Unavailable(f"NVML does not answer: {error}")
 
 
 def nvml_handle(nvml: Any, properties: Any) -> Any:

@@ -12,8 +12,9 @@ from types import TracebackType
 import numpy as np
 from typing_extensions import Self
 
+from sadtrt_core.errors import Unavailable
 from sadtrt_core.measure.host_load import HostLoad
-from sadtrt_core.measure.sensors import EMERGENCY_REASONS, NoSensors, Reading, Sensors
+from sadtrt_core.measure.sensors import EMERGENCY_REASONS, Reading, Sensors
 from sadtrt_core.records.measurements import Spread, Telemetry
 
 CLOCK_DROP = 0.05
@@ -38,8 +39,8 @@ class TimedReading:
 class TelemetrySampler:
     """A context manager that reads the sensors every `period_s` seconds from entry to exit.
 
-    It may be entered again, for another visit to the same row: readings then are those of all visits, and what they
-    disturb is judged among all of them, so that a state that lasted for one visit of several is no lasting one.
+    It may be entered again, for another repetition of the same case: readings then are those of all repetitions, and
+    what they disturb is judged among all of them, so that a state that lasted for one of several is no lasting one.
 
     Where there are none it does nothing: `telemetry` gives None and `absence` the reason. An error of the sensors ends
     the sampling and is raised on exit, so that a measurement never silently goes on unwatched.
@@ -47,12 +48,12 @@ class TelemetrySampler:
 
     def __init__(
         self,
-        sensors: Sensors | NoSensors,
+        sensors: Sensors | Unavailable,
         period_s: float = PERIOD_S,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.absence = sensors.reason if isinstance(sensors, NoSensors) else None
-        self._sensors = None if isinstance(sensors, NoSensors) else sensors
+        self.absence = sensors.reason if isinstance(sensors, Unavailable) else None
+        self._sensors = None if isinstance(sensors, Unavailable) else sensors
         self._period, self._clock = period_s, clock
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -123,9 +124,9 @@ class TelemetrySampler:
         A reading says nothing of the time up to its neighbours, so a bad one marks every sample that overlaps the span
         from the reading before it to the reading after it.
 
-        What came and went while the row was measured disturbs; what was there in most of the readings is the state that
-        it was measured in, told by `telemetry`, unless that is an emergency (sensors.EMERGENCY_REASONS): under a heavy
-        load a GPU is at its power limit all the time, with clocks that are as steady as any.
+        What came and went while the case was measured disturbs; what was there in most of the readings is the state
+        that it was measured in, told by `telemetry`, unless that is an emergency (sensors.EMERGENCY_REASONS): under a
+        heavy load a GPU is at its power limit all the time, with clocks that are as steady as any.
         """
         if not self.readings or not windows:
             return ()

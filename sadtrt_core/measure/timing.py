@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sadtrt_core.measure import stats
-from sadtrt_core.measure.hold import Hold
+from sadtrt_core import stats
+from sadtrt_core.measure.blocking import BlockingKernel
 from sadtrt_core.records.schema import Latency
 from sadtrt_core.runners.base import StageRunner
 
@@ -20,13 +20,13 @@ class TimingPlan:
     """How long to warm up and how many samples to take.
 
     Warm-up runs `warmup_calls` calls and at least `warmup_floor_seconds`, then more until the times are steady
-    (measure/stats.py), for at most `warmup_seconds`. Sampling aims at `sample_seconds`, within the two limits on the
+    (stats.py), for at most `warmup_seconds`. Sampling aims at `sample_seconds`, within the two limits on the
     number of samples, and goes on for up to `extra_seconds` until the 95% interval of the median is no wider than
     `half_width` (a fraction of the median) to either side.
 
-    A row's samples are taken in so many `visits` (measure/visits.py), that begin at least `apart_seconds` after each
-    other; samples and seconds above are those of all visits together. A visit takes at least `visit_samples` samples,
-    and all but the first warm up for `visit_warmup_calls` calls and `visit_warmup_seconds` more.
+    A case's samples are taken in so many `repetitions` (measure/interleave.py), that begin at least `apart_seconds`
+    after each other; samples and seconds above are of all of them together. A repetition takes at least
+    `repetition_samples` samples, and all but the first warm up for `rewarm_calls` calls and `rewarm_seconds` more.
     """
 
     warmup_calls: int
@@ -37,32 +37,32 @@ class TimingPlan:
     warmup_floor_seconds: float = 0.0
     extra_seconds: float = 0.0
     half_width: float = 0.01
-    visits: int = 1
+    repetitions: int = 1
     apart_seconds: float = 0.0
-    visit_samples: int = 1
-    visit_warmup_calls: int = 0
-    visit_warmup_seconds: float = 0.0
+    repetition_samples: int = 1
+    rewarm_calls: int = 0
+    rewarm_seconds: float = 0.0
 
     def samples(self, call_seconds: float) -> int:
         """How many samples to take at first when one call takes `call_seconds`."""
         wanted = int(self.sample_seconds / max(call_seconds, 1e-9))
         return max(self.samples_min, min(self.samples_max, wanted))
 
-    def visit(self, index: int) -> TimingPlan:
-        """The plan of one visit, the first being 0: its part of the samples, and how it warms up."""
+    def repetition(self, index: int) -> TimingPlan:
+        """The plan of one repetition, the first being 0: its part of the samples, and how it warms up."""
         part = replace(
             self,
-            visits=1,
-            sample_seconds=self.sample_seconds / self.visits,
-            samples_min=max(self.visit_samples, math.ceil(self.samples_min / self.visits)),
-            samples_max=max(self.visit_samples, math.ceil(self.samples_max / self.visits)),
-            extra_seconds=self.extra_seconds / self.visits,
+            repetitions=1,
+            sample_seconds=self.sample_seconds / self.repetitions,
+            samples_min=max(self.repetition_samples, math.ceil(self.samples_min / self.repetitions)),
+            samples_max=max(self.repetition_samples, math.ceil(self.samples_max / self.repetitions)),
+            extra_seconds=self.extra_seconds / self.repetitions,
         )
         if index == 0:
             return part
         # The runner has settled before: only clocks and caches have to come back.
-        seconds = self.visit_warmup_seconds
-        return replace(part, warmup_calls=self.visit_warmup_calls, warmup_seconds=seconds, warmup_floor_seconds=seconds)
+        seconds = self.rewarm_seconds
+        return replace(part, warmup_calls=self.rewarm_calls, warmup_seconds=seconds, warmup_floor_seconds=seconds)
 
 
 #: A GPU settles within a second; its samples are short and many.
@@ -75,15 +75,15 @@ GPU_PLAN = TimingPlan(
     # Clocks rise from idle over some tens of milliseconds, longer than sixteen short calls take.
     warmup_floor_seconds=0.1,
     extra_seconds=1.0,
-    visits=4,
+    repetitions=4,
     apart_seconds=2.0,
-    # Whether times stayed level is judged visit by visit, which takes so many.
-    visit_samples=16,
-    visit_warmup_calls=3,
-    visit_warmup_seconds=0.05,
+    # Whether times stayed level is judged repetition by repetition, which takes so many.
+    repetition_samples=16,
+    rewarm_calls=3,
+    rewarm_seconds=0.05,
 )
-#: On a CPU one call may take half a second, and the suite has some forty rows. A short stage is sampled for as long as
-#: a long one: whatever slows a processor for a tenth of a second would otherwise slow the whole of its row.
+#: On a CPU one call may take half a second. A short stage is sampled for as long as
+#: a long one: whatever slows a processor for a tenth of a second would otherwise slow its whole case.
 CPU_PLAN = TimingPlan(
     warmup_calls=2,
     warmup_seconds=0.5,
@@ -118,11 +118,12 @@ class LatencySampler:
 
     A sample's host time is the host's clock from before `execute` to after `synchronize`, on an idle device. Its device
     time is of a call of its own, the time between two CUDA events recorded on the runner's stream around the work,
-    which is held back until the host has enqueued all of it (hold.py); there is none on a CPU. `late` holds the indices
-    of samples in which the device was there before the host: their device time includes waiting for it.
+    behind a kernel that blocks the stream until the host has enqueued all of it (blocking.py); there is none on a CPU.
+    `late` holds the indices of samples in which the device was there before the host: launch-bound, their device time
+    includes waiting for it.
 
-    `windows` holds each sample's begin and end in seconds of `time.perf_counter`, for telemetry, and `visits` the index
-    of the first sample after each `begin_visit`. `flush` runs before every call, outside what is timed.
+    `windows` holds each sample's begin and end in seconds of `time.perf_counter`, for telemetry, and `starts` the index
+    of the first sample of each repetition. `flush` runs before every call, outside what is timed.
     """
 
     def __init__(self, runner: StageRunner, flush: L2Flush | None = None) -> None:
@@ -132,9 +133,9 @@ class LatencySampler:
         self.device_ms: list[float] = []
         self.warmup_ms: list[float] = []
         self.windows: list[tuple[float, float]] = []
-        self.visits: list[int] = []
+        self.starts: list[int] = []
         self.late: list[int] = []
-        self._hold = Hold()
+        self._blocking = BlockingKernel()
         self._began: float | None = None
 
     def _host_call(self) -> tuple[float, float]:
@@ -147,15 +148,15 @@ class LatencySampler:
         enqueued = time.perf_counter()
         runner.synchronize()
         stop = time.perf_counter()
-        self._hold.took(enqueued - start)
+        self._blocking.observe(enqueued - start)
         return start, stop
 
     def _device_call(self, stream: torch.cuda.Stream) -> tuple[float, bool]:
-        """Run once behind a hold: device time in ms, and whether the device began before the host had enqueued all."""
+        """Run once behind a blocking kernel: device time in ms, and whether the device was there before the host."""
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         if self.flush is not None:
             self.flush(stream)
-        self._hold.place(stream)
+        self._blocking.launch(stream)
         begin.record(stream)
         self.runner.execute()
         end.record(stream)
@@ -185,9 +186,9 @@ class LatencySampler:
         recent = self.warmup_ms[-_STEADY_WINDOW:]
         return len(recent) == _STEADY_WINDOW and stats.is_steady(recent)
 
-    def begin_visit(self) -> None:
-        """The samples that follow are another visit's."""
-        self.visits.append(len(self.host_ms))
+    def begin_repetition(self) -> None:
+        """The samples that follow are another repetition's."""
+        self.starts.append(len(self.host_ms))
 
     def sample(self) -> None:
         """Take one counted sample."""
@@ -214,9 +215,9 @@ class LatencySampler:
         self.host_ms.append((stop - start) * 1e3)
 
     def sample_until_known(self, plan: TimingPlan) -> None:
-        """Take more samples until this visit's median is known as well as the plan wants, or its limits are reached."""
+        """Take more samples until this repetition's median is known as the plan wants, or its limits are reached."""
         deadline = time.perf_counter() + plan.extra_seconds
-        begin = self.visits[-1] if self.visits else 0
+        begin = self.starts[-1] if self.starts else 0
         most = begin + plan.samples_max
         while (
             len(self.host_ms) < most
@@ -234,19 +235,19 @@ class LatencySampler:
         return half_width(self.device_ms or self.host_ms)
 
     def result(self, disturbed: Sequence[int] = ()) -> Latency:
-        """The samples so far. `steady` says whether they stayed level from the first to the last of each visit.
+        """The samples so far. `steady` says whether they stayed level from the first to the last of each repetition.
 
         `disturbed` holds the indices of samples that telemetry saw disturbed: they are kept, and marked.
         """
         judged = self.device_ms or self.host_ms
-        ends = [*self.visits[1:], len(judged)]
+        ends = [*self.starts[1:], len(judged)]
         return Latency(
             device_ms=tuple(self.device_ms) or None,
             host_ms=tuple(self.host_ms),
             warmup_calls=len(self.warmup_ms),
-            steady=all(stats.is_steady(judged[a:b]) for a, b in zip(self.visits or [0], ends, strict=True)),
+            steady=all(stats.is_steady(judged[a:b]) for a, b in zip(self.starts or [0], ends, strict=True)),
             disturbed=tuple(disturbed),
-            visits=tuple(self.visits),
+            visits=tuple(self.starts),
             late=tuple(self.late),
         )
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sadtrt_core.measure import stats
-from sadtrt_core.records.codec import JsonValue
+from sadtrt_core import stats
+from sadtrt_core.codec import JsonValue
 
 PSNR_CEILING_DB = 120.0
 """What one frame's PSNR counts for at most in a minimum or mean, so that identical frames have a number too.
@@ -26,8 +26,8 @@ class Latency(JsonValue):
     `device_ms` comes from device events, `host_ms` from the host's clock around a synchronised call. `steady` says that
     the clocks and times had settled before the first sample and stayed so, through each visit; `disturbed` holds the
     indices of samples during which a clock dropped or a throttle reason was seen (kept and counted, only marked).
-    `visits` holds the index of the first sample of each visit to the row (measure/visits.py), the first of them 0; it
-    is empty where all samples were taken in one stretch, as in every record from before there were visits. `late` holds
+    `visits` holds the index of the first sample of each visit to the row (measure/interleave.py), the first 0; it is
+    empty where all samples were taken in one stretch, as in every record from before there were visits. `late` holds
     the indices of samples whose device time includes waiting for the host (measure/timing.py; kept, only marked).
     """
 
@@ -76,7 +76,7 @@ class Latency(JsonValue):
         return self.host_ms if self.device_ms is None else self.device_ms
 
     @property
-    def at_host_pace(self) -> bool:
+    def launch_bound(self) -> bool:
         """Whether most device times include waiting for the host."""
         return 2 * len(self.late) > len(self.judged_ms)
 

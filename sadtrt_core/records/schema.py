@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sadtrt_core.records.codec import JsonValue, RecordsError
+from sadtrt_core.case import Case
+from sadtrt_core.codec import JsonValue
 from sadtrt_core.records.measurements import PSNR_CEILING_DB, Drift, Latency, Resources, Spread, Telemetry
 
 SCHEMA_VERSION = 1
@@ -14,33 +15,6 @@ SCHEMA_VERSION = 1
 Status = Literal["measured", "skipped", "failed"]
 WeightsKind = Literal["checkpoint", "fitted", "demo", "seeded"]
 TensorRTFlavour = Literal["tensorrt", "tensorrt_rtx"]
-
-
-@dataclass(frozen=True, order=True)
-class RecordKey(JsonValue):
-    """What was measured: a stage, by a runner, in a precision, with one way of GridSample3D, at a batch size.
-
-    `grid_sample` is "torch", "native", "plugin", "builtin" or "none" (the stage samples no grid).
-    """
-
-    stage: str
-    runner: str
-    precision: str
-    grid_sample: str
-    batch: int
-
-    def __post_init__(self) -> None:
-        for name in ("stage", "runner", "precision", "grid_sample"):
-            text = getattr(self, name)
-            if not text or not text.isprintable():
-                raise ValueError(f"{name} of a record key must be a printable, non-empty word but is {text!r}")
-        if self.batch < 1:
-            raise ValueError(f"batch of a record key must be at least 1 but is {self.batch}")
-
-    def label(self) -> str:
-        """One line for tables and messages, such as "generator/tensorrt/fp16/native/batch 1"."""
-        words = [self.stage, self.runner, self.precision, self.grid_sample, f"batch {self.batch}"]
-        return "/".join(word for word in words if word != "none")
 
 
 @dataclass(frozen=True)
@@ -51,7 +25,7 @@ class Record(JsonValue):
     `benchmark_version` is raised when the benchmark itself changes, which makes older baselines not comparable.
     """
 
-    key: RecordKey
+    key: Case
     status: Status
     reason: str | None = None
     latency: Latency | None = None
@@ -138,7 +112,7 @@ class Run(JsonValue):
             _check_time(name, getattr(self, name))
         if self.complete and self.finished_utc is None:
             raise ValueError("a complete run must say when it finished")
-        seen: set[RecordKey] = set()
+        seen: set[Case] = set()
         for record in self.records:
             if record.key in seen:
                 raise ValueError(f"a run holds each key once but {record.key.label()} twice")
@@ -163,8 +137,6 @@ __all__ = [
     "Environment",
     "Latency",
     "Record",
-    "RecordKey",
-    "RecordsError",
     "Resources",
     "Run",
     "Spread",

@@ -6,17 +6,17 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from sadtrt_core.records import codec
-from sadtrt_core.records.codec import RecordsError
-from sadtrt_core.records.files import point_at, write_atomically
+from sadtrt_core import codec
+from sadtrt_core.case import Case
+from sadtrt_core.errors import UserError
+from sadtrt_core.files import point_at, write_file
 from sadtrt_core.records.measurements import Latency, Telemetry
-from sadtrt_core.records.merge import merge_records
-from sadtrt_core.records.schema import SCHEMA_VERSION, Environment, Record, RecordKey, Run, Weights, Workload
+from sadtrt_core.records.schema import SCHEMA_VERSION, Environment, Record, Resources, Run, Status, Weights, Workload
 
 RECORDS_FILE = "records.json"
 SUMMARY_FILE = "summary.csv"
@@ -29,7 +29,7 @@ SIZE_LIMIT = 64 * 1024 * 1024
 class RunWriter:
     """One run's folder, `<root>/<UTC time>-<gpu or cpu>-<commit>/`, whose records.json is whole after every `add`.
 
-    Raises RecordsError when the folder cannot be made or written.
+    Raises UserError when the folder cannot be made or written.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class RunWriter:
     def add(self, record: Record) -> Record:
         """Keep `record`, merged with what the run already holds under its key, and return the merged one.
 
-        Drift under seeded weights is kept as not meaningful, whatever the record says. Raises RecordsError for a field
+        Drift under seeded weights is kept as not meaningful, whatever the record says. Raises UserError for a field
         of a wrong type or a file that cannot be written; the run then holds what it held before.
         """
         known = self._known(record.key)
@@ -61,21 +61,19 @@ class RunWriter:
         _check_readable(record)
         return self._keep(record if known is None else merge_records(known, record))
 
-    def update_times(self, key: RecordKey, latency: Latency, telemetry: Telemetry | None) -> Record:
+    def update_times(self, key: Case, latency: Latency, telemetry: Telemetry | None) -> Record:
         """Put a row's times in place of those that the run holds of it, because there are more now; return the record.
 
-        Raises RecordsError as `add` does, and for a row that the run does not hold.
+        Raises UserError as `add` does, and for a row that the run does not hold.
         """
         known = self._known(key)
         if known is None:
-            raise RecordsError(
-                f"the run holds no record of {key.label()} that could be brought up to date: add it first"
-            )
+            raise UserError(f"the run holds no record of {key.label()} that could be brought up to date: add it first")
         record = dataclasses.replace(known, latency=latency, telemetry=telemetry)
         _check_readable(record)
         return self._keep(record)
 
-    def _known(self, key: RecordKey) -> Record | None:
+    def _known(self, key: Case) -> Record | None:
         return next((record for record in self.run.records if record.key == key), None)
 
     def _keep(self, record: Record) -> Record:
@@ -86,13 +84,13 @@ class RunWriter:
         self.run = grown
         return record
 
-    def finish(self) -> Run:
-        """Write summary.csv and environment.json, mark the run complete, and point `<root>/latest` at its folder."""
-        from sadtrt_core.records.summary import summary_csv
-
+    def finish(self, summary: Callable[[Run], str]) -> Run:
+        """Write summary.csv, whose text `summary` gives, and environment.json, mark the run complete, and point
+        `<root>/latest` at its folder.
+        """
         finished = dataclasses.replace(self.run, finished_utc=_iso(utc_now()), complete=True)
-        write_atomically(self.folder / SUMMARY_FILE, summary_csv(finished))
-        write_atomically(
+        write_file(self.folder / SUMMARY_FILE, summary(finished))
+        write_file(
             self.folder / ENVIRONMENT_FILE, json.dumps(finished.environment.to_json(), indent=2, sort_keys=True) + "\n"
         )
         # Complete is said last, so that a run marked complete has all its files.
@@ -110,29 +108,27 @@ def write_run(run: Run, path: Path) -> None:
     records = ",\n  ".join(json.dumps(record, sort_keys=True, allow_nan=False) for record in body["records"])
     fields.append(f'"records": [\n  {records}\n ]')
     text = json.dumps(head)[:-1] + ', "run": {\n ' + ",\n ".join(fields) + "\n}}\n"
-    write_atomically(path, text)
+    write_file(path, text)
 
 
 def read_run(path: Path) -> Run:
     """The run in a records file, or in a results folder (`results/latest` too, where that is a text pointer).
 
-    Raises RecordsError, one sentence, for what is missing, over 64 MB, not JSON, truncated, of another schema version,
+    Raises UserError, one sentence, for what is missing, over 64 MB, not JSON, truncated, of another schema version,
     changed since it was written, or holding fields that this version does not know.
     """
     file = records_file(Path(path))
     try:
         size = file.stat().st_size
         if size > SIZE_LIMIT:
-            raise RecordsError(
-                f"{file} has {size / 1e6:.0f} MB, more than the {SIZE_LIMIT / 1e6:.0f} MB a run may have"
-            )
+            raise UserError(f"{file} has {size / 1e6:.0f} MB, more than the {SIZE_LIMIT / 1e6:.0f} MB a run may have")
         # A file may still grow or be a device without a size, so the read is bounded too.
         with open(file, "rb") as stream:
             raw = stream.read(SIZE_LIMIT + 1)
     except OSError as error:
-        raise RecordsError(f"cannot read {file}: {error.strerror or error}") from error
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
     if len(raw) > SIZE_LIMIT:
-        raise RecordsError(f"{file} has more than the {SIZE_LIMIT / 1e6:.0f} MB a run may have")
+        raise UserError(f"{file} has more than the {SIZE_LIMIT / 1e6:.0f} MB a run may have")
     return _parse(raw, file)
 
 
@@ -140,28 +136,28 @@ def _parse(raw: bytes, file: Path) -> Run:
     try:
         data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise RecordsError(f"{file} is not whole JSON, truncated perhaps: {error}; write it again") from error
+        raise UserError(f"{file} is not whole JSON, truncated perhaps: {error}; write it again") from error
     if not isinstance(data, dict) or not isinstance(data.get("run"), dict):
-        raise RecordsError(f"{file} is JSON but not a sadtrt run: it should hold schema_version, sha256 and run")
+        raise UserError(f"{file} is JSON but not a sadtrt run: it should hold schema_version, sha256 and run")
     body = data["run"]
     for version in (data.get("schema_version"), body.get("schema_version")):
         if version != SCHEMA_VERSION or type(version) is not int:
-            raise RecordsError(
+            raise UserError(
                 f"{file} has schema version {version!r} but this sadtrt reads version {SCHEMA_VERSION}: "
                 "measure again, or use the sadtrt that wrote it"
             )
     if unknown := sorted(set(data) - {"schema_version", "sha256", "run"}):
-        raise RecordsError(f"{file} has the unknown field {unknown[0]!r}")
+        raise UserError(f"{file} has the unknown field {unknown[0]!r}")
     try:
         digest = _digest(body)
     except (ValueError, RecursionError) as error:
-        raise RecordsError(f"{file} holds a number that JSON has not: {error}") from error
+        raise UserError(f"{file} holds a number that JSON has not: {error}") from error
     if digest != data.get("sha256"):
-        raise RecordsError(f"{file} was changed after it was written: its content does not match its sha256")
+        raise UserError(f"{file} was changed after it was written: its content does not match its sha256")
     try:
         return codec.from_json(Run, body, "run")
-    except RecordsError as error:
-        raise RecordsError(f"{file}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def _check_readable(value: Run | Record) -> None:
@@ -186,7 +182,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def records_file(path: Path) -> Path:
-    """The records file of a results folder, `results/latest` or a file itself; RecordsError for a damaged pointer."""
+    """The records file of a results folder, `results/latest` or a file itself; UserError for a damaged pointer."""
     if path.is_dir():
         return path / RECORDS_FILE
     pointer = path.with_name(path.name + ".txt")
@@ -195,10 +191,10 @@ def records_file(path: Path) -> Path:
     try:
         name = pointer.read_text("utf-8").strip()
     except (OSError, ValueError) as error:
-        raise RecordsError(f"cannot read {pointer}: {error}") from error
+        raise UserError(f"cannot read {pointer}: {error}") from error
     # The pointer may only name a sibling: it is text that anybody could have edited.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise RecordsError(f"{pointer} should hold the name of a folder beside it but holds {name[:60]!r}")
+        raise UserError(f"{pointer} should hold the name of a folder beside it but holds {name[:60]!r}")
     return path.with_name(name) / RECORDS_FILE
 
 
@@ -230,6 +226,55 @@ def _make_folder(root: Path, name: str) -> Path:
             except FileExistsError:
                 number += 1
     except OSError as error:
-        raise RecordsError(
+        raise UserError(
             f"cannot make a results folder in {root}: {error.strerror or error}; choose a folder that can be written"
         ) from error
+
+
+def merge_records(first: Record, second: Record) -> Record:
+    """One record with the parts of both; where both measured a part the later one is kept and a note says so.
+
+    A failure outweighs a measurement, and a measurement outweighs a skip, whose reason then becomes a note.
+    Raises UserError if the keys or the benchmark versions differ.
+    """
+    if first.key != second.key:
+        raise UserError(f"cannot merge {first.key.label()} with {second.key.label()}")
+    if first.benchmark_version != second.benchmark_version:
+        raise UserError(
+            f"{first.key.label()} was recorded by benchmark versions {first.benchmark_version} and "
+            f"{second.benchmark_version} in one run: benchmarks that share a key must share a version"
+        )
+    statuses = {first.status, second.status}
+    status: Status = "failed" if "failed" in statuses else "measured" if "measured" in statuses else "skipped"
+    reasons = [record.reason for record in (first, second) if record.status == status and record.reason]
+    notes = [*first.notes, *second.notes]
+    for record in (first, second):
+        if record.status != status:
+            notes.append(f"one part was {record.status}: {record.reason}" if record.reason else "")
+    for part in ("latency", "drift"):
+        if getattr(first, part) is not None and getattr(second, part) is not None:
+            notes.append(f"{part} was measured more than once: the last is kept")
+    return dataclasses.replace(
+        first,
+        status=status,
+        reason="; ".join(dict.fromkeys(reasons)) or None,
+        latency=second.latency or first.latency,
+        drift=second.drift or first.drift,
+        resources=_merge_resources(first.resources, second.resources),
+        # Telemetry explains the times, so it stays with the record that brought the latency.
+        telemetry=(second.telemetry or first.telemetry) if second.latency else (first.telemetry or second.telemetry),
+        notes=tuple(dict.fromkeys(note for note in notes if note)),
+    )
+
+
+def _merge_resources(first: Resources | None, second: Resources | None) -> Resources | None:
+    if first is None or second is None:
+        return second or first
+    memory = [value for value in (first.gpu_memory_mb, second.gpu_memory_mb) if value is not None]
+    return Resources(
+        gpu_memory_mb=max(memory) if memory else None,
+        engine_mb=first.engine_mb if second.engine_mb is None else second.engine_mb,
+        energy_mj_per_frame=(
+            first.energy_mj_per_frame if second.energy_mj_per_frame is None else second.energy_mj_per_frame
+        ),
+    )

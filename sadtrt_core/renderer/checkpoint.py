@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import COEFFICIENTS, RendererConfig
 from sadtrt_core.renderer.renderer import NETWORKS, Renderer, assemble, build_networks
 from sadtrt_core.renderer.seeded import seeded_state
@@ -31,22 +32,18 @@ _NAMED = 3
 States = dict[str, dict[str, Tensor]]
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, in one sentence."""
-
-
 def load_checkpoint(path: Path, image_size: int, mapping_path: Path | None = None) -> Renderer:
     """A renderer under SadTalker's weights, spectral norm folded, float32 whatever float type the file has.
 
     `path` has generator and keypoint detector, `mapping_path` the mapping network (also looked for in `path`), of 70 or
-    73 coefficients. Other networks in the files are ignored. Raises CheckpointError where a file is missing, cut short,
+    73 coefficients. Other networks in the files are ignored. Raises UserError where a file is missing, cut short,
     no checkpoint, would run code, lacks an entry or has one too many, of another shape, of no float type, or holds a
     value that is not finite.
     """
     found = _networks(path)
     for network in ("generator", "kp_extractor"):
         if network not in found:
-            raise CheckpointError(
+            raise UserError(
                 f"{path} has no {network}: expected SadTalker's renderer checkpoint, with generator and kp_extractor"
             )
     sources = {"generator": path, "kp_extractor": path, "mapping": mapping_path or path}
@@ -54,7 +51,7 @@ def load_checkpoint(path: Path, image_size: int, mapping_path: Path | None = Non
         found.pop("mapping", None)
         separate = _networks(mapping_path)
         if "mapping" not in separate:
-            raise CheckpointError(f"{mapping_path} has no mapping network: expected SadTalker's mapping checkpoint")
+            raise UserError(f"{mapping_path} has no mapping network: expected SadTalker's mapping checkpoint")
         found["mapping"] = separate["mapping"]
     config = RendererConfig(image_size=image_size, coefficients=_coefficients(found.get("mapping", {})))
     with torch.device("meta"):
@@ -78,17 +75,17 @@ def _coefficients(mapping: Mapping[str, Tensor]) -> int:
 
 
 def _networks(path: Path) -> States:
-    """The networks in a file, by this project's names, whatever kind of file it is. Raises CheckpointError."""
+    """The networks in a file, by this project's names, whatever kind of file it is. Raises UserError."""
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder: give the checkpoint file inside it")
+        raise UserError(f"{path} is a folder: give the checkpoint file inside it")
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: give the path of SadTalker's .safetensors, .pth or .pth.tar")
+        raise UserError(f"{path} does not exist: give the path of SadTalker's .safetensors, .pth or .pth.tar")
     with path.open("rb") as file:
         start = file.read(len(_LFS_POINTER))
     if not start:
-        raise CheckpointError(f"{path} is empty: download it again")
+        raise UserError(f"{path} is empty: download it again")
     if start == _LFS_POINTER:
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` where it was cloned")
+        raise UserError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` where it was cloned")
     # The contents decide, not the ending: .pth.tar is no archive, and people rename files.
     if start.startswith((_ZIP, _PICKLE)):
         return _from_pickle(path, mapped=start.startswith(_ZIP))
@@ -104,7 +101,7 @@ def _from_safetensors(path: Path) -> States:
                 if network in NETWORKS:
                     found.setdefault(network, {})[name] = file.get_tensor(key)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
+        raise UserError(
             f"{path} is no whole .safetensors, .pth or .pth.tar file ({_words(error)}): download it again"
         ) from error
     return found
@@ -116,16 +113,14 @@ def _from_pickle(path: Path, mapped: bool) -> States:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         # PyTorch's own message advises the reader to switch the protection off, so that it is not repeated here.
-        raise CheckpointError(
+        raise UserError(
             f"{path} is refused, because it holds more than tensors and would run code when unpickled, or is damaged: "
             "use the .safetensors file of the same weights"
         ) from error
     except Exception as error:  # The bytes are a stranger's: a damaged pickle may raise nearly anything.
-        raise CheckpointError(
-            f"{path} is no whole checkpoint of torch.save ({_words(error)}): download it again"
-        ) from error
+        raise UserError(f"{path} is no whole checkpoint of torch.save ({_words(error)}): download it again") from error
     if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path} holds {_a(loaded)}: expected a dict of networks, as SadTalker's checkpoints are")
+        raise UserError(f"{path} holds {_a(loaded)}: expected a dict of networks, as SadTalker's checkpoints are")
     found: States = {}
     for key, value in loaded.items():
         if not isinstance(key, str):
@@ -134,7 +129,7 @@ def _from_pickle(path: Path, mapped: bool) -> States:
         network, _, name = key.partition(".")
         if nested in NETWORKS:
             if not isinstance(value, dict):
-                raise CheckpointError(f"{path} holds {_a(value)} as {key}: expected a dict of tensors")
+                raise UserError(f"{path} holds {_a(value)} as {key}: expected a dict of tensors")
             found.setdefault(nested, {}).update(value)
         elif network in NETWORKS:
             found.setdefault(network, {})[name] = value
@@ -148,10 +143,10 @@ def _checked(
     where = f"{network} in {path}"
     missing = [name for name in expected if name not in state]
     if missing:
-        raise CheckpointError(f"{where} lacks {_some(missing)}: expected SadTalker's checkpoint of the published sizes")
+        raise UserError(f"{where} lacks {_some(missing)}: expected SadTalker's checkpoint of the published sizes")
     unexpected = [str(name) for name in state if name not in expected]
     if unexpected:
-        raise CheckpointError(
+        raise UserError(
             f"{where} has {_some(unexpected)}, which this renderer has no place for: expected SadTalker's checkpoint"
         )
     return {name: _value(f"{name} of {where}", state[name], wanted) for name, wanted in expected.items()}
@@ -160,18 +155,18 @@ def _checked(
 def _value(what: str, value: object, wanted: Tensor) -> Tensor:
     """One entry, checked; floats as float32, counters as they are."""
     if not isinstance(value, Tensor):
-        raise CheckpointError(f"{what} is {_a(value)}: expected a tensor")
+        raise UserError(f"{what} is {_a(value)}: expected a tensor")
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-        raise CheckpointError(f"{what} is a sparse, quantized or empty-handed tensor: expected plain values")
+        raise UserError(f"{what} is a sparse, quantized or empty-handed tensor: expected plain values")
     if value.is_floating_point() != wanted.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         kind = "float32 (or another float type)" if wanted.is_floating_point() else "int64"
-        raise CheckpointError(f"{what} has type {_type(value)}: expected {kind}")
+        raise UserError(f"{what} has type {_type(value)}: expected {kind}")
     if value.shape != wanted.shape:
-        raise CheckpointError(f"{what} has shape {tuple(value.shape)}: expected {tuple(wanted.shape)}")
+        raise UserError(f"{what} has shape {tuple(value.shape)}: expected {tuple(wanted.shape)}")
     # Cloned: a file may describe any strides, and one that is mapped should not stay open behind the renderer.
     value = value.detach().to(wanted.dtype).clone(memory_format=torch.contiguous_format)
     if not bool(torch.isfinite(value).all()):
-        raise CheckpointError(f"{what} has values that are not finite: the file is damaged, download it again")
+        raise UserError(f"{what} has values that are not finite: the file is damaged, download it again")
     return value
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.workload import make_workload
+from sadtrt_core.renderer.workload import make_workload
 
 FRAMES = 6
 

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,8 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sadtrt_core.errors import UserError
+from sadtrt_core.progress import SILENT, Reporter
+from sadtrt_core.renderer.checkpoint import load_checkpoint
 from sadtrt_core.renderer.config import IMAGE_SIZES, RendererConfig, demo_config, full_config
-from sadtrt_core.renderer.fit import FitPlan, FitProgress, Fitted, fit, held_out_psnr
+from sadtrt_core.renderer.fit import FitPlan, Fitted, fit, held_out_psnr
 from sadtrt_core.renderer.fit_data import training_pictures
 from sadtrt_core.renderer.renderer import NETWORKS, Renderer, WeightsKind, assemble
 from sadtrt_core.renderer.seeded import seeded_renderer
@@ -36,14 +39,10 @@ WEIGHTS_HELP = (
 _FITTED = re.compile(r"fitted(?:-seed(\d{1,18}))?")
 
 
-class StandinError(ValueError):
-    """A stand-in file that cannot be used, in one sentence."""
-
-
 def save_standin(path: Path, config: RendererConfig, fitted: Fitted, about: dict[str, str], *, half: bool) -> None:
     """Write state dicts with what they are in the header, as scaled float16 or as float32; atomically.
 
-    Raises StandinError where a value does not fit float16.
+    Raises UserError where a value does not fit float16.
     """
     tensors = {
         f"{network}.{name}": _stored(f"{network}.{name}", value, half)
@@ -69,7 +68,7 @@ def _stored(name: str, value: Tensor, half: bool) -> Tensor:
         return value.contiguous()
     small = (value / HALF_SCALE).half().contiguous()
     if not bool(small.isfinite().all()):
-        raise StandinError(f"{name} has values beyond float16: fit again with another seed")
+        raise UserError(f"{name} has values beyond float16: fit again with another seed")
     return small
 
 
@@ -80,14 +79,14 @@ def _restored(value: Tensor) -> Tensor:
 def load_standin(path: Path, kind: WeightsKind, image_size: int) -> Renderer:
     """A renderer from a file of `save_standin`, for pictures of `image_size` pixels.
 
-    The networks are convolutional: weights fitted at one size render at the other. Raises StandinError.
+    The networks are convolutional: weights fitted at one size render at the other. Raises UserError.
     """
     states: dict[str, dict[str, Tensor]] = {name: {} for name in NETWORKS}
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
-                raise StandinError(
+                raise UserError(
                     f"{path} holds no weights of `sadtrt fit`: make some, or give SadTalker's own file as --checkpoint"
                 )
             for key in file.keys():  # noqa: SIM118, a safetensors file is no mapping
@@ -96,11 +95,11 @@ def load_standin(path: Path, kind: WeightsKind, image_size: int) -> Renderer:
                 states.setdefault(network, {})[name] = _restored(value)
             config = RendererConfig(**{**json.loads(header["config"]), "image_size": image_size})
     except (SafetensorError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise StandinError(f"{path} cannot be read ({error}): make it again with `sadtrt fit`") from error
+        raise UserError(f"{path} cannot be read ({error}): make it again with `sadtrt fit`") from error
     try:
         return assemble(config, states, kind, path.stem)
     except (RuntimeError, KeyError) as error:
-        raise StandinError(f"{path} does not fit this version's networks: make it again with `sadtrt fit`") from error
+        raise UserError(f"{path} does not fit this version's networks: make it again with `sadtrt fit`") from error
 
 
 def fit_standin(
@@ -111,14 +110,14 @@ def fit_standin(
     portraits: Sequence[Path],
     out: Path,
     device: torch.device,
-    report: Callable[[FitProgress], None],
+    report: Reporter = SILENT,
 ) -> Fitted:
     """Fit the demo or the full-size renderer and keep it at `out`.
 
     Raises ValueError for a bad size or picture, and for a name that `--weights` would not take for a file.
     """
     if out.suffix != STANDIN_SUFFIX:
-        raise StandinError(f"--out {out} is no name for weights: expected one that ends in {STANDIN_SUFFIX}")
+        raise UserError(f"--out {out} is no name for weights: expected one that ends in {STANDIN_SUFFIX}")
     config = demo_config(size) if demo else full_config(size)
     pictures = training_pictures(portraits)
     fitted = fit(config, pictures, plan, device, report)
@@ -153,17 +152,15 @@ def choose_weights(
     *,
     has_gpu: bool,
     cache: Path,
-    say: Callable[[str], None] = lambda line: None,
+    report: Reporter = SILENT,
 ) -> Renderer:
     """The renderer that was asked for, or the best there is.
 
     A checkpoint wins. `auto` is the full-size weights of `sadtrt fit` on a GPU, where they are cached, else the demo;
-    the other choices are in WEIGHTS_HELP (seeded is full size on a GPU). `say` hears what was fallen back to and how to
-    get better. Raises CheckpointError or StandinError (both ValueError).
+    the other choices are in WEIGHTS_HELP (seeded is full size on a GPU). `report` is told what was fallen back to
+    and how to get better. Raises UserError.
     """
     if checkpoint is not None:
-        from sadtrt_core.renderer.checkpoint import load_checkpoint
-
         return load_checkpoint(checkpoint, size, mapping_checkpoint)
     if choice.endswith(STANDIN_SUFFIX):
         path = Path(choice)
@@ -176,17 +173,21 @@ def choose_weights(
         found = find_fitted(cache, size, seed)
         if found is not None:
             if found != fitted_file(cache, size, seed):
-                say(f"rendering {size} pixels with {found.stem}: these networks take any size")
+                report.log(f"rendering {size} pixels with {found.stem}: these networks take any size")
             return load_standin(found, "fitted", size)
         if choice != "auto":
             command = f"sadtrt fit --size {size}" + (f" --seed {seed}" if seed else "")
             missing = fitted_file(cache, size, seed)
-            raise StandinError(f"there are no fitted weights at {missing}: run `{command}` on a GPU")
+            raise UserError(f"there are no fitted weights at {missing}: run `{command}` on a GPU")
     if choice not in ("auto", "demo"):
-        raise StandinError(f"weights {choice!r} are not known: expected {WEIGHTS_HELP}")
+        raise UserError(f"weights {choice!r} are not known: expected {WEIGHTS_HELP}")
     if has_gpu:
-        say(f"rendering with the small demo weights: `sadtrt fit --size {size}` makes full-size ones in three minutes")
+        report.log(
+            f"rendering with the small demo weights: `sadtrt fit --size {size}` makes full-size ones in three minutes"
+        )
     if DEMO_FILE.exists():
         return load_standin(DEMO_FILE, "demo", size)
-    say("the demo weights are missing: rendering with seeded noise, whose drift says nothing about a trained renderer")
+    report.log(
+        "the demo weights are missing: rendering with seeded noise, whose drift says nothing about a trained renderer"
+    )
     return seeded_renderer(demo_config(size))

@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from sadtrt_core.case import GridSample
+from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.precision import Precision
-from sadtrt_core.quantise.calibration import Calibration
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.stages import Stage, TensorSpec
-
-GridSample = Literal["torch", "native", "plugin", "builtin"]
+from sadtrt_core.renderer.stages import Stage, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Job:
 
     `grid_sample` says how an exported graph samples a volume; PyTorch runners always use `torch`. `cache` is the folder
     of graphs, engines and the timing cache. `optimization_level` is TensorRT's builder's, 0 (quick) to 5 (thorough).
-    `calibration` has the ranges of a precision that quantises.
+    `calibration` has the ranges of a precision that quantizes.
     """
 
     renderer: Renderer

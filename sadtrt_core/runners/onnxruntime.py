@@ -8,9 +8,9 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from sadtrt_core.graph.ort_options import session_options
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.graph.rounding import explicit_rounding
-from sadtrt_core.graph.session import session_options
 from sadtrt_core.runners.base import Job, StageRunner
 
 
@@ -27,8 +27,8 @@ class OnnxRuntimeRunner(StageRunner):
                 f"{job.precision.compute} operators are computed in float32 with every result rounded: ONNX Runtime's "
                 "CPU provider has no such arithmetic, so the latency is not that of half",
             )
-        if job.precision.quantise is not None:
-            self.notes += ("convolutions of quantised operands are computed in float32", *job.calibration_notes)
+        if job.precision.quantize is not None:
+            self.notes += ("convolutions of quantized operands are computed in float32", *job.calibration_notes)
 
     def activate(self) -> None:
         job = self.job

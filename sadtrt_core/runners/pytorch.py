@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sadtrt_core.renderer.generator import SpadeDecoder
+from sadtrt_core.renderer.stages import call_stage, matrix_arithmetic, stage_module
 from sadtrt_core.runners.base import Job, StageRunner
-from sadtrt_core.stages import call_stage, stage_module
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d)
 #: What a CPU lacks in a type, or has only in a form that takes minutes (half Conv3d).
@@ -35,28 +34,6 @@ class _Float32OnCpu(TorchFunctionMode):
             kwargs = {k: v.float() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
             return func(*args, **kwargs).to(kind)
         return func(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def matrix_arithmetic(tf32: bool, benchmark: bool) -> Iterator[None]:
-    """Allow or forbid TF32 and cuDNN's algorithm search inside the block; what was set before returns after it."""
-    before = (
-        torch.backends.cuda.matmul.allow_tf32,
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cudnn.benchmark,
-        torch.backends.cudnn.deterministic,
-    )
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, not benchmark
-    try:
-        yield
-    finally:
-        (
-            torch.backends.cuda.matmul.allow_tf32,
-            torch.backends.cudnn.allow_tf32,
-            torch.backends.cudnn.benchmark,
-            torch.backends.cudnn.deterministic,
-        ) = before
 
 
 class _Float32Convolution(nn.Module):

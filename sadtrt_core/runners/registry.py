@@ -8,23 +8,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sadtrt_core.runners.base import GridSample, Job, StageRunner
+from sadtrt_core.case import GridSample
+from sadtrt_core.errors import Unavailable, UserError
+from sadtrt_core.renderer.stages import STAGES, Stage
+from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.clip import ClipRunner
 from sadtrt_core.runners.onnxruntime import OnnxRuntimeRunner
 from sadtrt_core.runners.pytorch import PyTorchRunner, TorchCompileRunner
 from sadtrt_core.runners.tensorrt import TensorRTEnqueueRunner, TensorRTRunner, tensorrt_absence
-from sadtrt_core.stages import STAGES
-
-
-@dataclass(frozen=True)
-class Absence:
-    """Why a runner cannot serve, in one sentence, and the command that mends it where there is one."""
-
-    reason: str
-    mend: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.reason} ({self.mend})" if self.mend else self.reason
 
 
 @dataclass(frozen=True)
@@ -33,7 +24,7 @@ class RunnerKind:
 
     name: str
     make: Callable[[Job], StageRunner]
-    absence: Callable[[Job], Absence | None]
+    absence: Callable[[Job], Unavailable | None]
     #: Whether the runner computes an exported graph, so that the way of sampling a volume matters.
     graph: bool
 
@@ -41,55 +32,50 @@ class RunnerKind:
         """A runner for the job, not yet activated; the clip is made of this kind's runners of the other stages."""
         return ClipRunner(job, self.make) if job.stage.module is None else self.make(job)
 
-    def available(self, job: Job) -> Absence | None:
+    def available(self, job: Job) -> Unavailable | None:
         """None when the runner can serve the job on this machine, else why not."""
         if job.stage.module is None:
             job = replace(job, stage=STAGES["motion"], batch=1)
         return self.absence(job)
 
 
-def _pytorch_absence(job: Job) -> Absence | None:
+def _pytorch_absence(job: Job) -> Unavailable | None:
     precision = job.precision
-    if precision.quantise is not None:
-        return Absence(
-            f"PyTorch has no {precision.quantise.type} convolutions here: ONNX Runtime (on a CPU) and TensorRT compute "
-            "the quantised graph"
+    if precision.quantize is not None:
+        return Unavailable(
+            f"PyTorch has no {precision.quantize.type} convolutions here: ONNX Runtime (on a CPU) and TensorRT compute "
+            "the quantized graph"
         )
     if job.device.type == "cpu":
         if precision.tf32:
-            return Absence("TF32 is arithmetic of NVIDIA GPUs: the CPU has none")
+            return Unavailable("TF32 is arithmetic of NVIDIA GPUs: the CPU has none")
         if precision.keep_coordinates:
-            return Absence(
+            return Unavailable(
                 "autocast to half has no convolutions on the CPU: ONNX Runtime runs the fp16-mixed graph instead"
             )
     elif precision.tf32 and torch.cuda.get_device_capability(job.device) < (8, 0):
-        return Absence("TF32 needs a GPU of compute capability 8.0 or later")
+        return Unavailable("TF32 needs a GPU of compute capability 8.0 or later")
     if precision.names_nodes:
-        return Absence("plans name ONNX nodes, which eager PyTorch does not have")
+        return Unavailable("plans name ONNX nodes, which eager PyTorch does not have")
     return None
 
 
-def _torch_compile_absence(job: Job) -> Absence | None:
+def _torch_compile_absence(job: Job) -> Unavailable | None:
     if job.device.type == "cpu" and job.precision.compute == "float16":
-        return Absence("torch.compile has no half convolutions on the CPU")
+        return Unavailable("torch.compile has no half convolutions on the CPU")
     if job.device.type == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
-        return Absence("torch.compile needs a C++ compiler on the CPU", "apt-get install g++")
+        return Unavailable("torch.compile needs a C++ compiler on the CPU", "apt-get install g++")
     return _pytorch_absence(job)
 
 
-def _onnxruntime_absence(job: Job) -> Absence | None:
+def _onnxruntime_absence(job: Job) -> Unavailable | None:
     if job.device.type != "cpu":
-        return Absence("ONNX Runtime is the runner for machines without a GPU", "pytest bench/ --device cpu")
+        return Unavailable("ONNX Runtime is the runner for machines without a GPU", "pytest bench/ --device cpu")
     if job.precision.tf32:
-        return Absence("TF32 is arithmetic of NVIDIA GPUs: the CPU has none")
+        return Unavailable("TF32 is arithmetic of NVIDIA GPUs: the CPU has none")
     if job.grid_sample == "plugin":
-        return Absence("ONNX Runtime does not load TensorRT plugins", "--grid-sample native")
+        return Unavailable("ONNX Runtime does not load TensorRT plugins", "--grid-sample native")
     return None
-
-
-def _tensorrt_absence(job: Job) -> Absence | None:
-    reason = tensorrt_absence(job)
-    return Absence(reason) if reason else None
 
 
 RUNNERS: dict[str, RunnerKind] = {
@@ -98,25 +84,21 @@ RUNNERS: dict[str, RunnerKind] = {
         RunnerKind("pytorch", PyTorchRunner, _pytorch_absence, graph=False),
         RunnerKind("torch-compile", TorchCompileRunner, _torch_compile_absence, graph=False),
         RunnerKind("onnxruntime", OnnxRuntimeRunner, _onnxruntime_absence, graph=True),
-        RunnerKind("tensorrt", TensorRTRunner, _tensorrt_absence, graph=True),
-        RunnerKind("tensorrt-enqueue", TensorRTEnqueueRunner, _tensorrt_absence, graph=True),
+        RunnerKind("tensorrt", TensorRTRunner, tensorrt_absence, graph=True),
+        RunnerKind("tensorrt-enqueue", TensorRTEnqueueRunner, tensorrt_absence, graph=True),
     )
 }
 
 
 def runner_named(name: str) -> RunnerKind:
-    """The runner of that name; ValueError lists the names there are."""
+    """The runner of that name; UserError lists the names there are."""
     if name not in RUNNERS:
-        raise ValueError(f"runner {name!r} is not known: expected one of {', '.join(RUNNERS)}")
+        raise UserError(f"runner {name!r} is not known: expected one of {', '.join(RUNNERS)}")
     return RUNNERS[name]
 
 
-def grid_sample_label(kind: RunnerKind, job: Job) -> str:
-    """How the job samples volumes, for records: `torch`, the graph's mode, or `none` for stages that sample nothing."""
-    if job.stage.name not in SAMPLING_STAGES:
+def grid_sample_label(kind: RunnerKind, stage: Stage, grid_sample: GridSample) -> str:
+    """How a stage samples volumes, for its case: `torch`, the graph's mode, or `none` where it samples nothing."""
+    if not stage.samples:
         return "none"
-    return job.grid_sample if kind.graph else "torch"
-
-
-SAMPLING_STAGES = frozenset({"motion", "warp", "generator", "clip"})
-GRAPH_GRID_SAMPLES: tuple[GridSample, ...] = ("plugin", "native", "builtin")
+    return grid_sample if kind.graph else "torch"

@@ -1,1 +1,1 @@
-"""What sampling a volume costs by itself, by each way there is: shapes, contestants, times and their table."""
+"""What sampling a volume costs by itself, by each way there is: shapes, methods, times and their table."""

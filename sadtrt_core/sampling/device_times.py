@@ -53,15 +53,6 @@ def graph_time_us(launches: Sequence[Launch], at_least: int | None = None) -> fl
     return statistics.median(times[_UNCOUNTED:]) / (rounds * len(launches))
 
 
-def single_time_us(launch: Launch) -> float:
-    """Microseconds between two events around one launch on an idle device, the launch's own overhead included."""
-    times = []
-    for _ in range(REPLAYS + 2 * _UNCOUNTED):
-        torch.cuda.synchronize()
-        times.append(_event_time_us(launch))
-    return statistics.median(times[2 * _UNCOUNTED :])
-
-
 def _event_time_us(work: Launch) -> float:
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()

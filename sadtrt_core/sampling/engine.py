@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,16 +11,18 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from sadtrt_core.case import Case
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuildOptions, Say
+from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.cache import ensure_engine
-from sadtrt_core.engine.job import BuildJob
+from sadtrt_core.engine.job import BuildJob, stored_graph
 from sadtrt_core.engine.messages import in_one_line, message_log
-from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin
-from sadtrt_core.files import write_whole
+from sadtrt_core.engine.plugin import built_plugin, load_plugin, plugin_absence
+from sadtrt_core.errors import Unavailable
 from sadtrt_core.graph.export import OPSET
-from sadtrt_core.graph.gridsample import resolve_grid_sample
+from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.plan import precision_named
+from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.sampling import NODE_TYPE
 from sadtrt_core.sampling.shapes import SamplingShape
 
@@ -29,6 +31,18 @@ _ELEMENT_TYPES = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.F
 #: Of the built-in precisions those that a sampler of these features with fp32 coordinates belongs to.
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16-mixed"}
 _IR_VERSION = 8  # What goes with opset 17.
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is sampled and where. `dtype` is the features' type; the grid is fp32."""
+
+    shape: SamplingShape
+    dtype: torch.dtype
+    device: torch.device
+    cache: Path
+    options: BuildOptions
+    report: Reporter = SILENT
 
 
 def sampler_graph(shape: SamplingShape, dtype: torch.dtype, grid_sample: GraphSampler) -> onnx.ModelProto:
@@ -60,48 +74,38 @@ def sampler_graph(shape: SamplingShape, dtype: torch.dtype, grid_sample: GraphSa
     return resolve_grid_sample(model, grid_sample)
 
 
-def sampler_engine_absence(grid_sample: GraphSampler, device: torch.device) -> str | None:
+def sampler_engine_absence(grid_sample: GraphSampler, setting: Setting) -> str | None:
     """Why no engine of a sampler can run here, in one sentence; None where it can."""
+    device = setting.device
     if device.type != "cuda":
         return f"TensorRT runs on an NVIDIA GPU, not on {device.type}"
     trt = api.tensorrt_module()
-    if isinstance(trt, api.Absent):
+    if isinstance(trt, Unavailable):
         return trt.reason
     refused = api.runtime_absence(trt, torch.cuda.get_device_capability(device))
-    if refused:
-        return refused
+    if refused is not None:
+        return str(refused)
     if api.flavour(trt) == "tensorrt-rtx":
         return "TensorRT for RTX captures CUDA graphs by itself, and these launches share one: time a stage instead"
-    if grid_sample == "plugin":
-        found = find_plugin()
-        if not isinstance(found, PluginLibrary):
-            return f"the GridSample3D plugin is not built: {found.reason}"
-    return None
+    missing = plugin_absence() if grid_sample == "plugin" else None
+    return None if missing is None else str(missing)
 
 
 class SamplerEngine:
     """A sampler's engine, from the cache or built now, that runs on any tensors of its shapes.
 
-    Raises EngineBuildError where none can be built, RuntimeError where TensorRT does not load it or it is of other
+    Raises BuildError where none can be built, RuntimeError where TensorRT does not load it or it is of other
     types or shapes than the sampler.
     """
 
-    def __init__(
-        self,
-        shape: SamplingShape,
-        dtype: torch.dtype,
-        grid_sample: GraphSampler,
-        cache: Path,
-        options: BuildOptions,
-        say: Say = lambda line: None,
-    ) -> None:
+    def __init__(self, setting: Setting, grid_sample: GraphSampler) -> None:
         trt: Any = api.tensorrt_module()
-        if isinstance(trt, api.Absent):
+        if isinstance(trt, Unavailable):
             raise RuntimeError(trt.reason)
-        job = sampler_job(shape, dtype, grid_sample, cache, options)
+        job = sampler_job(setting, grid_sample)
         if job.plugin is not None:
             load_plugin(job.plugin, trt)  # The engine may come from the cache: nothing has loaded it yet.
-        plan = ensure_engine(job, say).plan
+        plan = ensure_engine(job, setting.report).plan
         self._context: Any = None
         with message_log(trt).collect() as messages:
             self._runtime = api.create_runtime(trt)
@@ -110,11 +114,11 @@ class SamplerEngine:
                 self._context = self._engine.create_execution_context()
             if self._context is None:
                 raise RuntimeError(f"{job.label}: TensorRT refused the engine: {in_one_line(messages)}")
-        features = {torch.float32: trt.float32, torch.float16: trt.float16}[dtype]
+        features = {torch.float32: trt.float32, torch.float16: trt.float16}[setting.dtype]
         # What is written where the engine says, not where it should, would be somebody else's memory.
-        self._check("volume", features, shape.volume_shape)
-        self._check("grid", trt.float32, shape.grid_shape)
-        self._check("samples", features, shape.samples_shape)
+        self._check("volume", features, setting.shape.volume_shape)
+        self._check("grid", trt.float32, setting.shape.grid_shape)
+        self._check("samples", features, setting.shape.samples_shape)
 
     def _check(self, name: str, dtype: Any, shape: tuple[int, ...]) -> None:
         found = self._engine.get_tensor_dtype(name), tuple(int(size) for size in self._context.get_tensor_shape(name))
@@ -137,30 +141,20 @@ class SamplerEngine:
         self._runtime = None
 
 
-def sampler_job(
-    shape: SamplingShape, dtype: torch.dtype, grid_sample: GraphSampler, cache: Path, options: BuildOptions
-) -> BuildJob:
+def sampler_job(setting: Setting, grid_sample: GraphSampler) -> BuildJob:
     """The engine to build, its graph written into the cache. Raises ValueError for `plugin` where it is not built."""
-    plugin: PluginLibrary | None = None
-    if grid_sample == "plugin":
-        found = find_plugin()
-        if not isinstance(found, PluginLibrary):
-            raise ValueError(f"the GridSample3D plugin is not built: {found.reason}")
-        plugin = found
-    content = sampler_graph(shape, dtype, grid_sample).SerializeToString(deterministic=True)
-    path = cache / "graphs" / f"sampler-{hashlib.sha256(content).hexdigest()[:24]}.onnx"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
+    shape = setting.shape
+    plugin = built_plugin() if grid_sample == "plugin" else None
+    graph = sampler_graph(shape, setting.dtype, grid_sample).SerializeToString(deterministic=True)
+    stage = f"sampler-{shape.channels}-channels-{shape.grids}-grids"
+    precision = precision_named(_PRECISIONS[setting.dtype])
     return BuildJob(
-        stage=f"sampler-{shape.channels}-channels-{shape.grids}-grids",
-        precision=precision_named(_PRECISIONS[dtype]),
-        grid_sample=grid_sample,
-        batch=shape.volumes,
+        case=Case(stage, "tensorrt", precision.name, grid_sample, shape.volumes),
+        precision=precision,
         image_size=4 * shape.size,
-        graph=path,
+        graph=stored_graph(graph, setting.cache, "sampler"),
         input_shapes=(("volume", shape.volume_shape), ("grid", shape.grid_shape)),
-        options=options,
-        cache=cache,
+        options=setting.options,
+        cache=setting.cache,
         plugin=plugin,
     )

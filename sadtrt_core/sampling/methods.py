@@ -3,53 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from functools import partial
 
 import onnxruntime
 import torch
+from rich.console import Console
 from torch import Tensor
 
-from sadtrt_core.engine.build import BuildOptions, Say
-from sadtrt_core.engine.tensorrt_api import Absent
-from sadtrt_core.sampling.engine import GraphSampler, SamplerEngine, sampler_engine_absence, sampler_graph
-from sadtrt_core.sampling.kernel import CHANNEL_MULTIPLE, KernelLaunch, find_kernel, kernel_absence
+from sadtrt_core.benchmark import build_engines
+from sadtrt_core.errors import Unavailable
+from sadtrt_core.sampling.engine import (
+    GraphSampler,
+    SamplerEngine,
+    Setting,
+    sampler_engine_absence,
+    sampler_graph,
+    sampler_job,
+)
+from sadtrt_core.sampling.kernel import KernelLaunch, find_kernel, kernel_absence
 from sadtrt_core.sampling.shapes import SamplingShape
 from sadtrt_core.sampling.torch_forms import TORCH_FORMS, TorchForm, TorchLaunch
 
-
-@dataclass(frozen=True)
-class Setting:
-    """What is sampled and where. `dtype` is the features' type; the grid is fp32."""
-
-    shape: SamplingShape
-    dtype: torch.dtype
-    device: torch.device
-    cache: Path
-    options: BuildOptions
-    say: Say = lambda line: None
-
-
-class SamplingLaunch(Protocol):
-    """One sampling on tensors of its own: a call enqueues it on torch's current stream and returns."""
-
-    def __call__(self) -> None:
-        """Sample once."""
-
-    def samples(self) -> Tensor:
-        """What the last call gave, (N*k, C, D', H', W')."""
-
-
+#: One sampling on tensors of its own: a call enqueues it on torch's current stream and gives (N*k, C, D', H', W').
+Launch = Callable[[], Tensor]
 #: Makes a launch of a volume and a grid on the setting's device.
-Launcher = Callable[[Tensor, Tensor], SamplingLaunch]
+Launcher = Callable[[Tensor, Tensor], Launch]
 Opener = Callable[[Setting], "contextlib.AbstractContextManager[Launcher]"]
 
 
 @dataclass(frozen=True)
 class SamplingMethod:
-    """One contestant. `runner` is the suite's runner that it belongs to, for `--runner`.
+    """One way to sample. `runner` is the suite's runner that it belongs to, for `--runner`.
 
     `open` gives a launcher and frees what it held when left. `applies` says for which shapes and types it is a
     method of its own. `exact_coordinates` is False where the grid is rounded to the features' type.
@@ -64,73 +50,56 @@ class SamplingMethod:
     grid_sample: GraphSampler | None = None
 
 
-def _torch(form: TorchForm) -> Opener:
-    @contextlib.contextmanager
-    def open_torch(setting: Setting) -> Iterator[Launcher]:
-        yield lambda volume, grid: TorchLaunch(form, volume, grid)
-
-    return open_torch
-
-
-class _EngineLaunch:
-    def __init__(self, engine: SamplerEngine, shape: SamplingShape, volume: Tensor, grid: Tensor) -> None:
-        self._engine, self._volume, self._grid = engine, volume, grid
-        self._samples = volume.new_zeros(shape.samples_shape)
-
-    def __call__(self) -> None:
-        self._engine.launch(self._volume, self._grid, self._samples)
-
-    def samples(self) -> Tensor:
-        return self._samples
-
-
-def _engine(grid_sample: GraphSampler) -> Opener:
-    @contextlib.contextmanager
-    def open_engine(setting: Setting) -> Iterator[Launcher]:
-        engine = SamplerEngine(setting.shape, setting.dtype, grid_sample, setting.cache, setting.options, setting.say)
-        try:
-            yield lambda volume, grid: _EngineLaunch(engine, setting.shape, volume, grid)
-        finally:
-            torch.cuda.synchronize(setting.device)
-            engine.close()
-
-    return open_engine
-
-
-def _kernel(layout: str) -> Opener:
-    @contextlib.contextmanager
-    def open_kernel(setting: Setting) -> Iterator[Launcher]:
-        kernel = find_kernel()
-        if isinstance(kernel, Absent):
-            raise RuntimeError(kernel.reason)
-        yield lambda volume, grid: KernelLaunch(kernel, volume, grid, layout)
-
-    return open_kernel
-
-
-class _OnnxRuntimeLaunch:
-    def __init__(self, session: onnxruntime.InferenceSession, volume: Tensor, grid: Tensor) -> None:
-        self._session = session
-        self._inputs = {"volume": volume.numpy(), "grid": grid.numpy()}
-        self._samples: Tensor | None = None
-
-    def __call__(self) -> None:
-        (samples,) = self._session.run(["samples"], self._inputs)
-        self._samples = torch.from_numpy(samples)
-
-    def samples(self) -> Tensor:
-        assert self._samples is not None, "samples before a call"
-        return self._samples
+@contextlib.contextmanager
+def _open_torch(form: TorchForm, setting: Setting) -> Iterator[Launcher]:
+    yield partial(TorchLaunch, form)
 
 
 @contextlib.contextmanager
-def _onnxruntime(setting: Setting) -> Iterator[Launcher]:
+def _open_engine(grid_sample: GraphSampler, setting: Setting) -> Iterator[Launcher]:
+    engine = SamplerEngine(setting, grid_sample)
+
+    def launcher(volume: Tensor, grid: Tensor) -> Launch:
+        samples = volume.new_zeros(setting.shape.samples_shape)
+
+        def launch() -> Tensor:
+            engine.launch(volume, grid, samples)
+            return samples
+
+        return launch
+
+    try:
+        yield launcher
+    finally:
+        torch.cuda.synchronize(setting.device)
+        engine.close()
+
+
+@contextlib.contextmanager
+def _open_kernel(layout: str, packing: str, setting: Setting) -> Iterator[Launcher]:
+    kernel = find_kernel()
+    if isinstance(kernel, Unavailable):
+        raise RuntimeError(kernel.reason)
+    yield lambda volume, grid: KernelLaunch(kernel, volume, grid, layout=layout, packing=packing)
+
+
+@contextlib.contextmanager
+def _open_onnxruntime(setting: Setting) -> Iterator[Launcher]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     graph = sampler_graph(setting.shape, setting.dtype, "native").SerializeToString()
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    yield lambda volume, grid: _OnnxRuntimeLaunch(session, volume, grid)
+
+    def launcher(volume: Tensor, grid: Tensor) -> Launch:
+        inputs = {"volume": volume.numpy(), "grid": grid.numpy()}
+        return lambda: torch.from_numpy(session.run(["samples"], inputs)[0])
+
+    yield launcher
+
+
+def _kernel_absence(setting: Setting) -> str | None:
+    return kernel_absence(setting.device)
 
 
 def _torch_absence(setting: Setting) -> str | None:
@@ -145,44 +114,51 @@ def _onnxruntime_absence(setting: Setting) -> str | None:
     return _torch_absence(setting)
 
 
+def _engine_method(name: str, grid_sample: GraphSampler) -> SamplingMethod:
+    absence, opener = partial(sampler_engine_absence, grid_sample), partial(_open_engine, grid_sample)
+    return SamplingMethod(name, "tensorrt", absence, opener, grid_sample=grid_sample)
+
+
+def _torch_method(form: TorchForm) -> SamplingMethod:
+    opener = partial(_open_torch, form)
+    return SamplingMethod(form.name, "pytorch", _torch_absence, opener, form.applies, form.exact_coordinates)
+
+
 SAMPLING_METHODS: dict[str, SamplingMethod] = {
     method.name: method
     for method in (
-        SamplingMethod("kernel", "tensorrt", lambda s: kernel_absence(s.device), _kernel("linear")),
+        SamplingMethod("kernel", "tensorrt", _kernel_absence, partial(_open_kernel, "linear", "auto")),
+        SamplingMethod("kernel, no workspace", "tensorrt", _kernel_absence, partial(_open_kernel, "linear", "never")),
         SamplingMethod(
             "kernel, channels last",
             "tensorrt",
-            lambda s: kernel_absence(s.device),
-            _kernel("channels_last"),
-            applies=lambda shape, dtype: shape.channels % CHANNEL_MULTIPLE == 0,
+            _kernel_absence,
+            partial(_open_kernel, "channels_last", "auto"),
+            applies=lambda shape, dtype: shape.channels % 8 == 0,
         ),
+        _engine_method("engine with the plugin", "plugin"),
+        _engine_method("engine, native rewriting", "native"),
+        *(_torch_method(form) for form in TORCH_FORMS),
         SamplingMethod(
-            "engine with the plugin",
-            "tensorrt",
-            lambda s: sampler_engine_absence("plugin", s.device),
-            _engine("plugin"),
-            grid_sample="plugin",
-        ),
-        SamplingMethod(
-            "engine, native rewriting",
-            "tensorrt",
-            lambda s: sampler_engine_absence("native", s.device),
-            _engine("native"),
+            "ONNX Runtime, native rewriting",
+            "onnxruntime",
+            _onnxruntime_absence,
+            _open_onnxruntime,
             grid_sample="native",
-        ),
-        *(
-            SamplingMethod(
-                form.name,
-                "pytorch",
-                _torch_absence,
-                _torch(form),
-                applies=form.applies,
-                exact_coordinates=form.exact_coordinates,
-            )
-            for form in TORCH_FORMS
-        ),
-        SamplingMethod(
-            "ONNX Runtime, native rewriting", "onnxruntime", _onnxruntime_absence, _onnxruntime, grid_sample="native"
         ),
     )
 }
+
+#: One row of the benchmark: a method, with what it samples.
+MethodAt = tuple[SamplingMethod, Setting]
+
+
+def build_sampler_engines(rows: Iterable[MethodAt], processes: int, console: Console) -> dict[MethodAt, str]:
+    """Build what the rows run and the cache lacks, several at a time; why, for each row whose engine could not be."""
+    jobs = {
+        (method, setting): sampler_job(setting, method.grid_sample)
+        for method, setting in rows
+        if method.runner == "tensorrt" and method.grid_sample is not None and method.absence(setting) is None
+    }
+    outcomes = build_engines(list(jobs.values()), processes, console)
+    return {row: outcome.failure for row, outcome in zip(jobs, outcomes, strict=True) if outcome.failure is not None}

@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from sadtrt_core.records.files import write_atomically
+from sadtrt_core.files import write_file
 from sadtrt_core.records.schema import Environment
-from sadtrt_core.sampling.torch_forms import ONE_GRID, times_pytorch
+from sadtrt_core.sampling.torch_forms import TORCH_FORMS
 
 FILE = "grid_sample.json"
 FILE_VERSION = 1
@@ -100,20 +100,25 @@ def sampling_table(rows: Sequence[SamplingRow]) -> Table:
 
 
 def ratio_lines(rows: Sequence[SamplingRow]) -> list[str]:
-    """For each shape, type and method that is not PyTorch's one line: how many times as fast as each of its forms."""
+    """For each shape, type and method that is not PyTorch's one line: how many times as fast as each of its forms.
+
+    "16 grids, float16, kernel: 2.10 x PyTorch, tiled before; 1.95 x PyTorch, expanded view".
+    """
     times: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:
         times.setdefault((row.shape, row.dtype), {})[row.method] = row.judged_us
-    return [
-        f"{shape}, {dtype}, {method}: {ratios}"
-        for (shape, dtype), group in times.items()
-        for method in group
-        if not method.startswith(ONE_GRID.name) and (ratios := times_pytorch(method, group))
-    ]
+    lines = []
+    for (shape, dtype), group in times.items():
+        forms = [form.name for form in TORCH_FORMS if form.name in group]
+        for method in group:
+            if forms and method not in forms:
+                ratios = "; ".join(f"{group[form] / group[method]:.2f} x {form}" for form in forms)
+                lines.append(f"{shape}, {dtype}, {method}: {ratios}")
+    return lines
 
 
 def write_rows(rows: Sequence[SamplingRow], environment: Environment, folder: Path) -> Path:
-    """Write grid_sample.json into `folder`, made where it is missing; its path. Raises RecordsError or OSError."""
+    """Write grid_sample.json into `folder`, made where it is missing; its path. Raises UserError or OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "version": FILE_VERSION,
@@ -121,5 +126,5 @@ def write_rows(rows: Sequence[SamplingRow], environment: Environment, folder: Pa
         "rows": [{**asdict(row), "bytes_per_second": row.rate, "limit_us": row.limit_us} for row in rows],
     }
     path = folder / FILE
-    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return path

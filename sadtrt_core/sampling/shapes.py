@@ -45,19 +45,14 @@ class SamplingShape:
         return voxels * self.channels * feature_bytes + points * (12 + self.channels * feature_bytes)
 
 
-RENDERER_SHAPES = (
-    SamplingShape("16 grids, 4 channels, 256 px", 4, 64, 1, 16),
-    SamplingShape("1 grid, 32 channels, 256 px", 32, 64, 1, 1),
-    SamplingShape("16 grids, 4 channels, 512 px", 4, 128, 1, 16),
-    SamplingShape("1 grid, 32 channels, 512 px", 32, 128, 1, 1),
-)
-"""The renderer's two samplers at both picture sizes: motion's sixteen moved copies, and the warp."""
-
-BATCHED_SHAPES = (
-    SamplingShape("4 x 16 grids, 4 channels, 256 px", 4, 64, 4, 64),
-    SamplingShape("8 x 1 grid, 32 channels, 256 px", 32, 64, 8, 8),
-)
-"""The same in batches of 4 and 8 frames."""
+def renderer_shapes(batch: int) -> tuple[SamplingShape, ...]:
+    """The renderer's two samplers for `batch` frames of 256 and 512 px: motion's sixteen moved copies, and the warp."""
+    frames = f"{batch} x " if batch > 1 else ""
+    return tuple(
+        SamplingShape(f"{frames}{grids}, {channels} channels, {4 * size} px", channels, size, batch, batch * repeats)
+        for size in (64, 128)
+        for grids, channels, repeats in (("16 grids", 4, 16), ("1 grid", 32, 1))
+    )
 
 
 def renderer_grids(shape: SamplingShape, device: torch.device, seed: int) -> Tensor:

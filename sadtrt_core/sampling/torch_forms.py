@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ def expanded(volume: Tensor, repeats: int) -> Tensor:
 
 
 class TorchLaunch:
-    """One sampling on tensors of its own by torch.nn.functional.grid_sample; a call enqueues it on the current stream.
+    """One sampling by torch.nn.functional.grid_sample; a call enqueues it on the current stream and gives the samples.
 
     PyTorch wants features and grid in one type. The grid is cast to the features' type beforehand, or, where the
     coordinates are to stay fp32, the features to fp32 and the samples back in each call.
@@ -35,15 +35,11 @@ class TorchLaunch:
         self._grid = grid if form.exact_coordinates else grid.to(volume.dtype)
         self._samples: Tensor | None = None
 
-    def __call__(self) -> None:
+    def __call__(self) -> Tensor:
         volume = self._volume.to(self._grid.dtype)
         samples = F.grid_sample(self._form.each_call(volume, self._repeats), self._grid, align_corners=False)
         # Kept, so that every launch of a CUDA graph writes into memory of its own, as the other methods do.
         self._samples = samples.to(self._volume.dtype)
-
-    def samples(self) -> Tensor:
-        """What the last call gave, (N*k, C, D', H', W')."""
-        assert self._samples is not None, "samples before a call"
         return self._samples
 
 
@@ -88,24 +84,3 @@ FP32_COORDINATES = TorchForm(
 """The form as accurate as the kernel in half: all else rounds the coordinates."""
 
 TORCH_FORMS = (ONE_GRID, TILES_EACH_CALL, TILED_BEFORE, EXPANDED, FP32_COORDINATES)
-
-
-def form_of_the_same_result(shape: SamplingShape, dtype: torch.dtype) -> TorchForm:
-    """The form a bound on "times PyTorch" means unless it names another: the fastest that computes what we compute.
-
-    In half that is the one form that keeps fp32 coordinates; in fp32, where all do, the one with the least to do.
-    """
-    if dtype != torch.float32:
-        return FP32_COORDINATES
-    if shape.repeats == 1:
-        return ONE_GRID
-    return EXPANDED if shape.volumes == 1 else TILED_BEFORE
-
-
-def times_pytorch(method: str, times: Mapping[str, float]) -> str:
-    """How many times as fast as each form of PyTorch a method is, by the times of all methods at one shape and type.
-
-    "2.10 x PyTorch, tiled before; 1.95 x PyTorch, expanded view"; empty where no form was timed.
-    """
-    forms = [form.name for form in TORCH_FORMS if form.name in times]
-    return "; ".join(f"{times[name] / times[method]:.2f} x {name}" for name in forms)

@@ -28,7 +28,7 @@ EXACT_TIMES = """
 
     # Whatever else runs here.
     host_load.read_processor_times = host_load.read_waiting_times = lambda: None
-    host_load.measure_yardstick = lambda: 0.3
+    host_load.time_reference_loop = lambda: 0.3
 
     def pytest_configure(config):
         noise = iter(np.random.default_rng(int(os.environ["SEED"])).normal(0, 0.005, 10_000))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from suite_runs import TINY, SuiteProcess, end_suite, run_suite, start_suite
 
-from sadtrt_core.records.gate import compare_runs
+from sadtrt_core.gate.judge import compare_runs
+from sadtrt_core.gate.limits import Thresholds
 from sadtrt_core.records.store import read_run
-from sadtrt_core.records.thresholds import Thresholds
 
 TWO_ROWS = (*TINY, "--stage", "keypoints")
 
@@ -22,12 +22,13 @@ FAULTS = """
     import pytest
     import stat
     import torch
-    from sadtrt_core import reference, suite
+    from sadtrt_core.measure import drift as reference
+    from sadtrt_core import session as suite
     from sadtrt_core.measure.sensors import Reading
     from sadtrt_core.renderer.config import demo_config
     from sadtrt_core.renderer.seeded import seeded_renderer
     from sadtrt_core.runners.pytorch import PyTorchRunner
-    from sadtrt_core.suite import Suite
+    from sadtrt_core.session import Session
 
     patch = pytest.MonkeyPatch()
 
@@ -62,7 +63,7 @@ FAULTS = """
             return frames
 
         patch.setattr(reference, "reference_frames", grey)
-        patch.setattr(Suite, "render_sequence", broken)
+        patch.setattr(Session, "render_sequence", broken)
 
     def read_only():
         replace, written = os.replace, []
@@ -102,7 +103,7 @@ FAULTS = """
                 self.counter += 1000.0
                 return self.counter
 
-        patch.setattr(Suite, "sensors", Dropping())
+        patch.setattr(Session, "sensors", Dropping())
 """
 
 
@@ -179,9 +180,9 @@ def test_samples_during_a_clock_drop_are_marked_in_the_record_and_the_table(suit
     assert record.telemetry.sm_clock_mhz[0] == 1500.0
     assert record.telemetry.memory_used_mb == (900.0, 900.0, 900.0)
     assert (record.resources.energy_mj_per_frame or 0) > 0
-    latency, telemetry = (line for line in finished.output.splitlines() if line.startswith("│ mapping"))
+    (latency,) = (line for line in finished.output.splitlines() if line.startswith("│ mapping"))
     assert " * │" in latency
-    assert "1500 to 1980" in telemetry
+    assert "1500 to 1980" in (finished.folders[-1] / "report.html").read_text()
 
 
 def test_a_run_killed_between_two_benchmarks_stays_readable_and_incomplete(tmp_path: Path) -> None:

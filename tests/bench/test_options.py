@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ def run_suite(results: Path, *options: str) -> tuple[int, str]:
     [
         (("--stage", "wrap"), "--stage 'wrap' is not known: expected one of keypoints, mapping"),
         (("--runner", "tf"), "--runner 'tf' is not known: expected one of pytorch, torch-compile"),
+        (("--size", "128"), "--size 128 is not known: expected one of 256, 512"),
         (("--precision", "fp12"), "precision 'fp12' is not known: expected one of fp32, tf32"),
         (("--batch", "0"), "--batch must be 1 or more"),
         (("--frames", "0"), "--frames must be 1 or more but is 0"),
@@ -52,3 +54,23 @@ def test_eight_bits_are_timed_on_a_cpu_only_when_asked_for_by_name(tmp_path: Pat
     code, text = run_suite(tmp_path / "named", *narrow, "--precision", "int8")
     assert code == pytest.ExitCode.OK
     assert "1 passed" in text
+
+
+TOYS = """
+from dataclasses import replace
+from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.runners.registry import RUNNERS
+for table, like in ((STAGES, "mapping"), (RUNNERS, "pytorch"), (PRECISIONS, "fp32")):
+    table["toy"] = replace(table[like], name="toy")
+"""
+
+
+def test_what_is_registered_is_offered(tmp_path: Path) -> None:
+    (tmp_path / "toys.py").write_text(TOYS)
+    command = [sys.executable, "-m", "pytest", "-p", "toys", "--help"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT))), "COLUMNS": "400"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    offered = [line for line in done.stdout.splitlines() if "only this" in line]
+    assert len(offered) == 3
+    assert all("toy" in line for line in offered)

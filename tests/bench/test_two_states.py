@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from record_examples import key, measured, run_of
 from simulated_gpu import START_NS, SimulatedGpu
 
+from sadtrt_core.errors import Unavailable
+from sadtrt_core.gate.judge import compare_runs
+from sadtrt_core.gate.limits import Thresholds
 from sadtrt_core.measure import host_load, timing
-from sadtrt_core.measure.sensors import NoSensors
+from sadtrt_core.measure.interleave import Interleaver, Repetitions
 from sadtrt_core.measure.timing import GPU_PLAN, TimingPlan
-from sadtrt_core.measure.visits import RowTiming, Visits
-from sadtrt_core.records.gate import compare_runs
 from sadtrt_core.records.schema import Run
-from sadtrt_core.records.thresholds import Thresholds
-
-
-@pytest.fixture(autouse=True)
-def _paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(__file__).parents[2]
-    monkeypatch.setattr(sys, "path", [str(root / "tests/records"), str(root / "bench/experiments"), *sys.path])
 
 
 class RestlessGpu(SimulatedGpu):
@@ -39,7 +32,7 @@ class RestlessGpu(SimulatedGpu):
         patch.setattr(timing, "time", SimpleNamespace(perf_counter=self.seconds))
         patch.setattr(host_load, "read_processor_times", lambda: None)
         patch.setattr(host_load, "read_waiting_times", lambda: None)
-        patch.setattr(host_load, "measure_yardstick", lambda: 0.3)
+        patch.setattr(host_load, "time_reference_loop", lambda: 0.3)
 
     def seconds(self) -> float:
         return (self.now - START_NS) / 1e9
@@ -71,18 +64,16 @@ class Runner:
 
 def suite_run(gpu: RestlessGpu, plan: TimingPlan, rows: dict[str, float]) -> Run:
     """All rows as the suite measures them."""
-    from record_examples import key, measured, run_of
-
-    visits = Visits(plan, gpu.sleep)
+    interleaver = Interleaver(plan, gpu.sleep)
     timings = {}
     for name, ms in rows.items():
         runner = Runner(gpu, ms)
-        visits.make_room(runner)
-        timings[name] = RowTiming(runner, plan, NoSensors("none"), clock=gpu.seconds)
-        timings[name].visit()
-        visits.go_round()
-        visits.keep(timings[name], runner, contextlib.ExitStack(), lambda: None, lambda error: None)
-    visits.finish()
+        interleaver.evict(runner)
+        timings[name] = Repetitions(runner, plan, Unavailable("none"), clock=gpu.seconds)
+        timings[name].repeat()
+        interleaver.repeat()
+        interleaver.keep(timings[name], runner, contextlib.ExitStack(), lambda: None, lambda error: None)
+    interleaver.finish()
     return run_of(*(measured(key(name), latency=row.latency(), drift=None) for name, row in timings.items()))
 
 
@@ -101,18 +92,3 @@ def test_states_as_far_apart_as_an_h200s_raise_no_alarm_and_hide_no_more_than_th
     slower = suite_run(gpu, GPU_PLAN, {name: 1.08 * ms for name, ms in rows.items()})
     verdicts = {row.verdict for run in several for row in compare_runs(slower, run, Thresholds()).rows}
     assert verdicts == {"slower"}
-
-
-def test_a_planted_slowdown_is_what_it_is_called_whatever_the_state(monkeypatch) -> None:
-    from gate_rows import slowed
-
-    gpu = RestlessGpu(monkeypatch)
-    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: gpu.work(round(cycles / 1.98)), raising=False)
-    for _ in range(20):
-        runner = Runner(gpu, 4.75)
-        planted = slowed(runner, 0.03, GPU_PLAN)
-        runner.execute = lambda: None
-        before = gpu.now
-        planted.execute()
-        assert (gpu.now - before) / 1e6 == pytest.approx(0.03 * 4.75, rel=0.06), "3.3% of three percent, and noise"
-        gpu.sleep(0.3)

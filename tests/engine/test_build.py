@@ -8,8 +8,10 @@ from typing import Any
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from reports import Kept
 
-from sadtrt_core.engine.build import BuildOptions, BuiltEngine, EngineBuildError, build_engine
+from sadtrt_core.engine.build import BuildOptions, BuiltEngine, build_engine
+from sadtrt_core.errors import BuildError
 
 MakeGraph = Callable[..., onnx.ModelProto]
 QUICK = BuildOptions(optimization_level=0)
@@ -21,52 +23,52 @@ def build(trt: Any, graph: bytes, **options: Any) -> BuiltEngine:
 
 
 def test_a_typed_graph_becomes_an_engine_and_reports_its_phases(half_graph: MakeGraph, trt: Any) -> None:
-    phases: list[str] = []
-    built = build(trt, half_graph().SerializeToString(), progress=lambda phase, fraction: phases.append(phase))
+    kept = Kept()
+    built = build(trt, half_graph().SerializeToString(), report=kept)
     assert len(built.plan) > 100
     assert built.seconds > 0
-    assert phases or not hasattr(trt, "IProgressMonitor")
+    assert kept.tasks or not hasattr(trt, "IProgressMonitor")
 
 
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
 def test_a_refused_timing_cache_is_said_and_does_not_fail_the_build(half_graph: MakeGraph, trt: Any) -> None:
-    lines: list[str] = []
-    built = build(trt, half_graph().SerializeToString(), timing_cache=b"not a timing cache", say=lines.append)
+    kept = Kept()
+    built = build(trt, half_graph().SerializeToString(), timing_cache=b"not a timing cache", report=kept)
     assert len(built.plan) > 100
-    assert lines == ["mapping fp16: TensorRT refused the timing cache; building without it"]
+    assert kept.lines == ["mapping fp16: TensorRT refused the timing cache; building without it"]
 
 
 def test_what_is_not_onnx_is_refused_in_a_sentence(trt: Any) -> None:
-    with pytest.raises(EngineBuildError, match=r"^mapping fp16: the graph is not ONNX \(\d+ bytes\): export it again$"):
+    with pytest.raises(BuildError, match=r"^mapping fp16: the graph is not ONNX \(\d+ bytes\): export it again$"):
         build(trt, b"\x08\x96 this is no graph")
 
 
 def test_an_operator_that_does_not_exist_is_named(half_graph: MakeGraph, trt: Any) -> None:
-    with pytest.raises(EngineBuildError, match="node 'squash' has the operator 'Squash', which ONNX lacks"):
+    with pytest.raises(BuildError, match="node 'squash' has the operator 'Squash', which ONNX lacks"):
         build(trt, half_graph("Squash").SerializeToString())
 
 
 def test_an_operator_that_tensorrt_cannot_read_is_named_with_its_node(half_graph: MakeGraph, trt: Any) -> None:
-    with pytest.raises(EngineBuildError, match=r"mapping fp16: TensorRT [\d.]+ cannot read the graph.*squash.*\(Det\)"):
+    with pytest.raises(BuildError, match=r"mapping fp16: TensorRT [\d.]+ cannot read the graph.*squash.*\(Det\)"):
         build(trt, half_graph("Det").SerializeToString())
 
 
 def test_a_plugin_node_without_the_plugin_says_how_to_build_it(half_graph: MakeGraph, trt: Any) -> None:
     model = half_graph()
     model.graph.node.insert(1, helper.make_node("GridSample3D", ["x_half", "x"], ["unused"], name="sampler"))
-    with pytest.raises(EngineBuildError, match=r"node 'sampler'.*sadtrt build-plugin"):
+    with pytest.raises(BuildError, match=r"node 'sampler'.*sadtrt build-plugin"):
         build(trt, model.SerializeToString())
 
 
 def test_inputs_of_another_stage_are_refused(half_graph: MakeGraph, trt: Any) -> None:
-    with pytest.raises(EngineBuildError, match="the graph's inputs are x: expected source_image"):
+    with pytest.raises(BuildError, match="the graph's inputs are x: expected source_image"):
         build(trt, half_graph().SerializeToString(), input_shapes={"source_image": (1, 3, 256, 256)})
 
 
 def test_operands_of_unlike_type_are_an_error_not_a_silent_cast(half_graph: MakeGraph, trt: Any) -> None:
     model = half_graph()
     model.graph.initializer[0].CopyFrom(helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]))
-    with pytest.raises(EngineBuildError, match=r"^mapping fp16: "):
+    with pytest.raises(BuildError, match=r"^mapping fp16: "):
         build(trt, model.SerializeToString())
 
 

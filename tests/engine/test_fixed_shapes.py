@@ -13,7 +13,7 @@ from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.stages import STAGES
+from sadtrt_core.renderer.stages import STAGES
 
 
 def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.job import build_job
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.stages import STAGES
+from sadtrt_core.renderer.stages import STAGES
 
 
 def test_a_damaged_graph_in_the_cache_is_written_again(seeded_demo: Renderer, tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ import torch
 
 from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
 from sadtrt_core.graph.export import export_stage
-from sadtrt_core.graph.gridsample import resolve_grid_sample
-from sadtrt_core.graph.instancenorm import decompose_instance_norm
+from sadtrt_core.graph.grid_sample import resolve_grid_sample
+from sadtrt_core.graph.instance_norm import decompose_instance_norm
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.graph.rounding import explicit_rounding
 from sadtrt_core.graph.typed import apply_precision, coordinate_slice, picture_slice
 from sadtrt_core.precision import PRECISIONS, Precision
 from sadtrt_core.renderer.sampling import NODE_TYPE, sample_volume
-from sadtrt_core.stages import GRAPH_STAGES, STAGES, call_stage, stage_module
+from sadtrt_core.renderer.stages import GRAPH_STAGES, STAGES, call_stage, stage_module
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from sadtrt_core.measure import host_load
-from sadtrt_core.measure.host_load import HostLoad, measure_yardstick, read_processor_times, read_waiting_times
+from sadtrt_core.measure.host_load import HostLoad, read_processor_times, read_waiting_times, time_reference_loop
 
 
 def load(monkeypatch, *readings):
@@ -62,17 +62,17 @@ def test_the_thread_that_waited_longest_counts(monkeypatch):
     assert waited(monkeypatch, None, None) is None
 
 
-def test_the_yardstick_is_the_slower_of_before_and_after(monkeypatch):
+def test_the_reference_loop_is_the_slower_of_before_and_after(monkeypatch):
     times = [0.30, 0.42]
-    monkeypatch.setattr(host_load, "measure_yardstick", lambda: times.pop(0))
-    with HostLoad(lambda: None, lambda: None, yardstick=True) as host:
+    monkeypatch.setattr(host_load, "time_reference_loop", lambda: times.pop(0))
+    with HostLoad(lambda: None, lambda: None, reference_loop=True) as host:
         pass
     assert (host.yardstick_ms, times) == (0.42, [])
     with HostLoad(lambda: None, lambda: None) as host:
         pass
     assert host.yardstick_ms is None
     monkeypatch.undo()
-    assert measure_yardstick() > 0
+    assert time_reference_loop() > 0
 
 
 def test_of_several_visits_the_worst_is_kept():

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sadtrt_core.environment import gpu_driver
-from sadtrt_core.measure.sensors import NoSensors, NvmlSensors, Reading, find_sensors
+from sadtrt_core.errors import Unavailable
+from sadtrt_core.measure.sensors import NvmlSensors, Reading, find_sensors
 from sadtrt_core.measure.telemetry import TelemetrySampler
 
 pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed: pip install nvidia-ml-py")
@@ -123,7 +124,7 @@ def test_the_gpu_is_found_by_its_address_where_no_uuid_fits(monkeypatch):
     assert isinstance(found(monkeypatch, H200(), slice_of_it), NvmlSensors)
     elsewhere = SimpleNamespace(**{**vars(slice_of_it), "pci_bus_id": 9})
     absent = found(monkeypatch, H200(), elsewhere)
-    assert isinstance(absent, NoSensors)
+    assert isinstance(absent, Unavailable)
     assert absent.reason == "NVML does not answer: Not Found"
 
 

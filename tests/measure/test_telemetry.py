@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sadtrt_core.measure.energy import energy_per_call
-from sadtrt_core.measure.sensors import NoSensors, NvmlSensors, Reading, find_sensors, nvml_handle, reason_names
+from sadtrt_core.errors import Unavailable
+from sadtrt_core.measure.resources import energy_per_call
+from sadtrt_core.measure.sensors import NvmlSensors, Reading, find_sensors, nvml_handle, reason_names
 from sadtrt_core.measure.telemetry import TelemetrySampler
 
 STEADY = Reading(1980.0, 3201.0, 45.0, 400.0, 5000.0, frozenset({"application clocks"}))
@@ -215,7 +216,7 @@ def test_an_nvml_that_does_not_answer_is_a_reason(monkeypatch):
     fake.nvmlInit = refuse
     monkeypatch.setitem(__import__("sys").modules, "pynvml", fake)
     found = find_sensors(torch.device("cuda"))
-    assert isinstance(found, NoSensors)
+    assert isinstance(found, Unavailable)
     assert found.reason == "NVML does not answer: Driver Not Loaded"
 
 
@@ -249,13 +250,13 @@ def test_energy_is_not_made_up_where_a_counter_stands_still_or_is_absent():
     work = Work()
     work.energy_mj = lambda: 5.0
     assert energy_per_call(work, work, 0.002, clock=lambda: work.now) is None
-    assert energy_per_call(work, NoSensors("none"), 0.002) is None
+    assert energy_per_call(work, Unavailable("none"), 0.002) is None
 
 
 def test_how_the_host_was_is_kept_with_and_without_a_gpu():
     host = SimpleNamespace(others_percent=3.0, waited_percent=0.5, yardstick_ms=0.3)
-    for sampler in (TelemetrySampler(NoSensors("none")), watched([STEADY] * 3)):
+    for sampler in (TelemetrySampler(Unavailable("none")), watched([STEADY] * 3)):
         seen = sampler.telemetry(WINDOWS, host)
         assert (seen.others_percent, seen.waited_percent, seen.yardstick_ms) == (3.0, 0.5, 0.3)
     unknown = SimpleNamespace(others_percent=None, waited_percent=None, yardstick_ms=None)
-    assert TelemetrySampler(NoSensors("none")).telemetry(WINDOWS, unknown) is None
+    assert TelemetrySampler(Unavailable("none")).telemetry(WINDOWS, unknown) is None

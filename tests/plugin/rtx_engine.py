@@ -15,7 +15,8 @@ import numpy as np
 import tensorrt_rtx_bindings as trt
 from onnx import TensorProto, helper
 
-from sadtrt_core.engine.plugin import PluginError, PluginLibrary, load_plugin, read_plugin
+from sadtrt_core.engine.plugin import PluginLibrary, load_plugin, read_plugin
+from sadtrt_core.errors import UserError
 
 
 class Messages(trt.ILogger):
@@ -85,7 +86,7 @@ def main() -> None:
     assert isinstance(library, PluginLibrary), library
     try:
         print(json.dumps(build(library, sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
-    except PluginError as error:
+    except UserError as error:
         print(json.dumps({"refused": str(error)}))
 
 

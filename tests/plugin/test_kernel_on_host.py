@@ -6,17 +6,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from sadtrt_core.engine.sampling_kernel import SamplingError, SamplingKernel, SamplingMode, sampling_problem
+from sadtrt_core.errors import BuildError
+from sadtrt_core.sampling.kernel import KernelLaunch, SamplingKernel, SamplingMode, sampling_problem
 
 PLUGIN = Path(__file__).resolve().parents[2] / "plugin"
-sys.path.insert(0, str(PLUGIN))
+sys.path.insert(0, str(PLUGIN / "grid_sample_3d"))
 
-from sampling_cases import Case, random_cases, reference, to_channels_last, worst_excess  # noqa: E402
+from cases import Case, random_cases, reference, worst_excess  # noqa: E402
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -28,7 +28,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> SamplingKernel:
         pytest.skip("no C++ compiler (g++ or c++) on the PATH")
     library = tmp_path_factory.mktemp("kernel") / "libsadtrt_kernel_on_host.so"
     source = Path(__file__).parent / "cuda_on_host" / "run.cpp"
-    command = [compiler, "-std=c++17", "-O2", "-shared", "-fPIC", f"-I{source.parent}", f"-I{PLUGIN}"]
+    command = [compiler, "-std=c++17", "-O2", "-shared", "-fPIC", f"-I{source.parent}"]
     subprocess.run([*command, "-o", str(library), str(source)], check=True, timeout=120)
     return SamplingKernel(library)
 
@@ -45,23 +45,14 @@ def run(
 
     `packing` other than never lends a workspace, `wide` asks for 64-bit offsets.
     """
-    channels, points = case.volume.shape[1], case.grid.shape[1:4]
-    if layout == "linear":
-        volume, shape = case.volume, (case.grid.shape[0], channels, *points)
-    else:
-        volume = to_channels_last(case.volume)
-        shape = (case.grid.shape[0], *points, volume.shape[-1])
-    output = torch.full(shape, float("nan"), dtype=volume.dtype)
-    name = str(volume.dtype).removeprefix("torch.")
     shapes = tuple(case.volume.shape), tuple(case.grid.shape)
-    problem = sampling_problem(*shapes, case.mode, name, layout, group, wide, packing)
-    size = kernel.workspace_bytes(problem) if packing != "never" else 0
+    size = kernel.workspace_bytes(sampling_problem(*shapes, case.mode, case.volume.dtype, layout))
     # Whatever is written beyond the workspace's last byte lies in the four numbers that follow.
-    workspace = torch.full((size // 4 + 4,), float("nan"))
-    addresses = volume.data_ptr(), case.grid.data_ptr(), output.data_ptr()
-    kernel.launch(problem, *addresses, workspace=(workspace.data_ptr(), size) if size else (0, 0))
-    assert workspace[-4:].isnan().all()
-    return output if layout == "linear" else output[..., :channels].movedim(-1, 1)
+    memory = torch.full((size // 4 + 4,), float("nan"))
+    lent = memory[:-4] if size and packing != "never" else None
+    output = KernelLaunch(kernel, case.volume, case.grid, case.mode, layout, packing, wide, group, lent)()
+    assert memory[-4:].isnan().all()
+    return output
 
 
 def test_random_cases_in_every_type_and_layout(kernel: SamplingKernel) -> None:
@@ -132,40 +123,33 @@ def test_features_that_are_not_finite_reach_only_the_samples_that_read_them(
 
 def test_a_bad_launch_is_refused_with_a_sentence(kernel: SamplingKernel) -> None:
     problem = sampling_problem((1, 1, 2, 2, 2), (1, 1, 1, 1, 3), SamplingMode())
-    with pytest.raises(SamplingError, match="a null pointer"):
-        kernel.launch(problem, 0, 0, 0)
+    with pytest.raises(BuildError, match="a null pointer"):
+        kernel.launch(problem)
     problem.padding = 7
-    with pytest.raises(SamplingError, match="padding 7 is not 0"):
-        kernel.launch(problem, 16, 16, 16)
+    with pytest.raises(BuildError, match="padding 7 is not 0"):
+        kernel.launch(problem)
     problem.padding, problem.layout = 0, 1
-    with pytest.raises(SamplingError, match="aligned to 16 bytes"):
-        kernel.launch(problem, 8, 16, 16)
+    problem.volume, problem.grid, problem.output = 8, 16, 16
+    with pytest.raises(BuildError, match="aligned to 16 bytes"):
+        kernel.launch(problem)
 
 
-def test_the_benchmarks_launches_lay_out_and_give_back_every_layout(
-    kernel: SamplingKernel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Of what a launch takes from the GPU only memory and a stream's handle are stood in for.
-    from sadtrt_core.sampling import kernel as launches
-
-    monkeypatch.setattr(launches, "pycuda_tensor", lambda shape, dtype, device: torch.zeros(shape, dtype=dtype))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+@pytest.mark.parametrize("layout", ["linear", "channels_last"])
+def test_a_launch_samples_with_each_call_and_not_before(kernel: SamplingKernel, layout: str) -> None:
     generator = torch.Generator().manual_seed(7)
-    volume = torch.randn((1, 16, 3, 5, 7), generator=generator).half()
+    volume = torch.randn((1, 13, 3, 5, 7), generator=generator).half()
     case = Case(volume, torch.rand((4, 2, 9, 11, 3), generator=generator) * 2.4 - 1.2, SamplingMode())
-    for layout in ("linear", "channels_last"):
-        launch = launches.KernelLaunch(kernel, volume, case.grid, layout)
-        assert not launch.samples().any()
-        launch()
-        assert worst_excess(case, launch.samples(), reference(case)) <= 1.0
-    with pytest.raises(ValueError, match="multiple of 8 channels, not 5"):
-        launches.KernelLaunch(kernel, volume[:, :5], case.grid, "channels_last")
+    launch = KernelLaunch(kernel, case.volume, case.grid, layout=layout)
+    assert launch.samples.isnan().all()
+    assert worst_excess(case, launch(), reference(case)) <= 1.0
+    launch.samples.fill_(float("nan"))
+    assert worst_excess(case, launch(), reference(case)) <= 1.0
 
 
 def test_a_workspace_is_asked_for_by_the_volume_alone_and_never_more_for_a_smaller_one(kernel: SamplingKernel) -> None:
     def size(shape: tuple[int, ...], grids: int = 3, interpolation: str = "bilinear", layout: str = "linear") -> int:
         mode = SamplingMode(interpolation)
-        return kernel.workspace_bytes(sampling_problem(shape, (grids, 4, 4, 4, 3), mode, "float16", layout))
+        return kernel.workspace_bytes(sampling_problem(shape, (grids, 4, 4, 4, 3), mode, torch.float16, layout))
 
     # Whether three grids can share two volumes is not its business: TensorRT asks with the largest of each.
     assert size((2, 4, 16, 64, 64)) == size((2, 4, 16, 64, 64), 64) >= 2 * 4 * 16 * 64 * 64 * 2
@@ -178,12 +162,9 @@ def test_a_workspace_that_is_too_small_or_misaligned_is_left_alone(kernel: Sampl
     generator = torch.Generator().manual_seed(9)
     volume = torch.randn((1, 4, 3, 5, 7), generator=generator)
     case = Case(volume, torch.rand((8, 9, 9, 11, 3), generator=generator) * 2.4 - 1.2, SamplingMode())
-    problem = sampling_problem(tuple(volume.shape), tuple(case.grid.shape), case.mode, packing="always")
-    size = kernel.workspace_bytes(problem)
-    workspace = torch.full((size // 4 + 8,), 7.0)
-    for address, lent in ((workspace.data_ptr(), size - 1), (workspace.data_ptr() + 4, size)):
-        output = torch.full((8, 4, 9, 9, 11), float("nan"))
-        addresses = volume.data_ptr(), case.grid.data_ptr(), output.data_ptr()
-        kernel.launch(problem, *addresses, workspace=(address, lent))
-        assert worst_excess(case, output, reference(case)) <= 1.0
-    assert (workspace == 7.0).all()
+    size = kernel.workspace_bytes(sampling_problem(tuple(volume.shape), tuple(case.grid.shape), case.mode))
+    memory = torch.full((size + 32,), 7, dtype=torch.uint8)
+    for lent in (memory[: size - 1], memory[4 : size + 4]):
+        launch = KernelLaunch(kernel, volume, case.grid, case.mode, packing="always", workspace=lent)
+        assert worst_excess(case, launch(), reference(case)) <= 1.0
+    assert (memory == 7).all()

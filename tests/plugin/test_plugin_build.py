@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from sadtrt_core.engine.plugin import PluginError, PluginLibrary, build_plugin
-from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel
-from sadtrt_core.engine.sampling_kernel import SamplingKernel
+from sadtrt_core.engine.plugin import PluginLibrary
+from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel, build_plugin
+from sadtrt_core.errors import UserError
+from sadtrt_core.sampling.kernel import SamplingKernel
 
 HEADERS_VARIABLE = "SADTRT_TEST_HEADERS"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -44,13 +45,23 @@ def test_the_kernel_compiles_for_every_architecture(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [KERNEL_LIBRARY]
 
 
-@needs_nvcc
-@pytest.mark.parametrize(("version", "generation"), [("8.6", "trt8"), ("10.13", "trt10"), ("11.1", "trt11")])
-def test_the_adaptor_compiles(tmp_path: Path, version: str, generation: str) -> None:
-    built = build_plugin(headers_of(version), tmp_path, "90")
+@pytest.fixture(scope="module", params=["8.6", "10.13", "11.1"])
+def headers(request: pytest.FixtureRequest) -> Path:
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not on the PATH")
+    return headers_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def built(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> PluginLibrary:
+    return build_plugin(headers, tmp_path_factory.mktemp("built"), "90")
+
+
+def test_the_adaptor_compiles(built: PluginLibrary, headers: Path) -> None:
+    generation = {"8.6": "trt8", "10.13": "trt10", "11.1": "trt11"}[headers.name]
     assert built.generation == generation
-    assert built.headers.startswith(version)
-    assert built.path == tmp_path / f"libsadtrt_plugin_{generation}.so"
+    assert built.headers.startswith(headers.name)
+    assert built.path.name == f"libsadtrt_plugin_{generation}.so"
     loaded = ctypes.CDLL(str(built.path))  # every symbol is resolved without a TensorRT library
     loaded.sadtrt_plugin_version.restype = ctypes.c_char_p
     assert loaded.sadtrt_plugin_version().decode() == f"1.1.0 {generation[:3]}{built.headers}"
@@ -62,6 +73,17 @@ def test_the_adaptor_compiles(tmp_path: Path, version: str, generation: str) -> 
         assert loaded.setLoggerFinder
 
 
+def test_the_adaptor_answers_tensorrts_questions(built: PluginLibrary, headers: Path, tmp_path: Path) -> None:
+    # Attributes, what an engine keeps of a layer, shapes, types and formats, workspace, and every refusal.
+    program = tmp_path / "adaptor_calls"
+    command = ["nvcc", "-std=c++17", "-w", "-isystem", str(headers), "-Xcompiler", "-rdynamic", "-cudart", "static"]
+    source = Path(__file__).parent / "adaptor_calls.cpp"
+    subprocess.run([*command, "-o", str(program), str(source), "-ldl"], timeout=120, check=True)
+    said = subprocess.run([program, str(built.path)], capture_output=True, text=True, timeout=60, check=True)
+    expected = source.with_name(f"adaptor_calls_v{2 if built.generation == 'trt8' else 3}.txt")
+    assert said.stdout == expected.read_text()
+
+
 @needs_nvcc
 def test_a_failed_build_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     headers = tmp_path / "include"
@@ -69,7 +91,7 @@ def test_a_failed_build_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     (headers / "NvInferVersion.h").write_text(
         "#define NV_TENSORRT_MAJOR 8\n#define NV_TENSORRT_MINOR 6\n#define NV_TENSORRT_PATCH 0\n"
     )
-    with pytest.raises(PluginError, match=r"nvcc could not build libsadtrt_plugin_trt8\.so: .*NvInfer\.h"):
+    with pytest.raises(UserError, match=r"nvcc could not build libsadtrt_plugin_trt8\.so: .*NvInfer\.h"):
         build_plugin(headers, tmp_path / "build", ["90"])
     assert list((tmp_path / "build").iterdir()) == []
 
@@ -77,13 +99,13 @@ def test_a_failed_build_says_so_and_leaves_nothing(tmp_path: Path) -> None:
 def test_architectures_that_are_none_are_refused(tmp_path: Path) -> None:
     if shutil.which("nvcc") is None:
         pytest.skip("nvcc is not on the PATH")
-    with pytest.raises(PluginError, match="not compute capabilities"):
+    with pytest.raises(UserError, match="not compute capabilities"):
         build_kernel(tmp_path, "hopper")
 
 
 def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PluginError, match="nvcc is not on the PATH"):
+    with pytest.raises(UserError, match="nvcc is not on the PATH"):
         build_kernel(tmp_path, ["90"])
 
 

@@ -7,16 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from sadtrt_core.engine.plugin import (
-    PluginAbsent,
-    PluginError,
-    PluginLibrary,
-    find_plugin,
-    load_plugin,
-    read_plugin,
-    tensorrt_generation,
-)
+from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin, read_plugin, tensorrt_generation
 from sadtrt_core.engine.plugin_build import headers_folder, headers_version
+from sadtrt_core.errors import Unavailable, UserError
 
 
 def write_library(folder: Path, generation: str, version: str = "1.1.0", headers: str = "0.0") -> Path:
@@ -60,14 +53,14 @@ def test_rtx_prefers_its_own_library_and_takes_a_later_tensorrts(tmp_path: Path)
 def test_a_library_of_another_generation_is_named_with_what_to_do(tmp_path: Path) -> None:
     write_library(tmp_path, "trt8", headers="6.0")
     found = find_plugin("trt10", {}, tmp_path)
-    assert isinstance(found, PluginAbsent)
+    assert isinstance(found, Unavailable)
     assert "headers of trt8 (8.6.0) and trt10 is in use" in str(found)
     assert "sadtrt build-plugin" in str(found)
 
 
 def test_an_empty_folder_is_named_with_what_to_do(tmp_path: Path) -> None:
     found = find_plugin("trt8", {}, tmp_path)
-    assert isinstance(found, PluginAbsent)
+    assert isinstance(found, Unavailable)
     assert str(tmp_path) in found.reason
     assert "sadtrt build-plugin" in found.reason
 
@@ -86,14 +79,14 @@ def test_the_variable_wins_over_the_folder_and_its_faults_are_named(tmp_path: Pa
         (write_library(elsewhere, "trt11"), "trt8 is in use"),
     ):
         absent = find_plugin("trt8", {"SADTRT_PLUGIN": str(path)}, tmp_path)
-        assert isinstance(absent, PluginAbsent)
+        assert isinstance(absent, Unavailable)
         assert absent.reason.startswith("SADTRT_PLUGIN: ")
         assert words in absent.reason
 
 
 def test_a_library_of_another_version_is_refused(tmp_path: Path) -> None:
     absent = read_plugin(write_library(tmp_path, "trt8", version="0.9.0"))
-    assert isinstance(absent, PluginAbsent)
+    assert isinstance(absent, Unavailable)
     assert "has version 0.9.0, 1.1.0 is expected" in absent.reason
 
 
@@ -129,14 +122,14 @@ def test_loading_twice_registers_once(tmp_path: Path) -> None:
 def test_loading_into_another_generation_is_refused(tmp_path: Path) -> None:
     library = read_plugin(write_library(tmp_path, "trt8"))
     registry = Registry()
-    with pytest.raises(PluginError, match="headers of trt8"):
+    with pytest.raises(UserError, match="headers of trt8"):
         load_plugin(library, module("tensorrt", "10.13.3.9", registry))  # type: ignore[arg-type]
     assert registry.loaded == []
 
 
 def test_a_library_that_registers_nothing_is_an_error(tmp_path: Path) -> None:
     library = read_plugin(write_library(tmp_path, "trt10"))
-    with pytest.raises(PluginError, match="did not register GridSample3D"):
+    with pytest.raises(UserError, match="did not register GridSample3D"):
         load_plugin(library, module("tensorrt", "10.13.3.9", Registry(registers=False)))  # type: ignore[arg-type]
 
 
@@ -170,12 +163,12 @@ def test_header_versions(tmp_path: Path, text: str, expected: str) -> None:
 
 
 def test_missing_headers_are_named_with_where_they_come_from(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match=r"github\.com/NVIDIA/TensorRT"):
+    with pytest.raises(UserError, match=r"github\.com/NVIDIA/TensorRT"):
         headers_folder({})
-    with pytest.raises(PluginError, match=r"NvInferVersion\.h cannot be read"):
+    with pytest.raises(UserError, match=r"NvInferVersion\.h cannot be read"):
         headers_version(tmp_path)
     (tmp_path / "NvInferVersion.h").write_text("#pragma once\n")
-    with pytest.raises(PluginError, match="states no TensorRT version"):
+    with pytest.raises(UserError, match="states no TensorRT version"):
         headers_version(tmp_path)
     assert headers_folder({"TENSORRT_ROOT": "/opt/trt"}) == Path("/opt/trt/include")
     assert headers_folder({"TENSORRT_ROOT": "/opt/trt", "TENSORRT_INCLUDE": "/opt/inc"}) == Path("/opt/inc")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 import sys
@@ -10,12 +11,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from sadtrt_core.engine.sampling_kernel import HostSampling, SamplingError, SamplingMode, sampling_problem
+from sadtrt_core.errors import BuildError
+from sadtrt_core.sampling.kernel import SamplingMode, SamplingProblem, sampling_problem
 
-PLUGIN = Path(__file__).resolve().parents[2] / "plugin"
-sys.path.insert(0, str(PLUGIN))
+OPERATOR = Path(__file__).resolve().parents[2] / "plugin" / "grid_sample_3d"
+sys.path.insert(0, str(OPERATOR))
 
-from sampling_cases import MODES, Case, compared_points, random_cases, reference, worst_excess  # noqa: E402
+from cases import MODES, Case, compared_points, random_cases, reference, worst_excess  # noqa: E402
+
+
+class HostSampling:
+    """The host reference library: the kernel's index and weight functions on the CPU, fp32 in linear layout."""
+
+    def __init__(self, path: Path) -> None:
+        self._sample = ctypes.CDLL(str(path)).sadtrt_grid_sample_3d_host
+        self._sample.argtypes = [ctypes.POINTER(SamplingProblem), ctypes.c_char_p, ctypes.c_int64]
+
+    def sample(self, problem: SamplingProblem) -> None:
+        message = ctypes.create_string_buffer(512)
+        if self._sample(ctypes.byref(problem), message, len(message)):
+            raise BuildError(message.value.decode())
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +40,16 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> HostSampling:
         pytest.skip("no C++ compiler (g++ or c++) on the PATH")
     library = tmp_path_factory.mktemp("host") / "libsadtrt_host_reference.so"
     command = [compiler, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run([*command, "-o", str(library), str(PLUGIN / "host_reference.cpp")], check=True, timeout=120)
+    subprocess.run([*command, "-o", str(library), str(OPERATOR / "host_reference.cpp")], check=True, timeout=120)
     return HostSampling(library)
 
 
 def run(host: HostSampling, case: Case) -> torch.Tensor:
     output = torch.full((case.grid.shape[0], case.volume.shape[1], *case.grid.shape[1:-1]), float("nan"))
     problem = sampling_problem(tuple(case.volume.shape), tuple(case.grid.shape), case.mode)
-    host.sample(problem, case.volume.data_ptr(), case.grid.data_ptr(), output.data_ptr())
+    problem.volume, problem.grid = case.volume.data_ptr(), case.grid.data_ptr()
+    problem.output = output.data_ptr()
+    host.sample(problem)
     return output
 
 
@@ -107,12 +124,12 @@ def test_each_grid_of_a_shared_volume_reads_its_own_volume(host: HostSampling) -
 
 
 def test_a_grid_batch_that_does_not_divide_is_refused_by_name(host: HostSampling) -> None:
-    with pytest.raises(SamplingError, match="grid's batch of 3 is not a multiple of the volume's batch of 2"):
+    with pytest.raises(BuildError, match="grid's batch of 3 is not a multiple of the volume's batch of 2"):
         run(host, Case(torch.zeros(2, 1, 2, 2, 2), torch.zeros(3, 1, 1, 1, 3), SamplingMode()))
 
 
 def test_an_empty_volume_is_refused_and_an_empty_grid_is_not(host: HostSampling) -> None:
-    with pytest.raises(SamplingError, match="volume axis 3 has size 0"):
+    with pytest.raises(BuildError, match="volume axis 3 has size 0"):
         run(host, Case(torch.zeros(1, 1, 2, 0, 2), torch.zeros(1, 1, 1, 1, 3), SamplingMode()))
     empty = run(host, Case(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 0, 4, 4, 3), SamplingMode()))
     assert empty.shape == (1, 1, 0, 4, 4)

@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given, settings
 from record_examples import drift, key, latency, measured, run_of, runs
 
-from sadtrt_core.records.schema import (
-    Drift,
-    Latency,
-    Record,
-    RecordKey,
-    RecordsError,
-    Resources,
-    Run,
-    Telemetry,
-    Weights,
-)
+from sadtrt_core.case import Case
+from sadtrt_core.errors import UserError
+from sadtrt_core.records.schema import Drift, Latency, Record, Resources, Run, Telemetry, Weights
 
 
 @settings(max_examples=60, deadline=None)
@@ -32,7 +24,7 @@ def test_json_gives_back_the_same_run(run: Run) -> None:
 def test_keys_sort_and_name_themselves() -> None:
     assert sorted([key("warp"), key("decode", batch=4), key("decode")])[0] == key("decode")
     assert key().label() == "generator/tensorrt/fp16/native/batch 1"
-    assert RecordKey("mapping", "pytorch", "fp32", "none", 1).label() == "mapping/pytorch/fp32/batch 1"
+    assert Case("mapping", "pytorch", "fp32", "none", 1).label() == "mapping/pytorch/fp32/batch 1"
 
 
 def test_latency_medians_come_from_the_samples() -> None:
@@ -92,8 +84,8 @@ def test_numpy_scalars_become_plain_numbers() -> None:
         (lambda: Record(key(), "failed", " "), "gives no reason"),
         (lambda: Record(key(), "measured"), "neither latency nor drift"),
         (lambda: Record(key(), "skipped", "no GPU", latency=latency()), "holds a measurement"),
-        (lambda: RecordKey("", "a", "b", "none", 1), "stage of a record key"),
-        (lambda: RecordKey("a\nb", "a", "b", "none", 1), "stage of a record key"),
+        (lambda: Case("", "a", "b", "none", 1), "stage of a case"),
+        (lambda: Case("a\nb", "a", "b", "none", 1), "stage of a case"),
         (lambda: key(batch=0), "at least 1"),
         (lambda: run_of(measured(), measured()), "twice"),
         (lambda: run_of(measured(), weights=Weights("seeded", "a", "b")), "not meaningful"),
@@ -126,7 +118,7 @@ def test_values_that_contradict_themselves_are_refused(make: object, words: str)
 def test_json_of_another_shape_is_refused_with_the_field(change: object, words: str) -> None:
     data = run_of(measured()).to_json()
     change(data)
-    with pytest.raises(RecordsError, match=words):
+    with pytest.raises(UserError, match=words):
         Run.from_json(data)
 
 

@@ -17,11 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from record_examples import ENVIRONMENT, WEIGHTS, WORKLOAD, drift, key, latency, measured, run_of, runs
 
+from sadtrt_core.errors import UserError
 from sadtrt_core.records import store
-from sadtrt_core.records.schema import Record, RecordsError, Resources, Run, Telemetry, Weights
+from sadtrt_core.records.schema import Record, Resources, Run, Telemetry, Weights
 from sadtrt_core.records.store import RunWriter, read_run, write_run
+from sadtrt_core.report.summary import summary_csv
 
-EXAMPLES = Path(__file__).parent
+EXAMPLES = Path(__file__).parents[1]
 REUSED_FOLDER = [HealthCheck.function_scoped_fixture]
 
 
@@ -48,7 +50,7 @@ def test_any_single_changed_byte_is_noticed_or_harmless(tmp_path: Path, where: f
     path.write_bytes(content)
     try:
         found = read_run(path)
-    except RecordsError:
+    except UserError:
         return  # Noticed.
     assert found == run
 
@@ -60,14 +62,14 @@ def test_a_truncated_file_is_refused(tmp_path: Path, where: float) -> None:
     write_run(run_of(measured()), path)
     content = path.read_bytes().rstrip()
     path.write_bytes(content[: int(where * len(content))])
-    with pytest.raises(RecordsError, match="truncated"):
+    with pytest.raises(UserError, match="truncated"):
         read_run(path)
 
 
 def test_a_finished_run_has_its_files_and_latest_points_at_it(tmp_path: Path) -> None:
     writer = writer_in(tmp_path)
     writer.add(measured())
-    finished = writer.finish()
+    finished = writer.finish(summary_csv)
     assert finished.complete
     assert writer.folder.name.endswith("Z-nvidia-h200-abcdef1234")
     assert (tmp_path / "latest").is_symlink()
@@ -77,7 +79,7 @@ def test_a_finished_run_has_its_files_and_latest_points_at_it(tmp_path: Path) ->
     assert (writer.folder / "summary.csv").read_text().startswith("stage,runner,precision,")
     assert sorted(path.name for path in writer.folder.iterdir()) == ["environment.json", "records.json", "summary.csv"]
     second = writer_in(tmp_path)
-    second.finish()
+    second.finish(summary_csv)
     assert os.readlink(tmp_path / "latest") == second.folder.name
 
 
@@ -87,11 +89,11 @@ def test_without_symlinks_a_text_file_points_at_the_latest(tmp_path: Path, monke
 
     monkeypatch.setattr(os, "symlink", refuse)
     writer = writer_in(tmp_path)
-    writer.finish()
+    writer.finish(summary_csv)
     assert (tmp_path / "latest.txt").read_text().strip() == writer.folder.name
     assert read_run(tmp_path / "latest") == writer.run
     (tmp_path / "latest.txt").write_text("../../etc")
-    with pytest.raises(RecordsError, match="should hold the name of a folder beside it"):
+    with pytest.raises(UserError, match="should hold the name of a folder beside it"):
         read_run(tmp_path / "latest")
 
 
@@ -99,8 +101,8 @@ def test_latest_that_is_a_real_folder_is_not_overwritten(tmp_path: Path) -> None
     (tmp_path / "latest").mkdir()
     (tmp_path / "latest" / "mine").touch()
     writer = writer_in(tmp_path)
-    with pytest.raises(RecordsError, match="move away what is there"):
-        writer.finish()
+    with pytest.raises(UserError, match="move away what is there"):
+        writer.finish(summary_csv)
     assert (tmp_path / "latest" / "mine").exists()
     assert read_run(writer.folder).complete
 
@@ -113,7 +115,7 @@ def test_runs_started_in_the_same_second_do_not_share_a_folder(tmp_path: Path, m
     for index, writer in enumerate(writers):
         writer.add(measured(key(batch=index + 1)))
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(RunWriter.finish, writers))
+        list(pool.map(lambda writer: writer.finish(summary_csv), writers))
     for index, writer in enumerate(writers):
         assert [record.key.batch for record in read_run(writer.folder).records] == [index + 1]
     assert read_run(tmp_path / "latest").complete
@@ -163,14 +165,14 @@ def test_a_rows_times_are_brought_up_to_date_and_the_rest_of_its_record_stays(tm
     writer.add(Record(key(), "failed", "died at a later visit"))
     (record,) = read_run(writer.folder).records
     assert (record.status, record.latency) == ("failed", more), "what was measured before it failed is kept"
-    with pytest.raises(RecordsError, match="holds no record of warp/"):
+    with pytest.raises(UserError, match="holds no record of warp/"):
         writer.update_times(key("warp"), more, None)
 
 
 def test_benchmark_versions_of_one_key_must_agree(tmp_path: Path) -> None:
     writer = writer_in(tmp_path)
     writer.add(Record(key(), "measured", latency=latency()))
-    with pytest.raises(RecordsError, match="must share a version"):
+    with pytest.raises(UserError, match="must share a version"):
         writer.add(Record(key(), "measured", drift=drift(), benchmark_version=2))
     assert read_run(writer.folder).records[0].drift is None
 
@@ -182,11 +184,11 @@ def test_drift_under_seeded_weights_is_marked(tmp_path: Path) -> None:
 
 
 def test_a_value_of_a_wrong_type_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(RecordsError, match="cpu_count should be a whole number but is None"):
+    with pytest.raises(UserError, match="cpu_count should be a whole number but is None"):
         writer_in(tmp_path, environment=dataclasses.replace(ENVIRONMENT, cpu_count=None))
     assert list(tmp_path.iterdir()) == []
     writer = writer_in(tmp_path)
-    with pytest.raises(RecordsError, match="steady should be true or false"):
+    with pytest.raises(UserError, match="steady should be true or false"):
         writer.add(measured(latency=latency(steady=1)))
     assert read_run(writer.folder).records == ()
 
@@ -218,7 +220,7 @@ def test_a_full_disk_in_the_middle_of_a_run_keeps_what_was_written(tmp_path: Pat
         sys.path.insert(0, {str(EXAMPLES)!r})
         from pathlib import Path
         from record_examples import *
-        from sadtrt_core.records.schema import RecordsError
+        from sadtrt_core.errors import UserError
         from sadtrt_core.records.store import RunWriter
         writer = RunWriter(Path({str(tmp_path)!r}), ENVIRONMENT, WEIGHTS, WORKLOAD, {{}})
         writer.add(measured())
@@ -226,7 +228,7 @@ def test_a_full_disk_in_the_middle_of_a_run_keeps_what_was_written(tmp_path: Pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, size + 100))
         try:
             writer.add(measured(key("decode")))
-        except RecordsError as error:
+        except UserError as error:
             print(error)
         print(len(writer.run.records))
     """
@@ -253,24 +255,24 @@ def test_a_full_disk_at_the_end_never_leaves_a_complete_run(tmp_path: Path, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(RecordsError, match="No space left on device"):
-            writer.finish()
+        with pytest.raises(UserError, match="No space left on device"):
+            writer.finish(summary_csv)
     assert [path.name for path in writer.folder.iterdir()] == ["records.json"]
     assert not read_run(writer.folder).complete
     assert not (tmp_path / "latest").exists()
-    assert writer.finish().complete
+    assert writer.finish(summary_csv).complete
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RecordsError, match=r"cannot make a results folder in .*file.*choose a folder"):
+    with pytest.raises(UserError, match=r"cannot make a results folder in .*file.*choose a folder"):
         writer_in(tmp_path / "file" / "results")
 
     def read_only(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(Path, "mkdir", read_only)
-    with pytest.raises(RecordsError, match="Read-only file system"):
+    with pytest.raises(UserError, match="Read-only file system"):
         writer_in(tmp_path / "results")
 
 
@@ -283,7 +285,7 @@ def test_a_results_folder_made_read_only_during_a_run(tmp_path: Path, monkeypatc
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", read_only)
-        with pytest.raises(RecordsError, match=r"cannot write .*records.json: Read-only file system"):
+        with pytest.raises(UserError, match=r"cannot write .*records.json: Read-only file system"):
             writer.add(measured(key("decode")))
     assert len(read_run(writer.folder).records) == len(writer.run.records) == 1
     assert [path.name for path in writer.folder.iterdir()] == ["records.json"]
@@ -304,14 +306,14 @@ def test_another_schema_version_is_named(tmp_path: Path) -> None:
         data["schema_version"] = data["run"]["schema_version"] = 7
         data["run"]["new_in_seven"] = 1
 
-    with pytest.raises(RecordsError, match="has schema version 7 but this sadtrt reads version 1: measure again"):
+    with pytest.raises(UserError, match="has schema version 7 but this sadtrt reads version 1: measure again"):
         read_run(rewritten(tmp_path / "records.json", change))
 
 
 def test_unknown_fields_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordsError, match="unknown field 'surprise'"):
+    with pytest.raises(UserError, match="unknown field 'surprise'"):
         read_run(rewritten(tmp_path / "a.json", lambda data: data.update(surprise=1)))
-    with pytest.raises(RecordsError, match="unknown field 'surprise'"):
+    with pytest.raises(UserError, match="unknown field 'surprise'"):
         read_run(rewritten(tmp_path / "b.json", lambda data: data["run"]["weights"].update(surprise=1)))
 
 
@@ -319,7 +321,7 @@ def test_an_edited_figure_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "records.json"
     write_run(run_of(measured(drift=drift((70.5, 72.0)))), path)
     path.write_text(path.read_text().replace("70.5", "79.5"))
-    with pytest.raises(RecordsError, match="changed after it was written"):
+    with pytest.raises(UserError, match="changed after it was written"):
         read_run(path)
 
 
@@ -347,17 +349,17 @@ def test_an_edited_figure_is_noticed(tmp_path: Path) -> None:
 def test_what_is_not_a_run_is_refused_in_one_sentence(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "records.json"
     path.write_bytes(content)
-    with pytest.raises(RecordsError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         read_run(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_and_oversized_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordsError, match=r"cannot read .*nowhere"):
+    with pytest.raises(UserError, match=r"cannot read .*nowhere"):
         read_run(tmp_path / "nowhere")
-    with pytest.raises(RecordsError, match=r"cannot read .*records\.json"):
+    with pytest.raises(UserError, match=r"cannot read .*records\.json"):
         read_run(tmp_path)
     with open(tmp_path / "records.json", "wb") as file:
         file.truncate(store.SIZE_LIMIT + 1)
-    with pytest.raises(RecordsError, match="67 MB, more than"):
+    with pytest.raises(UserError, match="67 MB, more than"):
         read_run(tmp_path)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sadtrt_core.renderer.checkpoint import CheckpointError, load_checkpoint
+from sadtrt_core.errors import UserError
+from sadtrt_core.renderer.checkpoint import load_checkpoint
 
 
 def constant(name: str, dtype: torch.dtype) -> torch.Tensor:
@@ -63,7 +64,7 @@ def mapping_file(tmp_path, networks):
 
 
 def refusal(path, *arguments):
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(UserError) as caught:
         load_checkpoint(path, 256, *arguments)
     sentence = str(caught.value)
     assert str(path) in sentence or (arguments and str(arguments[0]) in sentence)

@@ -7,10 +7,12 @@ import dataclasses
 import pytest
 import torch
 from PIL import Image
+from reports import Kept
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from sadtrt_core.errors import UserError
 from sadtrt_core.renderer import standin
 from sadtrt_core.renderer.config import demo_config
 from sadtrt_core.renderer.fit import FitPlan, Fitted, _settle_batch_norms, fit, random_coefficients
@@ -18,14 +20,7 @@ from sadtrt_core.renderer.fit_data import PairMaker, portrait, training_pictures
 from sadtrt_core.renderer.pose import canonical_keypoints, pose_of
 from sadtrt_core.renderer.renderer import NETWORKS, build_networks
 from sadtrt_core.renderer.seeded import seeded_state
-from sadtrt_core.renderer.standin import (
-    StandinError,
-    choose_weights,
-    fit_standin,
-    fitted_file,
-    load_standin,
-    save_standin,
-)
+from sadtrt_core.renderer.standin import choose_weights, fit_standin, fitted_file, load_standin, save_standin
 
 CPU = torch.device("cpu")
 #: The demo renderer made thinner still: a step takes a third of a second.
@@ -51,9 +46,14 @@ def pairs():
 
 
 def test_steps_lower_every_loss_and_give_complete_states(gradients):
-    losses = {}
+    kept = Kept()
     plan = FitPlan(seconds=600, seed=0, batch=1, learning_rate=1e-3, steps=21)
-    fitted = fit(TINY, [portrait()], plan, CPU, lambda p: losses.setdefault(p.network, []).append(p.loss))
+    fitted = fit(TINY, [portrait()], plan, CPU, kept)
+    losses = {}
+    for task, _, _ in kept.tasks:
+        network, _, doing = task.partition(": ")
+        if "loss" in doing:
+            losses.setdefault(network, []).append(float(doing.split()[-1]))
     assert set(losses) == {"generator", "keypoint detector", "mapping"}
     assert all(seen[-1] < 0.8 * seen[0] for seen in losses.values()), losses
     assert fitted.steps == 21
@@ -172,7 +172,7 @@ def test_half_stored_weights_are_no_half_numbers(tmp_path, seeded_states):
 
 def test_weights_beyond_float16_are_refused_and_nothing_is_written(tmp_path, seeded_states):
     large = {**seeded_states, "generator": {**seeded_states["generator"], "fourth.bias": torch.full((32,), 1e6)}}
-    with pytest.raises(StandinError, match=r"generator\.fourth\.bias"):
+    with pytest.raises(UserError, match=r"generator\.fourth\.bias"):
         save_standin(tmp_path / "w.safetensors", demo_config(), Fitted(large, 30.0, 7), {}, half=True)
     assert not list(tmp_path.iterdir())
 
@@ -184,17 +184,17 @@ def test_damaged_and_foreign_standin_files_are_refused(tmp_path, seeded_states):
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
     path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(StandinError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         load_standin(path, "demo", 256)
     save_file(tensors, path)
-    with pytest.raises(StandinError, match=r"holds no weights of `sadtrt fit`.*--checkpoint"):
+    with pytest.raises(UserError, match=r"holds no weights of `sadtrt fit`.*--checkpoint"):
         load_standin(path, "demo", 256)
     del tensors["generator.fourth.bias"]
     save_file(tensors, path, metadata=header)
-    with pytest.raises(StandinError, match="does not fit"):
+    with pytest.raises(UserError, match="does not fit"):
         load_standin(path, "demo", 256)
     save_file(tensors, path, metadata={**header, "config": '{"colour": 1}'})
-    with pytest.raises(StandinError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         load_standin(path, "demo", 256)
 
 
@@ -202,9 +202,7 @@ def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients):
     Image.new("RGB", (64, 64), (90, 120, 60)).save(tmp_path / "me.png")
     out = tmp_path / "demo.safetensors"
     plan = FitPlan(seconds=600, seed=5, batch=1, steps=1)
-    fitted = fit_standin(
-        256, demo=True, plan=plan, portraits=[tmp_path / "me.png"], out=out, device=CPU, report=lambda progress: None
-    )
+    fitted = fit_standin(256, demo=True, plan=plan, portraits=[tmp_path / "me.png"], out=out, device=CPU)
     with safe_open(out, framework="pt") as file:
         header = file.metadata()
     assert header["pictures"] == "me.png"
@@ -215,10 +213,8 @@ def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients):
 
 def test_a_name_that_is_no_weights_file_is_refused_before_fitting(tmp_path):
     plan = FitPlan(seconds=600, seed=0)
-    with pytest.raises(StandinError, match=r"expected one that ends in \.safetensors"):
-        fit_standin(
-            256, demo=True, plan=plan, portraits=[], out=tmp_path / "w", device=CPU, report=lambda progress: None
-        )
+    with pytest.raises(UserError, match=r"expected one that ends in \.safetensors"):
+        fit_standin(256, demo=True, plan=plan, portraits=[], out=tmp_path / "w", device=CPU)
     assert not list(tmp_path.iterdir())
 
 
@@ -230,43 +226,43 @@ def cached(tmp_path, seeded_states):
 
 
 def chosen(cache, choice, has_gpu, said=None):
-    heard = [] if said is None else said
-    return choose_weights(256, None, None, choice, has_gpu=has_gpu, cache=cache, say=heard.append).weights.kind
+    heard = Kept() if said is None else said
+    return choose_weights(256, None, None, choice, has_gpu=has_gpu, cache=cache, report=heard).weights.kind
 
 
 def test_fitted_weights_are_chosen_on_a_gpu_and_by_name(cached):
-    said = []
+    said = Kept()
     assert chosen(cached, "auto", True, said) == "fitted"
     assert chosen(cached, "fitted", False, said) == "fitted"
-    assert said == []
+    assert said.lines == []
 
 
 def test_the_demo_is_chosen_without_a_gpu_and_said_on_one(cached, tmp_path, monkeypatch):
     monkeypatch.setattr(standin, "DEMO_FILE", fitted_file(cached, 256))
-    said = []
+    said = Kept()
     assert chosen(cached, "auto", False, said) == "demo"
-    assert said == []
+    assert said.lines == []
     assert chosen(tmp_path / "empty", "auto", True, said) == "demo"
-    assert "sadtrt fit --size 256" in said[0]
+    assert "sadtrt fit --size 256" in said.lines[0]
     monkeypatch.setattr(standin, "DEMO_FILE", tmp_path / "absent")
     assert chosen(cached, "demo", False, said) == "seeded"
-    assert "says nothing" in said[-1]
+    assert "says nothing" in said.lines[-1]
 
 
 def test_seeded_is_itself_and_other_names_are_refused(cached, tmp_path):
     assert chosen(cached, "seeded", False) == "seeded"
-    with pytest.raises(StandinError, match="sadtrt fit --size 256"):
+    with pytest.raises(UserError, match="sadtrt fit --size 256"):
         chosen(tmp_path / "empty", "fitted", True)
-    with pytest.raises(StandinError, match="best"):
+    with pytest.raises(UserError, match="best"):
         chosen(cached, "best", False)
 
 
 def test_weights_of_another_seed_or_file_are_chosen_by_name(cached, seeded_states):
     def chosen_name(choice, size=256, said=None):
-        heard = [] if said is None else said
-        return choose_weights(size, None, None, choice, has_gpu=True, cache=cached, say=heard.append).weights.name
+        heard = Kept() if said is None else said
+        return choose_weights(size, None, None, choice, has_gpu=True, cache=cached, report=heard).weights.name
 
-    with pytest.raises(StandinError, match="`sadtrt fit --size 256 --seed 1` on a GPU"):
+    with pytest.raises(UserError, match="`sadtrt fit --size 256 --seed 1` on a GPU"):
         chosen_name("fitted-seed1")
     second = fitted_file(cached, 256, 1)
     save_standin(second, demo_config(), Fitted(seeded_states, 30.0, 7), {}, half=True)
@@ -274,12 +270,12 @@ def test_weights_of_another_seed_or_file_are_chosen_by_name(cached, seeded_state
     assert chosen_name("fitted") == "fitted-256-seed0"
     moved = second.rename(cached / "elsewhere.safetensors")
     assert chosen_name(str(moved)) == "elsewhere"
-    said = []
+    said = Kept()
     # The networks take any size: what was fitted at 256 pixels renders 512 where nothing else is there.
     assert chosen_name("fitted", 512, said) == "fitted-256-seed0"
-    assert "rendering 512 pixels with fitted-256-seed0" in said[0]
-    with pytest.raises(StandinError, match=r"nowhere\.safetensors cannot be read"):
+    assert "rendering 512 pixels with fitted-256-seed0" in said.lines[0]
+    with pytest.raises(UserError, match=r"nowhere\.safetensors cannot be read"):
         chosen_name("nowhere.safetensors")
     for wrong in ("fitted-seed", "fitted-seed-1", "fitted-seed1.bin", "w.pth"):
-        with pytest.raises(StandinError, match="are not known: expected auto"):
+        with pytest.raises(UserError, match="are not known: expected auto"):
             chosen_name(wrong)

@@ -9,7 +9,7 @@ from sadtrt_core.renderer.config import RendererConfig, demo_config, full_config
 from sadtrt_core.renderer.layers import SpectralConv2d
 from sadtrt_core.renderer.renderer import build_networks
 from sadtrt_core.renderer.seeded import seeded_renderer
-from sadtrt_core.stages import GENERATOR_PARTS, STAGES, call_stage, stage_module
+from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES, call_stage, stage_module
 
 
 @pytest.mark.parametrize("size", [256, 512])

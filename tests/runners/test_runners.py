@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sadtrt_core.precision import PRECISIONS, Precision
+from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.registry import RUNNERS, runner_named
-from sadtrt_core.stages import STAGES
 
 CPU = torch.device("cpu")
 

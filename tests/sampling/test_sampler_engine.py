@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sadtrt_core.engine.build import BuildOptions
-from sadtrt_core.engine.plugin_library import PluginLibrary
+from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.sampling import engine as sampler
 from sadtrt_core.sampling.shapes import SamplingShape
 
@@ -52,12 +53,13 @@ def loaded(monkeypatch):
     monkeypatch.setattr(sampler, "message_log", lambda trt: SimpleNamespace(collect=collect))
     monkeypatch.setattr(sampler.api, "create_runtime", lambda trt: runtime)
     state = SimpleNamespace(types=types, shapes=shapes, context=context, plan=b"plan")
-    monkeypatch.setattr(sampler, "ensure_engine", lambda job, say: SimpleNamespace(plan=state.plan))
+    monkeypatch.setattr(sampler, "ensure_engine", lambda job, report: SimpleNamespace(plan=state.plan))
     return state
 
 
 def _engine(tmp_path):
-    return sampler.SamplerEngine(SHAPE, torch.float16, "native", tmp_path, BuildOptions())
+    setting = sampler.Setting(SHAPE, torch.float16, torch.device("cpu"), tmp_path, BuildOptions())
+    return sampler.SamplerEngine(setting, "native")
 
 
 def test_a_launch_runs_on_the_tensors_it_is_given_and_on_torchs_stream(loaded, tmp_path, monkeypatch):
@@ -94,32 +96,33 @@ def test_every_row_with_an_engine_that_can_run_has_it_built_before(monkeypatch, 
     from rich.console import Console
 
     from sadtrt_core.engine.parallel import BuildOutcome
-    from sadtrt_core.sampling import methods, prebuild
+    from sadtrt_core.sampling import methods
 
-    monkeypatch.setattr(methods, "sampler_engine_absence", lambda grid_sample, device: None)
-    monkeypatch.setattr(methods, "kernel_absence", lambda device: None)
     library = PluginLibrary(tmp_path / "plugin.so", "1", "trt8", "8.6.0", "digest")
-    monkeypatch.setattr(sampler, "find_plugin", lambda: library)
+    monkeypatch.setattr(sampler, "built_plugin", lambda: library)
     asked = []
 
     def build_engines(jobs, processes, console):
         asked.extend(jobs)
         return tuple(
-            BuildOutcome(job, "no tactic" if job.grid_sample == "native" and job.batch == 1 else None, 1.0)
+            BuildOutcome(job, "no tactic" if job.case.grid_sample == "native" and job.case.batch == 1 else None, 1.0)
             for job in jobs
         )
 
-    monkeypatch.setattr(prebuild, "build_engines", build_engines)
+    monkeypatch.setattr(methods, "build_engines", build_engines)
     two_volumes = SamplingShape("2 x 2 grids", 3, 5, 2, 4)
     rows = [
-        (method, methods.Setting(shape, dtype, torch.device("cuda"), tmp_path, BuildOptions()))
+        (
+            replace(method, absence=lambda setting: None),
+            sampler.Setting(shape, dtype, torch.device("cuda"), tmp_path, BuildOptions()),
+        )
         for shape in (SHAPE, two_volumes)
         for dtype in (torch.float32, torch.float16)
         for method in methods.SAMPLING_METHODS.values()
     ]
-    failed = prebuild.build_sampler_engines(rows, 2, Console())
+    failed = methods.build_sampler_engines(rows, 2, Console())
     assert len({job.graph for job in asked}) == len({job.label for job in asked}) == len(asked) == 8
-    assert {job.plugin for job in asked if job.grid_sample == "plugin"} == {library}
-    assert failed == {
+    assert {job.plugin for job in asked if job.case.grid_sample == "plugin"} == {library}
+    assert {(method.name, setting.shape, setting.dtype): why for (method, setting), why in failed.items()} == {
         ("engine, native rewriting", SHAPE, dtype): "no tactic" for dtype in (torch.float32, torch.float16)
     }

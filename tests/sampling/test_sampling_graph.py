@@ -9,9 +9,9 @@ from onnx import TensorProto
 
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.cache import engine_path
-from sadtrt_core.sampling.engine import sampler_graph, sampler_job
-from sadtrt_core.sampling.methods import SAMPLING_METHODS, Setting
-from sadtrt_core.sampling.shapes import SamplingShape, renderer_grids, renderer_volume
+from sadtrt_core.sampling.engine import Setting, sampler_graph, sampler_job
+from sadtrt_core.sampling.methods import SAMPLING_METHODS
+from sadtrt_core.sampling.shapes import SamplingShape, renderer_grids, renderer_shapes, renderer_volume
 from sadtrt_core.sampling.torch_forms import expanded, tiled
 
 SHAPES = (
@@ -50,9 +50,8 @@ def test_every_method_of_a_cpu_samples_each_volume_with_its_own_grids(shape, tmp
     for method in SAMPLING_METHODS.values():
         if method.applies(shape, setting.dtype) and method.absence(setting) is None:
             with method.open(setting) as launcher:
-                launch = launcher(volume, grid)
-                launch()
-                torch.testing.assert_close(launch.samples(), _expected(volume, grid), atol=2e-5, rtol=0)
+                samples = launcher(volume, grid)()
+                torch.testing.assert_close(samples, _expected(volume, grid), atol=2e-5, rtol=0)
             tried += 1
     # Of several volumes there is no expanded view.
     assert tried == {1: 2, 2: 3, 3: 4}[shape.repeats]
@@ -71,7 +70,7 @@ def test_graphs_take_features_of_their_type_and_fp32_grids(dtype):
 
 def test_engines_of_unlike_samplers_have_names_and_graphs_of_their_own(tmp_path):
     jobs = [
-        sampler_job(shape, dtype, "native", tmp_path, BuildOptions())
+        sampler_job(Setting(shape, dtype, CPU, tmp_path, BuildOptions()), "native")
         for shape in SHAPES
         for dtype in (torch.float32, torch.float16)
     ]
@@ -86,6 +85,19 @@ def test_tiling_copies_and_expanding_does_not():
     one = volume[:1]
     assert torch.equal(expanded(one, 3), tiled(one, 3))
     assert expanded(one, 3).data_ptr() == one.data_ptr() != tiled(one, 3).data_ptr()
+
+
+def test_a_batch_has_its_frames_samplers_at_once():
+    assert [shape.name for shape in renderer_shapes(1)] == [
+        "16 grids, 4 channels, 256 px",
+        "1 grid, 32 channels, 256 px",
+        "16 grids, 4 channels, 512 px",
+        "1 grid, 32 channels, 512 px",
+    ]
+    motion, warp, *_ = renderer_shapes(4)
+    assert (motion.name, warp.name) == ("4 x 16 grids, 4 channels, 256 px", "4 x 1 grid, 32 channels, 256 px")
+    assert (motion.volume_shape, motion.grid_shape) == ((4, 4, 16, 64, 64), (64, 16, 64, 64, 3))
+    assert (warp.volume_shape, warp.grid_shape) == ((4, 32, 16, 64, 64), (4, 16, 64, 64, 3))
 
 
 def test_every_byte_is_counted_once():

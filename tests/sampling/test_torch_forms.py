@@ -9,11 +9,8 @@ from sadtrt_core.sampling.shapes import SamplingShape, renderer_grids, renderer_
 from sadtrt_core.sampling.torch_forms import (
     EXPANDED,
     FP32_COORDINATES,
-    ONE_GRID,
-    TILED_BEFORE,
     TORCH_FORMS,
     TorchLaunch,
-    form_of_the_same_result,
 )
 
 CPU = torch.device("cpu")
@@ -23,15 +20,14 @@ SEVERAL = SamplingShape("2 x 2 grids", 3, 5, 2, 4)
 
 
 def _samples(form, shape, dtype):
-    launch = TorchLaunch(form, renderer_volume(shape, dtype, CPU, 1), renderer_grids(shape, CPU, 1))
-    launch()
-    return launch.samples()
+    return TorchLaunch(form, renderer_volume(shape, dtype, CPU, 1), renderer_grids(shape, CPU, 1))()
 
 
 @pytest.mark.parametrize("shape", [MANY, ONE, SEVERAL], ids=lambda shape: shape.name)
 def test_all_forms_give_the_same_samples_of_the_features_type(shape):
     forms = [form for form in TORCH_FORMS if form.applies(shape, torch.float32)]
-    expected = _samples(form_of_the_same_result(shape, torch.float32), shape, torch.float32)
+    volume = renderer_volume(shape, torch.float32, CPU, 1).repeat_interleave(shape.repeats, dim=0)
+    expected = torch.nn.functional.grid_sample(volume, renderer_grids(shape, CPU, 1), align_corners=False)
     assert len(forms) == {"3 grids": 3, "1 grid": 1, "2 x 2 grids": 2}[shape.name]
     for form in forms:
         assert torch.equal(_samples(form, shape, torch.float32), expected)
@@ -39,10 +35,9 @@ def test_all_forms_give_the_same_samples_of_the_features_type(shape):
 
 def test_half_features_keep_fp32_coordinates_in_one_form_only():
     exact = renderer_volume(MANY, torch.float16, CPU, 1).float()
-    launch = TorchLaunch(EXPANDED, exact, renderer_grids(MANY, CPU, 1))
-    launch()
+    expected = TorchLaunch(EXPANDED, exact, renderer_grids(MANY, CPU, 1))()
     error = {
-        form.name: (_samples(form, MANY, torch.float16).float() - launch.samples()).abs().max().item()
+        form.name: (_samples(form, MANY, torch.float16).float() - expected).abs().max().item()
         for form in TORCH_FORMS
         if form.applies(MANY, torch.float16)
     }
@@ -50,9 +45,3 @@ def test_half_features_keep_fp32_coordinates_in_one_form_only():
     assert error.pop(FP32_COORDINATES.name) < 2e-3
     assert len(error) == 3
     assert min(error.values()) > 2e-3
-
-
-def test_the_form_that_a_bound_means_computes_the_same_with_the_least_to_do():
-    shapes = (MANY, ONE, SEVERAL)
-    assert [form_of_the_same_result(shape, torch.float32) for shape in shapes] == [EXPANDED, ONE_GRID, TILED_BEFORE]
-    assert {form_of_the_same_result(shape, torch.float16) for shape in shapes} == {FP32_COORDINATES}

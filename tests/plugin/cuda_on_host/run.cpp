@@ -3,8 +3,8 @@
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-#include "../../../plugin/grid_sample_3d.cu"
-#include "../../../plugin/version.cpp"
+#include "../../../plugin/grid_sample_3d/grid_sample_3d.cu"
+#include "../../../plugin/common/version.cpp"
 
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* kernel, void** arguments) {
     const dim3 grid = config->gridDim;

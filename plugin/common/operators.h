@@ -1,0 +1,12 @@
+// The operators of the library: one line each here, and a folder that holds its sources.
+#pragma once
+
+#include "operator.h"
+
+namespace sadtrt {
+
+extern const Operator kGridSample3D;  // grid_sample_3d/operator.cpp
+
+inline const Operator* const kOperators[] = {&kGridSample3D};
+
+}  // namespace sadtrt

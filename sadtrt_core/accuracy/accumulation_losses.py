@@ -1,0 +1,128 @@
+"""What it costs that kernels sum in half: which convolutions' sums lose the picture.
+
+The generator's typed graph by PyTorch, every rounding explicit, sums in float; then with convolutions that sum in half
+as tensor cores do (half_sums.py): all of them, each alone, and all but those that lose most alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+
+import onnx
+import torch
+from torch import Tensor
+
+from sadtrt_core.accuracy.drift import versions
+from sadtrt_core.accuracy.findings import SUMS_REPORT_VERSION, Loss, SparedSums, SumLoss, SumsReport
+from sadtrt_core.accuracy.fp16_accumulation import convolve_in_half
+from sadtrt_core.accuracy.losses import worst_frames
+from sadtrt_core.accuracy.torch_graph import rounded_graph, run_graph
+from sadtrt_core.errors import UserError
+from sadtrt_core.graph.edit import element_types
+from sadtrt_core.graph.pipeline import typed_graph
+from sadtrt_core.measure.drift import measure_drift
+from sadtrt_core.precision import Precision
+from sadtrt_core.progress import Tell
+from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.session import Session
+
+#: How many of the worst convolutions sum in float while the others sum in half.
+SPARED = (1, 2, 4, 8, 16)
+
+
+class SummedGraph:
+    """The generator's graph in a precision on the frames of a suite, its half convolutions summing as told.
+
+    `halves` names the convolutions of half operands (the others sum in float, or in integers, whatever the kernel) and
+    how many products each of their sums has.
+    """
+
+    def __init__(self, suite: Session, precision: Precision) -> None:
+        stage, calibration = STAGES["generator"], suite.calibration if precision.quantize is not None else None
+        typed = typed_graph(suite.renderer, stage, precision, "native", suite.options.cache, calibration)
+        model = onnx.load_from_string(typed)
+        types, sizes = element_types(model), {tensor.name: tensor.dims for tensor in model.graph.initializer}
+        self.halves = {
+            node.name: math.prod(sizes[node.input[1]][1:])
+            for node in model.graph.node
+            if node.op_type == "Conv" and types[node.input[0]] == onnx.TensorProto.FLOAT16
+        }
+        shapes = {spec.name: spec.batched(1) for spec in stage.inputs(suite.renderer.config)}
+        self._graph, self._constants = rounded_graph(model, shapes, suite.device)
+        self._inputs = [{k: v.to(suite.device) for k, v in item.items()} for item in suite.frame_inputs]
+
+    def pictures(self, longest: Mapping[str, int | None], frames: Sequence[int]) -> Tensor:
+        """Frames (N, 3, H, W) on the host with the convolutions of these names summing in half.
+
+        Each in sums of at most so many products; None leaves its sums whole.
+        """
+        instead = {name: partial(convolve_in_half, longest=most) for name, most in longest.items()}
+        return torch.cat(
+            [run_graph(self._graph, {**self._inputs[i], **self._constants}, instead=instead).cpu() for i in frames]
+        )
+
+
+def sum_losses(
+    suite: Session, precision: Precision, worst: int, tell: Tell = lambda doing, done, total: None
+) -> SumsReport:
+    """What sums in half cost in `precision`, on the `worst` frames of the sequence with every sum in half.
+
+    An interruption (KeyboardInterrupt) ends it early with what there is. Raises UserError for a precision that
+    computes in another type than half.
+    """
+    if precision.compute != "float16":
+        raise UserError(
+            f"precision {precision.name!r} computes in {precision.compute}: kernels that sum in half are those of "
+            "float16, so give fp16, fp16-mixed, int8 or a plan of that base"
+        )
+    tell("rendering the sequence", 0, None)
+    graph = SummedGraph(suite, precision)
+    everything = range(len(suite.frame_inputs))
+    reference = suite.reference.frames
+    frames = worst_frames(measure_drift(reference, graph.pictures(_whole(graph.halves), everything)), worst)
+    chosen = reference[list(frames)]
+
+    def loss(names: Collection[str]) -> Loss:
+        return Loss.of(measure_drift(chosen, graph.pictures(_whole(names), frames)))
+
+    exact = graph.pictures({}, frames)
+    errors: dict[str, float] = {}
+    excluded: list[SparedSums] = []
+    every = loss(graph.halves)
+    steps = len(graph.halves) + len(SPARED)
+    complete = True
+    try:
+        for name in graph.halves:
+            tell(f"{name} alone", len(errors), steps)
+            errors[name] = squared_error(graph.pictures({name: None}, frames), exact)
+        order = sorted(errors, key=lambda name: -errors[name])
+        for count in SPARED:
+            tell(f"all but the worst {count}", len(errors) + len(excluded), steps)
+            excluded.append(SparedSums(count, loss(order[count:])))
+    except KeyboardInterrupt:
+        complete = False
+    return SumsReport(
+        version=SUMS_REPORT_VERSION,
+        precision=precision.name,
+        meaningful=suite.drift_is_meaningful,
+        weights=suite.recorded_weights,
+        workload=suite.recorded_workload,
+        frames=frames,
+        complete=complete,
+        in_float=Loss.of(measure_drift(chosen, exact)),
+        in_half=every,
+        convolutions=tuple(SumLoss(name, graph.halves[name], error) for name, error in errors.items()),
+        excluded=tuple(excluded),
+        versions=versions(suite.device),
+    )
+
+
+def squared_error(pictures: Tensor, exact: Tensor) -> float:
+    """Mean squared error at a peak of 1; what is not finite, because a sum is beyond half's largest, counts as 1."""
+    return float((pictures - exact).square().nan_to_num(nan=1.0, posinf=1.0).mean())
+
+
+def _whole(names: Collection[str]) -> dict[str, int | None]:
+    return dict.fromkeys(names)

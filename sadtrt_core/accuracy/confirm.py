@@ -1,0 +1,140 @@
+"""Plans as engines: which of those that a search found is the fastest that holds the budget in the shipped runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from sadtrt_core.accuracy.findings import Loss
+from sadtrt_core.accuracy.trials import Budget
+from sadtrt_core.engine.build import BuildOptions
+from sadtrt_core.engine.parallel import build_all
+from sadtrt_core.errors import UserError
+from sadtrt_core.measure.interleave import Repetitions
+from sadtrt_core.measure.timing import half_width
+from sadtrt_core.precision import Precision
+from sadtrt_core.progress import Silent
+from sadtrt_core.records.measurements import Drift
+from sadtrt_core.runners.base import Job
+from sadtrt_core.runners.registry import RunnerKind
+from sadtrt_core.runners.tensorrt import engine_job
+from sadtrt_core.session import Session
+from sadtrt_core.stats import median
+
+Say = Callable[[str], None]
+#: Medians that lie closer together than this are called the same: two engines are timed one after the other.
+_SAME_TIME = 0.01
+#: Pictures that lie closer together than this are called equally good, in dB.
+_SAME_DB = 0.1
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What a precision costs in a runner: drift over all frames, median latency of the generator at batch 1 in ms.
+
+    The median is of all visits, since engines are timed one after the other and a GPU may have states of seconds.
+    `half_width` is how well that median is known, as a fraction of it; `notes` are the runner's.
+    """
+
+    precision: Precision
+    drift: Drift
+    latency_ms: float
+    half_width: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.latency_ms:.3f} ms, {loss_words(Loss.of(self.drift))}"
+
+
+class _Told(Silent):
+    def __init__(self, say: Say) -> None:
+        self._say = say
+
+    def log(self, line: str) -> None:
+        self._say(line)
+
+
+def loss_words(loss: Loss) -> str:
+    """A loss as people are told of it."""
+    if loss.psnr_min_db is None:
+        return f"{loss.non_finite_frames} frames not finite"
+    return f"{loss.psnr_min_db:.1f} dB, max LSB {loss.max_lsb}"
+
+
+def confirm_all(suite: Session, kind: RunnerKind, precisions: Sequence[Precision], say: Say) -> list[Confirmed]:
+    """Every precision in the runner, one after the other; engines are built before that, several at a time.
+
+    `say` hears each result, and why one could not be built, which is then left out. Raises UserError where the runner
+    cannot serve.
+    """
+    failed = _build(suite, [_job(suite, kind, precision) for precision in precisions], say)
+    confirmed = []
+    for precision in precisions:
+        if precision.name in failed:
+            say(f"{precision.name}: not built: {failed[precision.name]}")
+            continue
+        confirmed.append(confirm(suite, kind, precision))
+        say("; ".join((f"{precision.name}: {confirmed[-1]}", *confirmed[-1].notes)))
+    return confirmed
+
+
+def _job(suite: Session, kind: RunnerKind, precision: Precision) -> Job:
+    job = replace(suite.job(suite.case("generator", kind.name, "fp32")), precision=precision)
+    absence = kind.available(job)
+    if absence is not None:
+        raise UserError(f"{kind.name} cannot confirm the plan: {absence}")
+    return job
+
+
+def _build(suite: Session, jobs: Sequence[Job], say: Say) -> dict[str, str]:
+    """Build what the cache lacks in processes of their own; why each that failed did, by the precision's name."""
+    if suite.device.type != "cuda":
+        return {}
+
+    say(f"building {len(jobs)} engines, at most {suite.options.jobs} at a time")
+    builds = [engine_job(job, BuildOptions(optimization_level=job.optimization_level)) for job in jobs]
+    outcomes = build_all(builds, suite.options.jobs, _Told(say))
+    for outcome in outcomes:
+        if outcome.failure is None:
+            say(f"{outcome.job.label}: ready after {outcome.seconds:.0f} s")
+    return {outcome.job.precision.name: outcome.failure for outcome in outcomes if outcome.failure is not None}
+
+
+def confirm(suite: Session, kind: RunnerKind, precision: Precision) -> Confirmed:
+    """Render the whole sequence and time the generator in a precision; builds an engine where the runner needs one.
+
+    Raises UserError with the reason where the runner cannot serve.
+    """
+    with kind.create(_job(suite, kind, precision)) as active:
+        drift = suite.drift(suite.render_sequence(active, suite.frame_inputs))
+        timing = Repetitions(active, suite.timing_plan, suite.sensors)
+        while not timing.complete:
+            timing.wait()
+            timing.repeat()
+        latency = timing.latency()
+        notes = active.notes if latency.steady else (*active.notes, "its times did not stay level")
+    times = latency.judged_ms
+    return Confirmed(precision, drift, median(times), half_width(times), notes)
+
+
+def fastest(confirmed: Sequence[Confirmed], budget: Budget) -> tuple[Confirmed, bool]:
+    """The fastest that holds the budget and True; the one nearest to it and False where none does."""
+    holding = [item for item in confirmed if budget.met_by(Loss.of(item.drift))]
+    if holding:
+        return min(holding, key=lambda item: item.latency_ms), True
+    return max(confirmed, key=lambda item: Loss.of(item.drift).decibels), False
+
+
+def verdict(name: str, plan: Confirmed, builtin: Confirmed) -> str:
+    """One sentence: whether a plan called `name` or a built-in precision is faster, at what quality, and what follows.
+
+    The plan should take the built-in's place only where it is faster and its picture no worse.
+    """
+    ratio = plan.latency_ms / builtin.latency_ms
+    same = abs(ratio - 1) <= max(_SAME_TIME, plan.half_width + builtin.half_width)
+    speed = "as fast as" if same else f"{abs(1 - ratio):.1%} {'faster' if ratio < 1 else 'slower'} than"
+    own, other = Loss.of(plan.drift), Loss.of(builtin.drift)
+    no_worse = own.decibels >= other.decibels - _SAME_DB and own.max_lsb <= other.max_lsb
+    wins = ratio < 1 and not same and no_worse
+    what = "should give way to it" if wins else "stays"
+    return f"{name} ({plan}) is {speed} the built-in {builtin.precision.name} ({builtin}), which {what}"

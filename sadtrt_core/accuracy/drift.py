@@ -1,0 +1,109 @@
+"""`sadtrt drift`: localises the loss of a suite's renderer and keeps the findings under results/."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sadtrt_core.accuracy.findings import REPORT_VERSION, DriftReport, EngineReport, SumsReport
+from sadtrt_core.accuracy.losses import REFERENCE, Progress, localise
+from sadtrt_core.accuracy.simulate import Simulator
+from sadtrt_core.accuracy.tables import as_text, engine_renderables, renderables, sums_renderables
+from sadtrt_core.accuracy.times import latest_time_shares
+from sadtrt_core.environment import read_environment
+from sadtrt_core.files import write_file
+from sadtrt_core.graph.export import OPSET
+from sadtrt_core.graph.pipeline import cached_export
+from sadtrt_core.precision import Precision
+from sadtrt_core.records.store import utc_now
+from sadtrt_core.renderer.inputs import frame_inputs
+from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.session import Session
+
+REPORT_FILE = "drift.json"
+TABLE_FILE = "drift.txt"
+
+
+def simulator_of(suite: Session, quantized: bool = False) -> Simulator:
+    """The suite's generator as an fp32 graph, and its inputs for every driving frame.
+
+    PyTorch computes it where the suite has a GPU, ONNX Runtime on a CPU. `quantized` adds ranges, which are measured
+    where the cache has none.
+    """
+    calibration = suite.calibration if quantized else None
+    graph = cached_export(suite.renderer, STAGES["generator"], OPSET, suite.options.cache)
+    items = frame_inputs(suite.renderer, suite.workload, STAGES["generator"], torch.device("cpu"))
+    return Simulator(graph, items, suite.device if suite.device.type == "cuda" else None, calibration)
+
+
+def localise_session(
+    suite: Session, precision: Precision, worst: int, tell: Callable[[Progress], None] = lambda progress: None
+) -> DriftReport:
+    """Where `precision` loses the picture of the suite's renderer, on the `worst` frames of its sequence.
+
+    Shares of time come from the newest run of the suite's results folder, where it has them. Raises ValueError as
+    `localise` does.
+    """
+    shares = latest_time_shares(suite.options.results, precision.name, suite.recorded_workload.size)
+    simulator = simulator_of(suite, precision.quantize is not None)
+    found = localise(simulator, precision, worst, shares[0] if shares else None, tell)
+    return DriftReport(
+        version=REPORT_VERSION,
+        precision=precision.name,
+        compute=precision.compute,
+        reference=REFERENCE,
+        meaningful=suite.drift_is_meaningful,
+        weights=suite.recorded_weights,
+        workload=suite.recorded_workload,
+        frames=found.frames,
+        complete=found.complete,
+        low=found.low,
+        parts=found.parts,
+        ranges=found.ranges,
+        versions=versions(),
+        time_source=shares[1] if shares else None,
+    )
+
+
+def versions(device: torch.device | None = None) -> dict[str, str]:
+    """What drift depends on beside the weights and the workload; without a device, what it does on a CPU."""
+    here = read_environment(device or torch.device("cpu"))
+    commit = f"{here.commit}{' with changes' if here.dirty else ''}" if here.commit else "unknown"
+    found = {
+        "sadtrt": here.sadtrt_version,
+        "commit": commit,
+        "torch": here.torch or "unknown",
+        "onnxruntime": here.onnxruntime or "unknown",
+    }
+    if here.gpu is None:
+        return found
+    return found | {"gpu": here.gpu, "driver": here.driver or "unknown", "tensorrt": here.tensorrt or "none"}
+
+
+def write_report(report: DriftReport | EngineReport | SumsReport, results: Path) -> Path:
+    """Keep the findings as JSON and as text in `<results>/<UTC time>-drift-<precision>-<commit>/`; the folder.
+
+    Those of a shipped runner have its name before the precision, those of sums in half say so there.
+    """
+    match report:
+        case EngineReport():
+            what, shown = f"{report.runner}-{report.precision}", engine_renderables(report)
+        case SumsReport():
+            what, shown = f"half-sums-{report.precision}", sums_renderables(report)
+        case DriftReport():
+            what, shown = report.precision, renderables(report)
+    words = f"{what}-{report.versions.get('commit', '')[:10]}"
+    name = f"{utc_now():%Y%m%dT%H%M%SZ}-drift-{re.sub(r'[^A-Za-z0-9.-]+', '-', words).strip('-')}"
+    folder = results / name
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = results / f"{name}-{number}"
+    folder.mkdir(parents=True)
+    write_file(folder / REPORT_FILE, json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
+    write_file(folder / TABLE_FILE, as_text(shown))
+    return folder

@@ -1,0 +1,190 @@
+"""The experiment: engines are built, then each case is loaded and timed, its repetitions interleaved with others'.
+
+`bench/` calls this from its tests and hands over pytest-benchmark's own rounds; nothing here knows of pytest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+
+from rich.console import Console
+from torch import Tensor
+
+from sadtrt_core.case import Case
+from sadtrt_core.engine.build import BuildOptions
+from sadtrt_core.engine.job import BuildJob
+from sadtrt_core.engine.parallel import BuildOutcome, build_all
+from sadtrt_core.errors import BuildError, Unavailable, UserError
+from sadtrt_core.measure.drift import REFERENCE_FLOOR_DB
+from sadtrt_core.measure.interleave import Interleaver, Repetitions
+from sadtrt_core.measure.resources import device_memory_free_of_leftovers, device_memory_used, energy_per_call
+from sadtrt_core.measure.timing import LatencySampler
+from sadtrt_core.progress import ConsoleReporter
+from sadtrt_core.records.schema import Drift, Record, Resources
+from sadtrt_core.renderer.stages import clip_parts
+from sadtrt_core.runners.base import StageRunner
+from sadtrt_core.runners.tensorrt import engine_job
+from sadtrt_core.session import Session
+
+#: Raised when the benchmarks measure something else than before; older baselines then do not compare.
+BENCHMARK_VERSION = 4
+
+
+def skipped(case: Case, reason: str) -> Record:
+    """A record that says why a case was not measured."""
+    return Record(case, "skipped", reason=reason, benchmark_version=BENCHMARK_VERSION)
+
+
+def failed(case: Case, error: BaseException) -> Record:
+    """A record that says how a case broke."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return Record(case, "failed", reason=f"{type(error).__name__}: {words}"[:500], benchmark_version=BENCHMARK_VERSION)
+
+
+def not_measured(session: Session, case: Case, timed: bool) -> Unavailable | None:
+    """Why the case is left out: this machine cannot, or it takes minutes, or says nothing, unless it was named."""
+    missing = session.unavailable(case)
+    if missing is not None or session.on_gpu:
+        return missing
+    if case.runner == "torch-compile" and case.runner not in session.options.runners:
+        return Unavailable("compiling takes minutes on a CPU", "--runner torch-compile")
+    quantized = session.precision(case.precision).quantize is not None
+    if timed and quantized and case.precision not in session.options.precisions:
+        words = f"{case.precision} computes in fp32 on a CPU: its drift means something, its time does not"
+        return Unavailable(words, f"--precision {case.precision}")
+    return None
+
+
+def engine_cases(case: Case) -> list[Case]:
+    """The cases whose engines a case of TensorRT loads: itself, or a clip's parts."""
+    if case.stage != "clip":
+        return [case]
+    return [Case(name, case.runner, case.precision, case.grid_sample, 1) for name in clip_parts()]
+
+
+def engines_for(session: Session, cases: Iterable[Case]) -> dict[Case, BuildJob]:
+    """The engines of those cases that TensorRT can serve here, each once."""
+    wanted = dict.fromkeys(part for case in cases for part in engine_cases(case))
+    return {
+        part: engine_job(job, BuildOptions(optimization_level=job.optimization_level))
+        for part in wanted
+        if session.unavailable(part) is None
+        for job in (session.job(part),)
+    }
+
+
+def prebuild(session: Session, cases: Iterable[Case], console: Console) -> None:
+    """Build what the cases need, in parallel, so that none of them builds while another is measured."""
+    engines = engines_for(session, [case for case in cases if case.runner.startswith("tensorrt")])
+    outcomes = build_engines(list(engines.values()), session.options.jobs, console)
+    for case, outcome in zip(engines, outcomes, strict=True):
+        if outcome.failure is not None:
+            session.unbuilt[case] = outcome.failure
+
+
+def require_built(session: Session, case: Case) -> None:
+    """Raise BuildError where an engine of the case could not be built before: trying again takes the same minutes."""
+    for part in engine_cases(case):
+        if (reason := session.unbuilt.get(part)) is not None:
+            raise BuildError(reason)
+
+
+def build_engines(jobs: list[BuildJob], processes: int, console: Console) -> tuple[BuildOutcome, ...]:
+    """Build what the cache lacks, with a progress display; the reasons of failed builds are printed."""
+    if not jobs:
+        return ()
+    with ConsoleReporter(console) as report:
+        outcomes = build_all(jobs, processes, report)
+    for outcome in outcomes:
+        if outcome.failure is not None:
+            console.print(f"not built: {outcome.failure}", style="red", markup=False, soft_wrap=True)
+    return outcomes
+
+
+def measure_latency(
+    session: Session,
+    case: Case,
+    interleaver: Interleaver,
+    take: Callable[[LatencySampler, int], object],
+    on_record: Callable[[Record], None],
+    on_error: Callable[[Exception], None],
+) -> None:
+    """Load the case's runner, time its first repetition, repeat what waits, and leave the rest to the interleaver.
+
+    `take` takes the first samples. `on_record` is told the case's record now and after each later repetition,
+    `on_error` how a later one failed; the run holds both by then. Raises whatever breaks in the first repetition.
+    """
+    require_built(session, case)
+    job = session.job(case)
+    # Made before memory is looked at: they are none of the runner's.
+    flush, inputs = session.l2_flush, session.inputs(job)
+    runner = session.runner(case)
+    interleaver.evict(runner)
+    before = device_memory_free_of_leftovers(job.device)
+    with contextlib.ExitStack() as loaded:
+        loaded.enter_context(runner)
+        runner.bind(inputs)
+        timing = Repetitions(runner, session.timing_plan, session.sensors, flush)
+        timing.repeat(take)
+        energy = energy_per_call(runner, session.sensors, timing.call_seconds)
+        # Before what waits is repeated: what it takes anew would else be counted here.
+        used = _resources(runner, before, None if energy is None else energy / case.batch)
+        notes = runner.notes
+        if session.on_gpu and timing.watch.absence is not None:
+            notes = (*notes, f"no telemetry: {timing.watch.absence}")
+        made = Record(
+            case,
+            "measured",
+            latency=timing.latency(),
+            resources=used,
+            telemetry=timing.telemetry(),
+            notes=notes,
+            benchmark_version=BENCHMARK_VERSION,
+        )
+        on_record(session.writer.add(made))
+
+        def repeated() -> None:
+            # At once, so that a run that is killed keeps what it measured.
+            on_record(session.writer.update_times(case, timing.latency(), timing.telemetry()))
+
+        def broke(error: Exception) -> None:
+            session.writer.add(failed(case, error))
+            on_error(error)
+
+        interleaver.repeat()
+        interleaver.keep(timing, runner, loaded.pop_all(), repeated, broke)
+
+
+def _resources(runner: StageRunner, before_mb: float | None, energy_mj_per_frame: float | None) -> Resources:
+    """What an activated runner takes: device memory beyond `before_mb`, its engine's size, and energy."""
+    after = device_memory_used(runner.job.device)
+    memory = None if after is None or before_mb is None else max(0.0, after - before_mb)
+    return Resources(memory, None if runner.engine_bytes is None else runner.engine_bytes / 1e6, energy_mj_per_frame)
+
+
+def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], Tensor]) -> tuple[Record, Drift]:
+    """Render the whole driving sequence in the case's runner, and record how far it is from the reference.
+
+    `render` gives the frames (T, 3, H, W) of an activated runner. Raises UserError where the reference itself is not
+    good enough to judge by.
+    """
+    require_built(session, case)
+    reference = session.reference
+    if not reference.sound:
+        raise UserError(
+            f"the reference cannot judge anything: repeatable {reference.repeatable}, "
+            f"{reference.against_float64.psnr_min:.1f} dB against float64 where {REFERENCE_FLOOR_DB:.0f} are needed"
+        )
+    with session.runner(case) as runner:
+        runner.infer(session.frame_inputs[0])  # Loads, compiles and tunes outside the one timed round.
+        frames = render(runner)
+        notes = runner.notes
+    drift = session.drift(frames)
+    if (case.runner, case.precision) == ("pytorch", "fp32"):
+        checked = reference.against_float64
+        notes = (*notes, f"the reference: repeatable, {checked.psnr_min:.1f} dB against float64")
+    record = Record(case, "measured", drift=drift, notes=notes, benchmark_version=BENCHMARK_VERSION)
+    record = session.writer.add(record)
+    session.save_frames(case, frames, drift)
+    return record, drift

@@ -1,0 +1,1 @@
+"""Two runners, engines or checkouts, timed in turn."""

@@ -1,0 +1,152 @@
+"""Interleaved comparison: two runners, engines or checkouts in turn, A B B A, so that what drifts drifts for both."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sadtrt_core import stats
+from sadtrt_core.compare.side import Side
+from sadtrt_core.compare.sides import Sampler, Samples, local_side, remote_side
+from sadtrt_core.measure.drift import measure_drift
+from sadtrt_core.records.measurements import Drift
+from sadtrt_core.session import Session
+
+CONFIDENCE = 0.95
+SAMPLING_SECONDS = 0.03
+"""About how long one side is sampled before the other is."""
+ROUNDS_MIN, ROUNDS_MAX = 10, 200
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Medians in ms of both sides on one clock, and the ratio B over A with its interval; above 1, B is slower.
+
+    `launch_bound` says that most device times of a side include waiting for the host.
+    """
+
+    clock: str
+    a_ms: float
+    b_ms: float
+    ratio: float
+    interval: stats.Interval
+    rounds: int
+    samples: int
+    launch_bound: bool = False
+
+    def sentence(self, a: str, b: str) -> str:
+        """What a person may conclude."""
+        low, high = self.interval.low, self.interval.high
+        level = f"{100 * self.interval.coverage:.0f}%"
+        if high < 1:
+            return f"{b} is {1 / self.ratio:.3g} times as fast as {a} ({level}: {1 / high:.4g} to {1 / low:.4g})"
+        if low > 1:
+            return f"{b} takes {self.ratio:.3g} times as long as {a} ({level}: {low:.4g} to {high:.4g})"
+        return f"no difference shown: {b} takes {low:.4g} to {high:.4g} times as long as {a} ({level})"
+
+
+def compare_interleaved(a: Sampler, b: Sampler, seconds: float) -> Outcome:
+    """Time both for about `seconds` together, in rounds of A B B A, and compare them on the best clock both have.
+
+    In a round of A B B A a slow linear drift adds the same to both sides; the interval resamples whole rounds
+    (`stats.interleaved_ratio`), so drift across rounds does not widen it either.
+    """
+    count = max(1, round(SAMPLING_SECONDS / max(a.call_seconds, b.call_seconds, 1e-9)))
+    round_seconds = 2 * (count + 1) * (a.call_seconds + b.call_seconds)
+    rounds = max(ROUNDS_MIN, min(ROUNDS_MAX, int(seconds / max(round_seconds, 1e-9))))
+    a_samples: list[tuple[Samples, Samples]] = []
+    b_samples: list[tuple[Samples, Samples]] = []
+    for _ in range(rounds):
+        first, second, third, fourth = a.sample(count), b.sample(count), b.sample(count), a.sample(count)
+        a_samples.append((first, fourth))
+        b_samples.append((second, third))
+    on_device = all(one.device_ms is not None for pair in (*a_samples, *b_samples) for one in pair)
+    a_ms, b_ms = (_times(pairs, on_device) for pairs in (a_samples, b_samples))
+    ratio, interval = stats.interleaved_ratio(b_ms, a_ms, CONFIDENCE)
+    every_a, every_b = ([ms for row in rows for ms in row] for rows in (a_ms, b_ms))
+    return Outcome(
+        clock="device" if on_device else "host",
+        a_ms=stats.median(every_a),
+        b_ms=stats.median(every_b),
+        ratio=ratio,
+        interval=interval,
+        rounds=rounds,
+        samples=len(every_a),
+        launch_bound=on_device and any(2 * _late(pairs) > len(every_a) for pairs in (a_samples, b_samples)),
+    )
+
+
+def _late(pairs: list[tuple[Samples, Samples]]) -> int:
+    return sum(one.late for pair in pairs for one in pair)
+
+
+def _times(pairs: list[tuple[Samples, Samples]], on_device: bool) -> list[list[float]]:
+    """One list of times in ms a round."""
+    return [[ms for one in pair for ms in ((one.device_ms if on_device else one.host_ms) or ())] for pair in pairs]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found. `pictures` is the drift of B's frames against A's.
+
+    It is None where the stage makes no pictures, where seeded weights make none that mean anything, and where B's
+    checkout cannot hand them over.
+    """
+
+    latency: Outcome
+    pictures: Drift | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures of both as JSON has them."""
+        pictures = self.pictures.to_json() if self.pictures else None
+        return {**dataclasses.asdict(self.latency), "pictures": pictures}
+
+    def sentences(self, a: str, b: str) -> tuple[str, ...]:
+        """What a person may conclude: on the latency and, where known, on the pictures."""
+        drift = self.pictures
+        times: tuple[str, ...] = (self.latency.sentence(a, b),)
+        if self.latency.launch_bound:
+            times += ("most device times include waiting for the host, which enqueues for longer than it can be given",)
+        if drift is None:
+            return times
+        frames = len(drift.psnr_db)
+        if drift.has_non_finite:
+            apart = f"{sum(drift.non_finite)} of {frames} frames of {b} hold NaN or infinity"
+        elif drift.max_lsb_worst == 0 and all(value is None for value in drift.psnr_db):
+            apart = f"the same pictures, bit for bit, over {frames} frames"
+        else:
+            lsb = drift.max_lsb_worst
+            apart = (
+                f"pictures agree to {drift.psnr_min:.1f} dB in the worst of {frames} frames, no pixel more than "
+                f"{lsb} level{'' if lsb == 1 else 's'} apart"
+            )
+        return *times, apart
+
+
+def compare_sides(a: Side, b: Side, session: Session, checkout: Path | None, seconds: float) -> Comparison:
+    """Compare `a` with `b`; with a `checkout`, B runs in that checkout. Raises UserError where a side cannot run."""
+    with contextlib.ExitStack() as stack:
+        here = stack.enter_context(local_side(a, session))
+        other: Sampler
+        if checkout is None:
+            other = stack.enter_context(local_side(b, session))
+        else:
+            other = remote = stack.enter_context(remote_side(b, session.options, checkout))
+            if not remote.times_alike and session.on_gpu:
+                session.report.log(f"{checkout} takes device times in another way: host times are compared")
+        latency = compare_interleaved(here, other, seconds)
+        pictures = None
+        if a.case.stage == "generator" and session.drift_is_meaningful:
+            pictures = compare_pictures(here, other, a.label)
+            if pictures is None:
+                session.report.log("pictures are not compared: the other checkout is too old to hand them over")
+    return Comparison(latency, pictures)
+
+
+def compare_pictures(a: Sampler, b: Sampler, name: str) -> Drift | None:
+    """Drift of B's frames against those of A, which is called `name`; None where a side cannot hand over its own."""
+    frames, others = a.render(), b.render()
+    return None if frames is None or others is None else measure_drift(frames, others, reference_name=name)

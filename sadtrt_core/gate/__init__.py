@@ -1,0 +1,1 @@
+"""Compares a run with a baseline and answers with an exit code."""

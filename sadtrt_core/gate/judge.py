@@ -1,0 +1,205 @@
+"""Compares a run with a baseline, row by row, and answers with an exit code that is 0 only where all is well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sadtrt_core.case import Case
+from sadtrt_core.errors import UserError
+from sadtrt_core.gate.baselines import find_baseline
+from sadtrt_core.gate.latency import latency_findings, latency_tests
+from sadtrt_core.gate.limits import Limits, Thresholds
+from sadtrt_core.gate.picture import drift_findings, limit_findings, non_finite_findings
+from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, make_row
+from sadtrt_core.records.schema import Environment, Record, Run
+from sadtrt_core.records.store import read_run, records_file
+
+
+def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds) -> GateResult:
+    """The gate's answer. It depends on what the runs hold, not on the order of their records, and fails closed.
+
+    Exit code 2 where the runs cannot be compared (another GPU, TensorRT, driver, weights, size or workload, an
+    unfinished run, a baseline without measurements), else 1 for a regression, else 2 for rows that cannot be compared,
+    else 3 for rows that the baseline measured and the candidate did not, else 0.
+    """
+    new = {record.key: record for record in candidate.records}
+    old = {record.key: record for record in baseline.records}
+    keys = sorted({*new, *old})
+    remarks = _remarks(candidate, baseline)
+    if problems := _problems(candidate, baseline):
+        reason, sentence = problems[0]
+        rows = tuple(make_row(key, [Finding("run", "not comparable", reason, sentence)]) for key in keys)
+        return GateResult(int(ExitCode.NOT_COMPARABLE), rows, tuple(text for _, text in problems), remarks)
+    significance = thresholds.false_alarm / max(1, _count_tests(new, old, thresholds))
+    rows = tuple(_judge_row(key, new.get(key), old.get(key), thresholds, significance) for key in keys)
+    code = _exit_code(rows)
+    if code == ExitCode.PASS and not _anything_compared(rows):
+        return GateResult(int(ExitCode.NOT_COMPARABLE), rows, ("not one figure was compared",), remarks)
+    return GateResult(int(code), rows, (), remarks)
+
+
+def gate_files(candidate: Path, baseline: Path, thresholds: Thresholds) -> GateResult:
+    """`compare_runs` on two results folders or records files.
+
+    Exit code 2 with the reason where one cannot be read, or where both are the same file, which would always pass.
+    """
+    problems = []
+    runs = []
+    for name, path in (("the run", candidate), ("the baseline", baseline)):
+        try:
+            runs.append(read_run(path))
+        except UserError as error:
+            problems.append(f"{name} cannot be used: {error}")
+    if not problems and records_file(candidate).resolve() == records_file(baseline).resolve():
+        problems.append(f"the run and the baseline are the same file, {records_file(candidate)}: nothing was compared")
+    if problems:
+        return GateResult(int(ExitCode.NOT_COMPARABLE), (), tuple(problems))
+    return compare_runs(runs[0], runs[1], thresholds)
+
+
+def gate_named(candidate: Path, results: Path, baseline: str, thresholds: Thresholds) -> GateResult:
+    """`gate_files` with a baseline's name in `<results>/baselines` or its path; exit code 2 where there is none."""
+    try:
+        return gate_files(candidate, find_baseline(results, baseline), thresholds)
+    except UserError as error:
+        return GateResult(int(ExitCode.NOT_COMPARABLE), (), (str(error),))
+
+
+def _problems(candidate: Run, baseline: Run) -> list[tuple[str, str]]:
+    """Reason code and sentence of everything that forbids comparing these two runs at all."""
+    problems = []
+    for name, run in (("the run", candidate), ("the baseline", baseline)):
+        if not run.complete:
+            problems.append(("incomplete", f"{name} was interrupted before it finished: run it again"))
+        if not run.records:
+            problems.append(("empty", f"{name} holds no records: run the suite"))
+    if baseline.records and not any(_is_judged(record) for record in baseline.records):
+        problems.append(("nothing_measured", "the baseline measured nothing, so nothing can be compared with it"))
+    for code, name, was, now in _identities(candidate, baseline):
+        if was != now:
+            problems.append((f"{code}_differs", f"{name} changed: {was} in the baseline, {now} in this run"))
+    return problems
+
+
+def _identities(candidate: Run, baseline: Run) -> list[tuple[str, str, object, object]]:
+    old, new = baseline.environment, candidate.environment
+    entries: list[tuple[str, str, object, object]] = [
+        ("gpu", "the GPU", _gpu_words(old), _gpu_words(new)),
+        ("driver", "the driver", old.driver, new.driver),
+        (
+            "tensorrt",
+            "TensorRT",
+            f"{old.tensorrt_flavour} {old.tensorrt}" if old.tensorrt else None,
+            f"{new.tensorrt_flavour} {new.tensorrt}" if new.tensorrt else None,
+        ),
+        ("weights", "the weights", _words(baseline.weights), _words(candidate.weights)),
+        ("size", "the picture size", baseline.workload.size, candidate.workload.size),
+        ("workload", "the workload", _words(baseline.workload), _words(candidate.workload)),
+    ]
+    if old.gpu is None and new.gpu is None:
+        # Without a GPU it is the processor that sets the times.
+        entries.append(("cpu", "the processor", f"{old.cpu} x {old.cpu_count}", f"{new.cpu} x {new.cpu_count}"))
+    return entries
+
+
+def _gpu_words(environment: Environment) -> str | None:
+    return environment.gpu and f"{environment.gpu} (compute capability {environment.compute_capability})"
+
+
+def _words(value: object) -> str:
+    return " ".join(str(item) for item in vars(value).values())
+
+
+def _remarks(candidate: Run, baseline: Run) -> tuple[str, ...]:
+    """What differs without forbidding the comparison, since it may be the very change under test."""
+    remarks = []
+    old, new = baseline.environment, candidate.environment
+    for name in ("torch", "onnxruntime", "cuda", "python", "commit"):
+        if getattr(old, name) != getattr(new, name):
+            remarks.append(f"{name}: {getattr(old, name)} in the baseline, {getattr(new, name)} now")
+    for name in sorted({*baseline.options, *candidate.options}):
+        was, now = baseline.options.get(name), candidate.options.get(name)
+        if was != now:
+            remarks.append(f"option {name}: {was} in the baseline, {now} now")
+    if new.dirty:
+        remarks.append("this run's checkout had changes that are not committed")
+    return tuple(remarks)
+
+
+def _is_judged(record: Record) -> bool:
+    return record.status == "measured"
+
+
+def _count_tests(new: dict[Case, Record], old: dict[Case, Record], thresholds: Thresholds) -> int:
+    count = 0
+    for key in new.keys() & old.keys():
+        after, before = new[key].latency, old[key].latency
+        if after is not None and before is not None:
+            count += len(latency_tests(after, before, _limits(old[key], thresholds)))
+    return count
+
+
+def _limits(baseline: Record, thresholds: Thresholds) -> Limits:
+    """The limits of a row, which may depend on how long it took in the baseline."""
+    return thresholds.for_key(baseline.key, baseline.latency.device_ms_median if baseline.latency else None)
+
+
+def _judge_row(
+    key: Case, new: Record | None, old: Record | None, thresholds: Thresholds, significance: float
+) -> GateRow:
+    if old is None or not _is_judged(old):
+        return make_row(key, _without_baseline(new, old))
+    if new is None:
+        return make_row(key, [Finding("row", "missing", "absent", "measured in the baseline, absent from this run")])
+    broken = non_finite_findings(new.drift) if new.drift else []
+    if not _is_judged(new):
+        sentence = f"measured in the baseline, {new.status} in this run: {new.reason}"
+        return make_row(key, [Finding("row", "missing", new.status, sentence), *broken])
+    if new.benchmark_version != old.benchmark_version:
+        sentence = f"benchmark version {old.benchmark_version} in the baseline, {new.benchmark_version} now"
+        return make_row(key, [Finding("row", "not comparable", "benchmark_version", sentence), *broken])
+    limits = _limits(old, thresholds)
+    findings: list[Finding] = []
+    for part in ("latency", "drift"):
+        if getattr(old, part) is not None and getattr(new, part) is None:
+            findings.append(Finding(part, "missing", "part_missing", f"{part} was measured in the baseline, not now"))
+    if new.latency is not None and old.latency is not None:
+        hosts = (new.telemetry, old.telemetry)
+        findings += latency_findings(new.latency, old.latency, limits, thresholds, significance, hosts)
+    findings += drift_findings(new, old, limits)
+    findings += limit_findings(new, old, limits, ("latency", "resources", "telemetry"))
+    return make_row(key, findings or [Finding("row", "same", "not_judged", "every limit of this row is switched off")])
+
+
+def _without_baseline(new: Record | None, old: Record | None) -> list[Finding]:
+    """Findings on a row that the baseline has not measured."""
+    if new is None:
+        assert old is not None  # A key comes from one of the two runs.
+        return [Finding("row", "same", "baseline_only", f"{old.status} in the baseline, absent from this run")]
+    findings = non_finite_findings(new.drift) if new.drift else []
+    if new.status == "measured":
+        return [*findings, Finding("row", "new", "new", "not in the baseline")]
+    if old is not None and old.status == new.status:
+        return [*findings, Finding("row", "same", f"both_{new.status}", f"{new.status} in both: {new.reason}")]
+    if new.status == "skipped":
+        return [*findings, Finding("row", "same", "skipped", f"not measured in either: {new.reason}")]
+    return [
+        *findings,
+        Finding("row", "missing", "failed", f"failed, and the baseline has no measurement: {new.reason}"),
+    ]
+
+
+def _exit_code(rows: tuple[GateRow, ...]) -> ExitCode:
+    verdicts = {finding.verdict for row in rows for finding in row.findings}
+    if verdicts & REGRESSIONS:
+        return ExitCode.REGRESSION
+    if "not comparable" in verdicts:
+        return ExitCode.NOT_COMPARABLE
+    if "missing" in verdicts:
+        return ExitCode.ROWS_MISSING
+    return ExitCode.PASS
+
+
+def _anything_compared(rows: tuple[GateRow, ...]) -> bool:
+    # Only a comparison of two figures has a limit.
+    return any(finding.limit is not None for row in rows for finding in row.findings)

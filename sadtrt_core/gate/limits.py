@@ -1,0 +1,180 @@
+"""What the gate lets pass: limits for each metric, with overrides for a stage, runner or precision, read from TOML."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sadtrt_core.case import Case
+from sadtrt_core.errors import UserError
+from sadtrt_core.report.metrics import default_limits
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+OVERRIDE_SELECTORS = ("stage", "runner", "precision")
+#: Below this device time in ms a few microseconds are percents (bench/README.md).
+SHORT_MS = 0.2
+#: Below these device times in ms, runners that launch every kernel from the host have the host's times.
+LAUNCH_BOUND_MS = {"pytorch": 20.0, "tensorrt-enqueue": 1.0}
+#: How far a candidate may fall behind its baseline before a row is a regression, by key; None: not judged. Percentages
+#: are of the baseline, drops in dB or SSIM, `lsb_rise` in grey levels. The keys and defaults are METRICS'.
+Limits = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Override:
+    """Limits that differ where every given selector equals the row's; `limits` holds only those that differ.
+
+    With `below_ms` it is only for rows whose baseline has a device time and its median is below so many ms.
+    """
+
+    stage: str | None
+    runner: str | None
+    precision: str | None
+    limits: Mapping[str, float | None]
+    below_ms: float | None = None
+
+    def applies_to(self, key: Case, device_ms: float | None) -> bool:
+        """Whether this override is for `key`, which took `device_ms` in the baseline."""
+        if self.below_ms is not None and (device_ms is None or device_ms >= self.below_ms):
+            return False
+        return all(getattr(self, name) in (None, getattr(key, name)) for name in OVERRIDE_SELECTORS)
+
+
+#: Limits of such rows are no lower than these, whatever is set for all rows; a project's own overrides come after.
+DEFAULT_OVERRIDES = (
+    *(
+        Override(None, runner, None, {"host_slowdown_percent": 25.0}, below_ms)
+        for runner, below_ms in LAUNCH_BOUND_MS.items()
+    ),
+    Override(None, None, None, {"slowdown_percent": 5.0, "host_slowdown_percent": 25.0}, SHORT_MS),
+    # PyTorch's memory depends on what the rows before have left to its allocator and to cuDNN: two runs of one commit
+    # differed by 25% (results/baselines/h200-trt8.6 and h200-trt8.6-stages).
+    Override(None, "pytorch", None, {"memory_growth_percent": 30.0}),
+)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """All that the gate decides by.
+
+    `false_alarm` is the probability, over all latency tests of one comparison together, that the rank test alone calls
+    equal samples unequal. A row whose own slow variation could hide a change of `too_noisy_percent` is not comparable.
+    Host times are not judged where the process waited for a processor for more than `busy_percent` of either run.
+    Very short rows, host times of rows that the host launches kernel by kernel, and PyTorch's memory have limits no
+    lower than DEFAULT_OVERRIDES says, where the metric is judged at all, unless one of `overrides` says otherwise.
+    """
+
+    limits: Limits = field(default_factory=default_limits)
+    overrides: tuple[Override, ...] = ()
+    false_alarm: float = 0.01
+    too_noisy_percent: float = 50.0
+    busy_percent: float = 10.0
+
+    def for_key(self, key: Case, device_ms: float | None = None) -> Limits:
+        """The limits for one row, which took `device_ms` in the baseline; of several overrides the later wins."""
+        limits = self.limits
+        for override in DEFAULT_OVERRIDES:
+            if override.applies_to(key, device_ms):
+                limits = {**limits, **_no_lower(limits, override.limits)}
+        for override in self.overrides:
+            if override.applies_to(key, device_ms):
+                limits = {**limits, **override.limits}
+        return limits
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], where: str = "gate") -> Thresholds:
+        """Thresholds from a parsed TOML table; see `read` for its form. UserError names what is wrong in it."""
+        names = set(default_limits())
+        general: dict[str, float] = {}
+        limits: dict[str, float | None] = {}
+        for name, value in table.items():
+            if name in names:
+                limits[name] = _limit(value, f"{where}.{name}")
+            elif name in ("false_alarm", "too_noisy_percent", "busy_percent"):
+                general[name] = _number(value, f"{where}.{name}")
+            elif name != "override":
+                known = ", ".join(sorted({*names, "false_alarm", "too_noisy_percent", "busy_percent", "override"}))
+                raise UserError(f"{where} has the unknown entry {name!r}; it knows {known}")
+        if not 0 < general.get("false_alarm", 0.01) < 0.5:
+            raise UserError(f"{where}.false_alarm must be a probability between 0 and 0.5")
+        overrides = table.get("override", [])
+        if not isinstance(overrides, list) or not all(isinstance(entry, dict) for entry in overrides):
+            raise UserError(f"{where}.override should be a list of tables, written [[{where}.override]]")
+        return cls(
+            limits=default_limits() | limits,
+            overrides=tuple(_override(entry, f"{where}.override[{i}]") for i, entry in enumerate(overrides)),
+            **general,
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Thresholds:
+        """Thresholds from `[tool.sadtrt.gate]` of a pyproject.toml, or the table `[gate]` of any other TOML file.
+
+        A pyproject.toml without that table gives the defaults. A limit that is `false` is not judged; `below_ms` beside
+        the selectors is described at `Override`:
+
+            [tool.sadtrt.gate]
+            slowdown_percent = 3.0
+            [[tool.sadtrt.gate.override]]
+            stage = "decode"
+            precision = "fp16"
+            slowdown_percent = 5.0
+            energy_growth_percent = false
+
+        Raises UserError if the file cannot be read, is not TOML or has an entry that is not known.
+        """
+        path = Path(path)
+        try:
+            data = tomllib.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read thresholds from {path}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise UserError(f"{path} is not a TOML file: {error}") from error
+        names = ("tool", "sadtrt", "gate") if path.name == "pyproject.toml" else ("gate",)
+        if names == ("gate",) and "gate" not in data:
+            raise UserError(f"{path} should hold a table [gate] with the thresholds")
+        table: Any = data
+        for depth, name in enumerate(names, 1):
+            table = table.get(name, {})
+            if not isinstance(table, dict):
+                raise UserError(f"{'.'.join(names[:depth])} in {path} should be a table")
+        return cls.from_table(table, ".".join(names))
+
+
+def _no_lower(limits: Limits, least: Mapping[str, float | None]) -> dict[str, float]:
+    """Those of `least` that are above the limit there is; a metric that is not judged stays so."""
+    present = {name: (limits[name], value) for name, value in least.items()}
+    return {name: max(old, new) for name, (old, new) in present.items() if old is not None and new is not None}
+
+
+def _override(entry: Mapping[str, Any], where: str) -> Override:
+    names = set(default_limits())
+    if unknown := sorted(set(entry) - names - {*OVERRIDE_SELECTORS, "below_ms"}):
+        raise UserError(f"{where} has the unknown entry {unknown[0]!r}")
+    selectors = {name: entry.get(name) for name in OVERRIDE_SELECTORS}
+    if all(value is None for value in selectors.values()) and "below_ms" not in entry:
+        raise UserError(f"{where} should say for which stage, runner or precision it is, or below_ms")
+    for name, value in selectors.items():
+        if value is not None and not isinstance(value, str):
+            raise UserError(f"{where}.{name} should be a name in quotes but is {value!r}")
+    limits = {name: _limit(entry[name], f"{where}.{name}") for name in entry if name in names}
+    below = _number(entry["below_ms"], f"{where}.below_ms") if "below_ms" in entry else None
+    return Override(limits=limits, below_ms=below, **selectors)
+
+
+def _limit(value: Any, where: str) -> float | None:
+    return None if value is False else _number(value, where)
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise UserError(f"{where} should be a number of at least 0, or false, but is {value!r}")
+    return float(value)

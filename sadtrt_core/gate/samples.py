@@ -1,0 +1,157 @@
+"""Which samples of two runs the gate judges by, how far slow variation may move them, and how the hosts were."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sadtrt_core import stats
+from sadtrt_core.records.measurements import Latency, Telemetry
+
+Repetitions = tuple[tuple[float, ...], ...]
+"""Times in ms, repetition by repetition; one where all samples were taken in one stretch."""
+
+
+@dataclass(frozen=True)
+class JudgedSamples:
+    """Times of the candidate and of the baseline on one clock, and what a reader has to know of the choice."""
+
+    new: Repetitions
+    old: Repetitions
+    remark: str = ""
+
+    @property
+    def all_new(self) -> tuple[float, ...]:
+        """The candidate's, in the order they were taken."""
+        return tuple(ms for visit in self.new for ms in visit)
+
+    @property
+    def all_old(self) -> tuple[float, ...]:
+        """The baseline's, in the order they were taken."""
+        return tuple(ms for visit in self.old for ms in visit)
+
+    def slow_noise(self, effect_percent: float) -> float:
+        """Relative standard deviation that slow variation puts on the ratio of the medians.
+
+        Visits that differ by no more than the smallest effect of interest cannot raise an alarm by that: then only
+        what varies within visits counts, so that two states of a GPU, less than the effect apart, hide nothing larger.
+        Of visits that differ by more, what varies over all of them counts by the part that is beyond the effect.
+        """
+        return math.hypot(*(_slow_variation(run, effect_percent / 100) for run in (self.new, self.old)))
+
+
+def _slow_variation(visits: Repetitions, effect: float) -> float:
+    # Of fewer samples there is no slow variation to see.
+    within = [stats.slow_variation(visit) for visit in visits if len(visit) >= 4]
+    overall = stats.slow_variation([ms for visit in visits for ms in visit])
+    if not within:
+        return overall
+    medians = [stats.median(visit) for visit in visits]
+    apart = max(medians) / min(medians) - 1 if min(medians) else math.inf
+    beyond = max(0.0, 1 - effect / apart) if apart else 0.0
+    return max(stats.median(within), overall * beyond)
+
+
+def judged_samples(candidate: Latency, baseline: Latency, metric: str) -> JudgedSamples:
+    """The samples of `metric` ("device_ms" or "host_ms") that neither a disturbance nor, of device times, a late host
+    changed, where those are at least half of each run; else those that are not late; else all.
+    """
+    runs = (candidate, baseline)
+    late = [frozenset(run.late if metric == "device_ms" else ()) for run in runs]
+    marked = [waited | frozenset(run.disturbed) for run, waited in zip(runs, late, strict=True)]
+    total = sum(len(getattr(run, metric)) for run in runs)
+    for without in (marked, late):
+        kept = [_visits(run, metric, some) for run, some in zip(runs, without, strict=True)]
+        counts = [sum(map(len, visits)) for visits in kept]
+        if all(2 * count >= len(getattr(run, metric)) for run, count in zip(runs, counts, strict=True)):
+            remark = _left_out(total - sum(counts), sum(map(len, late)))
+            if without is late and marked != late:
+                remark += " (most samples were disturbed by clock drops or throttling)"
+            return JudgedSamples(kept[0], kept[1], remark)
+    whole = [_visits(run, metric, frozenset()) for run in runs]
+    return JudgedSamples(whole[0], whole[1], " (most include waiting for the host; all are judged)")
+
+
+def _left_out(count: int, late: int) -> str:
+    words = [f"{number} {word}" for number, word in ((count - late, "disturbed"), (late, "late")) if number]
+    return f" ({' and '.join(words)} samples left out)" if words else ""
+
+
+def _visits(latency: Latency, metric: str, left_out: frozenset[int]) -> Repetitions:
+    times: Sequence[float] = getattr(latency, metric)
+    starts = latency.visits or (0,)
+    ends = (*starts[1:], len(times))
+    parts = [
+        tuple(times[i] for i in range(a, b) if i not in left_out) for a, b in zip(starts, ends, strict=True) if a < b
+    ]
+    return tuple(part for part in parts if part)
+
+
+FASTEST_SHARE = 0.25
+FASTEST_LEAST = 10
+"""Of fewer samples none is left out: a rank test of fewer could not show anything among many rows."""
+Problem = tuple[str, str]
+"""Reason code and sentence."""
+
+
+def busy_host(new: Telemetry | None, old: Telemetry | None, most_percent: float) -> Problem | None:
+    """That the process waited for a processor for more than `most_percent` of the time in one of the runs; of a run
+    where that is not known, that others took more than so much of all processors' time.
+    """
+    waited = _known(new, old, "waited_percent")
+    if waited and max(waited) > most_percent:
+        sentence = (
+            f"this process waited for a processor for {max(waited):.0f}% of the time, more than {most_percent:g}%"
+        )
+        return "machine_busy", sentence
+    mine, theirs = (run if run is not None and run.waited_percent is None else None for run in (new, old))
+    others = _known(mine, theirs, "others_percent")
+    if others and max(others) > most_percent:
+        return "machine_busy", f"other processes took {max(others):.0f}% of the processors, more than {most_percent:g}%"
+    return None
+
+
+def another_speed(new: Telemetry | None, old: Telemetry | None, tolerance: float) -> Problem | None:
+    """That a fixed computation took longer in one run than in the other by more than `tolerance` (a fraction), or was
+    timed in one of them only: then a slower machine could pass for slower code, or a faster one hide it.
+    """
+    times = _known(new, old, "yardstick_ms")
+    if len(times) == 1:
+        return "machine_speed", "only one of the runs says how fast the machine was: record the baseline again"
+    if not times or not min(times) or max(times) / min(times) <= 1 + tolerance:
+        return None
+    sentence = f"a fixed computation took {times[1]:.3g} ms in the baseline's run and {times[0]:.3g} ms in this one"
+    return "machine_speed", f"{sentence}: the machine itself was {'slower' if times[0] > times[1] else 'faster'}"
+
+
+def noisy(fast: tuple[float, ...], tolerance: float) -> Problem | None:
+    """That the median of the fastest samples is above the very fastest by more than `tolerance` (a fraction)."""
+    low, middle = min(fast), stats.median(fast)
+    if not low or middle / low <= 1 + tolerance:
+        return None
+    sentence = f"the fastest sample took {low:.4g} ms but the fastest ones {middle:.4g} ms: something disturbed most"
+    return "too_noisy", sentence
+
+
+def fastest_of_both(new: tuple[float, ...], old: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The fastest quarter of each run's samples, in the order they were taken; more where that is too few in one.
+
+    Whatever else a host does adds to a time and never takes from it, so the fastest samples are those that say most of
+    the code. This is for times that only a host's clock gives; a GPU's own clock has no such neighbours. The share is
+    the same in both: a run that took more samples, because its times were restless, would else seem the faster.
+    """
+    share = min(1.0, max(FASTEST_SHARE, FASTEST_LEAST / min(len(new), len(old))))
+    return _fastest(new, share), _fastest(old, share)
+
+
+def _fastest(samples: tuple[float, ...], share: float) -> tuple[float, ...]:
+    count = round(share * len(samples))
+    chosen = sorted(sorted(range(len(samples)), key=lambda index: samples[index])[:count])
+    return tuple(samples[index] for index in chosen)
+
+
+def _known(new: Telemetry | None, old: Telemetry | None, name: str) -> list[float]:
+    """This run's figure and the baseline's, as far as they are known."""
+    values = [getattr(telemetry, name) for telemetry in (new, old) if telemetry is not None]
+    return [value for value in values if value is not None]

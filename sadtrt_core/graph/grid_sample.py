@@ -1,0 +1,152 @@
+"""How an exported graph samples a volume: our plugin's node, ordinary operators, or the runtime's own sampler.
+
+- `plugin`: the GridSample3D node stays, its grid in fp32.
+- `native`: gathers and arithmetic that any runtime runs; weights and sums in the coordinates' type.
+- `builtin`: ONNX's 5-D GridSample of opset 20, whose features and grid share one type.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+
+from sadtrt_core.case import GridSample
+from sadtrt_core.graph.edit import GraphBuilder, attribute, drop_unused, element_types, integers, replace_nodes
+from sadtrt_core.renderer.sampling import NODE_TYPE
+
+_EXPORT_ONLY = frozenset({"volume_shape", "grid_shape", "repeats"})
+
+
+def resolve_grid_sample(model: onnx.ModelProto, mode: GridSample) -> onnx.ModelProto:
+    """A copy of a typed graph with every GridSample3D node resolved.
+
+    Raises ValueError for a mode that no graph can carry, or for a sampler other than the renderer's (trilinear, zeros,
+    align_corners False), which only the plugin takes.
+    """
+    resolvers = {"plugin": _plugin, "native": _native, "builtin": _builtin}
+    if mode not in resolvers:
+        raise ValueError(f"grid sample {mode!r} is not for graphs: expected one of {', '.join(resolvers)}")
+    resolved = onnx.ModelProto()
+    resolved.CopyFrom(model)
+    types = element_types(resolved)
+    nodes: list[onnx.NodeProto] = []
+    for node in resolved.graph.node:
+        if node.op_type != NODE_TYPE:
+            nodes.append(node)
+            continue
+        builder = GraphBuilder(node.name or f"/{node.output[0]}/{NODE_TYPE}")
+        resolvers[mode](builder, node, types)
+        nodes.extend(builder.nodes)
+        resolved.graph.initializer.extend(builder.initializers)
+    replace_nodes(resolved, nodes)
+    drop_unused(resolved)
+    return resolved
+
+
+def _plugin(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) -> None:
+    grid = node.input[1]
+    if types[grid] != TensorProto.FLOAT:
+        grid = builder.op("Cast", grid, to=TensorProto.FLOAT)
+    kept = onnx.NodeProto()
+    kept.CopyFrom(node)
+    kept.input[1] = grid
+    del kept.attribute[:]
+    kept.attribute.extend(item for item in node.attribute if item.name not in _EXPORT_ONLY)
+    builder.nodes.append(kept)
+
+
+def _require_renderer_sampler(node: onnx.NodeProto) -> None:
+    if any(attribute(node, name) for name in ("interpolation", "padding", "align_corners")):
+        raise ValueError(f"node {node.name}: only trilinear sampling with zeros outside can be rewritten")
+
+
+def _builtin(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) -> None:
+    _require_renderer_sampler(node)
+    volume, grid = node.input
+    repeats = attribute(node, "repeats")
+    if repeats > 1:
+        axis = builder.constant([1], TensorProto.INT64)
+        one = builder.op("Unsqueeze", volume, axis)
+        shape = builder.constant([-1, *integers(node, "volume_shape")], TensorProto.INT64)
+        volume = builder.op("Reshape", builder.op("Concat", *[one] * repeats, axis=1), shape)
+    options: dict[str, Any] = {"mode": "linear", "padding_mode": "zeros", "align_corners": 0}
+    if types[node.input[0]] == types[grid]:
+        builder.op("GridSample", volume, grid, output=node.output[0], **options)
+        return
+    volume = builder.op("Cast", volume, to=types[grid])
+    sampled = builder.op("GridSample", volume, grid, **options)
+    builder.op("Cast", sampled, output=node.output[0], to=types[node.input[0]])
+
+
+def _native(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) -> None:
+    """Eight gathers of whole feature vectors, weighted and summed.
+
+    u = ((x + 1) * size - 1) / 2 for each axis, as torch.nn.functional.grid_sample defines it for align_corners False.
+    """
+    _require_renderer_sampler(node)
+    volume, grid = node.input
+    feature_type, coordinate_type = types[volume], types[grid]
+    channels, depth, height, width = integers(node, "volume_shape")
+    places = integers(node, "grid_shape")
+    repeats = attribute(node, "repeats")
+    points = repeats * places[0] * places[1] * places[2]
+    op = builder.op
+
+    def integer(values: list[int]) -> str:
+        return builder.constant(values, TensorProto.INT64)
+
+    # Rows of features, one for each voxel of every volume of the batch, so that one gather reads all channels.
+    rows = op("Reshape", op("Transpose", volume, perm=[0, 2, 3, 4, 1]), integer([-1, channels]))
+    # First row of each volume of the batch, (N, 1).
+    batch = op("Gather", op("Shape", volume), builder.constant(0, TensorProto.INT64), axis=0)
+    zero, one = builder.constant(0, TensorProto.INT64), builder.constant(1, TensorProto.INT64)
+    first = op("Mul", op("Range", zero, batch, one), builder.constant(depth * height * width, TensorProto.INT64))
+    first = op("Cast", op("Reshape", first, integer([-1, 1])), to=TensorProto.INT32)
+
+    flat = op("Reshape", grid, integer([-1, points, 3]))
+
+    def axis_terms(axis: int, size: int, stride: int) -> list[tuple[str, str]]:
+        """For both neighbours along an axis: the offset (N, points) in rows, int32, and the weight (N, points)."""
+
+        def value(number: float) -> str:
+            return builder.constant(number, coordinate_type)
+
+        x = op("Gather", flat, builder.constant(axis, TensorProto.INT64), axis=2)
+        u = op("Mul", op("Sub", op("Mul", op("Add", x, value(1)), value(size)), value(1)), value(0.5))
+        low = op("Floor", u)
+        high = op("Add", low, value(1))
+        terms = []
+        for neighbour, weight in ((low, op("Sub", high, u)), (high, op("Sub", u, low))):
+            inside = op(
+                "And",
+                op("GreaterOrEqual", neighbour, value(0)),
+                op("LessOrEqual", neighbour, value(size - 1)),
+            )
+            # Outside, and for NaN, the weight is zero and the row is the first: never a read out of bounds.
+            index = op("Cast", op("Where", inside, neighbour, value(0)), to=TensorProto.INT32)
+            offset = op("Mul", index, builder.constant(stride, TensorProto.INT32)) if stride > 1 else index
+            terms.append((offset, op("Where", inside, weight, value(0))))
+        return terms
+
+    along_x = axis_terms(0, width, 1)
+    along_y = axis_terms(1, height, width)
+    along_z = axis_terms(2, depth, height * width)
+    last = integer([-1])
+    total: str | None = None
+    for offset_z, weight_z in along_z:
+        plane = op("Add", offset_z, first)
+        for offset_y, weight_y in along_y:
+            line, weight_line = op("Add", plane, offset_y), op("Mul", weight_z, weight_y)
+            for offset_x, weight_x in along_x:
+                read = op("Gather", rows, op("Add", line, offset_x), axis=0)
+                if feature_type != coordinate_type:
+                    read = op("Cast", read, to=coordinate_type)
+                weighted = op("Mul", read, op("Unsqueeze", op("Mul", weight_line, weight_x), last))
+                total = weighted if total is None else op("Add", total, weighted)
+    assert total is not None
+    if feature_type != coordinate_type:
+        total = op("Cast", total, to=feature_type)
+    shaped = op("Reshape", total, integer([-1, *places, channels]))
+    op("Transpose", shaped, output=node.output[0], perm=[0, 4, 1, 2, 3])

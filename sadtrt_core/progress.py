@@ -1,0 +1,108 @@
+"""Who is told how work goes on: lines for a person to read, and tasks with what is done of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from typing_extensions import Self
+
+
+class Reporter(Protocol):
+    """Told of what takes time. It may be called from several threads."""
+
+    def log(self, line: str) -> None:
+        """One sentence that a person should see."""
+
+    def progress(self, task: str, done: float, total: float | None) -> None:
+        """How much of a task is done; `total` is None where nobody knows how much there is.
+
+        A task is known by its name up to the first ": "; what follows says what it is doing now.
+        """
+
+
+class Silent:
+    """Tells nobody."""
+
+    def log(self, line: str) -> None:
+        """Dropped."""
+
+    def progress(self, task: str, done: float, total: float | None) -> None:
+        """Dropped."""
+
+
+SILENT = Silent()
+
+
+class ConsoleReporter:
+    """Prints lines on a console and, inside a `with` block, draws one bar a task below them."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._display: Progress | None = None
+        self._bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+        )
+        self._display, self._bars = Progress(*columns, console=self._console), {}
+        self._display.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._display is not None:
+            self._display.stop()
+        self._display = None
+
+    def log(self, line: str) -> None:
+        """Print the line as it is, above the bars."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def progress(self, task: str, done: float, total: float | None) -> None:
+        """Draw the task's bar; without a `with` block there is none."""
+        if self._display is None:
+            return
+        name = task.partition(": ")[0]
+        if name not in self._bars:
+            self._bars[name] = self._display.add_task(name, total=None)
+        bar = self._bars[name]
+        self._display.update(bar, description=escape(task), completed=done, total=total)
+        if total is None or done < total:
+            self._display.tasks[bar].finished_time = None  # Its next phase has begun: the clock goes on.
+
+
+Tell = Callable[[str, int, "int | None"], None]
+
+
+@contextmanager
+def shown_progress(console: Console) -> Iterator[Tell]:
+    """A bar for as long as the block runs; the function takes what is done now, steps done and steps in all."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as display:
+        bar = display.add_task("starting", total=None)
+
+        def tell(doing: str, done: int, total: int | None) -> None:
+            display.update(bar, description=doing, completed=done, total=total or None)
+
+        yield tell

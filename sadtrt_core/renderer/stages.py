@@ -1,0 +1,273 @@
+"""The Stage table: the parts of the renderer that are timed, exported and built by themselves.
+
+| stage | when | in -> out |
+|---|---|---|
+| keypoints | once a clip | source image -> canonical keypoints |
+| mapping | each frame | coefficients and canonical keypoints -> keypoints |
+| appearance | once a clip | source image -> feature volume |
+| motion | each frame | volume and keypoints -> deformation, occlusion |
+| warp | each frame | volume, deformation, occlusion -> map |
+| decode | each frame | map -> frame |
+| generator | each frame | image and keypoints -> frame: the last four as SadTalker runs them |
+| clip | a clip | image and coefficients -> uint8 frames on the host, transfers included |
+
+Every tensor at a stage's door is float32, whatever precision computes inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sadtrt_core.errors import UserError
+from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, NUM_KEYPOINTS, RendererConfig
+from sadtrt_core.renderer.generator import Generator
+from sadtrt_core.renderer.keypoints import PosedKeypoints
+from sadtrt_core.renderer.renderer import Renderer
+
+When = Literal["once a clip", "each frame", "a clip"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name and shape of a float32 tensor at a stage's door; the batch axis is not part of `shape`.
+
+    `once` marks an input of which there is one for a whole clip, however many frames it has.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    once: bool = False
+
+    def batched(self, batch: int) -> tuple[int, ...]:
+        """The shape with the batch axis in front."""
+        return (1 if self.once else batch, *self.shape)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table.
+
+    `module` gives the stage's PyTorch module (tensors in the order of `inputs`, one tensor or a tuple in the order of
+    `outputs`). None for the clip, which has no graph of its own: it is made of the others, with the transfers, so its
+    tensors are on the host and its batch is a number of frames. `samples` says whether it samples a volume,
+    `in_generator` and `in_clip` of which whole it is a part. Engines of a higher `build_cost` take longer to build.
+    """
+
+    name: str
+    when: When
+    inputs: Callable[[RendererConfig], tuple[TensorSpec, ...]]
+    outputs: Callable[[RendererConfig], tuple[TensorSpec, ...]]
+    module: Callable[[Renderer], nn.Module] | None
+    samples: bool = False
+    in_generator: bool = False
+    in_clip: bool = False
+    build_cost: int = 0
+
+
+class _Appearance(nn.Module):
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, source_image: Tensor) -> Tensor:
+        return self.generator.appearance(source_image)
+
+
+class _Motion(nn.Module):
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.dense_motion_network = generator.dense_motion_network
+
+    def forward(self, feature_3d: Tensor, kp_driving: Tensor, kp_source: Tensor) -> tuple[Tensor, Tensor]:
+        deformation, occlusion, _ = self.dense_motion_network(feature_3d, kp_driving, kp_source)
+        return deformation, occlusion
+
+
+class _Warp(nn.Module):
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, feature_3d: Tensor, deformation: Tensor, occlusion: Tensor) -> Tensor:
+        return self.generator.warp(feature_3d, deformation, occlusion)
+
+
+class _Decode(nn.Module):
+    """The decoder under the name it has in the generator, so that a plan's node names mean the same in both graphs."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.decoder = generator.decoder
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        return self.decoder(feature_map)
+
+
+def _image(config: RendererConfig, name: str) -> TensorSpec:
+    return TensorSpec(name, (3, config.image_size, config.image_size))
+
+
+def _keypoints(name: str) -> TensorSpec:
+    return TensorSpec(name, (NUM_KEYPOINTS, 3))
+
+
+def _coefficients(config: RendererConfig, name: str) -> TensorSpec:
+    return TensorSpec(name, (config.coefficients, COEFFICIENT_WINDOW))
+
+
+def _feature_3d(config: RendererConfig) -> TensorSpec:
+    size = config.feature_size
+    return TensorSpec("feature_3d", (config.feature_channels, config.feature_depth, size, size))
+
+
+def _motion_outputs(config: RendererConfig) -> tuple[TensorSpec, TensorSpec]:
+    size = config.feature_size
+    return TensorSpec("deformation", (config.feature_depth, size, size, 3)), TensorSpec("occlusion", (1, size, size))
+
+
+def _feature_map(config: RendererConfig) -> TensorSpec:
+    return TensorSpec("feature_map", (config.warped_channels, config.feature_size, config.feature_size))
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "keypoints",
+            "once a clip",
+            inputs=lambda c: (_image(c, "source_image"),),
+            outputs=lambda c: (_keypoints("kp_canonical"),),
+            module=lambda r: r.kp_extractor,
+            in_clip=True,
+            build_cost=3,
+        ),
+        Stage(
+            "mapping",
+            "each frame",
+            inputs=lambda c: (_coefficients(c, "coefficients"), _keypoints("kp_canonical")),
+            outputs=lambda c: (_keypoints("keypoints"),),
+            module=lambda r: PosedKeypoints(r.mapping),
+            in_clip=True,
+            build_cost=1,
+        ),
+        Stage(
+            "appearance",
+            "once a clip",
+            inputs=lambda c: (_image(c, "source_image"),),
+            outputs=lambda c: (_feature_3d(c),),
+            module=lambda r: _Appearance(r.generator),
+            in_clip=True,
+            in_generator=True,
+            build_cost=4,
+        ),
+        Stage(
+            "motion",
+            "each frame",
+            inputs=lambda c: (_feature_3d(c), _keypoints("kp_driving"), _keypoints("kp_source")),
+            outputs=_motion_outputs,
+            module=lambda r: _Motion(r.generator),
+            in_clip=True,
+            in_generator=True,
+            build_cost=5,
+            samples=True,
+        ),
+        Stage(
+            "warp",
+            "each frame",
+            inputs=lambda c: (_feature_3d(c), *_motion_outputs(c)),
+            outputs=lambda c: (_feature_map(c),),
+            module=lambda r: _Warp(r.generator),
+            in_clip=True,
+            in_generator=True,
+            build_cost=2,
+            samples=True,
+        ),
+        Stage(
+            "decode",
+            "each frame",
+            inputs=lambda c: (_feature_map(c),),
+            outputs=lambda c: (_image(c, "prediction"),),
+            module=lambda r: _Decode(r.generator),
+            in_clip=True,
+            in_generator=True,
+            build_cost=6,
+        ),
+        Stage(
+            "generator",
+            "each frame",
+            inputs=lambda c: (_image(c, "source_image"), _keypoints("kp_driving"), _keypoints("kp_source")),
+            outputs=lambda c: (_image(c, "prediction"),),
+            module=lambda r: r.generator,
+            build_cost=7,
+            samples=True,
+        ),
+        Stage(
+            "clip",
+            "a clip",
+            inputs=lambda c: (
+                replace(_image(c, "source_image"), once=True),
+                replace(_coefficients(c, "source_coefficients"), once=True),
+                _coefficients(c, "driving_coefficients"),
+            ),
+            outputs=lambda c: (_image(c, "frames"),),
+            module=None,
+            samples=True,
+        ),
+    )
+}
+
+GRAPH_STAGES: tuple[str, ...] = tuple(name for name, stage in STAGES.items() if stage.module is not None)
+GENERATOR_PARTS: tuple[str, ...] = tuple(name for name, stage in STAGES.items() if stage.in_generator)
+
+
+def clip_parts() -> tuple[str, ...]:
+    """The stages that a clip runs, in their order."""
+    return tuple(name for name, stage in STAGES.items() if stage.in_clip)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of that name; UserError lists the names there are."""
+    if name not in STAGES:
+        raise UserError(f"stage {name!r} is not known: expected one of {', '.join(STAGES)}")
+    return STAGES[name]
+
+
+def stage_module(stage: Stage, renderer: Renderer) -> nn.Module:
+    """The stage's PyTorch module in evaluation mode; UserError for the clip, which has none."""
+    if stage.module is None:
+        raise UserError(f"stage {stage.name!r} has no module of its own: it is made of the other stages")
+    return stage.module(renderer).eval()
+
+
+def call_stage(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Run a stage module; always a tuple of tensors."""
+    result = module(*inputs)
+    return (result,) if isinstance(result, torch.Tensor) else tuple(result)
+
+
+@contextlib.contextmanager
+def matrix_arithmetic(tf32: bool, benchmark: bool) -> Iterator[None]:
+    """Allow or forbid TF32 and cuDNN's algorithm search inside the block; what was set before returns after it."""
+    before = (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
+    )
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, not benchmark
+    try:
+        yield
+    finally:
+        (
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.deterministic,
+        ) = before

@@ -1,0 +1,1 @@
+"""Shows a run: tables in the terminal, summary.csv, one HTML file, Markdown."""

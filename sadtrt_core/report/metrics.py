@@ -1,0 +1,339 @@
+"""METRICS: every figure that is made of a record, once: what it is called, how to get it, its limit, where it is shown.
+
+summary.csv, the tables of terminal, HTML and Markdown, pytest-benchmark's `extra_info` and the gate read this table.
+A new metric is a function of a record and one row; a record keeps raw samples, so few need anything else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sadtrt_core import stats
+from sadtrt_core.case import Case
+from sadtrt_core.records.measurements import Drift, Latency, Resources, Spread, Telemetry
+from sadtrt_core.records.schema import Record, Run
+from sadtrt_core.report.text import decibels, megabytes, milliseconds
+
+Value = float | int | bool | str | None
+Part = Literal["latency", "drift", "resources", "telemetry"]
+Where = Literal["csv", "latency", "drift", "telemetry"]
+#: What a record's runs are compared with in the tables.
+REFERENCE_RUNNER, REFERENCE_PRECISION = "pytorch", "fp32"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How the gate judges a metric: `key` in [tool.sadtrt.gate] and its default there (None: not judged).
+
+    The change is held against the limit, in percent of the baseline or as a plain difference, and growth below `slack`
+    (in the metric's unit) is never reported. `reason` is the code and `verdict` the word of a finding that is worse,
+    `name` the metric's name in findings where that is another. `capped` names a limit that both values are cut to
+    before they are compared; `value` gets the judged value under the limits where it is not the metric's own.
+    """
+
+    key: str
+    default: float | None
+    reason: str
+    verdict: Literal["worse picture", "heavier", "slower"] = "worse picture"
+    percent: bool = False
+    slack: float = 0.0
+    name: str | None = None
+    capped: str | None = None
+    value: Callable[[Record, Any], float] | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a record.
+
+    `name` is its column in summary.csv, its key in `extra_info` and its name in the gate; `heading` and `unit` stand
+    over its column in tables. `value` is given the record, and its run where one is at hand. `cell` writes it for
+    people, four digits where none is given. `better` says which way is better, None for what is neither.
+    `limit` is how the gate judges it by itself: times have a rule of their own (gate/latency.py) and name their limits
+    in `limits`.
+    """
+
+    name: str
+    part: Part
+    value: Callable[[Record, Run | None], Value]
+    heading: str = ""
+    unit: str = ""
+    better: Literal["lower", "higher"] | None = None
+    shown: tuple[Where, ...] = ("csv",)
+    cell: Callable[[Record, Run | None], str] | None = None
+    limit: Limit | None = None
+    limits: tuple[tuple[str, float | None], ...] = ()
+
+    def text(self, record: Record, run: Run | None) -> str:
+        """The figure for people, a dash where there is none."""
+        if self.cell is not None:
+            return self.cell(record, run)
+        value = self.value(record, run)
+        if value is None or isinstance(value, (str, bool)):
+            return "-" if value is None else str(value)
+        return f"{value:.4g}"
+
+    @property
+    def title(self) -> str:
+        """Heading and unit, for the head of a column."""
+        return f"{self.heading} {self.unit}".strip() or self.name
+
+
+def _of_latency(value: Callable[[Latency], Value]) -> Callable[[Record, Run | None], Value]:
+    return lambda record, run: None if record.latency is None else value(record.latency)
+
+
+def _of_drift(value: Callable[[Drift], Value]) -> Callable[[Record, Run | None], Value]:
+    return lambda record, run: None if record.drift is None else value(record.drift)
+
+
+def _of_resources(value: Callable[[Resources], Value]) -> Callable[[Record, Run | None], Value]:
+    return lambda record, run: None if record.resources is None else value(record.resources)
+
+
+def _of_telemetry(value: Callable[[Telemetry], Value]) -> Callable[[Record, Run | None], Value]:
+    return lambda record, run: None if record.telemetry is None else value(record.telemetry)
+
+
+def _middle(spread: Spread | None) -> float | None:
+    return None if spread is None else spread[1]
+
+
+def _range(name: str) -> Callable[[Record, Run | None], str]:
+    """Lowest to highest, one figure where they are the same."""
+
+    def cell(record: Record, run: Run | None) -> str:
+        spread: Spread | None = None if record.telemetry is None else getattr(record.telemetry, name)
+        if spread is None:
+            return "-"
+        low, high = f"{spread[0]:.0f}", f"{spread[2]:.0f}"
+        return low if low == high else f"{low} to {high}"
+
+    return cell
+
+
+def _bound(samples: Iterable[float] | None, which: Literal["low", "high"]) -> float | None:
+    return None if samples is None else getattr(stats.median_interval(tuple(samples)), which)
+
+
+def _interval(name: str) -> Callable[[Record, Run | None], str]:
+    def cell(record: Record, run: Run | None) -> str:
+        samples = None if record.latency is None else getattr(record.latency, name)
+        if samples is None:
+            return "-"
+        interval = stats.median_interval(samples)
+        return f"{milliseconds(interval.low)} to {milliseconds(interval.high)}"
+
+    return cell
+
+
+def _megabytes(name: str) -> Callable[[Record, Run | None], str]:
+    return lambda record, run: megabytes(None if record.resources is None else getattr(record.resources, name))
+
+
+def _device_cell(record: Record, run: Run | None) -> str:
+    latency = record.latency
+    if latency is None or latency.device_ms is None:
+        return "-"
+    return milliseconds(latency.device_ms_median) + _mark(latency) + (" +" if latency.launch_bound else "")
+
+
+def _host_cell(record: Record, run: Run | None) -> str:
+    latency = record.latency
+    if latency is None:
+        return "-"
+    return milliseconds(latency.host_ms_median) + (_mark(latency) if latency.device_ms is None else "")
+
+
+def _mark(latency: Latency) -> str:
+    return "" if latency.steady and not latency.disturbed else " *"
+
+
+def _ratio_cell(record: Record, run: Run | None) -> str:
+    if run is not None and reference_record(run, record.key) is record:
+        return "reference"
+    ratio = ratio_to_reference(run, record)
+    if ratio is None:
+        return "-"
+    return f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
+
+
+def reference_record(run: Run, case: Case) -> Record | None:
+    """The PyTorch fp32 record at the same stage and batch that has a latency, or None."""
+    for record in run.records:
+        key = record.key
+        same = (key.stage, key.batch) == (case.stage, case.batch)
+        if same and (key.runner, key.precision) == (REFERENCE_RUNNER, REFERENCE_PRECISION) and record.latency:
+            return record
+    return None
+
+
+def ratio_to_reference(run: Run | None, record: Record) -> float | None:
+    """Times faster than PyTorch fp32: medians of device time where both have it, of host time where neither has.
+
+    None where either is not measured, or where one has a device time and the other has not.
+    """
+    reference = None if run is None else reference_record(run, record.key)
+    if reference is None or reference.latency is None or record.latency is None:
+        return None
+    if (reference.latency.device_ms is None) != (record.latency.device_ms is None):
+        return None
+    own = stats.median(record.latency.judged_ms)
+    return stats.median(reference.latency.judged_ms) / own if own else None
+
+
+def _disturbed(record: Record, run: Run | None) -> int | None:
+    # Nothing was seen to disturb what nothing watched.
+    latency = record.latency
+    watched = latency is not None and (latency.disturbed or record.telemetry)
+    return len(latency.disturbed) if latency is not None and watched else None
+
+
+def _disturbed_cell(record: Record, run: Run | None) -> str:
+    latency = record.latency
+    return f"{len(latency.disturbed)} of {len(latency.judged_ms)}" if latency else "-"
+
+
+def _late(record: Record, run: Run | None) -> int | None:
+    # Nothing was blocked before version 4.
+    latency = record.latency
+    return len(latency.late) if latency is not None and latency.device_ms and record.benchmark_version >= 4 else None
+
+
+def _picture(cell: Callable[[Drift], str], identical: str | None, broken: str | None) -> Callable[..., str]:
+    """A cell of drift, with other words for frames that are identical or hold NaN; None for the figure all the same."""
+
+    def text(record: Record, run: Run | None) -> str:
+        drift = record.drift
+        if drift is None:
+            return "-"
+        if drift.has_non_finite and broken is not None:
+            return broken.format(count=sum(drift.non_finite), frames=len(drift.non_finite))
+        if not drift.has_non_finite and all(value is None for value in drift.psnr_db) and identical is not None:
+            return identical
+        return cell(drift)
+
+    return text
+
+
+def _capped_mean(record: Record, limits: Any) -> float:
+    """Mean PSNR in dB with each frame capped, so that one nearly identical frame cannot move the mean."""
+    drift, enough = record.drift, limits["psnr_enough_db"]
+    assert drift is not None  # The gate judges drift where both runs have it.
+    if enough is None:
+        return drift.psnr_mean
+    return math.fsum(enough if value is None else min(value, enough) for value in drift.psnr_db) / len(drift.psnr_db)
+
+
+def _growth(key: str, default: float, reason: str, slack: float = 0.0) -> Limit:
+    return Limit(key, default, reason, "heavier", percent=True, slack=slack)
+
+
+# fmt: off
+_ROWS = (
+    Metric("device_ms_median", "latency", _of_latency(lambda one: one.device_ms_median), "device", "ms", "lower",
+           ("csv", "latency"), _device_cell, limits=(("slowdown_percent", 3.0),)),
+    Metric("device_ms_ci_low", "latency", _of_latency(lambda one: _bound(one.device_ms, "low")), "95% interval",
+           shown=("csv", "latency"), cell=_interval("device_ms")),
+    Metric("device_ms_ci_high", "latency", _of_latency(lambda one: _bound(one.device_ms, "high"))),
+    Metric("host_ms_median", "latency", _of_latency(lambda one: one.host_ms_median), "host", "ms", "lower",
+           ("csv", "latency"), _host_cell, limits=(("host_slowdown_percent", 10.0), ("cpu_slowdown_percent", 20.0))),
+    Metric("host_ms_ci_low", "latency", _of_latency(lambda one: _bound(one.host_ms, "low")), "95% interval",
+           shown=("csv", "latency"), cell=_interval("host_ms")),
+    Metric("host_ms_ci_high", "latency", _of_latency(lambda one: _bound(one.host_ms, "high"))),
+    Metric("ratio_to_pytorch_fp32", "latency", lambda record, run: ratio_to_reference(run, record), "vs PyTorch fp32",
+           better="higher", shown=("csv", "latency"), cell=_ratio_cell),
+    Metric("samples", "latency", _of_latency(lambda one: len(one.judged_ms))),
+    Metric("steady", "latency", _of_latency(lambda one: one.steady)),
+    Metric("late", "latency", _late),
+    Metric("psnr_min", "drift", _of_drift(lambda one: one.psnr_min), "PSNR min", "dB", "higher", ("csv", "drift"),
+           _picture(lambda one: decibels(one.psnr_min), "identical", "NaN in {count} of {frames}"),
+           Limit("psnr_min_drop_db", 0.5, "psnr_min_drop", capped="psnr_enough_db"), (("psnr_enough_db", 90.0),)),
+    Metric("psnr_mean", "drift", _of_drift(lambda one: one.psnr_mean), "PSNR mean", "dB", "higher", ("csv", "drift"),
+           _picture(lambda one: decibels(one.psnr_mean), "identical", "NaN"),
+           Limit("psnr_mean_drop_db", 0.3, "psnr_mean_drop", value=_capped_mean)),
+    Metric("ssim_min", "drift", _of_drift(lambda one: one.ssim_min), "SSIM min", "", "higher", ("csv", "drift"),
+           _picture(lambda one: f"{one.ssim_min:.4f}", None, "NaN"), Limit("ssim_drop", 0.001, "ssim_drop")),
+    Metric("max_lsb", "drift", _of_drift(lambda one: one.max_lsb_worst), "max", "LSB", "lower", ("csv", "drift"),
+           _picture(lambda one: str(one.max_lsb_worst), None, None), Limit("lsb_rise", 0.0, "lsb_rise")),
+    Metric("worst_frame", "drift", _of_drift(lambda one: one.worst_frame), "worst frame", shown=("csv", "drift"),
+           cell=_picture(lambda one: str(one.worst_frame), "-", None)),
+    Metric("flicker_min", "drift", _of_drift(lambda one: one.flicker_min), "flicker", "dB", "higher", ("csv", "drift"),
+           _picture(lambda one: decibels(one.flicker_min), None, None),
+           Limit("flicker_drop_db", 0.5, "flicker_drop", name="flicker_db", capped="psnr_enough_db")),
+    Metric("non_finite_frames", "drift", _of_drift(lambda one: sum(one.non_finite)), better="lower"),
+    Metric("drift_meaningful", "drift", _of_drift(lambda one: one.meaningful)),
+    Metric("drift_reference", "drift", _of_drift(lambda one: one.reference)),
+    Metric("sm_clock_mhz", "telemetry", _of_telemetry(lambda one: _middle(one.sm_clock_mhz)), "SM", "MHz",
+           shown=("csv", "telemetry"), cell=_range("sm_clock_mhz")),
+    Metric("memory_clock_mhz", "telemetry", _of_telemetry(lambda one: _middle(one.memory_clock_mhz)), "memory", "MHz",
+           shown=("telemetry",), cell=_range("memory_clock_mhz")),
+    Metric("temperature_c", "telemetry", _of_telemetry(lambda one: _middle(one.temperature_c)), "", "deg C",
+           shown=("csv", "telemetry"), cell=_range("temperature_c")),
+    Metric("power_w", "telemetry", _of_telemetry(lambda one: _middle(one.power_w)), "", "W",
+           shown=("csv", "telemetry"), cell=_range("power_w")),
+    Metric("memory_used_mb", "telemetry", _of_telemetry(lambda one: _middle(one.memory_used_mb)), "used", "MB",
+           shown=("telemetry",), cell=_range("memory_used_mb")),
+    Metric("engine_mb", "resources", _of_resources(lambda one: one.engine_mb), "engine", "MB", "lower",
+           ("csv", "latency"), _megabytes("engine_mb"),
+           _growth("engine_growth_percent", 5.0, "engine_growth", 0.5)),
+    # A few percent of a small figure are an allocator's granularity: hence the slack.
+    Metric("gpu_memory_mb", "resources", _of_resources(lambda one: one.gpu_memory_mb), "GPU", "MB", "lower",
+           ("csv", "latency"), _megabytes("gpu_memory_mb"),
+           _growth("memory_growth_percent", 10.0, "memory_growth", 32.0)),
+    Metric("energy_mj_per_frame", "resources", _of_resources(lambda one: one.energy_mj_per_frame), "", "mJ a frame",
+           "lower", ("csv", "telemetry"), limit=_growth("energy_growth_percent", 20.0, "energy_growth")),
+    Metric("others_percent", "telemetry", _of_telemetry(lambda one: one.others_percent), "host busy",
+           shown=("telemetry",), cell=lambda record, run: "-" if record.telemetry is None
+           or record.telemetry.others_percent is None else f"{record.telemetry.others_percent:.0f}%"),
+    Metric("disturbed", "latency", _disturbed, "disturbed", shown=("csv", "telemetry"), cell=_disturbed_cell),
+    Metric("throttle_reasons", "telemetry", _of_telemetry(lambda one: " ".join(one.throttle_reasons) or None),
+           "throttled by", shown=("csv", "telemetry"),
+           cell=lambda record, run: ", ".join(record.telemetry.throttle_reasons if record.telemetry else ()) or "-"),
+)
+# fmt: on
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _ROWS}
+
+
+#: The columns that readers of summary.csv and of the latency table know, in their order; others come after.
+CSV_ORDER = (
+    *("device_ms_median", "host_ms_median", "gpu_memory_mb", "engine_mb"),
+    *("psnr_min", "psnr_mean", "ssim_min", "max_lsb", "ratio_to_pytorch_fp32"),
+    *("device_ms_ci_low", "device_ms_ci_high", "host_ms_ci_low", "host_ms_ci_high"),
+    *("samples", "steady", "disturbed", "late", "worst_frame", "non_finite_frames", "flicker_min"),
+    *("drift_meaningful", "drift_reference", "energy_mj_per_frame"),
+    *("sm_clock_mhz", "temperature_c", "power_w", "throttle_reasons"),
+)
+_LATENCY_ORDER = (
+    *("device_ms_median", "device_ms_ci_low", "host_ms_median", "host_ms_ci_low"),
+    *("ratio_to_pytorch_fp32", "gpu_memory_mb", "engine_mb"),
+)
+
+
+def columns(where: Where) -> tuple[Metric, ...]:
+    """The metrics that are shown somewhere, in the order of its columns."""
+    first = {"csv": CSV_ORDER, "latency": _LATENCY_ORDER}.get(where, ())
+    shown = [metric for metric in METRICS.values() if where in metric.shown]
+    return tuple(sorted(shown, key=lambda one: first.index(one.name) if one.name in first else len(first)))
+
+
+def default_limits() -> dict[str, float | None]:
+    """Every limit that the gate knows, by its key in [tool.sadtrt.gate], with its default."""
+    found: dict[str, float | None] = {}
+    for metric in METRICS.values():
+        found |= dict(metric.limits)
+        if metric.limit is not None:
+            found[metric.limit.key] = metric.limit.default
+    return found
+
+
+def extra_info(record: Record) -> dict[str, Value]:
+    """The metrics of what a record holds, for pytest-benchmark's JSON: None where there is no finite figure."""
+    values = {
+        metric.name: metric.value(record, None)
+        for metric in METRICS.values()
+        if getattr(record, metric.part) is not None and metric.value is not METRICS["ratio_to_pytorch_fp32"].value
+    }
+    return {name: None if isinstance(one, float) and not math.isfinite(one) else one for name, one in values.items()}

@@ -1,0 +1,175 @@
+"""The tables of a report as plain text cells, for the terminal, HTML and Markdown alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sadtrt_core.case import Case
+from sadtrt_core.records.schema import Record, Run
+from sadtrt_core.renderer.stages import GENERATOR_PARTS
+from sadtrt_core.report.metrics import Where, columns
+from sadtrt_core.report.text import milliseconds
+
+CASE_HEADINGS = ("stage", "runner", "precision", "grid", "batch")
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Headings and cells; the first `words` columns are words, the rest figures; a group starts at each of `breaks`."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int
+    breaks: frozenset[int] = frozenset()
+    note: str = ""
+
+
+def report_tables(run: Run) -> tuple[TextTable, ...]:
+    """The tables that hold anything: latency, drift, sum of parts, telemetry, what was not run."""
+    tables = (latency_table(run), drift_table(run), parts_table(run), telemetry_table(run), absent_table(run))
+    return tuple(table for table in tables if table.rows)
+
+
+def latency_table(run: Run) -> TextTable:
+    """Median times with their 95% intervals and the ratio to PyTorch fp32, stage by stage in the order of the run."""
+    note = (
+        "Medians of one call. * not steady, or some samples disturbed by clock drops or throttling. + most device "
+        "times include waiting for the host."
+    )
+    return _metric_table("Latency", run, "latency", [one for one in run.records if one.latency is not None], note)
+
+
+def drift_table(run: Run) -> TextTable:
+    """What the picture loses, for every record with frames."""
+    measured = [record for record in run.records if record.drift is not None]
+    references = sorted({record.drift.reference for record in measured if record.drift})
+    note = f"Against {', '.join(references)}; PSNR at peak 1.0, a frame counts at most 120 dB." if references else ""
+    if any(record.drift and not record.drift.meaningful for record in measured):
+        note += " Under seeded weights these figures say nothing about a trained renderer."
+    return _metric_table("Drift", run, "drift", measured, note)
+
+
+def _metric_table(title: str, run: Run, where: Where, records: list[Record], note: str) -> TextTable:
+    """A row a record, a column a metric that is shown there; equal stages together, in the order of the run."""
+    order = {stage: index for index, stage in enumerate(dict.fromkeys(record.key.stage for record in run.records))}
+    records = sorted(records, key=lambda record: order[record.key.stage])
+    shown = columns(where)
+    rows = tuple((*record.key.cells, *(metric.text(record, run) for metric in shown)) for record in records)
+    stages = [record.key.stage for record in records]
+    breaks = frozenset(index for index in range(1, len(stages)) if stages[index] != stages[index - 1])
+    headings = (*CASE_HEADINGS, *(metric.title for metric in shown))
+    return TextTable(title, headings, rows, len(CASE_HEADINGS), breaks, note)
+
+
+def parts_table(run: Run) -> TextTable:
+    """The sum of appearance, motion, warp and decode against the generator."""
+    rows = []
+    for entry in parts_against_whole(run):
+        verdict = "agrees" if entry.agrees else "does not add up"
+        key = entry.whole.key
+        times = (milliseconds(entry.parts_ms), milliseconds(entry.whole_ms))
+        rows.append((*key.cells[1:], entry.clock, *times, f"{100 * entry.difference:+.1f}% {verdict}"))
+    headings = (*CASE_HEADINGS[1:], "clock", "sum of parts ms", "generator ms", "difference")
+    note = f"Appearance, motion, warp and decode; within {100 * TOLERANCE:.0f}% is called agreement."
+    return TextTable("Sum of parts against the whole", headings, tuple(rows), 5, note=note)
+
+
+def telemetry_table(run: Run) -> TextTable:
+    """What the GPU did while each row was timed: clocks, heat, power, memory, energy, and what was disturbed.
+
+    Rows that no GPU's sensors watched are left out: all they could say is how busy the host was.
+    """
+    watched = [record for record in run.records if record.telemetry is not None and record.telemetry.sm_clock_mhz]
+    note = (
+        "Lowest to highest, one figure where they are the same. Energy is the whole board's, back to back. Disturbed: "
+        "samples during which the SM clock fell by more than 5%, heat or the power supply throttled it, or another "
+        "limit came or went; a power limit that lasts is the state that the row was measured in. Host busy: what "
+        "other processes took of the host's processors."
+    )
+    return _metric_table("Telemetry", run, "telemetry", watched, note if watched else "")
+
+
+def absent_table(run: Run) -> TextTable:
+    """What was skipped or failed, one line for each reason."""
+    groups: dict[tuple[str, str], list[Case]] = {}
+    for record in run.records:
+        if record.status != "measured":
+            groups.setdefault((record.status, record.reason or ""), []).append(record.key)
+    rows = []
+    for (status, reason), keys in sorted(groups.items()):
+        rows.append((status, reason, _shorten(keys), str(len(keys))))
+    return TextTable("Not measured, and why", ("", "reason", "what", "rows"), tuple(rows), 3)
+
+
+def _shorten(keys: list[Case]) -> str:
+    """Runners with their precisions, and the stages: what a reader needs to know of a group of keys."""
+    runners: dict[str, list[str]] = {}
+    for key in keys:
+        runners.setdefault(key.runner, []).append(key.precision)
+    what = "; ".join(f"{runner} {', '.join(dict.fromkeys(names))}" for runner, names in runners.items())
+    return f"{what} ({', '.join(dict.fromkeys(key.stage for key in keys))})"
+
+
+WHOLE = "generator"
+TOLERANCE = 0.10
+"""How far the sum may lie from the whole, as a fraction, before the report points at it.
+
+The parts run with a pause between them and write what the whole may fuse away, so they need not agree exactly.
+"""
+
+
+@dataclass(frozen=True)
+class PartsSum:
+    """Medians in ms of a generator and of its parts' sum, both on one clock, "device" or "host"."""
+
+    whole: Record
+    clock: str
+    parts_ms: float
+    whole_ms: float
+
+    @property
+    def difference(self) -> float:
+        """The sum over the whole, minus one: 0.05 where the parts take 5% longer together."""
+        return self.parts_ms / self.whole_ms - 1
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference is within TOLERANCE."""
+        return abs(self.difference) <= TOLERANCE
+
+
+def parts_against_whole(run: Run) -> tuple[PartsSum, ...]:
+    """One entry for each measured generator whose four parts were measured the same way.
+
+    A part counts with the whole's own grid sample, or with any other where it has just one.
+    """
+    sums = []
+    for whole in run.records:
+        if whole.key.stage != WHOLE or whole.latency is None:
+            continue
+        parts = [_part(run, whole, stage) for stage in GENERATOR_PARTS]
+        latencies = [part.latency for part in parts if part is not None and part.latency is not None]
+        if len(latencies) < len(GENERATOR_PARTS):
+            continue
+        everything = [whole.latency, *latencies]
+        if all(latency.device_ms is not None for latency in everything):
+            clock, times = "device", [latency.device_ms_median or 0.0 for latency in everything]
+        else:
+            clock, times = "host", [latency.host_ms_median for latency in everything]
+        if times[0] > 0:
+            sums.append(PartsSum(whole, clock, parts_ms=sum(times[1:]), whole_ms=times[0]))
+    return tuple(sums)
+
+
+def _part(run: Run, whole: Record, stage: str) -> Record | None:
+    alike = [
+        record
+        for record in run.records
+        if record.key.stage == stage
+        and record.latency is not None
+        and (record.key.runner, record.key.precision, record.key.batch)
+        == (whole.key.runner, whole.key.precision, whole.key.batch)
+    ]
+    exact = [record for record in alike if record.key.grid_sample == whole.key.grid_sample]
+    return exact[0] if exact else alike[0] if len(alike) == 1 else None

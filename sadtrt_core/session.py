@@ -1,0 +1,266 @@
+"""One run: what was asked for, the renderer and workload it is asked of, its cases, and where records go.
+
+`bench/` composes this with pytest; nothing here knows of pytest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sadtrt_core.case import GRAPH_GRID_SAMPLES, Case, GridSample
+from sadtrt_core.config import RunConfig
+from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
+from sadtrt_core.environment import read_environment
+from sadtrt_core.errors import Unavailable, UserError
+from sadtrt_core.files import write_file
+from sadtrt_core.graph.calibrate import calibrated
+from sadtrt_core.graph.calibration import Calibration
+from sadtrt_core.measure.drift import Reference, checked_reference, measure_drift, worst_frame_picture
+from sadtrt_core.measure.sensors import Sensors, find_sensors
+from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
+from sadtrt_core.plan import precision_digest, precision_named
+from sadtrt_core.precision import PLAN_SUFFIX, Precision
+from sadtrt_core.progress import SILENT, Reporter
+from sadtrt_core.records import schema
+from sadtrt_core.records.schema import Drift
+from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
+from sadtrt_core.renderer.inputs import frame_inputs, stage_inputs
+from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.renderer.stages import STAGES, stage_named
+from sadtrt_core.renderer.standin import choose_weights
+from sadtrt_core.renderer.workload import Workload, make_workload
+from sadtrt_core.report.html import write_html
+from sadtrt_core.report.summary import summary_csv
+from sadtrt_core.runners.base import Job, StageRunner
+from sadtrt_core.runners.registry import grid_sample_label, runner_named
+
+#: What overrides types or timing from outside, whatever a precision asks for: tf32 rows are fp32 under the first.
+_ARITHMETIC_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUDA_LAUNCH_BLOCKING")
+#: Frames of the built-in driving sequence that ranges are measured over at least.
+CALIBRATION_SPAN = 32
+
+
+@dataclass
+class Session:
+    """The state of one run. Heavy parts are made when they are first asked for."""
+
+    options: RunConfig
+    #: Told what a person should know while the run goes on.
+    report: Reporter = SILENT
+    _writer: RunWriter | None = field(default=None, init=False)
+    _inputs: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict, init=False)
+    _precisions: dict[str, Precision] = field(default_factory=dict, init=False)
+    #: Engines that could not be built before the run, and why.
+    unbuilt: dict[Case, str] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where runners compute: the GPU when there is one, unless another was asked for."""
+        wanted = self.options.device
+        if wanted == "auto":
+            wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda was asked for, but PyTorch sees no GPU: run `sadtrt doctor`")
+        return torch.device(wanted)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether runners compute on a GPU."""
+        return self.device.type == "cuda"
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """The renderer under the weights that were asked for, or the best there are."""
+        options = self.options
+        return choose_weights(
+            options.size,
+            options.checkpoint,
+            options.mapping_checkpoint,
+            options.weights,
+            has_gpu=self.on_gpu,
+            cache=options.cache,
+            report=self.report,
+        )
+
+    @cached_property
+    def workload(self) -> Workload:
+        """What is rendered."""
+        options = self.options
+        return make_workload(self.renderer.config, options.frames, options.source_image, options.samples)
+
+    @cached_property
+    def timing_plan(self) -> TimingPlan:
+        """How long to warm up and sample on this device."""
+        return GPU_PLAN if self.on_gpu else CPU_PLAN
+
+    @cached_property
+    def sensors(self) -> Sensors | Unavailable:
+        """The device's sensors, or why there are none."""
+        return find_sensors(self.device)
+
+    @cached_property
+    def l2_flush(self) -> L2Flush | None:
+        """What empties the GPU's L2 cache between samples, where that was asked for."""
+        return L2Flush(self.device) if self.options.flush_l2 and self.on_gpu else None
+
+    @property
+    def grid_sample(self) -> GridSample:
+        """How graphs sample volumes: what was asked for, or the plugin where it is built, else native."""
+        wanted = self.options.grid_sample
+        if wanted in GRAPH_GRID_SAMPLES:
+            return wanted
+        return "plugin" if self.on_gpu and isinstance(find_plugin(), PluginLibrary) else "native"
+
+    def precision(self, name: str) -> Precision:
+        """The precision of that name; a plan is read once, so that editing its file cannot split a run in two."""
+        if name not in self._precisions:
+            found = precision_named(name)
+            self._precisions[name] = self._precisions[found.name] = found
+        return self._precisions[name]
+
+    def case(self, stage: str, runner: str, precision: str, batch: int = 1) -> Case:
+        """The case of these names as a user types them: a plan's file gives its name, a clip its number of frames.
+
+        Raises UserError for a name that is not known.
+        """
+        found, kind = stage_named(stage), runner_named(runner)
+        if found.module is None and batch == 1:
+            batch = self._clip_frames
+        grid_sample = grid_sample_label(kind, found, self.grid_sample)
+        return Case(stage, runner, self.precision(precision).name, grid_sample, batch)
+
+    @property
+    def _clip_frames(self) -> int:
+        # On a CPU a frame takes a good part of a second; a few show the transfers and the once-a-clip parts.
+        return self.options.clip_frames or (16 if self.on_gpu else 2)
+
+    def job(self, case: Case) -> Job:
+        """What a runner loads for a case, with measured ranges where it is to quantize and can serve."""
+        job = self.plain_job(case)
+        # Asked of a way to sample that every machine has, in case the caller puts it in place of this one.
+        native = replace(job, grid_sample="native")
+        if job.precision.quantize is None or runner_named(case.runner).available(native) is not None:
+            return job
+        return replace(job, calibration=self.calibration)
+
+    def plain_job(self, case: Case) -> Job:
+        """The same without ranges: enough to ask whether a runner serves."""
+        sampled = case.grid_sample if case.grid_sample in GRAPH_GRID_SAMPLES else self.grid_sample
+        return Job(
+            renderer=self.renderer,
+            stage=STAGES[case.stage],
+            precision=self.precision(case.precision),
+            grid_sample=sampled,
+            batch=case.batch,
+            device=self.device,
+            cache=self.options.cache,
+            optimization_level=self.options.optimization_level,
+        )
+
+    def unavailable(self, case: Case) -> Unavailable | None:
+        """Why the case cannot be measured on this machine; None where it can."""
+        return runner_named(case.runner).available(self.plain_job(case))
+
+    def runner(self, case: Case) -> StageRunner:
+        """The case's runner, not yet activated."""
+        return runner_named(case.runner).create(self.job(case))
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Ranges of the generator's convolutions over the driving sequence, from the cache or measured now."""
+        options = self.options
+        # Not from the few frames of a comparison: the same ranges, so that the same engines serve.
+        frames = max(options.frames, CALIBRATION_SPAN)
+        workload = make_workload(self.renderer.config, frames, options.source_image, options.samples)
+        return calibrated(self.renderer, workload, options.cache, self.report)
+
+    def _conditions(self) -> dict[str, str]:
+        """What a run's figures depend on beside its options, for whoever compares it with another."""
+        plans = {how.name: how for name, how in self._precisions.items() if name.endswith(PLAN_SUFFIX)}
+        found = {f"plan {name}": precision_digest(how)[:16] for name, how in plans.items()}
+        found |= {name: os.environ[name] for name in _ARITHMETIC_VARIABLES if name in os.environ}
+        return found if self.on_gpu else found | {"threads": str(torch.get_num_threads())}
+
+    def inputs(self, job: Job) -> dict[str, Tensor]:
+        """Inputs of the job's stage where its runner wants them; the same for every runner."""
+        key = (job.stage.name, job.batch)
+        if key not in self._inputs:
+            self._inputs[key] = stage_inputs(self.renderer, self.workload, job.stage, job.batch, job.input_device)
+        return self._inputs[key]
+
+    @cached_property
+    def frame_inputs(self) -> list[dict[str, Tensor]]:
+        """Inputs of the generator for every frame of the driving sequence, on the device."""
+        return frame_inputs(self.renderer, self.workload, STAGES["generator"], self.device)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The frames that drift is measured against, checked before anything is judged by them."""
+        job = self.plain_job(Case("generator", "pytorch", "fp32", "torch", 1))
+        return checked_reference(job, self.frame_inputs, self.drift_is_meaningful)
+
+    @property
+    def drift_is_meaningful(self) -> bool:
+        """False under seeded weights: noise says nothing about a trained renderer."""
+        return self.renderer.weights.kind != "seeded"
+
+    def render_sequence(self, runner: StageRunner, items: Sequence[dict[str, Tensor]]) -> Tensor:
+        """The generator's frames (T, 3, H, W), float32 on the host, through an activated runner of batch 1."""
+        return torch.cat([runner.infer(item)["prediction"].cpu() for item in items])
+
+    def drift(self, frames: Tensor) -> Drift:
+        """Drift of the whole sequence against the reference."""
+        return measure_drift(self.reference.frames, frames, meaningful=self.drift_is_meaningful)
+
+    @property
+    def recorded_weights(self) -> schema.Weights:
+        """The weights as records name them."""
+        weights = self.renderer.weights
+        return schema.Weights(weights.kind, weights.name, weights.digest)
+
+    @property
+    def recorded_workload(self) -> schema.Workload:
+        """What is rendered, as records name it."""
+        workload, size = self.workload, self.renderer.config.image_size
+        return schema.Workload(workload.name, workload.kp_driving.shape[0], size, workload.digest)
+
+    @property
+    def writer(self) -> RunWriter:
+        """Where records go; the run's folder is made with the first record."""
+        if self._writer is None:
+            self._writer = RunWriter(
+                self.options.results,
+                read_environment(self.device),
+                self.recorded_weights,
+                self.recorded_workload,
+                self.options.as_text() | self._conditions(),
+            )
+        return self._writer
+
+    def save_frames(self, case: Case, frames: Tensor, drift: Drift) -> None:
+        """Keep a picture of the worst frame, beside the reference's and an error map, in the run's folder."""
+        picture = worst_frame_picture(f"{case.runner} {case.precision}", self.reference.frames, frames, drift)
+        folder = self.writer.folder / FRAMES_FOLDER
+        folder.mkdir(exist_ok=True)
+        write_file(folder / f"{case.slug}.png", picture)
+
+    def finish(self) -> None:
+        """Write the summary and the report, and mark the run complete."""
+        write_html(self.writer.finish(summary_csv), self.writer.folder)
+
+    def check(self) -> None:
+        """Load what was asked for, so that a mistake is said once and at once. Raises UserError."""
+        _ = self.device, self.renderer, self.workload
+        for name in self.options.precisions:
+            self.precision(name)
+
+    @property
+    def started(self) -> bool:
+        """Whether anything was recorded."""
+        return self._writer is not None

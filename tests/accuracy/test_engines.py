@@ -1,0 +1,132 @@
+"""The shipped runner stage by stage: it is held against its types alone, and a stage that adds to them is named."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from rich.console import Console
+
+from sadtrt_core.accuracy.backends import StageChain, by_pytorch
+from sadtrt_core.accuracy.drift import write_report
+from sadtrt_core.accuracy.engines import TOGETHER, engine_losses, measure_stages, prepare_engines
+from sadtrt_core.accuracy.findings import EngineReport, Loss, Pair
+from sadtrt_core.accuracy.tables import as_text, engine_renderables
+from sadtrt_core.config import RunConfig
+from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.renderer.inputs import frame_inputs
+from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES
+from sadtrt_core.renderer.workload import make_workload
+from sadtrt_core.runners.base import Job
+from sadtrt_core.session import Session
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
+STAGE_NAMES = (*GENERATOR_PARTS, "generator")
+
+
+def demo_suite(cache, frames):
+    return Session(RunConfig(weights="demo", device="cpu", cache=cache, frames=frames))
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    with torch.inference_mode():
+        return engine_losses(demo_suite(tmp_path_factory.mktemp("cache"), 1), "fp16-mixed", 1)
+
+
+def test_onnx_runtime_loses_what_its_types_lose(report):
+    assert (report.runner, report.precision, report.meaningful) == ("onnxruntime", "fp16-mixed", True)
+    assert [stage.stage for stage in report.stages] == [*GENERATOR_PARTS, TOGETHER, "generator"]
+    pairs = [pair for stage in report.stages for pair in (stage.alone, stage.excluded) if pair is not None]
+    assert len(pairs) == 10
+    for pair in pairs:
+        # The same roundings by two libraries, whose sums in fp32 differ in their last bits.
+        assert pair.runner.decibels == pytest.approx(pair.simulated.decibels, abs=1.5)
+    whole = report.stages[-1].alone.runner
+    assert 65 < whole.decibels < 90
+    # Every stage costs something, none more than all of them.
+    for stage in report.ranked()[:4]:
+        assert whole.decibels - 1 < stage.alone.runner.decibels < 120
+        assert stage.excluded.runner.decibels > whole.decibels - 1
+
+
+def test_the_findings_are_kept_whole(report, tmp_path):
+    folder = write_report(report, tmp_path)
+    assert "-drift-onnxruntime-fp16-mixed" in folder.name
+    assert EngineReport.from_json(json.loads((folder / "drift.json").read_text())) == report
+    text = (folder / "drift.txt").read_text()
+    assert text.startswith("fp16-mixed by onnxruntime (native grid sample), astronaut, 256 pixels, under demo weights")
+    for stage in report.stages:
+        assert f"{stage.alone.runner.psnr_min_db:.1f}" in text
+
+
+def test_the_stage_where_the_runner_adds_to_its_types_is_named(tiny, tmp_path):
+    """Types that cost the map a little; a runner that costs it as much and adds 80 dB of its own in the decoder."""
+    inputs = frame_inputs(tiny, make_workload(tiny.config, 2), STAGES["generator"], torch.device("cpu"))
+    ways = {}
+    for name in STAGE_NAMES:
+        job = Job(tiny, STAGES[name], PRECISIONS["fp32"], "native", 1, torch.device("cpu"), tmp_path)
+        exact = by_pytorch(job, tf32=False)
+        for way in ("fp32", "simulated", "runner"):
+            ways[way, name] = with_noise(exact, 0.0)
+    ways["simulated", "warp"] = ways["runner", "warp"] = with_noise(ways["fp32", "warp"], 1e-3)
+    ways["runner", "decode"] = with_noise(ways["fp32", "decode"], 1e-4)
+    frames, stages = measure_stages(StageChain(ways, inputs), 1, lambda doing, done, total: None)
+    assert len(frames) == 1
+    found = {stage.stage: stage for stage in stages}
+    assert found["decode"].alone.beyond == pytest.approx(80, abs=1)
+    assert found[TOGETHER].alone.beyond == pytest.approx(80, abs=2)
+    for name in ("appearance", "motion", "warp"):
+        assert found[name].alone.beyond == math.inf
+    assert found["warp"].alone.runner.decibels < found["appearance"].alone.runner.decibels
+    # Without the faulty stage what is left is the types'.
+    assert found["decode"].excluded.runner == found["decode"].excluded.simulated == found["warp"].alone.simulated
+    ranked = a_report(frames, stages).ranked()
+    assert [stage.stage for stage in ranked][:1] == ["decode"]
+    assert [stage.stage for stage in ranked][-2:] == [TOGETHER, "generator"]
+    rows = [line for line in as_text(engine_renderables(a_report(frames, stages))).splitlines() if "warp" in line]
+    assert "none" in rows[0]
+
+
+def with_noise(compute, size):
+    def noisy(known):
+        generator = torch.Generator().manual_seed(0)
+        made = compute(known)
+        return {name: t + size * torch.randn(t.shape, generator=generator) for name, t in made.items()}
+
+    return noisy if size else compute
+
+
+def a_report(frames, stages):
+    from sadtrt_core.records import schema
+
+    return EngineReport(
+        version=1,
+        precision="fp16",
+        runner="a runner",
+        grid_sample="native",
+        optimization_level=3,
+        meaningful=False,
+        weights=schema.Weights("seeded", "tiny", "0"),
+        workload=schema.Workload("astronaut", 2, 256, "0"),
+        frames=frames,
+        stages=stages,
+        versions={},
+    )
+
+
+def test_what_lies_beyond_the_types_is_an_error_of_its_own():
+    def loss(decibels):
+        return Loss(decibels, None, 1, 0 if decibels else 4)
+
+    assert Pair(loss(72.0), loss(80.0)).beyond == pytest.approx(72.75, abs=0.01)
+    assert Pair(loss(80.0), loss(80.0)).beyond == math.inf
+    assert Pair(loss(None), loss(80.0)).beyond == -math.inf
+    assert Pair(loss(None), loss(None)).beyond == math.inf
+
+
+def test_a_precision_the_runner_has_not_is_refused_before_anything_is_computed(tmp_path):
+    with pytest.raises(ValueError, match="appearance in tf32 cannot be computed by onnxruntime: TF32 is arithmetic"):
+        prepare_engines(demo_suite(tmp_path, 1), "tf32", Console())

@@ -1,0 +1,366 @@
+"""Searching plans on a CPU: budgets reached or refused, killed searches resumed, plans that hold what they claim."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+
+from sadtrt_core.accuracy.confirm import Confirmed, confirm, confirm_all, fastest, verdict
+from sadtrt_core.accuracy.drift import simulator_of
+from sadtrt_core.accuracy.findings import Loss
+from sadtrt_core.accuracy.journal import Journal
+from sadtrt_core.accuracy.parts import block_parts
+from sadtrt_core.accuracy.search import search_session
+from sadtrt_core.accuracy.search_command import search_command
+from sadtrt_core.accuracy.simulate import Simulator
+from sadtrt_core.accuracy.trials import Budget, Trials
+from sadtrt_core.config import RunConfig
+from sadtrt_core.errors import Unavailable
+from sadtrt_core.measure.timing import TimingPlan
+from sadtrt_core.plan import precision_named, read_plan
+from sadtrt_core.precision import COORDINATES, PRECISIONS
+from sadtrt_core.records.measurements import Drift
+from sadtrt_core.runners.registry import runner_named
+from sadtrt_core.session import Session
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
+FP16 = PRECISIONS["fp16"]
+# Everything in half holds 45 dB here, coordinates in fp32 53 dB, fp32 throughout 115 dB.
+REACHABLE = Budget(54.0)
+EASY = Budget(50.0)
+
+
+def make_session(renderer, cache: Path, like: Session | None = None) -> Session:
+    """A suite of three frames that keeps its graphs and journals in `cache`; the reference of another where given."""
+    options = RunConfig(
+        weights="seeded", frames=3, device="cpu", grid_sample="native", cache=cache, results=cache / "results"
+    )
+    small = Session(options)
+    small.__dict__["renderer"] = renderer  # A cached property: the tiny networks in place of the demo's.
+    if like is not None:
+        small.__dict__["reference"] = like.reference
+    return small
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def small(tiny, cache):
+    return make_session(tiny, cache)
+
+
+@pytest.fixture(scope="module")
+def found(small):
+    return search_session(small, FP16, REACHABLE, "reached", worst=1)
+
+
+def test_a_budget_is_reached_with_little_in_fp32(found, small):
+    outcome = found.outcome
+    assert outcome.met
+    assert found.refusal is None
+    assert not REACHABLE.met_by(Loss.of(outcome.low))
+    assert outcome.drift.psnr_min >= 54
+    assert 0 < outcome.cost < 0.5
+    assert COORDINATES in [item.part.name for item in outcome.kept]
+    # Nothing is kept for nothing: without any one part the budget breaks.
+    for item in outcome.kept:
+        assert not REACHABLE.met_by(item.without)
+
+
+def test_what_is_quantised_is_never_taken_for_what_is_not(small, tmp_path):
+    """int8 differs from fp16-mixed in its quantisation alone."""
+    measured = []
+
+    class Given:
+        inputs = (None,)
+
+        def frames(self, precision, indices):
+            measured.append(precision.name)
+            return torch.zeros(len(indices), 3, 16, 16)
+
+    journal = Journal.open(tmp_path, {"code": "one"})
+    trials = Trials(Given(), torch.zeros(1, 3, 16, 16), "float16", journal)
+    for name in ("fp16-mixed", "int8", "fp8", "int8"):
+        trials.of(PRECISIONS[name], [0])
+    assert measured == ["fp16-mixed", "int8", "fp8"]
+
+
+def test_a_plan_file_holds_what_it_claims_when_it_is_used(found, small, tmp_path):
+    assert search(small, tmp_path, out=tmp_path / "reached.toml") == (True, "")
+    plan = read_plan(tmp_path / "reached.toml")
+    assert plan.precision == found.plan.precision
+    job = replace(
+        small.job(small.case("generator", "onnxruntime", "fp32")),
+        precision=precision_named(str(tmp_path / "reached.toml")),
+    )
+    with runner_named("onnxruntime").create(job) as runner:
+        drift = small.drift(small.render_sequence(runner, small.frame_inputs))
+    assert drift.psnr_min == pytest.approx(plan.measured["psnr_min_db"], abs=1e-6)
+    assert drift.max_lsb_worst == plan.measured["max_lsb"]
+    assert drift.ssim_min == pytest.approx(plan.measured["ssim_min"], abs=1e-9)
+    assert plan.measured["meaningful"] is False
+    assert plan.versions["graph"]
+    assert "of 255" in plan.keep[0].why
+
+
+def search(small, folder, min_psnr=54.0, max_lsb=None, out=None, precision="fp16"):
+    """`search_command` as the command line calls it, and what it said."""
+    said = Console(file=(folder / "said.txt").open("w+"), width=200)
+    asked = _Asked(small)
+    wrote = search_command(asked, precision, min_psnr, max_lsb, 3, 1, out, said, Console(quiet=True))
+    said.file.seek(0)
+    return wrote, "" if wrote else said.file.read()
+
+
+class _Asked:
+    """Options whose suite is the one at hand: the command makes its own from them."""
+
+    def __init__(self, small):
+        self.options = small.options
+
+
+@pytest.fixture(autouse=True)
+def _same_suite(monkeypatch, small):
+    monkeypatch.setattr("sadtrt_core.accuracy.search_command.Session", lambda options, report: small)
+
+
+def test_a_budget_that_the_base_holds_keeps_nothing(small):
+    easy = search_session(small, FP16, Budget(40.0, 255), "easy", worst=1)
+    assert easy.plan is not None
+    assert easy.plan.keep == ()
+    assert easy.outcome.cost == 0
+
+
+def test_a_killed_search_goes_on_where_it_was(tiny, small, found, tmp_path):
+    uninterrupted = search_session(small, FP16, EASY, "easy", worst=1)
+    killed = make_session(tiny, tmp_path, small)
+
+    def kill(count):
+        if count == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search_session(killed, FP16, EASY, "easy", worst=1, tell=kill)
+    said = []
+    resumed = search_session(killed, FP16, EASY, "easy", worst=1, say=said.append)
+    assert "going on from 12 candidates" in said[0]
+    assert resumed.plan.precision == uninterrupted.plan.precision
+    assert resumed.outcome == uninterrupted.outcome
+    # None of the twelve was rendered again: only the plan itself is rendered twice, on the worst frame and on the rest.
+    (journal,) = (tmp_path / "search").iterdir()
+    candidates = len(json.loads(journal.read_text())["measured"])
+    assert candidates <= 12 + resumed.trials <= candidates + 2
+    assert search_session(killed, FP16, EASY, "easy", worst=1).trials == 0
+
+
+def test_a_damaged_journal_starts_anew_and_other_work_has_its_own(tiny, small, tmp_path):
+    held = Budget(40.0)
+    mine = make_session(tiny, tmp_path, small)
+    first = search_session(mine, FP16, held, "held", worst=1)
+    (journal,) = (tmp_path / "search").iterdir()
+    journal.write_text(journal.read_text()[:-40])
+    said = []
+    second = search_session(mine, FP16, held, "held", worst=1, say=said.append)
+    assert second.trials == first.trials > 0
+    assert said[0].startswith(f"starting the search anew: the journal {journal} cannot be read")
+    # A figure that was changed by hand is no better than half a file: the plan would claim it.
+    journal.write_text(re.sub(r'"psnr_db": (\d)', r'"psnr_db": 9\1', journal.read_text(), count=1))
+    third = search_session(mine, FP16, held, "held", worst=1, say=said.append)
+    assert third.outcome == first.outcome
+    assert "its figures were changed after they were written" in said[-1]
+    shorter = make_session(tiny, tmp_path, small)
+    shorter.options = replace(shorter.options, frames=2)
+    assert search_session(shorter, FP16, held, "held", worst=1).trials == first.trials
+    assert len(list((tmp_path / "search").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("precision", "words"), [("tf32", "no base to search from"), ("fp16-mixed", "no base")])
+def test_a_base_that_is_not_low_throughout_is_refused(small, tmp_path, precision, words):
+    with pytest.raises(ValueError, match=words):
+        search(small, tmp_path, precision=precision, out=tmp_path / "x.toml")
+
+
+def test_a_name_no_plan_can_have_is_refused_before_anything_is_measured(tmp_path):
+    for name, words in (("plan.txt", r"ends in \.toml"), ("fp16.toml", "built-in precision")):
+        with pytest.raises(ValueError, match=words):
+            search_command(None, "fp16", 60.0, None, 3, 1, tmp_path / name, Console(quiet=True), Console(quiet=True))
+
+
+def test_blocks_cover_every_node_that_computes(small, found):
+    from sadtrt_core.accuracy.shapes import NO_ARITHMETIC
+
+    graph = simulator_of(small).graph
+    parts = block_parts(graph)
+    covered = [node for part in parts for node in part.nodes]
+    assert len(covered) == len(set(covered))
+    computing = {node.name for node in graph.graph.node if node.op_type not in NO_ARITHMETIC}
+    assert computing <= set(covered)
+
+
+def made(name, db, ms, lsb=1):
+    return Confirmed(replace(FP16, name=name), Drift((db,), (0.9,), (lsb,), (False,)), ms)
+
+
+def test_the_fastest_engine_within_the_budget_is_taken():
+    slow, quick, bad = made("a", 62, 3.0), made("b", 61, 2.0), made("c", 50, 1.0)
+    assert fastest([slow, quick, bad], Budget(60.0)) == (quick, True)
+    assert fastest([slow, quick, bad], Budget(90.0)) == (slow, False)
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (
+            made("p", 72, 4.0),
+            "new (4.000 ms, 72.0 dB, max LSB 1) is 20.0% faster than the built-in fp16-mixed (5.000 ms",
+        ),
+        (made("p", 72, 4.0), "should give way"),
+        (made("p", 70.5, 4.0), "stays"),
+        (made("p", 75, 4.0, lsb=3), "stays"),
+        (made("p", 75, 4.97), "is as fast as the built-in"),
+        (made("p", 75, 4.97), "stays"),
+        (made("p", 75, 6.0), "is 20.0% slower than"),
+        (replace(made("p", 72, 4.0), half_width=0.3), "as fast as"),
+    ],
+)
+def test_the_built_in_gives_way_only_to_what_is_faster_and_no_worse(plan, words):
+    assert words in verdict("new", plan, made("fp16-mixed", 71, 5.0, lsb=2))
+
+
+def test_confirming_renders_and_times_in_the_runner(small, found):
+    done = confirm(small, runner_named("onnxruntime"), found.plan.precision)
+    assert done.drift.psnr_min == pytest.approx(found.outcome.drift.psnr_min, abs=1e-6)
+    assert done.latency_ms > 0
+    assert done.half_width > 0
+    with pytest.raises(ValueError, match="tensorrt cannot confirm the plan: TensorRT runs on an NVIDIA GPU"):
+        confirm(small, runner_named("tensorrt"), found.plan.precision)
+
+
+@pytest.fixture(scope="module")
+def device_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("device")
+
+
+@pytest.fixture
+def on_a_device(small, monkeypatch, device_cache):
+    """A simulator as on a GPU: PyTorch's device code, run on the CPU, with a journal of its own."""
+    plain = simulator_of(small)
+    made_there = Simulator(plain.graph, plain.inputs, torch.device("cpu"))
+    monkeypatch.setattr("sadtrt_core.accuracy.search.simulator_of", lambda suite: made_there)
+    monkeypatch.setattr("sadtrt_core.accuracy.search._MARGINS_DB", (4.0,))
+    monkeypatch.setattr(small, "options", replace(small.options, cache=device_cache))
+
+
+@pytest.mark.usefixtures("on_a_device")
+def test_finalists_are_timed_beside_the_built_in_as_on_a_gpu(small, monkeypatch):
+    """The GPU's way through, with ONNX Runtime in TensorRT's place: some of its plans hold more than the budget."""
+    asked = []
+    times = {"easy-0": 2.0, "fp16-mixed": 3.0, "fp16": 1.0}
+
+    def timed(suite, kind, precision):
+        asked.append(precision)
+        return replace(confirm(suite, kind, precision), latency_ms=times.get(precision.name, 4.0), half_width=0.0)
+
+    monkeypatch.setattr("sadtrt_core.accuracy.confirm.confirm", timed)
+    said = []
+    done = search_session(small, FP16, EASY, "easy", worst=1, say=said.append, kind=runner_named("onnxruntime"))
+    names = [precision.name for precision in asked]
+    assert names[-2:] == ["fp16-mixed", "fp16"]
+    assert len(names) > 3  # A plan for the budget, at least one for more than it, and the two built-in ones.
+    assert len({(p.keep_coordinates, p.keep_nodes) for p in asked[:-2]}) == len(names) - 2
+    assert done.plan.name == "easy"
+    assert done.plan.precision == replace(asked[0], name="easy")
+    facts = done.plan.measured
+    assert (facts["runner"], facts["latency_ms"], facts["fp16_mixed_latency_ms"]) == ("onnxruntime", 2.0, 3.0)
+    assert facts["fp16_psnr_min_db"] < 50 <= facts["psnr_min_db"]
+    assert "easy (2.000 ms, " in done.beside
+    assert "33.3% faster than the built-in fp16-mixed (3.000 ms, " in done.beside
+    assert any(line.startswith("fp16: 1.000 ms, ") for line in said)
+
+
+@pytest.mark.usefixtures("on_a_device")
+def test_an_engine_that_misses_the_budget_is_no_plan(small, monkeypatch):
+    monkeypatch.setattr(
+        "sadtrt_core.accuracy.confirm.confirm",
+        lambda suite, kind, precision: replace(made(precision.name, 45, 1.0), precision=precision),
+    )
+    done = search_session(small, FP16, EASY, "easy", worst=1, kind=runner_named("onnxruntime"))
+    assert done.plan is None
+    assert done.refusal == "onnxruntime gives 45.0 dB, max LSB 1 at best, where 50 dB is asked for"
+
+
+def test_engines_are_built_together_and_one_that_fails_is_left_out(small, monkeypatch):
+    """What is handed to the builder on a GPU, without one: level and number of processes are the command's."""
+    handed = []
+
+    class Built:
+        def __init__(self, job, failure):
+            self.job, self.failure = job, failure
+
+    def build_all(jobs, processes, progress):
+        handed.append((jobs, processes))
+        return tuple(Built(job, "no tactic" if job.precision.name == "b" else None) for job in jobs)
+
+    monkeypatch.setattr("sadtrt_core.accuracy.confirm.build_all", build_all)
+    monkeypatch.setattr("sadtrt_core.accuracy.confirm.confirm", lambda suite, kind, p: made(p.name, 60, 1.0))
+    monkeypatch.setattr(small, "options", replace(small.options, jobs=7, optimization_level=2))
+    kind = replace(runner_named("tensorrt"), absence=lambda job: None)
+    said = []
+    with monkeypatch.context() as patch:
+        patch.setitem(small.__dict__, "device", torch.device("cuda"))
+        done = confirm_all(small, kind, [replace(FP16, name=name) for name in "abc"], said.append)
+    ((jobs, processes),) = handed
+    assert processes == 7
+    assert [job.precision.name for job in jobs] == ["a", "b", "c"]
+    assert {job.options.optimization_level for job in jobs} == {2}
+    assert [item.precision.name for item in done] == ["a", "c"]
+    assert "b: not built: no tactic" in said
+
+
+def test_without_a_gpu_the_built_in_is_beside_it_by_arithmetic(found):
+    assert found.beside.startswith("reached keeps ")
+    assert "; the built-in fp16-mixed keeps " in found.beside
+
+
+def test_engines_are_compared_by_all_their_visits(monkeypatch):
+    """A GPU whose slow state lasts for the first of three visits sets no engine back."""
+    ticks = SimpleNamespace(now=0.0)
+    ticks.perf_counter = lambda: ticks.now
+    monkeypatch.setattr("sadtrt_core.measure.timing.time", ticks)
+
+    class Restless:
+        stream, notes, calls = None, (), 0
+        job = SimpleNamespace(device=torch.device("cpu"))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def execute(self):
+            self.calls += 1
+            ticks.now += 0.00515 if self.calls <= 7 else 0.005
+
+        def synchronize(self):
+            pass
+
+    plan = TimingPlan(1, 0.0, 0.0, 18, 18, repetitions=3, rewarm_calls=1)
+    suite = SimpleNamespace(timing_plan=plan, sensors=Unavailable("none"), frame_inputs=[])
+    suite.render_sequence, suite.drift = (
+        lambda active, items: None,
+        lambda frames: Drift((60.0,), (1.0,), (1,), (False,)),
+    )
+    monkeypatch.setattr("sadtrt_core.accuracy.confirm._job", lambda suite, kind, precision: None)
+    kind = SimpleNamespace(create=lambda job: Restless())
+    assert confirm(suite, kind, FP16).latency_ms == pytest.approx(5.0)

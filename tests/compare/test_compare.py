@@ -1,0 +1,395 @@
+"""Interleaved comparison: the order of turns, drift that hits both sides alike, other checkouts, and refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sadtrt_core.benchmark import BENCHMARK_VERSION
+from sadtrt_core.case import Case
+from sadtrt_core.cli import app
+from sadtrt_core.compare import engine_file as compare_engine
+from sadtrt_core.compare.compare import Comparison, compare_interleaved, compare_pictures, compare_sides
+from sadtrt_core.compare.side import parse_side, question, read_question
+from sadtrt_core.compare.sides import LocalSide, Samples, remote_side
+from sadtrt_core.config import RunConfig
+from sadtrt_core.engine import cache as engine_cache
+from sadtrt_core.engine.job import parse_file_name
+from sadtrt_core.errors import UserError
+from sadtrt_core.measure.timing import TimingPlan
+from sadtrt_core.session import Session
+from sadtrt_core.stats import interleaved_ratio
+
+ROOT = Path(__file__).parents[2]
+MAPPING = ["--stage", "mapping", "--weights", "seeded", "--device", "cpu", "--seconds", "0.2"]
+
+
+class Scripted:
+    """A side whose samples take `level` ms, times how slow the machine is by now."""
+
+    call_seconds = 0.01
+
+    def __init__(self, name, level, log, slowness, on_device=False):
+        self.name, self.level, self.log, self.slowness, self.on_device = name, level, log, slowness, on_device
+
+    def sample(self, count):
+        self.log.append(self.name)
+        times = tuple(self.level * next(self.slowness) for _ in range(count))
+        return Samples(times, times if self.on_device else None)
+
+
+def compared(a_level, b_level, slowness=None, **options):
+    log: list[str] = []
+    slowness = slowness or itertools.repeat(1.0)
+    outcome = compare_interleaved(
+        Scripted("A", a_level, log, slowness, **options), Scripted("B", b_level, log, slowness, **options), 1.0
+    )
+    return outcome, "".join(log)
+
+
+def test_sides_are_sampled_a_b_b_a():
+    outcome, log = compared(10.0, 10.0)
+    assert log == "ABBA" * outcome.rounds
+    assert outcome.rounds >= 8
+
+
+def test_a_machine_that_slows_down_all_along_shows_no_difference_and_hides_none():
+    """Times double in the course of the measurement: A first, then B, would call B 1.5 times slower."""
+    slowing = (1.0 + i / 1000 for i in itertools.count())
+    outcome, _ = compared(10.0, 10.0, slowing)
+    assert outcome.ratio == pytest.approx(1.0, abs=0.01)
+    assert outcome.interval.low <= 1.0 <= outcome.interval.high
+    slowing = (1.0 + i / 1000 for i in itertools.count())
+    outcome, _ = compared(10.0, 10.5, slowing)
+    assert outcome.interval.low > 1.03
+    assert outcome.interval.high < 1.07
+
+
+def test_the_device_clock_is_used_where_both_have_it():
+    assert compared(10.0, 20.0, on_device=True)[0].clock == "device"
+    assert compared(10.0, 20.0)[0].clock == "host"
+
+
+def test_the_sentence_says_what_may_be_concluded():
+    faster = compared(10.0, 5.0)[0].sentence("a", "b")
+    assert faster == "b is 2 times as fast as a (95%: 2 to 2)"
+    assert compared(5.0, 10.0)[0].sentence("a", "b").startswith("b takes 2 times as long as a")
+    assert compared(5.0, 5.0)[0].sentence("a", "b").startswith("no difference shown: b takes 1 to 1 times as long")
+
+
+def test_rounds_must_match():
+    with pytest.raises(ValueError, match="rounds should match"):
+        interleaved_ratio([[1.0, 2.0]], [[1.0, 2.0], [1.0, 2.0]])
+    with pytest.raises(ValueError, match="rounds should match"):
+        interleaved_ratio([], [])
+
+
+def test_sides_are_parsed_with_their_defaults():
+    side = parse_side("pytorch", "mapping", 2)
+    assert (side.case, side.label) == (Case("mapping", "pytorch", "fp32", "auto", 2), "pytorch:fp32")
+    side = parse_side("onnxruntime:fp16-mixed:native", "warp", 1)
+    assert side.case == Case("warp", "onnxruntime", "fp16-mixed", "native", 1)
+    assert side.label == "onnxruntime:fp16-mixed:native"
+
+
+@pytest.mark.parametrize(
+    ("a", "words"),
+    [
+        ("pytorch:", "should be runner[:precision[:grid_sample]]"),
+        ("pytorch:fp32:native:more", "should be runner[:precision[:grid_sample]]"),
+        ("caffe", "runner 'caffe' is not known: expected one of pytorch"),
+        ("pytorch:fp7", "precision 'fp7' is not known"),
+        ("mine.engine", "is no engine of this harness: its name should be stage-precision-sampling-bN-size-digest"),
+        ("pytorch:fp32:cubic", "grid sample 'cubic' is not known"),
+        ("pytorch:tf32", "pytorch:tf32 cannot run mapping here: TF32 is arithmetic of NVIDIA GPUs"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(a, words):
+    result = CliRunner().invoke(app, ["compare", a, "pytorch:fp32", *MAPPING])
+    assert result.exit_code == 2
+    assert words in result.output.replace("\n", " ")
+
+
+def test_two_precisions_are_compared_in_one_process(tmp_path):
+    file = tmp_path / "outcome.json"
+    result = CliRunner().invoke(app, ["compare", "pytorch:fp32", "pytorch:bf16", *MAPPING, "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    (outcome,) = json.loads(file.read_text())
+    assert (outcome["a"], outcome["b"], outcome["clock"]) == ("pytorch:fp32", "pytorch:bf16", "host")
+    assert outcome["interval"]["low"] <= outcome["ratio"] <= outcome["interval"]["high"]
+    assert outcome["a_ms"] > 0 < outcome["b_ms"]
+    assert outcome["pictures"] is None
+
+
+def session(**given):
+    return Session(RunConfig(**{"weights": "seeded", "device": "cpu", **given}))
+
+
+SIDE = parse_side("pytorch", "mapping", 1)
+
+
+def test_another_checkout_is_sampled_in_a_process_of_its_own(tmp_path):
+    """A checkout whose mapping stage sleeps 20 ms more."""
+    checkout = tmp_path / "other"
+    checkout.mkdir()
+    for path in ROOT.iterdir():
+        if path.name != "sadtrt_core" and not path.name.startswith("."):
+            (checkout / path.name).symlink_to(path)
+    package = checkout / "sadtrt_core"
+    package.mkdir()
+    for path in (ROOT / "sadtrt_core").iterdir():
+        if path.name not in ("runners", "__pycache__"):
+            (package / path.name).symlink_to(path)
+    (package / "runners").mkdir()
+    for path in (ROOT / "sadtrt_core" / "runners").glob("*.py"):
+        (package / "runners" / path.name).write_text(path.read_text())
+    slower = package / "runners" / "pytorch.py"
+    marker = "    def execute(self) -> None:\n"
+    assert slower.read_text().count(marker) == 1
+    slower.write_text(slower.read_text().replace(marker, marker + '        __import__("time").sleep(0.02)\n'))
+    found = compare_sides(SIDE, SIDE, session(), checkout, 0.2)
+    outcome = found.latency
+    assert found.pictures is None, "mapping makes none"
+    assert outcome.b_ms >= 20, "the other checkout's code ran, which sleeps at least so long"
+
+
+def test_a_checkout_that_cannot_take_part_is_named(tmp_path):
+    with pytest.raises(ValueError, match="is no checkout of this project"):
+        compare_sides(SIDE, SIDE, session(), tmp_path, 0.2)
+    (tmp_path / "sadtrt_core").mkdir()
+    (tmp_path / "sadtrt_core" / "__init__.py").touch()
+    with pytest.raises(ValueError, match=r"ended with exit status 1 .* older than `sadtrt compare`"):
+        compare_sides(SIDE, SIDE, session(), tmp_path, 0.2)
+
+
+class Painter:
+    """A side whose frames are given."""
+
+    call_seconds = 0.01
+
+    def __init__(self, frames):
+        self.frames = frames
+
+    def sample(self, count):
+        return Samples((10.0,) * count, None)
+
+    def render(self):
+        return self.frames
+
+
+def pictures_sentence(a, b):
+    pictures = compare_pictures(Painter(a), Painter(b), "a")
+    return Comparison(compared(10.0, 10.0)[0], pictures).sentences("a", "b")[1:]
+
+
+def test_pictures_of_the_two_sides_are_compared_with_each_other():
+    frames = torch.full((4, 3, 16, 16), 100 / 255)
+    apart = frames.clone()
+    apart[2] += 3 / 255
+    found = compare_pictures(Painter(frames), Painter(apart), "pytorch:fp32")
+    assert found.psnr_min == pytest.approx(38.59, abs=0.01)
+    assert (found.max_lsb_worst, found.reference) == (3, "pytorch:fp32")
+    expected = "pictures agree to 38.6 dB in the worst of 4 frames, no pixel more than 3 levels apart"
+    assert pictures_sentence(frames, apart) == (expected,)
+    assert pictures_sentence(frames, frames) == ("the same pictures, bit for bit, over 4 frames",)
+    broken = frames.clone()
+    broken[1, 0, 0, 0] = float("nan")
+    assert pictures_sentence(frames, broken) == ("1 of 4 frames of b hold NaN or infinity",)
+    assert pictures_sentence(frames, None) == ()
+
+
+def test_frames_are_rendered_in_the_batch_that_is_compared():
+    class Runner:
+        job = SimpleNamespace(batch=2)
+        stream = None
+
+        def execute(self):
+            pass
+
+        synchronize = execute
+
+    def render_sequence(runner, items):
+        return torch.cat([item["kp"] for item in items])
+
+    items = [{"kp": torch.full((1, 2), float(i))} for i in range(4)]
+    suite = SimpleNamespace(frame_inputs=items, render_sequence=render_sequence, timing_plan=TimingPlan(1, 0, 0, 1, 1))
+    assert LocalSide(Runner(), suite).render()[:, 0].tolist() == [0, 1, 2, 3]
+
+
+WORKER = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    with open("asked.txt", "a") as log:
+        log.write(line)
+    if "side" in asked:
+        answer = {first}
+    elif "render" in asked:
+        import numpy
+        numpy.save(asked["render"], numpy.arange(96, dtype="float32").reshape(2, 3, 4, 4))
+        answer = {{}}
+    else:
+        answer = {{"host_ms": [10.0] * asked["take"], "device_ms": [9.0] * asked["take"], "late": 1}}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+def scripted_checkout(folder, **first):
+    """A checkout whose worker answers by a script, the first question with `first`, and keeps what it was asked."""
+    package = folder / "sadtrt_core"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "compare_worker.py").write_text(WORKER.format(first={"call_seconds": 0.01, **first}))
+    return folder
+
+
+def test_another_checkout_hands_over_its_samples_and_pictures(tmp_path):
+    checkout = scripted_checkout(tmp_path / "now", renders=True, benchmark_version=BENCHMARK_VERSION)
+    with remote_side(SIDE, RunConfig(), checkout) as remote:
+        assert (remote.call_seconds, remote.times_alike) == (0.01, True)
+        assert remote.sample(3) == Samples((10.0,) * 3, (9.0,) * 3, 1)
+        assert torch.equal(remote.render(), torch.arange(96.0).reshape(2, 3, 4, 4))
+
+
+def test_an_older_checkout_has_no_pictures_and_host_times_only(tmp_path):
+    """One that times in another way falls back to host times, and one that cannot hand over pictures is not asked."""
+    with remote_side(SIDE, RunConfig(), scripted_checkout(tmp_path / "then")) as old:
+        assert old.sample(2) == Samples((10.0,) * 2, None)
+        assert old.render() is None
+
+
+def test_what_another_checkout_is_asked_has_the_words_that_older_ones_know(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig(weights="mine.safetensors", cache=Path("cache"), device="cpu", frames=4)
+    with remote_side(parse_side("tensorrt:plans/mine.toml", "warp", 4), config, scripted_checkout(tmp_path / "then")):
+        pass
+    asked = json.loads((tmp_path / "then" / "asked.txt").read_text())
+    assert asked == {
+        "side": {"runner": "tensorrt", "precision": str(tmp_path / "plans" / "mine.toml")},
+        "conditions": {
+            "stage": "warp",
+            "batch": 4,
+            "size": 256,
+            "weights": str(tmp_path / "mine.safetensors"),
+            "checkpoint": None,
+            "device": "cpu",
+            "cache": str(tmp_path / "cache"),
+            "optimization_level": 3,
+        },
+        "benchmark_version": BENCHMARK_VERSION,
+    }
+
+
+@pytest.mark.parametrize("text", ["pytorch:fp32", "onnxruntime:fp16-mixed:native"])
+def test_a_worker_reads_what_it_is_asked(tmp_path, text):
+    side, config = parse_side(text, "warp", 3), RunConfig(device="cpu", cache=tmp_path, weights="demo")
+    read, shared = read_question(json.loads(json.dumps(question(side, config))))
+    assert read == side
+    assert (shared.device, shared.cache, shared.weights, shared.frames) == ("cpu", tmp_path, "demo", 6)
+
+
+def test_a_worker_refuses_what_it_does_not_know():
+    asked = question(SIDE, RunConfig())
+    asked["conditions"]["humidity"] = 3
+    with pytest.raises(UserError, match="does not know humidity"):
+        read_question(asked)
+
+
+KEY = {"flavour": "tensorrt", "tensorrt": "8.6.0", "gpu": "NVIDIA H200", "plugin_sha256": None}
+
+
+def engine_file(folder, key=None, stage="mapping"):
+    """An engine as the cache writes it; its name belongs to its key."""
+    key = key or KEY
+    path = folder / f"{stage}-fp16-mixed-native-b1-256-{engine_cache.key_digest(key)[:12]}.engine"
+    path.write_bytes(b"plan")
+    record = {"key": key, "engine_sha256": hashlib.sha256(b"plan").hexdigest(), "engine_bytes": 4}
+    path.with_suffix(".json").write_text(json.dumps({**record, "build_seconds": 1.0, "notes": []}))
+    return path
+
+
+def test_an_engine_file_is_a_side_by_its_name(tmp_path):
+    path = engine_file(tmp_path)
+    side = parse_side(str(path), "mapping", 1)
+    assert (side.case.runner, side.case.grid_sample, side.engine, side.label) == ("tensorrt", "native", path, path.name)
+    assert parse_file_name(path) == (Case("mapping", "tensorrt", "fp16-mixed", "native", 1), 256)
+    read, _ = read_question(question(side, RunConfig()))
+    assert read == side
+
+
+def test_a_stored_engine_is_read_whole(tmp_path):
+    engine, key = engine_cache.stored_engine(engine_file(tmp_path))
+    assert (engine.plan, engine.seconds, key) == (b"plan", 1.0, KEY)
+
+
+def truncated(path):
+    path.write_bytes(b"pla")
+
+
+def changed(path):
+    path.write_bytes(b"plam")
+
+
+def without_key(path):
+    path.with_suffix(".json").unlink()
+
+
+def with_another_key(path):
+    record = json.loads(path.with_suffix(".json").read_text())
+    record["key"]["tensorrt"] = "10.13.3"
+    path.with_suffix(".json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (Path.unlink, "cannot run mapping here: there is no engine"),
+        (truncated, "is truncated: 3 of 4 bytes"),
+        (changed, "its bytes are not those that were built"),
+        (without_key, "is no engine of this harness: its key"),
+        (with_another_key, "its name is not the one that belongs to its key"),
+        (lambda path: None, "TensorRT runs on an NVIDIA GPU, not on cpu"),
+    ],
+)
+def test_an_engine_that_cannot_take_part_is_refused_in_one_sentence(tmp_path, harm, words):
+    path = engine_file(tmp_path)
+    harm(path)
+    result = CliRunner().invoke(app, ["compare", str(path), "pytorch:fp32", *MAPPING])
+    assert result.exit_code == 2
+    assert words in result.output.replace("\n", " ")
+    assert "Traceback" not in result.output
+
+
+def test_an_engine_of_another_stage_or_size_is_refused(tmp_path):
+    path = engine_file(tmp_path, stage="decode")
+    result = CliRunner().invoke(app, ["compare", str(path), "pytorch:fp32", *MAPPING])
+    assert result.exit_code == 2
+    assert "is an engine of decode at batch 1 and 256 px, where mapping" in result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, None),
+        (
+            {"tensorrt": "10.13.3"},
+            "built by tensorrt 10.13.3 on NVIDIA H200, and here is tensorrt 8.6.0 on NVIDIA H200",
+        ),
+        ({"gpu": "NVIDIA A10"}, "built by tensorrt 8.6.0 on NVIDIA A10, and here is tensorrt 8.6.0 on NVIDIA H200"),
+        ({"plugin_sha256": "77"}, "built with another GridSample3D plugin"),
+    ],
+)
+def test_an_engine_that_was_built_elsewhere_is_refused(monkeypatch, change, words):
+    monkeypatch.setattr(compare_engine.api, "tensorrt_module", lambda: SimpleNamespace(__name__="tensorrt"))
+    monkeypatch.setattr(compare_engine.api, "version_text", lambda trt: "8.6.0")
+    monkeypatch.setattr(compare_engine.api, "current_gpu", lambda: compare_engine.api.Gpu("NVIDIA H200", "9.0"))
+    monkeypatch.setattr(compare_engine.api, "flavour", lambda trt: "tensorrt")
+    found = compare_engine._misfit({**KEY, **change})
+    assert found is None if words is None else words in str(found)

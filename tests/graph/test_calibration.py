@@ -1,0 +1,136 @@
+"""Calibrations: measured the same again, kept in the cache, refused when damaged or foreign."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from reports import Kept
+
+from sadtrt_core.accuracy.parts import stage_parts
+from sadtrt_core.accuracy.simulate import Simulator
+from sadtrt_core.errors import UserError
+from sadtrt_core.graph.calibrate import calibrated, measured_ranges, spread_frames
+from sadtrt_core.graph.calibration import Calibration, read_calibration, write_calibration
+from sadtrt_core.graph.export import OPSET
+from sadtrt_core.graph.pipeline import cached_export
+from sadtrt_core.measure.drift import measure_drift
+from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.renderer.inputs import frame_inputs
+from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.renderer.standin import choose_weights
+from sadtrt_core.renderer.workload import make_workload
+
+CPU = torch.device("cpu")
+MADE = Calibration("minimum and maximum", (0, 4), "w" * 64, "d" * 64, "onnxruntime 1", {"/decoder/fc/Conv": 2.5})
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def demo(cache):
+    return choose_weights(256, None, None, "demo", has_gpu=False, cache=cache)
+
+
+@pytest.fixture(scope="module")
+def workload(demo):
+    return make_workload(demo.config, 4)
+
+
+def test_ranges_are_the_largest_magnitudes_that_convolutions_read(tiny, cache):
+    """Against the inputs themselves, taken out of the graph."""
+    workload = make_workload(tiny.config, 3)
+    ranges = measured_ranges(tiny, workload, (0, 2), cache)
+    graph = cached_export(tiny, STAGES["generator"], OPSET, cache)
+    read = {node.name: node.input[0] for node in graph.graph.node if node.op_type == "Conv"}
+    assert set(ranges) == set(read)
+    simulator = Simulator(graph, frame_inputs(tiny, workload, STAGES["generator"], CPU))
+    inner = sorted({name for name in read.values() if name != "source_image"})
+    seen = dict.fromkeys(inner, 0.0)
+
+    def see(name, value):
+        if name in seen:
+            seen[name] = max(seen[name], float(value.abs().max()))
+
+    simulator.watch((0, 2), see)
+    for name, tensor in read.items():
+        if tensor in seen and seen[tensor] > 0:
+            assert ranges[name] == pytest.approx(seen[tensor], rel=1e-4)
+
+
+def test_ranges_reproduce_and_are_measured_once(demo, workload, cache):
+    said = Kept()
+    first = calibrated(demo, workload, cache, said)
+    assert "calibrating on 4 frames of astronaut" in said.lines[0]
+    said.lines.clear()
+    assert calibrated(demo, workload, cache, said) == first
+    assert not said.lines, "the cache has it"
+    assert measured_ranges(demo, workload, first.frames, cache) == pytest.approx(first.ranges, rel=1e-6)
+    (path,) = (cache / "calibrations").glob("*.json")
+    path.write_text(path.read_text()[:-40])
+    assert calibrated(demo, workload, cache, said) == first
+    assert "is not a calibration" in said.lines[0]
+    assert read_calibration(path) == first
+
+
+@pytest.mark.parametrize(("precision", "low", "high", "levels"), [("int8", 61, 66, 3), ("fp8", 64, 70, 3)])
+def test_the_demo_stays_where_it_was_measured(demo, workload, cache, precision, low, high, levels):
+    graph = cached_export(demo, STAGES["generator"], OPSET, cache)
+    inputs = frame_inputs(demo, workload, STAGES["generator"], CPU)
+    simulator = Simulator(graph, inputs, None, calibrated(demo, workload, cache))
+    fp32, mixed, low_bits = (simulator.frames(PRECISIONS[n], [0, 3]) for n in ("fp32", "fp16-mixed", precision))
+    drift = measure_drift(fp32, low_bits)
+    assert low < drift.psnr_min < high
+    assert max(drift.max_lsb) <= levels
+    assert measure_drift(fp32, mixed).psnr_min > drift.psnr_min + 10
+    there = Simulator(graph, inputs, CPU, simulator.calibration).frames(PRECISIONS[precision], [0])
+    assert measure_drift(low_bits[:1], there).psnr_min > 60, "both compute the same but for the order of sums"
+
+
+def test_parts_of_a_quantized_precision_are_quantized(demo, cache):
+    graph = cached_export(demo, STAGES["generator"], OPSET, cache)
+    decode = next(part for part in stage_parts(graph) if part.name == "decode")
+    assert decode.lowered(PRECISIONS["int8"]).quantize == PRECISIONS["int8"].quantize
+    assert decode.excluded(PRECISIONS["int8"]).quantize == PRECISIONS["int8"].quantize
+    assert decode.lowered(PRECISIONS["fp16"]).quantize is None
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, (0,)), (3, (0, 1, 2)), (32, (0, 4, 9, 13, 18, 22, 27, 31))])
+def test_frames_are_spread_from_the_first_to_the_last(count, expected):
+    assert spread_frames(count) == expected
+
+
+def test_a_calibration_is_read_back_as_it_was_written(tmp_path):
+    path = tmp_path / "ranges.json"
+    write_calibration(MADE, path)
+    assert read_calibration(path) == MADE
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "is not a calibration"),
+        ("[" * 100_000, "is not a calibration"),
+        ("{}", "lacks the field 'exporter'"),
+        ('{"ranges": {"/a": 0.0}}', "lacks the field"),
+        (None, "cannot read the calibration"),
+    ],
+)
+def test_files_that_are_none_are_refused_in_one_sentence(tmp_path, text, fault):
+    path = tmp_path / "bad.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=fault) as refused:
+        read_calibration(path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_range_is_positive_and_finite(value):
+    with pytest.raises(ValueError, match=r"the range of /a is .*: expected a positive number"):
+        dataclasses.replace(MADE, ranges={"/a": value})

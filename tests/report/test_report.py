@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from record_examples import WEIGHTS, drift, key, latency, measured, on_cpu, run_of
+from rich.console import Console
+
+from sadtrt_core.case import Case
+from sadtrt_core.errors import UserError
+from sadtrt_core.records.schema import Drift, Record, Resources, Run, Telemetry, Weights
+from sadtrt_core.report.html import markdown_summary, print_tables, write_html
+from sadtrt_core.report.pictures import PNG_SIGNATURE, draw_pareto, frontier, pareto_points
+from sadtrt_core.report.tables import parts_against_whole
+
+REFERENCE = Case("generator", "pytorch", "fp32", "torch", 1)
+
+
+def whole_run(**changes: object) -> Run:
+    parts = [
+        measured(Case(stage, "tensorrt", "fp16", grid, 1), latency=latency(ms), drift=None)
+        for stage, grid, ms in (("appearance", "none", 1.0), ("motion", "native", 1.0), ("warp", "native", 1.0))
+    ]
+    return run_of(
+        measured(REFERENCE, latency=latency(20.0), drift=drift((None, None), lsb=(0, 0))),
+        measured(key(), latency=latency(5.0), drift=drift((40.0, 44.0), lsb=(9, 7))),
+        measured(key(precision="fp16-mixed"), latency=latency(5.2), notes=("<script>alert(1)</script>",)),
+        *parts,
+        measured(Case("decode", "tensorrt", "fp16", "none", 1), latency=latency(3.0), drift=None),
+        Record(key(precision="bf16"), "failed", "no bf16 in this builder [yet]"),
+        Record(key(runner="onnxruntime"), "skipped", "no CUDA provider"),
+        Record(key("warp", runner="onnxruntime"), "skipped", "no CUDA provider"),
+        **changes,
+    )
+
+
+def printed(run: Run) -> str:
+    stream = io.StringIO()
+    print_tables(run, Console(file=stream, width=220))
+    return stream.getvalue()
+
+
+def test_tables_say_how_much_faster_and_what_it_costs() -> None:
+    text = printed(whole_run())
+    assert re.search(r"generator +│ pytorch .* reference ", text)
+    assert re.search(r"generator +│ tensorrt │ fp16 .* (4\.0|3\.9)\dx faster ", text)
+    assert re.search(r"generator +│ tensorrt │ fp16 .*│ +40\.0 │ +42\.0 │ +0\.9990 │ +9 │ +0 ", text)
+    assert "identical" in text
+    slower = printed(run_of(measured(REFERENCE, latency=latency(5.0)), measured(latency=latency(10.0))))
+    assert re.search(r"(2\.0|1\.9)\dx slower", slower)
+
+
+def test_what_was_not_run_is_one_line_for_each_reason() -> None:
+    lines = printed(whole_run()).splitlines()
+    (skipped,) = [line for line in lines if "no CUDA provider" in line]
+    assert "onnxruntime fp16 (generator, warp)" in skipped
+    assert any("no bf16 in this builder [yet]" in line and "failed" in line for line in lines)
+
+
+def test_parts_that_do_not_add_up_are_pointed_at() -> None:
+    (entry,) = parts_against_whole(whole_run())
+    assert (entry.clock, entry.agrees) == ("device", False)
+    assert entry.difference == pytest.approx(0.2, abs=0.01)
+    assert re.search(r"\+(19|20)\.\d% does not add up", printed(whole_run()))
+    on_host = [
+        measured(key(stage), latency=latency(None, ms))
+        for stage, ms in (("generator", 4.0), ("appearance", 1.0), ("motion", 1.0), ("warp", 1.0), ("decode", 1.0))
+    ]
+    (entry,) = parts_against_whole(on_cpu(run_of(*on_host)))
+    assert (entry.clock, entry.agrees) == ("host", True)
+    assert parts_against_whole(run_of(*on_host[:-1])) == ()
+
+
+def test_telemetry_tells_clocks_energy_and_what_was_disturbed() -> None:
+    seen = Telemetry((1500.0, 1980.0, 1980.0), None, (45.0, 50.0, 50.2), (400.0,) * 3, ("software power cap",))
+    run = run_of(measured(latency=latency(disturbed=(1, 2)), telemetry=seen, resources=Resources(900.0, 220.0, 812.34)))
+    (line,) = (line for line in printed(run).splitlines() if "1500 to 1980" in line)
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells[5:] == ["1500 to 1980", "-", "45 to 50", "400", "-", "812.3", "-", "2 of 60", "software power cap"]
+    assert "Telemetry" not in printed(run_of(measured()))
+
+
+def test_doubts_are_told_beside_the_figures() -> None:
+    unsteady = printed(run_of(measured(latency=latency(steady=False))))
+    assert re.search(r"\d \* │", unsteady)
+    broken = printed(run_of(measured(drift=Drift((70.0, float("nan")), (1.0, 1.0), (1, 9), (False, True)))))
+    assert "NaN in 1 of 2" in broken
+    seeded = run_of(measured(drift=drift(meaningful=False)), weights=Weights("seeded", "by name", "d"))
+    assert "say nothing about a trained renderer" in " ".join(printed(seeded).split())
+    assert "interrupted" in printed(run_of(measured(), complete=False))
+    assert "nothing was recorded" in printed(run_of())
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.targets: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.targets += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_report_is_one_file_that_needs_no_other(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    picture = PNG_SIGNATURE + b"rest"
+    (tmp_path / "frames" / "tensorrt-fp16.png").write_bytes(picture)
+    (tmp_path / "frames" / "page.png").write_bytes(b"<html>")
+    (tmp_path / "secret").write_bytes(picture)
+    (tmp_path / "frames" / "link.png").symlink_to(tmp_path / "secret")
+    path = write_html(whole_run(), tmp_path)
+    text = path.read_text("utf-8")
+    page = Links()
+    page.feed(text)
+    assert "script" not in page.tags
+    assert "&lt;script&gt;" in text
+    assert page.tags.count("figure") == 1
+    assert len(page.targets) == 2
+    assert all(target.startswith("data:image/png;base64,") for target in page.targets)
+    assert base64.b64encode(picture).decode() in text
+    assert (tmp_path / "pareto.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
+    text = write_html(run_of(), tmp_path).read_text("utf-8")
+    assert "Nothing was recorded" in text
+    assert "nothing to draw" in text
+    assert not (tmp_path / "pareto.png").exists()
+
+
+def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot write .*pareto\.png"):
+        write_html(whole_run(), tmp_path / "nowhere")
+
+
+def test_the_chart_leaves_out_what_means_nothing() -> None:
+    broken = Drift((float("nan"),), (1.0,), (1,), (True,))
+    clock, points = pareto_points(
+        run_of(measured(), measured(key(precision="fp8"), drift=broken), measured(key("warp")))
+    )
+    assert clock == "device"
+    assert [record.key.precision for _, _, record in points] == ["fp16"]
+    clock, points = pareto_points(run_of(measured(batchless := key(batch=4)), measured(latency=latency(None))))
+    assert clock == "host"
+    assert next(time for time, _, record in points if record.key == batchless) < 2.0
+    seeded = run_of(measured(drift=drift(meaningful=False)), weights=Weights("seeded", "by name", "d"))
+    assert draw_pareto(seeded) is None
+
+
+def test_the_frontier_holds_what_nothing_beats() -> None:
+    record = measured()
+    points = ((5.0, 40.0, record), (5.2, 71.0, record), (6.0, 60.0, record), (20.0, 120.0, record), (5.2, 50.0, record))
+    assert [point[:2] for point in frontier(points)] == [(5.0, 40.0), (5.2, 71.0), (20.0, 120.0)]
+
+
+def test_markdown_stays_markdown() -> None:
+    text = markdown_summary(whole_run(weights=Weights(WEIGHTS.kind, "a|b <i> @team\nnext", "d")))
+    assert r"a\|b &lt;i&gt; &#64;team next" in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.replace(r"\|", "").count("|") for line in tables} == {5, 12, 13}
+    assert "no CUDA provider" in text
+    assert not any(line.startswith("| warp") for line in tables)
