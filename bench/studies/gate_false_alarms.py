@@ -22,6 +22,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -29,45 +30,41 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from sadtrt_core import codec, stats
+from sadtrt_core.benchmark import BENCHMARK_VERSION
+from sadtrt_core.case import Case
+from sadtrt_core.config import RunConfig, run_options
 from sadtrt_core.environment import read_environment
-from sadtrt_core.measure import stats
+from sadtrt_core.files import write_file
+from sadtrt_core.gate.judge import compare_runs
+from sadtrt_core.gate.limits import Thresholds
+from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, GateResult
 from sadtrt_core.measure.drift import measure_drift
-from sadtrt_core.measure.energy import energy_per_call
-from sadtrt_core.measure.memory import device_memory_free_of_leftovers
+from sadtrt_core.measure.interleave import Repetitions
+from sadtrt_core.measure.resources import device_memory_free_of_leftovers, device_memory_used, energy_per_call
 from sadtrt_core.measure.timing import LatencySampler, TimingPlan
-from sadtrt_core.measure.visits import RowTiming
-from sadtrt_core.records import codec, schema
-from sadtrt_core.records.files import write_atomically
-from sadtrt_core.records.gate import compare_runs
-from sadtrt_core.records.schema import Drift, Latency, Record, RecordKey, Resources, Run
-from sadtrt_core.records.thresholds import Thresholds
-from sadtrt_core.records.verdicts import REGRESSIONS, ExitCode, GateResult
-from sadtrt_core.rows import BENCHMARK_VERSION, resources
+from sadtrt_core.records import schema
+from sadtrt_core.records.schema import Drift, Latency, Record, Resources, Run
 from sadtrt_core.runners.base import StageRunner
-from sadtrt_core.runners.registry import runner_named
-from sadtrt_core.suite import Suite, SuiteOptions, default_cache
+from sadtrt_core.session import Session
 
 RESULTS = Path(__file__).parents[2] / "results"
 ROWS = {
     "cpu": ("mapping:pytorch:fp32", "mapping:pytorch:bf16", "keypoints:pytorch:fp32"),
-    "cuda": (
-        "generator:tensorrt:fp16-mixed",
-        "decode:tensorrt:fp16",
-        "motion:tensorrt:fp16-mixed",
-        "warp:pytorch:fp32",
-    ),
+    "cuda": ("generator:tensorrt:fp16-mixed", "decode:tensorrt:fp16", "warp:pytorch:fp32"),
 }
 LEVELS = {"cpu": (0.05, 0.2, 0.3, 0.5), "cuda": (0.03, 0.05)}
+SHARED_OPTIONS = ("weights", "optimization_level", "grid_sample", "cache")
 SETTING = "default limits"
 PICTURE_DECISIONS = 100
-ALARMS_KEPT, ALARMS_SHOWN = 20, 10
+ALARMS_KEPT = 20
 
 
 @dataclass(frozen=True)
@@ -81,12 +78,11 @@ class Sample:
 
 @dataclass
 class Samples:
-    """What was measured so far: runs of this process, and runs of fresh ones."""
+    """What was measured so far: runs of this process, runs of fresh ones; `again` counts runs measured anew."""
 
-    stored: list[Sample]
-    fresh: list[Run]
+    stored: list[Sample] = field(default_factory=list)
+    fresh: list[Run] = field(default_factory=list)
     again: int = 0
-    """Runs that an earlier version of this measured anew because others were at work."""
 
     @classmethod
     def read(cls, folder: Path) -> Samples:
@@ -101,7 +97,7 @@ class Samples:
     def write(self, folder: Path) -> None:
         stored = [{"planted": item.planted, "group": item.group, "run": item.run.to_json()} for item in self.stored]
         kept = {"stored": stored, "fresh": [run.to_json() for run in self.fresh], "measured_again": self.again}
-        write_atomically(folder / "samples.json", json.dumps(kept) + "\n")
+        write_file(folder / "samples.json", json.dumps(kept) + "\n")
 
 
 # Measuring
@@ -170,63 +166,53 @@ class Rows:
     What loading anew may change (where memory lies, which algorithms cuDNN picks) is seen by the fresh runs.
     """
 
-    def __init__(self, suite: Suite, names: Sequence[str], stack: contextlib.ExitStack) -> None:
-        self.suite, self.names, self._stack = suite, names, stack
-        self._loaded: dict[str, tuple[RecordKey, StageRunner, Resources]] = {}
-
-    def _load(self, name: str) -> tuple[RecordKey, StageRunner, Resources]:
-        if name not in self._loaded:
-            stage, runner, precision = name.split(":")
-            kind = runner_named(runner)
-            job = self.suite.job(stage, kind, precision, 1)
-            inputs = self.suite.inputs(job)
-            before = device_memory_free_of_leftovers(job.device) or 0.0
-            active = self._stack.enter_context(kind.create(job))
-            active.bind(inputs)
-            self._loaded[name] = self.suite.key(kind, job), active, resources(active, before)
-        return self._loaded[name]
+    def __init__(self, session: Session, names: Sequence[str], stack: contextlib.ExitStack) -> None:
+        self.session, self._stack = session, stack
+        self.cases = [session.case(*name.split(":")) for name in names]
+        self._loaded: dict[Case, tuple[StageRunner, Resources]] = {}
 
     def measure(self, levels: Sequence[float]) -> list[Run]:
-        """A run of all rows for each planted slowdown of `levels`, their repetitions interleaved as the suite's are."""
-        suite, plan = self.suite, self.suite.timing_plan
-        began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        environment, about = read_environment(suite.device), suite.options.as_text()
-        under_way = [[self._first(name, level) for name in self.names] for level in levels]
-        for _ in range(1, plan.visits):
-            for _, timing, _ in itertools.chain(*under_way):
+        """A run of all rows for each planted slowdown of `levels`, their repetitions interleaved as the benchmarks'."""
+        session = self.session
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        about = (session.recorded_weights, session.recorded_workload, session.options.as_text())
+        empty = Run(schema.SCHEMA_VERSION, now, now, True, read_environment(session.device), *about, ())
+        under_way = [[self._first(case, level) for case in self.cases] for level in levels]
+        for _ in range(1, session.timing_plan.repetitions):
+            for timing, _ in itertools.chain(*under_way):
                 timing.wait()
-                timing.visit()
-        weights, workload = suite.recorded_weights, suite.recorded_workload
+                timing.repeat()
         return [
-            Run(schema.SCHEMA_VERSION, began, began, True, environment, weights, workload, about, tuple(records))
-            for records in ([record_of(*row) for row in rows] for rows in under_way)
+            dataclasses.replace(empty, records=tuple(map(record_of, self.cases, *zip(*rows, strict=True))))
+            for rows in under_way
         ]
 
-    def _first(self, name: str, planted: float) -> tuple[RecordKey, RowTiming, Resources]:
-        key, active, taken = self._load(name)
-        plan, sensors = self.suite.timing_plan, self.suite.sensors
-        measured: Any = slowed(active, planted, plan) if planted else active
-        timing = RowTiming(measured, plan, sensors)
-        timing.visit()
-        # Of a planted run only the time is judged.
-        energy = None if planted else energy_per_call(measured, sensors, timing.call_seconds)
-        return key, timing, dataclasses.replace(taken, energy_mj_per_frame=energy)
+    def _first(self, case: Case, planted: float) -> tuple[Repetitions, Resources]:
+        """A row's first repetition, and what its runner takes. Of a planted run only the time is judged."""
+        session = self.session
+        if case not in self._loaded:
+            inputs, runner = session.inputs(session.job(case)), session.runner(case)
+            before = device_memory_free_of_leftovers(session.device)
+            self._stack.enter_context(runner).bind(inputs)
+            after = device_memory_used(session.device)
+            memory = None if before is None or after is None else max(0.0, after - before)
+            self._loaded[case] = runner, Resources(memory, runner.engine_bytes and runner.engine_bytes / 1e6, None)
+        active, taken = self._loaded[case]
+        measured: Any = slowed(active, planted, session.timing_plan) if planted else active
+        timing = Repetitions(measured, session.timing_plan, session.sensors)
+        timing.repeat()
+        energy = None if planted else energy_per_call(measured, session.sensors, timing.call_seconds)
+        return timing, dataclasses.replace(taken, energy_mj_per_frame=energy)
 
 
-def record_of(key: RecordKey, timing: RowTiming, taken: Resources) -> Record:
+def record_of(case: Case, timing: Repetitions, taken: Resources) -> Record:
     """A row's record, its times to five digits: the samples are a file in the repository."""
     latency = timing.latency()
     device = None if latency.device_ms is None else tuple(float(f"{ms:.5g}") for ms in latency.device_ms)
     host = tuple(float(f"{ms:.5g}") for ms in latency.host_ms)
     latency = dataclasses.replace(latency, host_ms=host, device_ms=device)
-    return Record(
-        key,
-        "measured",
-        latency=latency,
-        resources=taken,
-        telemetry=timing.telemetry(),
-        benchmark_version=BENCHMARK_VERSION,
-    )
+    about = {"telemetry": timing.telemetry(), "benchmark_version": BENCHMARK_VERSION}
+    return Record(case, "measured", latency=latency, resources=taken, **about)
 
 
 def fresh_run(timeout: float) -> Run:
@@ -241,7 +227,7 @@ def fresh_run(timeout: float) -> Run:
 def measure_all(options: argparse.Namespace, rows: Rows, out: Path) -> Samples:
     """All rounds, as far as the budget goes; a round more is begun only if one as long as the longest would fit."""
     out.mkdir(parents=True, exist_ok=True)
-    began, longest, samples = time.monotonic(), 0.0, Samples([], [])
+    began, longest, samples = time.monotonic(), 0.0, Samples()
     for index in range(options.plain):
         start = time.monotonic()
         if start - began + longest > options.budget_seconds:
@@ -330,7 +316,7 @@ def power(stored: Sequence[Sample], thresholds: Thresholds) -> list[dict[str, An
     return answers
 
 
-def only(run: Run, key: RecordKey) -> Run:
+def only(run: Run, key: Case) -> Run:
     """The run with one of its rows."""
     return dataclasses.replace(run, records=tuple(record for record in run.records if record.key == key))
 
@@ -436,97 +422,51 @@ def spread(values: list[float | None]) -> dict[str, float] | None:
 # Telling
 
 
-def lines_of(head: str, numbers: str, rows: Sequence[Sequence[object]]) -> list[str]:
-    """A Markdown table: its head, what says which columns are numbers, and its rows."""
-    return ["", head, numbers, *(f"| {' | '.join(map(str, cells))} |" for cells in rows)]
+def cell(value: Any) -> str:
+    """A share, a spread, a list or a plain value as a cell of Markdown."""
+    if isinstance(value, dict) and "of" in value:
+        return f"{value['count']} of {value['of']}"
+    if isinstance(value, dict) and "median" in value:
+        return f"{value['median']:.4g} ({value['lowest_percent']:+.1f}% to {value['highest_percent']:+.1f}%)"
+    if isinstance(value, (list, dict)):
+        return "; ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)
+
+
+def markdown(title: str, rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a table whose columns are their keys."""
+    if not rows:
+        return ""
+    lines = [[name.replace("_", " ") for name in rows[0]], ["---"] * len(rows[0])]
+    lines += [[cell(value) for value in row.values()] for row in rows]
+    return f"\n## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def table(answers: dict[str, Any]) -> str:
     """Markdown of the decisions."""
-
-    def counts(said: dict[str, Any], *names: str) -> list[str]:
-        return [f"{said[name]['count']} of {said[name]['of']}" for name in names]
-
-    def ends(known: dict[str, float] | None) -> str:
-        return "-" if known is None else f"{known['lowest_percent']:+.1f}% to {known['highest_percent']:+.1f}%"
-
-    def percent(value: float | None, form: str) -> str:
-        return "-" if value is None else f"{value:{form}}%"
-
     where, part = answers["environment"], answers[SETTING]
-    machine = where["gpu"] or f"{where['cpu']} x {where['cpu_count']}, no GPU"
-    driver = [f"driver {where['driver']}"] if where["gpu"] else []
-    versions = [f"torch {where['torch']}", f"TensorRT {where['tensorrt']}", *driver]
-    versions.append(f"sadtrt {where['sadtrt_version']} ({where['commit']})")
-    lines = ["# Gate experiment", "", f"{machine}; {', '.join(versions)}."]
-    if again := answers["measured_again"]:
-        lines += ["", f"{again} runs were measured again because other processes were at work."]
-    lines += lines_of(
-        "| row | clock | runs | median ms | lowest to highest median | single visits | host time | energy | steady "
-        "| disturbed samples | throttled by |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
-        [
-            [row["row"], row["clock"], row["runs"], f"{row['median_ms']['median']:.4g}"]
-            + [ends(row[name]) for name in ("median_ms", "visit_ms", "host_ms", "energy_mj")]
-            + [f"{row['steady']} of {row['runs']}", f"{row['disturbed_samples']} of {row['samples']}"]
-            + [", ".join(row["throttle_reasons"]) or "-"]
-            for row in answers["rows"]
-        ],
+    machine = f"{where['gpu'] or where['cpu']}; torch {where['torch']}, TensorRT {where['tensorrt']}"
+    same = [{"identical code": kind} | part[kind] for kind in ("stored", "fresh", "fresh against every stored")]
+    return (
+        f"# Gate: false alarms and power\n\n{machine}, sadtrt {where['commit']}, {SETTING}.\n"
+        + markdown("Rows in unchanged code: medians, and their lowest and highest", answers["rows"])
+        + markdown("Every two runs of unchanged code", same)
+        + markdown("Planted slowdowns", part["power"])
+        + markdown("Planted losses of picture", [answers["picture"]])
     )
-    names = {
-        "stored": "stored runs, every two, both ways",
-        "fresh": "fresh processes, each against the first stored run",
-        "fresh against every stored": "fresh processes and stored runs, every two, both ways",
-    }
-    counted = ("false_alarms", "rows_called_worse", "not_comparable")
-    lines += ["", f"## {SETTING}"]
-    lines += lines_of(
-        "| identical code | decisions | false alarms | rows called worse | not comparable |",
-        "|---|---:|---:|---:|---:|",
-        [[words, part[kind]["decisions"], *counts(part[kind], *counted)] for kind, words in names.items()],
-    )
-    if alarms := [*part["stored"]["alarms"], *part["fresh against every stored"]["alarms"]]:
-        lines += ["", "False alarms:", "", *(f"- {alarm}" for alarm in alarms[:ALARMS_SHOWN])]
-        lines += [f"- and {len(alarms) - ALARMS_SHOWN} more or others"] if len(alarms) > ALARMS_SHOWN else []
-    if part["power"]:
-        lines += lines_of(
-            "| planted slowdown | row | limit | caught | interval above zero | not comparable | median change |",
-            "|---:|---|---:|---:|---:|---:|---:|",
-            [
-                [
-                    f"{one['planted_percent']:g}%",
-                    one["row"],
-                    percent(one["median_limit_percent"], ".3g"),
-                    *counts(one, "caught", "interval_above_zero", "not_comparable"),
-                    percent(one["median_change_percent"], "+.1f"),
-                ]
-                for one in part["power"]
-            ],
-        )
-    planted = {"false_alarms": "nothing", "one_decibel_caught": "1 dB", "one_level_caught": "1 level of one pixel"}
-    lines += ["", "## Picture (default limits)"]
-    lines += lines_of(
-        "| planted | called worse |",
-        "|---|---:|",
-        [[words, *counts(answers["picture"], name)] for name, words in planted.items()],
-    )
-    return "\n".join(lines) + "\n"
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--device", default="cpu", choices=tuple(ROWS))
+    for known in run_options():
+        if known.field in SHARED_OPTIONS:
+            parser.add_argument(known.flag, type=known.type, help=f"as the benchmarks': {known.text}")
     parser.add_argument("--row", action="append", help="repeatable: stage:runner:precision")
-    parser.add_argument("--weights", default="seeded", help="as the suite's; times do not depend on them")
-    parser.add_argument("--optimization-level", type=int, default=3, choices=range(6), help="as the suite's")
-    parser.add_argument("--grid-sample", default="auto", help="as the suite's")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="as the suite's")
     parser.add_argument("--plain", type=int, default=15, help="runs of unchanged code (15 make 210 pairs, both ways)")
     parser.add_argument("--planted", type=int, default=5, help="runs of each planted slowdown")
     parser.add_argument("--fresh", type=int, default=5, help="runs in processes of their own")
-    parser.add_argument(
-        "--budget-seconds", type=float, default=float("inf"), help="begin no round that would end later"
-    )
+    parser.add_argument("--budget-seconds", type=float, default=math.inf, help="begin no round that would end later")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch on a CPU (default: 1)")
     parser.add_argument("--again", type=Path, help="a folder this wrote: decide anew, in place or in --out")
     parser.add_argument("--out", type=Path, help="folder to write (default: results/gate-false-alarms-DEVICE)")
@@ -534,43 +474,27 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def suite_of(options: argparse.Namespace) -> Suite:
-    return Suite(
-        SuiteOptions(
-            size=256,
-            weights=options.weights,
-            checkpoint=None,
-            mapping_checkpoint=None,
-            source_image=None,
-            samples=None,
-            frames=1,
-            clip_frames=None,
-            device=options.device,
-            grid_sample=options.grid_sample,
-            cache=options.cache,
-            results=RESULTS,
-            jobs=1,
-            optimization_level=options.optimization_level,
-        ),
-        say=print,
-    )
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """What was said of the benchmarks' own options."""
+    names = ("device", *SHARED_OPTIONS)
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def main() -> None:
     options = parse()
     out = options.out or options.again or RESULTS / f"gate-false-alarms-{options.device}"
     torch.set_num_threads(options.threads)
-    suite = suite_of(options)
+    session = Session(RunConfig.from_options({"weights": "seeded", "frames": 1} | given(options)))
     with contextlib.ExitStack() as stack:
-        rows = Rows(suite, options.row or ROWS[options.device], stack)
+        rows = Rows(session, options.row or ROWS[options.device], stack)
         if options.one_run:
-            write_atomically(options.one_run, json.dumps(rows.measure((0.0,))[0].to_json()))
+            write_file(options.one_run, json.dumps(rows.measure((0.0,))[0].to_json()))
             return
         samples = Samples.read(options.again) if options.again else measure_all(options, rows, out)
     out.mkdir(parents=True, exist_ok=True)
-    answers = decide(samples, suite.workload.source_image[:, :, ::2, ::2].float().cpu())
-    write_atomically(out / "decisions.json", json.dumps(answers, indent=1) + "\n")
-    write_atomically(out / "decisions.md", table(answers))
+    answers = decide(samples, session.workload.source_image[:, :, ::2, ::2].float().cpu())
+    write_file(out / "decisions.json", json.dumps(answers, indent=1) + "\n")
+    write_file(out / "decisions.md", table(answers))
     print(table(answers))
 
 
