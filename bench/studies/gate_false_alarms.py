@@ -32,6 +32,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -103,21 +104,17 @@ class Samples:
 # Measuring
 
 
-class Slowed:
-    """A runner that does `extra` after every call, on the stream of the call; what LatencySampler uses of it."""
+def followed(runner: StageRunner, extra: Callable[[], None]) -> Any:
+    """What is timed of a runner, which does `extra` after every call, on the stream of the call."""
 
-    def __init__(self, runner: StageRunner, extra: Callable[[], None]) -> None:
-        self.job, self.stream, self._runner, self._extra = runner.job, runner.stream, runner, extra
+    def execute() -> None:
+        runner.execute()
+        extra()
 
-    def execute(self) -> None:
-        self._runner.execute()
-        self._extra()
-
-    def synchronize(self) -> None:
-        self._runner.synchronize()
+    return SimpleNamespace(job=runner.job, stream=runner.stream, execute=execute, synchronize=runner.synchronize)
 
 
-def slowed(active: StageRunner, fraction: float, plan: TimingPlan) -> Slowed:
+def slowed(active: StageRunner, fraction: float, plan: TimingPlan) -> Any:
     """The runner with work after every call that takes `fraction` of its own time, its launch included."""
     stream = active.stream
     if stream is None:
@@ -129,7 +126,7 @@ def slowed(active: StageRunner, fraction: float, plan: TimingPlan) -> Slowed:
             while time.perf_counter() < until:
                 pass
 
-        return Slowed(active, busy)
+        return followed(active, busy)
 
     def spin(cycles: int) -> None:
         with torch.cuda.stream(stream):
@@ -137,7 +134,7 @@ def slowed(active: StageRunner, fraction: float, plan: TimingPlan) -> Slowed:
 
     # A kernel more takes some microseconds however short it is: of a short stage that alone may be a percent. In turn,
     # because a GPU that changes its state between the two would seem to need all the planted time for the launch.
-    alone, launched = interleaved_ms((active, Slowed(active, lambda: spin(1))), plan)
+    alone, launched = interleaved_ms((active, followed(active, lambda: spin(1))), plan)
     launch = max(0.0, stats.median([after - before for before, after in zip(alone, launched, strict=True)]))
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     begin.record(stream)
@@ -146,7 +143,7 @@ def slowed(active: StageRunner, fraction: float, plan: TimingPlan) -> Slowed:
     end.synchronize()
     wanted_ms = fraction * stats.median(alone) - launch
     cycles = max(1, round(known / begin.elapsed_time(end) * wanted_ms))
-    return Slowed(active, lambda: spin(cycles))
+    return followed(active, lambda: spin(cycles))
 
 
 def interleaved_ms(runners: Sequence[Any], plan: TimingPlan) -> list[list[float]]:
@@ -428,32 +425,26 @@ def cell(value: Any) -> str:
         return f"{value['count']} of {value['of']}"
     if isinstance(value, dict) and "median" in value:
         return f"{value['median']:.4g} ({value['lowest_percent']:+.1f}% to {value['highest_percent']:+.1f}%)"
-    if isinstance(value, (list, dict)):
-        return "; ".join(map(str, value)) or "-"
-    return "-" if value is None else str(value)
-
-
-def markdown(title: str, rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a table whose columns are their keys."""
-    if not rows:
-        return ""
-    lines = [[name.replace("_", " ") for name in rows[0]], ["---"] * len(rows[0])]
-    lines += [[cell(value) for value in row.values()] for row in rows]
-    return f"\n## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return ("; ".join(value) if isinstance(value, (list, dict)) else "" if value is None else str(value)) or "-"
 
 
 def table(answers: dict[str, Any]) -> str:
-    """Markdown of the decisions."""
+    """Markdown of the decisions: tables whose columns are the keys of what was decided."""
     where, part = answers["environment"], answers[SETTING]
-    machine = f"{where['gpu'] or where['cpu']}; torch {where['torch']}, TensorRT {where['tensorrt']}"
-    same = [{"identical code": kind} | part[kind] for kind in ("stored", "fresh", "fresh against every stored")]
-    return (
-        f"# Gate: false alarms and power\n\n{machine}, sadtrt {where['commit']}, {SETTING}.\n"
-        + markdown("Rows in unchanged code: medians, and their lowest and highest", answers["rows"])
-        + markdown("Every two runs of unchanged code", same)
-        + markdown("Planted slowdowns", part["power"])
-        + markdown("Planted losses of picture", [answers["picture"]])
-    )
+    text = f"# Gate: false alarms and power\n\n{where['gpu'] or where['cpu']}, sadtrt {where['commit']}, {SETTING}.\n"
+    tables = {
+        "Rows in unchanged code: medians, and their lowest and highest": answers["rows"],
+        "Every two runs of unchanged code": [
+            {"runs": kind} | part[kind] for kind in ("stored", "fresh", "fresh against every stored")
+        ],
+        "Planted slowdowns": part["power"],
+        "Planted losses of picture": [answers["picture"]],
+    }
+    for title, rows in tables.items():
+        lines = [list(rows[0]), ["---"] * len(rows[0])] if rows else []
+        lines += [[cell(value) for value in row.values()] for row in rows]
+        text += f"\n## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return text
 
 
 def parse() -> argparse.Namespace:
@@ -474,17 +465,12 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def given(options: argparse.Namespace) -> dict[str, Any]:
-    """What was said of the benchmarks' own options."""
-    names = ("device", *SHARED_OPTIONS)
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
-
-
 def main() -> None:
     options = parse()
     out = options.out or options.again or RESULTS / f"gate-false-alarms-{options.device}"
     torch.set_num_threads(options.threads)
-    session = Session(RunConfig.from_options({"weights": "seeded", "frames": 1} | given(options)))
+    said = {name: value for name, value in vars(options).items() if value is not None}
+    session = Session(RunConfig.from_options({"weights": "seeded", "frames": 1} | said))
     with contextlib.ExitStack() as stack:
         rows = Rows(session, options.row or ROWS[options.device], stack)
         if options.one_run:
