@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from rich.markup import escape
 
+from sadtrt_core.benchmark import prebuild
 from sadtrt_core.config import RunConfig, add_options
+from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import UserError
+from sadtrt_core.gate.baselines import find_baseline
+from sadtrt_core.gate.judge import gate_files
+from sadtrt_core.gate.limits import Thresholds
+from sadtrt_core.gate.output import print_gate
+from sadtrt_core.gate.verdicts import ExitCode, GateResult
 from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.progress import ConsoleReporter
+from sadtrt_core.records.store import read_run
 from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.report.html import REPORT_FILE, print_summary
 from sadtrt_core.runners.registry import RUNNERS
+from sadtrt_core.session import Session
 
 ROOT = Path(__file__).parent
 
@@ -30,6 +44,9 @@ CONFIG = pytest.StashKey[RunConfig]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse mistyped options before anything is collected."""
+    if config.getoption("benchmark_only", False):
+        # What is skipped, and why, is told by the run's own tables.
+        config.option.reportchars = "fE"
     try:
         config.stash[CONFIG] = RunConfig.from_options(vars(config.option))
     except UserError as error:
@@ -59,30 +76,22 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not wanted or session.config.getoption("collectonly"):
         return
     try:
-        made = _make_session(session.config)
+        made = Session(session.config.stash[CONFIG], report=ConsoleReporter(Console(stderr=True)))
         made.check()
     except UserError as error:
         pytest.exit(f"sadtrt: {error}", returncode=int(pytest.ExitCode.USAGE_ERROR))
     session.config.stash[SESSION] = made
 
 
-def _make_session(config: pytest.Config) -> Any:
-    from sadtrt_core.session import Session
-
-    return Session(config.stash[CONFIG], say=Console(stderr=True).print)
-
-
 @pytest.fixture(scope="session")
-def session(request: pytest.FixtureRequest) -> Any:
+def session(request: pytest.FixtureRequest) -> Session:
     """The run that every benchmark records into. Engines of the collected cases are built before the first of them."""
     made = request.config.stash[SESSION]
     _prebuild(made, request)
     return made
 
 
-def _prebuild(made: Any, request: pytest.FixtureRequest) -> None:
-    from sadtrt_core.benchmark import prebuild
-
+def _prebuild(made: Session, request: pytest.FixtureRequest) -> None:
     if not made.on_gpu:
         return
     given = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
@@ -96,26 +105,21 @@ def _prebuild(made: Any, request: pytest.FixtureRequest) -> None:
         prebuild(made, cases, Console())
 
 
-SESSION = pytest.StashKey[Any]()
-GATE = pytest.StashKey[Any]()
+SESSION = pytest.StashKey[Session]()
+GATE = pytest.StashKey[tuple[Path, Thresholds]]()
 UNFINISHED = pytest.StashKey[str]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Say now, before minutes of measuring, that a run could not be gated."""
-    name = session.config.getoption("gate")
-    if name is None:
+    asked = session.config.stash[CONFIG]
+    if asked.gate is None:
         return
-    from sadtrt_core.gate.baselines import find_baseline
-    from sadtrt_core.gate.limits import Thresholds
-    from sadtrt_core.gate.verdicts import ExitCode
-    from sadtrt_core.records.store import read_run
-
     try:
         # Resolved now: by the end, `latest` would be the run itself.
-        baseline = find_baseline(ROOT / "results", name).resolve()
+        baseline = find_baseline(ROOT / "results", asked.gate).resolve()
         read_run(baseline)
-        session.config.stash[GATE] = baseline, Thresholds.read(session.config.getoption("gate_thresholds"))
+        session.config.stash[GATE] = baseline, Thresholds.read(asked.gate_thresholds)
     except UserError as error:
         pytest.exit(f"--gate: {error}", returncode=int(ExitCode.NOT_COMPARABLE))
 
@@ -133,7 +137,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[N
 
 
 def _finish(session: pytest.Session, exitstatus: int) -> None:
-
     made = session.config.stash.get(SESSION, None)
     # An interrupted run stays marked incomplete: what it measured is readable, but no gate may pass on it.
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
@@ -146,36 +149,29 @@ def _finish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
-def _judge(config: pytest.Config) -> Any:
+def _judge(config: pytest.Config) -> GateResult | None:
     """The gate's answer on this run, where one was asked for. A run that recorded nothing cannot be compared."""
     if GATE not in config.stash:
         return None
-    from sadtrt_core.gate.judge import gate_files
-    from sadtrt_core.gate.verdicts import ExitCode, GateResult
-
     made = config.stash.get(SESSION, None)
     if made is None or not made.started:
         return GateResult(int(ExitCode.NOT_COMPARABLE), (), ("no benchmark recorded anything",))
     return gate_files(made.writer.folder, *config.stash[GATE])
 
 
-def _print_summary(config: pytest.Config, result: Any) -> None:
+def _print_summary(config: pytest.Config, result: GateResult | None) -> None:
     reporter = config.pluginmanager.getplugin("terminalreporter")
     made = config.stash.get(SESSION, None)
     if reporter is None or (made is None and result is None):
         return
-    from sadtrt_core.gate.output import print_gate
-    from sadtrt_core.records.store import read_run
-    from sadtrt_core.report.html import REPORT_FILE, print_summary
-
     # Where there is no terminal to ask, wide enough that no word of a table breaks.
     file = reporter._tw._file
     console = Console(file=file, width=None if file.isatty() else 160)
     console.print()
     config.hook.pytest_sadtrt_summary(config=config, console=console)
     folder = made.writer.folder if made is not None and made.started else None
-    if folder is not None:
-        print_summary(read_run(folder), console)
+    skipped = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reporter.stats.get("skipped", ()))
+    print_summary(read_run(folder) if folder is not None else None, skipped, console)
     if (problem := config.stash.get(UNFINISHED, None)) is not None:
         console.print(f"[bold red]the run is not complete:[/] {escape(problem)}", soft_wrap=True)
     if result is not None:
@@ -198,12 +194,6 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Stable identity only: any difference makes pytest-benchmark warn that two runs do not compare."""
-    import dataclasses
-
-    import torch
-
-    from sadtrt_core.environment import read_environment
-
     device = torch.device("cuda" if torch.cuda.is_available() and config.getoption("device") != "cpu" else "cpu")
     environment = dataclasses.asdict(read_environment(device))
     names = ("gpu", "compute_capability", "driver", "cuda", "tensorrt", "tensorrt_flavour", "torch", "onnxruntime")

@@ -55,53 +55,53 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("shape", "features", "method"), rows)
 
 
-def _setting(suite: Session, shape: SamplingShape, features: ComputeType) -> Setting:
-    options = BuildOptions(optimization_level=suite.options.optimization_level)
-    return Setting(shape, TORCH_TYPES[features], suite.device, suite.options.cache, options, suite.say)
+def _setting(session: Session, shape: SamplingShape, features: ComputeType) -> Setting:
+    options = BuildOptions(optimization_level=session.options.optimization_level)
+    return Setting(shape, TORCH_TYPES[features], session.device, session.options.cache, options, session.report)
 
 
 @pytest.fixture(scope="module")
-def unbuilt(suite: Session, request: pytest.FixtureRequest) -> dict[MethodAt, str]:
+def unbuilt(session: Session, request: pytest.FixtureRequest) -> dict[MethodAt, str]:
     """Why, for each row whose engine could not be built; the engines of all others are in the cache by now."""
     collected = [getattr(item, "callspec", None) for item in request.session.items]
     rows = [
-        (call.params["method"], _setting(suite, call.params["shape"], call.params["features"]))
+        (call.params["method"], _setting(session, call.params["shape"], call.params["features"]))
         for call in collected
         if call is not None and isinstance(call.params.get("method"), SamplingMethod)
     ]
     capture = request.config.pluginmanager.getplugin("capturemanager")
     assert capture is not None
     with capture.global_and_fixture_disabled():
-        return build_sampler_engines(rows, suite.options.jobs, Console())
+        return build_sampler_engines(rows, session.options.jobs, Console())
 
 
 @pytest.fixture(scope="module")
-def device_copy_rate(suite: Session) -> float:
+def device_copy_rate(session: Session) -> float:
     """Bytes a second, read and written, of a copy within the device's memory."""
-    return copy_rate(suite.device)
+    return copy_rate(session.device)
 
 
 def test_grid_sample(
     shape: SamplingShape,
     features: ComputeType,
     method: SamplingMethod,
-    suite: Session,
+    session: Session,
     benchmark: Any,
     sampling_rows: list[SamplingRow],
     device_copy_rate: float,
     unbuilt: dict[MethodAt, str],
 ) -> None:
-    setting = _setting(suite, shape, features)
+    setting = _setting(session, shape, features)
     dtype = setting.dtype
     reason = method.absence(setting)
-    if reason is None and suite.device.type == "cpu" and 4 * shape.size > suite.options.size:
+    if reason is None and session.device.type == "cpu" and 4 * shape.size > session.options.size:
         reason = f"{4 * shape.size} pixels take a CPU a second a call (--size {4 * shape.size})"
     if reason is not None:
         pytest.skip(reason)
     if (broken := unbuilt.get((method, setting))) is not None:
         raise BuildError(broken)
     benchmark.group = f"grid sample, {shape.name}, {features}"
-    on_gpu = suite.device.type == "cuda"
+    on_gpu = session.device.type == "cuda"
     moved = shape.bytes_moved(dtype.itemsize)
     with torch.inference_mode(), method.open(setting) as launcher:
         volume, grid = _tensors(setting, 0)
@@ -115,7 +115,7 @@ def test_grid_sample(
             pytest.skip("--benchmark-disable: ran once, recorded nothing")
         cold = warm = None
         if on_gpu:
-            others = [launcher(*_tensors(setting, n)) for n in range(1, copies_beyond_cache(moved, suite.device))]
+            others = [launcher(*_tensors(setting, n)) for n in range(1, copies_beyond_cache(moved, session.device))]
             cold = graph_time_us([launch, *others])
             warm = graph_time_us([launch])
     host = benchmark.stats.stats.median * 1e6

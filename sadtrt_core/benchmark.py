@@ -13,7 +13,6 @@ from torch import Tensor
 
 from sadtrt_core.case import Case
 from sadtrt_core.engine.build import BuildOptions
-from sadtrt_core.engine.display import build_progress
 from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.parallel import BuildOutcome, build_all
 from sadtrt_core.errors import BuildError, Unavailable, UserError
@@ -21,9 +20,10 @@ from sadtrt_core.measure.drift import REFERENCE_FLOOR_DB
 from sadtrt_core.measure.interleave import Interleaver, Repetitions
 from sadtrt_core.measure.resources import device_memory_free_of_leftovers, device_memory_used, energy_per_call
 from sadtrt_core.measure.timing import LatencySampler
+from sadtrt_core.progress import ConsoleReporter
 from sadtrt_core.records.schema import Drift, Record, Resources
+from sadtrt_core.renderer.stages import clip_parts
 from sadtrt_core.runners.base import StageRunner
-from sadtrt_core.runners.clip import CLIP_PARTS
 from sadtrt_core.runners.tensorrt import engine_job
 from sadtrt_core.session import Session
 
@@ -60,7 +60,7 @@ def engine_cases(case: Case) -> list[Case]:
     """The cases whose engines a case of TensorRT loads: itself, or a clip's parts."""
     if case.stage != "clip":
         return [case]
-    return [Case(name, case.runner, case.precision, case.grid_sample, 1) for name in CLIP_PARTS]
+    return [Case(name, case.runner, case.precision, case.grid_sample, 1) for name in clip_parts()]
 
 
 def engines_for(session: Session, cases: Iterable[Case]) -> dict[Case, BuildJob]:
@@ -94,8 +94,8 @@ def build_engines(jobs: list[BuildJob], processes: int, console: Console) -> tup
     """Build what the cache lacks, with a progress display; the reasons of failed builds are printed."""
     if not jobs:
         return ()
-    with build_progress(console) as progress:
-        outcomes = tuple(build_all(jobs, processes, progress))
+    with ConsoleReporter(console) as report:
+        outcomes = build_all(jobs, processes, report)
     for outcome in outcomes:
         if outcome.failure is not None:
             console.print(f"not built: {outcome.failure}", style="red", markup=False, soft_wrap=True)

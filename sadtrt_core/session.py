@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -26,6 +26,7 @@ from sadtrt_core.measure.sensors import Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
 from sadtrt_core.plan import precision_digest, precision_named
 from sadtrt_core.precision import PLAN_SUFFIX, Precision
+from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records import schema
 from sadtrt_core.records.schema import Drift
 from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
@@ -51,7 +52,7 @@ class Session:
 
     options: RunConfig
     #: Told what a person should know while the run goes on.
-    say: Callable[[str], None] = lambda line: None
+    report: Reporter = SILENT
     _writer: RunWriter | None = field(default=None, init=False)
     _inputs: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict, init=False)
     _precisions: dict[str, Precision] = field(default_factory=dict, init=False)
@@ -84,7 +85,7 @@ class Session:
             options.weights,
             has_gpu=self.on_gpu,
             cache=options.cache,
-            say=self.say,
+            report=self.report,
         )
 
     @cached_property
@@ -114,8 +115,6 @@ class Session:
         wanted = self.options.grid_sample
         if wanted in GRAPH_GRID_SAMPLES:
             return wanted
-        if wanted != "auto":
-            raise UserError(f"grid sample {wanted!r} is not known: expected auto, {', '.join(GRAPH_GRID_SAMPLES)}")
         return "plugin" if self.on_gpu and isinstance(find_plugin(), PluginLibrary) else "native"
 
     def precision(self, name: str) -> Precision:
@@ -179,7 +178,7 @@ class Session:
         # Not from the few frames of a comparison: the same ranges, so that the same engines serve.
         frames = max(options.frames, CALIBRATION_SPAN)
         workload = make_workload(self.renderer.config, frames, options.source_image, options.samples)
-        return calibrated(self.renderer, workload, options.cache, self.say)
+        return calibrated(self.renderer, workload, options.cache, self.report)
 
     def _conditions(self) -> dict[str, str]:
         """What a run's figures depend on beside its options, for whoever compares it with another."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from sadtrt_core.accuracy.findings import Loss
 from sadtrt_core.accuracy.trials import Budget
 from sadtrt_core.engine.build import BuildOptions
-from sadtrt_core.engine.parallel import BuildEvent, build_all
+from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import UserError
 from sadtrt_core.measure.interleave import Repetitions
 from sadtrt_core.measure.timing import half_width
 from sadtrt_core.precision import Precision
+from sadtrt_core.progress import Silent
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.registry import RunnerKind
@@ -43,6 +44,14 @@ class Confirmed:
 
     def __str__(self) -> str:
         return f"{self.latency_ms:.3f} ms, {loss_words(Loss.of(self.drift))}"
+
+
+class _Told(Silent):
+    def __init__(self, say: Say) -> None:
+        self._say = say
+
+    def log(self, line: str) -> None:
+        self._say(line)
 
 
 def loss_words(loss: Loss) -> str:
@@ -82,15 +91,12 @@ def _build(suite: Session, jobs: Sequence[Job], say: Say) -> dict[str, str]:
     if suite.device.type != "cuda":
         return {}
 
-    def tell(event: BuildEvent) -> None:
-        if event.kind == "line":
-            say(event.message)
-        elif event.kind == "done":
-            say(f"{event.label}: ready after {event.seconds:.0f} s")
-
     say(f"building {len(jobs)} engines, at most {suite.options.jobs} at a time")
     builds = [engine_job(job, BuildOptions(optimization_level=job.optimization_level)) for job in jobs]
-    outcomes = build_all(builds, suite.options.jobs, tell)
+    outcomes = build_all(builds, suite.options.jobs, _Told(say))
+    for outcome in outcomes:
+        if outcome.failure is None:
+            say(f"{outcome.job.label}: ready after {outcome.seconds:.0f} s")
     return {outcome.job.precision.name: outcome.failure for outcome in outcomes if outcome.failure is not None}
 
 

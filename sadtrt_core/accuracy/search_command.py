@@ -14,7 +14,7 @@ from sadtrt_core.accuracy.trials import Budget
 from sadtrt_core.errors import UserError
 from sadtrt_core.plan import Plan, precision_named, write_plan
 from sadtrt_core.precision import PLAN_SUFFIX
-from sadtrt_core.progress import shown_progress
+from sadtrt_core.progress import ConsoleReporter, shown_progress
 from sadtrt_core.session import Session
 
 PLANS_FOLDER = Path("plans")
@@ -41,7 +41,7 @@ def search_command(
     base = precision_named(precision)
     name = target.name.removesuffix(PLAN_SUFFIX)
     Plan(name, "float16", "to check the name")
-    suite = Session(replace(asked.options, frames=frames), say=errors.print)
+    suite = Session(replace(asked.options, frames=frames), report=ConsoleReporter(errors))
     budget = Budget(min_psnr, max_lsb)
 
     def say(line: str) -> None:

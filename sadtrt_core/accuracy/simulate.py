@@ -18,7 +18,7 @@ from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.ort_options import session_options
 from sadtrt_core.graph.rounding import explicit_rounding
-from sadtrt_core.graph.split_k import parted_weights
+from sadtrt_core.graph.split_k import split_weights
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.precision import PRECISIONS, Precision
 
@@ -100,7 +100,7 @@ def _lift(graph: onnx.ModelProto, device: torch.device) -> tuple[onnx.ModelProto
     model = onnx.ModelProto()
     model.CopyFrom(graph)
     constants_to_initializers(model)
-    kept, own, weights = [], parted_weights(model), {}
+    kept, own, weights = [], split_weights(model), {}
     for tensor in model.graph.initializer:
         small = tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < _LARGE_WEIGHT
         if small or tensor.name in own:

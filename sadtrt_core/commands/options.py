@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from sadtrt_core.config import Option, RunConfig, run_options
 from sadtrt_core.errors import BuildError, UserError
+from sadtrt_core.progress import ConsoleReporter
 
 if TYPE_CHECKING:
     from sadtrt_core.session import Session
@@ -75,4 +76,4 @@ def make_session(config: RunConfig) -> Session:
     """A session that tells a person on standard error what goes on."""
     from sadtrt_core.session import Session
 
-    return Session(config, say=errors.print)
+    return Session(config, report=ConsoleReporter(errors))

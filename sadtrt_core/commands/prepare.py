@@ -70,11 +70,11 @@ def fit(
     preview: Annotated[Path | None, typer.Option(help="Write a picture of driven frames here.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write (default: the cache).")] = None,
 ) -> None:
-    """Fit stand-in weights, so that drift says something without SadTalker's checkpoint (three minutes on an H200)."""
+    """Fit stand-in weights, so that drift says something without SadTalker's checkpoint."""
     import torch
 
+    from sadtrt_core.progress import ConsoleReporter
     from sadtrt_core.renderer.fit import FitPlan
-    from sadtrt_core.renderer.fit_display import shown_fit
     from sadtrt_core.renderer.preview import save_preview
     from sadtrt_core.renderer.standin import DEMO_FILE, fit_standin, fitted_file, load_standin
 
@@ -83,9 +83,9 @@ def fit(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     target = out or (DEMO_FILE if demo else fitted_file(config.cache, config.size, seed))
     plan = FitPlan(seconds=seconds, seed=seed, batch=batch, steps=steps)
-    with shown_fit(console) as show:
+    with ConsoleReporter(console) as report:
         fitted = fit_standin(
-            config.size, demo=demo, plan=plan, portraits=portrait or [], out=target, device=device, report=show
+            config.size, demo=demo, plan=plan, portraits=portrait or [], out=target, device=device, report=report
         )
         renderer = load_standin(target, "demo" if demo else "fitted", config.size)
         if preview is not None:

@@ -136,13 +136,13 @@ def compare_sides(a: Side, b: Side, session: Session, checkout: Path | None, sec
         else:
             other = remote = stack.enter_context(remote_side(b, session.options, checkout))
             if not remote.times_alike and session.on_gpu:
-                session.say(f"{checkout} takes device times in another way: host times are compared")
+                session.report.log(f"{checkout} takes device times in another way: host times are compared")
         latency = compare_interleaved(here, other, seconds)
         pictures = None
         if a.case.stage == "generator" and session.drift_is_meaningful:
             pictures = compare_pictures(here, other, a.label)
             if pictures is None:
-                session.say("pictures are not compared: the other checkout is too old to hand them over")
+                session.report.log("pictures are not compared: the other checkout is too old to hand them over")
     return Comparison(latency, pictures)
 
 

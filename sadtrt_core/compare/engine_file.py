@@ -2,63 +2,48 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
 
-from sadtrt_core.case import Case
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.cache import Key, stored_engine
+from sadtrt_core.engine.job import parse_file_name
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
-from sadtrt_core.errors import EngineRefused, UserError
+from sadtrt_core.errors import EngineRefused, Unavailable, UserError
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.tensorrt import TensorRTRunner, tensorrt_absence
 
-_NAME = re.compile(
-    r"(?P<stage>[a-z]+)-(?P<precision>.+)-(?P<grid>plugin|native|builtin)-b(?P<batch>\d+)-(?P<size>\d+)-.+"
-)
 
-
-def parse_file_name(path: Path) -> tuple[Case, int]:
-    """The case and the side of the picture in pixels that the cache named an engine by; UserError for another name."""
-    found = _NAME.fullmatch(path.stem)
-    if found is None:
-        raise UserError(
-            f"{path} is no engine of this harness: its name should be stage-precision-sampling-bN-size-digest.engine, "
-            "as `sadtrt build` writes them into the cache"
-        )
-    stage, precision, grid_sample, batch, size = found.groups()
-    return Case(stage, "tensorrt", precision, grid_sample, int(batch)), int(size)
-
-
-def engine_file_absence(path: Path, job: Job) -> str | None:
-    """Why the engine cannot serve this job here, in one sentence; None where it can."""
+def engine_file_absence(path: Path, job: Job) -> Unavailable | None:
+    """Why the engine cannot serve this job here; None where it can."""
     case, size = parse_file_name(path)
     asked = (job.stage.name, job.batch, job.renderer.config.image_size)
     if (case.stage, case.batch, size) != asked:
-        return (
+        return Unavailable(
             f"it is an engine of {case.stage} at batch {case.batch} and {size} px, where {asked[0]} at batch "
             f"{asked[1]} and {asked[2]} px is compared"
         )
     try:
         _, key = stored_engine(path)
-    except ValueError as error:
-        return str(error)
+    except UserError as error:
+        return Unavailable(str(error))
     return tensorrt_absence(job) or _misfit(key)
 
 
-def _misfit(key: Key) -> str | None:
+def _misfit(key: Key) -> Unavailable | None:
     """Why an engine of that key does not belong on this machine; None where it does."""
     trt, gpu = api.tensorrt_module(), api.current_gpu()
-    assert not isinstance(trt, api.Unavailable)  # `tensorrt_absence` has asked.
+    assert not isinstance(trt, Unavailable)  # `tensorrt_absence` has asked.
     here = (api.flavour(trt), api.version_text(trt), gpu.name)
     built = (key["flavour"], key["tensorrt"], key["gpu"])
     if built != here:
         words = [f"{flavour} {version} on {name}" for flavour, version, name in (built, here)]
-        return f"it was built by {words[0]}, and here is {words[1]}: build it here"
+        return Unavailable(f"it was built by {words[0]}, and here is {words[1]}: build it here")
     if key["plugin_sha256"] is not None and _plugin(key) is None:
-        return "it was built with another GridSample3D plugin than the one that is built here: build both here"
+        return Unavailable(
+            "it was built with another GridSample3D plugin than the one that is built here: build both here"
+        )
     return None
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sadtrt_core.case import GRAPH_GRID_SAMPLES, Case
-from sadtrt_core.compare.engine_file import parse_file_name
 from sadtrt_core.config import RunConfig
+from sadtrt_core.engine.job import parse_file_name
 from sadtrt_core.errors import UserError
 from sadtrt_core.precision import PLAN_SUFFIX
 from sadtrt_core.session import Session

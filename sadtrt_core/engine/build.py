@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,11 +23,10 @@ from sadtrt_core.engine.constraints import (
 from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.engine.messages import in_one_line, message_log
 from sadtrt_core.engine.quantized import is_quantized
-from sadtrt_core.errors import BuildError
+from sadtrt_core.errors import BuildError, UserError
 from sadtrt_core.graph.instance_norm import decompose_instance_norm
+from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.sampling import NODE_TYPE
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,9 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.optimization_level <= 5:
-            raise ValueError(f"optimization level {self.optimization_level} is not known: expected 0 to 5")
+            raise UserError(f"optimization level {self.optimization_level} is not known: expected 0 to 5")
         if self.workspace_mb < 1:
-            raise ValueError(f"workspace of {self.workspace_mb} MiB is too small: expected at least 1")
+            raise UserError(f"workspace of {self.workspace_mb} MiB is too small: expected at least 1")
 
     def parts(self) -> dict[str, int]:
         """As plain data, for the cache key."""
@@ -71,8 +70,7 @@ def build_engine(
     options: BuildOptions,
     timing_cache: bytes = b"",
     has_plugin: bool = False,
-    say: Say = lambda line: None,
-    progress: api.Progress = lambda phase, fraction: None,
+    report: Reporter = SILENT,
 ) -> BuiltEngine:
     """Build the typed ONNX `graph` for exactly `input_shapes` (name to shape, batch included).
 
@@ -99,8 +97,8 @@ def build_engine(
                 if pins == pinned[0]
                 else f"with the types of the {pins} pinned and no others"
             )
-            say(f"{label}: the build failed ({failure}); trying again {how}")
-        attempt = _Attempt(trt, model, label, tf32, options, pins, cache, say, progress)
+            report.log(f"{label}: the build failed ({failure}); trying again {how}")
+        attempt = _Attempt(trt, model, label, tf32, options, pins, cache, report)
         plan = attempt.run()
         if plan is not None:
             notes = attempt.notes(plan, looser=pins != pinned[0])
@@ -147,13 +145,12 @@ class _Attempt:
         options: BuildOptions,
         pinned: Pinned | None,
         timing_cache: bytes,
-        say: Say,
-        progress: api.Progress,
+        report: Reporter,
     ) -> None:
         self._trt, self._model, self._label = trt, model, label
         self._types = {} if api.strongly_typed(trt) else layer_types(model)
         self._tf32, self._options, self._pinned = tf32, options, pinned
-        self._say, self._progress = say, progress
+        self._report = report
         self._layers_pinned = 0
         self._disobeyed = 0
         self.timing_cache = timing_cache
@@ -185,8 +182,8 @@ class _Attempt:
                 config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
                 self._layers_pinned = constrain_layers(trt, network, self._types, self._pinned)
             if not self._attach_timing_cache(config, messages):
-                self._say(f"{self._label}: TensorRT refused the timing cache; building without it")
-            monitor = api.attach_progress(trt, config, self._progress)
+                self._report.log(f"{self._label}: TensorRT refused the timing cache; building without it")
+            monitor = api.attach_progress(trt, config, self._told)
             del messages[:]  # What the parser had to say is of no interest once it has succeeded.
             plan = builder.build_serialized_network(network, config)
             del monitor
@@ -197,6 +194,9 @@ class _Attempt:
             if api.keeps_timing_cache(trt):
                 self.timing_cache = api.serialized_timing_cache(config)
             return bytes(plan)
+
+    def _told(self, phase: str, fraction: float | None) -> None:
+        self._report.progress(f"{self._label}: {phase}", fraction or 0.0, None if fraction is None else 1.0)
 
     def _attach_timing_cache(self, config: Any, messages: list[str]) -> bool:
         if not self.timing_cache and not api.keeps_timing_cache(self._trt):

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuiltEngine, Say, build_engine
+from sadtrt_core.engine.build import BuiltEngine, build_engine
 from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.plugin import load_plugin
 from sadtrt_core.engine.sampler_check import sampler_case, sampler_fault
 from sadtrt_core.engine.session import EngineSession
-from sadtrt_core.errors import BuildError
+from sadtrt_core.errors import BuildError, Unavailable, UserError
 from sadtrt_core.files import code_digest, locked, write_whole
+from sadtrt_core.progress import SILENT, Reporter
 
 KEY_VERSION = 2
 Key = dict[str, Any]
@@ -66,50 +67,45 @@ def engine_path(job: BuildJob, key: Key) -> Path:
     return job.cache / "engines" / f"{job.file_stem}-{key_digest(key)[:12]}.engine"
 
 
-def ensure_engine(
-    job: BuildJob,
-    say: Say = lambda line: None,
-    progress: api.Progress = lambda phase, fraction: None,
-    builder: Builder = build_engine,
-) -> Engine:
+def ensure_engine(job: BuildJob, report: Reporter = SILENT, builder: Builder = build_engine) -> Engine:
     """The job's engine, from the cache or built now.
 
-    `say` gets one line for whatever a person should know: why an engine is rebuilt, that another process is building
+    `report` gets one line for whatever a person should know: why an engine is rebuilt, that another process is building
     it, what was left unchecked. Two processes that want the same engine build it once. Raises BuildError.
     """
     trt = api.tensorrt_module()
-    if isinstance(trt, api.Unavailable):
-        raise BuildError(f"{job.label}: {trt.reason}")
+    if isinstance(trt, Unavailable):
+        raise BuildError(f"{job.label}: {trt}")
     key = engine_key(job, trt, api.current_gpu())
     path = engine_path(job, key)
     found = _read(path, key)
     if isinstance(found, Engine):
         return found
-    with locked(path, waiting=lambda: say(f"{job.label}: waiting for another process that builds it")):
+    with locked(path, waiting=lambda: report.log(f"{job.label}: waiting for another process that builds it")):
         found = _read(path, key)  # Another process may have built it meanwhile.
         if isinstance(found, Engine):
             return found
         reason = found or _why_stale(job, key, path)
         if reason:
-            say(f"{job.label}: rebuilding, because {reason}")
-        return _build(job, trt, key, path, say, progress, builder)
+            report.log(f"{job.label}: rebuilding, because {reason}")
+        return _build(job, trt, key, path, report, builder)
 
 
 def stored_engine(path: Path) -> tuple[Engine, Key]:
     """An engine of a cache by its file alone, with the key it was built for.
 
-    Raises ValueError in one sentence for a file that `ensure_engine` did not write or that changed since.
+    Raises UserError in one sentence for a file that `ensure_engine` did not write or that changed since.
     """
     record = _read_record(_key_file(path))
     found = _read(path, record["key"]) if isinstance(record, dict) else ""
     if not path.is_file():
-        raise ValueError(f"there is no engine {path}")
+        raise UserError(f"there is no engine {path}")
     if isinstance(record, str):
-        raise ValueError(f"{path} is no engine of this harness: {record}")
+        raise UserError(f"{path} is no engine of this harness: {record}")
     if not isinstance(found, Engine):
-        raise ValueError(f"{path} cannot be used: {found}")
+        raise UserError(f"{path} cannot be used: {found}")
     if not path.stem.endswith(f"-{key_digest(record['key'])[:12]}"):
-        raise ValueError(f"{path} cannot be used: its name is not the one that belongs to its key {path.stem}.json")
+        raise UserError(f"{path} cannot be used: its name is not the one that belongs to its key {path.stem}.json")
     return found, record["key"]
 
 
@@ -118,12 +114,12 @@ def discard(engine: Engine) -> None:
     _key_file(engine.path).unlink(missing_ok=True)
 
 
-def _build(job: BuildJob, trt: Any, key: Key, path: Path, say: Say, progress: api.Progress, builder: Builder) -> Engine:
+def _build(job: BuildJob, trt: Any, key: Key, path: Path, report: Reporter, builder: Builder) -> Engine:
     if job.plugin is not None:
         load_plugin(job.plugin, trt)
     notes: tuple[str, ...] = ()
     if job.sampler is not None:
-        unchecked = check_sampler(job.sampler, trt, say, builder)
+        unchecked = check_sampler(job.sampler, trt, report, builder)
         if unchecked:
             notes = (f"its sampler was not checked against PyTorch: {unchecked}",)
     timing = _timing_cache_path(job.cache, trt, key)
@@ -136,12 +132,11 @@ def _build(job: BuildJob, trt: Any, key: Key, path: Path, say: Say, progress: ap
         options=job.options,
         timing_cache=timing.read_bytes() if timing is not None and timing.exists() else b"",
         has_plugin=job.plugin is not None,
-        say=say,
-        progress=progress,
+        report=report,
     )
     notes = (*notes, *built.notes)
     for note in notes:
-        say(f"{job.label}: {note}")
+        report.log(f"{job.label}: {note}")
     # The key last: without it the engine counts as foreign.
     write_whole(path, built.plan)
     record = {
@@ -236,21 +231,21 @@ def _merge_timing_cache(path: Path, trt: Any, newest: bytes) -> None:
         write_whole(path, api.merge_timing_caches(trt, newest, present) if present else newest)
 
 
-def check_sampler(job: BuildJob, trt: Any, say: Say, builder: Builder = build_engine) -> str | None:
+def check_sampler(job: BuildJob, trt: Any, report: Reporter, builder: Builder = build_engine) -> Unavailable | None:
     """Run the one-node sampler engine once and compare it with PyTorch.
 
     Returns why it could not be run (no GPU, say), or None where it agrees. Raises BuildError where it does not.
     """
     if not torch.cuda.is_available():
-        return "there is no GPU"
+        return Unavailable("there is no GPU")
     refused = api.runtime_absence(trt, torch.cuda.get_device_capability())
-    if refused:
+    if refused is not None:
         return refused
     try:
         import pycuda.driver  # noqa: F401
     except ImportError:
-        return "pycuda is not installed (pip install pycuda)"
-    engine = ensure_engine(job, say, builder=builder)
+        return Unavailable("pycuda is not installed", "pip install pycuda")
+    engine = ensure_engine(job, report, builder)
     session = EngineSession(trt, engine.plan, torch.device("cuda"), cuda_graph=False)
     try:
         session.set_inputs(sampler_case())

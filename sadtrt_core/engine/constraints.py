@@ -56,7 +56,7 @@ def has_low_precision(model: onnx.ModelProto) -> bool:
 
 
 def layer_types(model: onnx.ModelProto) -> dict[str, int | None]:
-    """The types for `constrain_layers`: those of the arithmetic, and None for what a quantised graph leaves free."""
+    """The types for `constrain_layers`: those of the arithmetic, and None for what a quantized graph leaves free."""
     return arithmetic_types(model) | dict.fromkeys(free_tensors(model))
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sadtrt_core.case import GridSample
+from sadtrt_core.case import Case, GridSample
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.plugin import PluginLibrary, built_plugin
 from sadtrt_core.engine.sampler_check import SAMPLER_STAGE, sampler_precision
+from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_whole
 from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.pipeline import typed_graph
@@ -25,10 +27,8 @@ class BuildJob:
     `sampler` is the one-node engine that is checked against PyTorch first, where the stage samples a volume.
     """
 
-    stage: str
+    case: Case
     precision: Precision
-    grid_sample: GridSample
-    batch: int
     image_size: int
     graph: Path
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...]
@@ -40,12 +40,33 @@ class BuildJob:
     @property
     def label(self) -> str:
         """How people are told of this engine."""
-        return f"{self.stage} {self.precision.name} {self.grid_sample} batch {self.batch} {self.image_size} px"
+        case = self.case
+        return f"{case.stage} {case.precision} {case.grid_sample} batch {case.batch} {self.image_size} px"
 
     @property
     def file_stem(self) -> str:
         """The readable part of the engine's file name."""
-        return f"{self.stage}-{self.precision.name}-{self.grid_sample}-b{self.batch}-{self.image_size}"
+        case = self.case
+        return f"{case.stage}-{case.precision}-{case.grid_sample}-b{case.batch}-{self.image_size}"
+
+
+_FILE_NAME = re.compile(
+    r"(?P<stage>[^-]+)-(?P<precision>.+)-(?P<grid>plugin|native|builtin)-b(?P<batch>\d+)-(?P<size>\d+)-.+"
+)
+
+
+def parse_file_name(path: Path) -> tuple[Case, int]:
+    """The case of an engine file, and the side of its picture in px, by the name that the cache gave it.
+
+    Raises UserError for another name.
+    """
+    found = _FILE_NAME.fullmatch(path.stem)
+    if found is None:
+        raise UserError(
+            f"{path} is no engine of this harness: its name should be stage-precision-sampling-bN-size-digest.engine, "
+            "as `sadtrt build` writes them into the cache"
+        )
+    return Case(found["stage"], "tensorrt", found["precision"], found["grid"], int(found["batch"])), int(found["size"])
 
 
 def stored_graph(content: bytes, cache: Path, kind: str) -> Path:
@@ -69,12 +90,12 @@ def build_job(
 ) -> BuildJob:
     """Export the stage's typed graph into the cache and describe the engine to build from it.
 
-    `calibration` has the ranges for a precision that quantises; the graph carries them from here on.
+    `calibration` has the ranges for a precision that quantizes; the graph carries them from here on.
 
-    Raises ValueError for a stage without a graph, for grid sample `torch`, or for `plugin` where it is not built.
+    Raises UserError for a stage without a graph, for grid sample `torch`, or for `plugin` where it is not built.
     """
     if grid_sample == "torch":
-        raise ValueError("an engine cannot sample with PyTorch: use grid sample native, plugin or builtin")
+        raise UserError("an engine cannot sample with PyTorch: use grid sample native, plugin or builtin")
     if not stage.samples:
         grid_sample = "native"  # One engine whatever the mode: the stage has nothing to sample.
     plugin = built_plugin() if grid_sample == "plugin" else None
@@ -84,7 +105,8 @@ def build_job(
         path = stored_graph(content, cache, "typed")
         shapes = tuple((spec.name, spec.batched(size)) for spec in what.inputs(renderer.config))
         image_size = renderer.config.image_size
-        return BuildJob(what.name, how, grid_sample, size, image_size, path, shapes, options, cache, plugin, sampler)
+        case = Case(what.name, "tensorrt", how.name, grid_sample, size)
+        return BuildJob(case, how, image_size, path, shapes, options, cache, plugin, sampler)
 
     sampler = None
     if stage.samples:

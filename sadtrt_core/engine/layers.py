@@ -89,7 +89,7 @@ class EngineLayer:
 
 
 def read_layers(trt: Any, plan: bytes) -> tuple[EngineLayer, ...]:
-    """The layers of a serialised engine that was built with detailed verbosity, in the order they run.
+    """The layers of a serialized engine that was built with detailed verbosity, in the order they run.
 
     Needs the GPU the engine was built on and the plugins it uses. Raises RuntimeError where the engine cannot be
     loaded or its layers bear names alone, ValueError where the inspector's answer is not JSON.

@@ -7,32 +7,16 @@ import multiprocessing
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Literal
 
 from sadtrt_core.engine.cache import ensure_engine
 from sadtrt_core.engine.job import BuildJob
-
-#: Stages by how long their builds take.
-_LONGEST_FIRST = ("generator", "decode", "motion", "appearance", "keypoints", "warp", "mapping")
-
-
-@dataclass(frozen=True)
-class BuildEvent:
-    """Something that happened to the engine called `label`.
-
-    `phase` comes with what the builder does in `message` and how much of that phase is done (0..1) where known; `line`
-    with a sentence a person should see; `done` and `failed` with the seconds it took, `failed` with the reason.
-    """
-
-    label: str
-    kind: Literal["started", "phase", "line", "done", "failed"]
-    message: str = ""
-    fraction: float | None = None
-    seconds: float = 0.0
+from sadtrt_core.errors import UserError
+from sadtrt_core.progress import SILENT, Reporter
+from sadtrt_core.renderer.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -44,30 +28,29 @@ class BuildOutcome:
     seconds: float
 
 
-Report = Callable[[BuildEvent], None]
-
-
 @dataclass
 class _Running:
+    """A build in its process; `doing` is the task it was last heard of, `ended` whether it told its end."""
+
     job: BuildJob
     position: int
     process: BaseProcess
-    events: Connection
+    messages: Connection
     started: float
-    last: BuildEvent | None = None
+    doing: str = ""
+    ended: bool = False
+    failure: str | None = None
 
 
-def build_all(
-    jobs: Sequence[BuildJob], processes: int, progress: Report = lambda event: None
-) -> tuple[BuildOutcome, ...]:
+def build_all(jobs: Sequence[BuildJob], processes: int, report: Reporter = SILENT) -> tuple[BuildOutcome, ...]:
     """Build every job's engine with at most `processes` at a time, those that take longest first.
 
     One that fails, or whose process dies, does not stop the others. Outcomes are in the order of `jobs`. An interrupt
-    ends every process that was started; what was being written is not seen by anybody. Raises ValueError for fewer than
+    ends every process that was started; what was being written is not seen by anybody. Raises UserError for fewer than
     one process.
     """
     if processes < 1:
-        raise ValueError(f"{processes} processes cannot build engines: expected at least 1")
+        raise UserError(f"{processes} processes cannot build engines: expected at least 1")
     # Spawned, not forked: CUDA does not survive a fork.
     context = multiprocessing.get_context("spawn")
     waiting = sorted(range(len(jobs)), key=lambda position: _cost(jobs[position]))
@@ -78,26 +61,26 @@ def build_all(
             while waiting and len(running) < processes:
                 position = waiting.pop(0)
                 running.append(_start(context, jobs[position], position))
-                progress(BuildEvent(jobs[position].label, "started"))
-            for connection in wait([one.events for one in running]):
-                one = next(one for one in running if one.events is connection)
-                if _receive(one, progress):
+                report.progress(f"{jobs[position].label}: starting", 0, None)
+            for connection in wait([one.messages for one in running]):
+                one = next(one for one in running if one.messages is connection)
+                if _receive(one, report):
                     continue
                 running.remove(one)
-                outcomes[one.position] = _finish(one, progress)
+                outcomes[one.position] = _finish(one, report)
     finally:
         for one in running:
             one.process.terminate()
         for one in running:
             one.process.join()
-            one.events.close()
+            one.messages.close()
     return tuple(outcomes[position] for position in range(len(jobs)))
 
 
 def _cost(job: BuildJob) -> tuple[int, bool, int]:
     """Sorts what takes longest first: the large stages, half before float32 (more tactics), large batches."""
-    place = _LONGEST_FIRST.index(job.stage) if job.stage in _LONGEST_FIRST else len(_LONGEST_FIRST)
-    return place, job.precision.compute == "float32", -job.batch
+    stage = STAGES.get(job.case.stage)
+    return -(stage.build_cost if stage else 0), job.precision.compute == "float32", -job.case.batch
 
 
 def _start(context: multiprocessing.context.SpawnContext, job: BuildJob, position: int) -> _Running:
@@ -108,52 +91,62 @@ def _start(context: multiprocessing.context.SpawnContext, job: BuildJob, positio
     return _Running(job, position, process, receiver, time.monotonic())
 
 
-def _receive(one: _Running, progress: Report) -> bool:
-    """Pass one event on; False at the end of the process's events."""
+def _receive(one: _Running, report: Reporter) -> bool:
+    """Pass one message on; False at the end of the process's messages."""
     try:
-        event = one.events.recv()
+        kind, *words = one.messages.recv()
     except (EOFError, OSError):
         return False
-    one.last = event
-    progress(event)
+    if kind == "end":
+        one.ended, (one.failure,) = True, words
+    elif kind == "log":
+        report.log(*words)
+    else:
+        one.doing = words[0]
+        report.progress(*words)
     return True
 
 
-def _finish(one: _Running, progress: Report) -> BuildOutcome:
+def _finish(one: _Running, report: Reporter) -> BuildOutcome:
     one.process.join()
-    one.events.close()
-    seconds = time.monotonic() - one.started
-    if one.last is not None and one.last.kind == "done":
-        return BuildOutcome(one.job, None, seconds)
-    if one.last is not None and one.last.kind == "failed":
-        return BuildOutcome(one.job, one.last.message, seconds)
-    failure = f"{one.job.label}: the build process died with exit code {one.process.exitcode}"
-    if one.last is not None and one.last.kind == "phase":
-        failure += f" while {one.last.message!r}"
-    progress(BuildEvent(one.job.label, "failed", failure, seconds=seconds))
-    return BuildOutcome(one.job, failure, seconds)
+    one.messages.close()
+    failure = one.failure
+    if not one.ended:
+        failure = f"{one.job.label}: the build process died with exit code {one.process.exitcode}"
+        if one.doing:
+            failure += f" while {one.doing.removeprefix(one.job.label + ': ')!r}"
+    report.progress(f"{one.job.label}: {'built' if failure is None else 'failed'}", 1, 1)
+    return BuildOutcome(one.job, failure, time.monotonic() - one.started)
 
 
-def _build_in_process(job: BuildJob, events: Connection) -> None:
+class _PipeReporter:
+    """Sends what it is told to the parent process."""
+
+    def __init__(self, messages: Connection) -> None:
+        self._messages = messages
+        self._sending = threading.Lock()  # The builder reports from several threads.
+
+    def send(self, *message: object) -> None:
+        # Without its parent the process still finishes the engine: the cache is there for the next one.
+        with self._sending, contextlib.suppress(BrokenPipeError):
+            self._messages.send(message)
+
+    def log(self, line: str) -> None:
+        self.send("log", line)
+
+    def progress(self, task: str, done: float, total: float | None) -> None:
+        self.send("progress", task, done, total)
+
+
+def _build_in_process(job: BuildJob, messages: Connection) -> None:
     """What a spawned process does; the parent alone answers an interrupt, and ends this process if need be."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    started = time.monotonic()
-    sending = threading.Lock()  # The builder reports from several threads.
-
-    def send(event: BuildEvent) -> None:
-        # Without its parent the process still finishes the engine: the cache is there for the next one.
-        with sending, contextlib.suppress(BrokenPipeError):
-            events.send(event)
-
+    report = _PipeReporter(messages)
     try:
-        ensure_engine(
-            job,
-            say=lambda line: send(BuildEvent(job.label, "line", line)),
-            progress=lambda phase, fraction: send(BuildEvent(job.label, "phase", phase, fraction)),
-        )
+        ensure_engine(job, report)
     except Exception as error:
-        send(BuildEvent(job.label, "failed", str(error) or repr(error), seconds=time.monotonic() - started))
+        report.send("end", str(error) or repr(error))
     else:
-        send(BuildEvent(job.label, "done", seconds=time.monotonic() - started))
+        report.send("end", None)
     finally:
-        events.close()
+        messages.close()

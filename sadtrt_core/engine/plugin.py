@@ -129,12 +129,12 @@ def built_plugin() -> PluginLibrary:
     return found
 
 
-def plugin_absence() -> str | None:
-    """Why nothing can sample with the plugin here, in one sentence; None where it can."""
+def plugin_absence() -> Unavailable | None:
+    """Why nothing can sample with the plugin here; None where it can."""
     try:
         built_plugin()
     except UserError as error:
-        return str(error)
+        return Unavailable(str(error))
     return None
 
 

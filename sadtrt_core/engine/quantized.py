@@ -1,9 +1,9 @@
-"""Which tensors of a quantised graph get no type as a layer precision from us: TensorRT 8.6 chooses those.
+"""Which tensors of a quantized graph get no type as a layer precision from us: TensorRT 8.6 chooses those.
 
-The graph says that a quantised convolution reads and makes float32, the type of its scales. 8.6 fuses it with the pairs
+The graph says that a quantized convolution reads and makes float32, the type of its scales. 8.6 fuses it with the pairs
 before its operands, and with an activation and the QuantizeLinear behind it, into one kernel that reads int8 and may
 write int8 or half at once. A layer precision of float32, obeyed, would ask for a convolution of float operands between
-layers that quantise and dequantise. Everything else is pinned as in any typed graph (engine/constraints.py).
+layers that quantize and dequantize. Everything else is pinned as in any typed graph (engine/constraints.py).
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from __future__ import annotations
 import onnx
 
 _PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
-#: What the builder fuses into a convolution before it quantises the result.
+#: What the builder fuses into a convolution before it quantizes the result.
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu"})
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
-    """Whether any tensor of the graph is quantised."""
+    """Whether any tensor of the graph is quantized."""
     return any(node.op_type in _PAIR for node in model.graph.node)
 
 
 def free_tensors(model: onnx.ModelProto) -> frozenset[str]:
-    """Names of the tensors whose type belongs to the builder: what quantised convolutions and their fusions make.
+    """Names of the tensors whose type belongs to the builder: what quantized convolutions and their fusions make.
 
-    Those are quantised and dequantised values, the convolutions' results, and an activation between a convolution and
-    the next quantisation. Casts in between count as one with what they read.
+    Those are quantized and dequantized values, the convolutions' results, and an activation between a convolution and
+    the next quantization. Casts in between count as one with what they read.
     """
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:

@@ -109,41 +109,41 @@ def keeps_timing_cache(trt: Any) -> bool:
     return flavour(trt) == "tensorrt"
 
 
-def bfloat16_absence(trt: Any) -> str | None:
+def bfloat16_absence(trt: Any) -> Unavailable | None:
     """Why this generation cannot compute in bfloat16; None where it can."""
     if hasattr(trt.DataType, "BF16"):
         return None
-    return f"TensorRT {version_text(trt)} has no bfloat16: use TensorRT 10 or later"
+    return Unavailable(f"TensorRT {version_text(trt)} has no bfloat16: use TensorRT 10 or later")
 
 
-def float8_absence(trt: Any, capability: tuple[int, int]) -> str | None:
+def float8_absence(trt: Any, capability: tuple[int, int]) -> Unavailable | None:
     """Why this generation cannot compute in eight-bit floats on a GPU of this compute capability; None where it can."""
     # 8.6 has the name without the arithmetic.
     named_only = flavour(trt) == "tensorrt" and version(trt) < (10, 0)
     if named_only or not hasattr(trt.DataType, "FP8"):
-        return f"TensorRT {version_text(trt)} has no fp8: use TensorRT 10 or later"
+        return Unavailable(f"TensorRT {version_text(trt)} has no fp8: use TensorRT 10 or later")
     if capability < (8, 9):
         found = f"{capability[0]}.{capability[1]}"
-        return f"fp8 needs a GPU of compute capability 8.9 or later, this one has {found}: use int8"
+        return Unavailable(f"fp8 needs a GPU of compute capability 8.9 or later, this one has {found}: use int8")
     return None
 
 
-def builtin_grid_sample_absence(trt: Any) -> str | None:
+def builtin_grid_sample_absence(trt: Any) -> Unavailable | None:
     """Why this generation cannot sample a volume by itself; None where it can."""
     first = _VOLUME_SAMPLER[flavour(trt)]
     if version(trt) >= first:
         return None
     product = "TensorRT for RTX" if flavour(trt) == "tensorrt-rtx" else "TensorRT"
-    return (
+    return Unavailable(
         f"{product} {version_text(trt)} samples images only, volumes from {first[0]}.{first[1]} on: use --grid-sample "
         "native or plugin"
     )
 
 
-def runtime_absence(trt: Any, capability: tuple[int, int]) -> str | None:
+def runtime_absence(trt: Any, capability: tuple[int, int]) -> Unavailable | None:
     """Why the runtime refuses a GPU of this compute capability; None where it does not."""
     if flavour(trt) == "tensorrt-rtx" and capability[0] != 12 and capability not in _RTX_CAPABILITIES:
-        return (
+        return Unavailable(
             f"TensorRT for RTX {version_text(trt)} does not run on compute capability {capability[0]}.{capability[1]} "
             "(8.0, 8.6, 8.9 and 12.x are supported): pip install tensorrt"
         )

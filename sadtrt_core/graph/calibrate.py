@@ -7,7 +7,7 @@ import hashlib
 import io
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,23 +25,22 @@ from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.pipeline import cached_export
 from sadtrt_core.graph.quantize import CONVOLUTION
+from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.inputs import frame_inputs
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.renderer.workload import Workload
 
-#: Frames that ranges are measured on, spread evenly over the sequence: more change them by little.
+#: Frames that ranges are measured on, spread evenly over the sequence.
 FRAMES = 8
-#: Nothing that was seen is clipped. On the demo the decoder is 0.5 dB better with its 99.999th percentile, but a value
-#: clipped before the masks moves a whole feature (34 of 255 in one frame, which min and max keep to 3).
+#: Nothing that was seen is clipped: a value clipped before the masks would move a whole feature.
 METHOD = CalibrationMethod.MinMax
-Say = Callable[[str], None]
 
 
-def calibrated(renderer: Renderer, workload: Workload, cache: Path, say: Say = lambda line: None) -> Calibration:
+def calibrated(renderer: Renderer, workload: Workload, cache: Path, report: Reporter = SILENT) -> Calibration:
     """The ranges of the generator's convolutions over the workload, from the cache or measured now on the CPU.
 
-    `say` is told what takes time, and why a file of the cache is not used. Two processes measure once.
+    `report` is told what takes time, and why a file of the cache is not used. Two processes measure once.
     """
     frames = spread_frames(workload.kp_driving.shape[0])
     exporter = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, {code_digest('graph')[:16]}"
@@ -57,15 +56,15 @@ def calibrated(renderer: Renderer, workload: Workload, cache: Path, say: Say = l
                 raise UserError(f"{path} is of another workload or version: delete it")
             kept.require_weights(renderer.weights.digest)
         except UserError as error:
-            say(f"calibrating again: {error}")
+            report.log(f"calibrating again: {error}")
             return None
         return kept
 
-    with locked(path, waiting=lambda: say("waiting for another process that calibrates")):
+    with locked(path, waiting=lambda: report.log("waiting for another process that calibrates")):
         kept = found()
         if kept is not None:
             return kept
-        say(f"calibrating on {len(frames)} frames of {workload.name} on the CPU, once for these weights")
+        report.log(f"calibrating on {len(frames)} frames of {workload.name} on the CPU, once for these weights")
         started = time.monotonic()
         ranges = measured_ranges(renderer, workload, frames, cache)
         made = Calibration(
@@ -77,7 +76,7 @@ def calibrated(renderer: Renderer, workload: Workload, cache: Path, say: Say = l
             dict(sorted(ranges.items())),
         )
         write_calibration(made, path)
-        say(f"calibrated {len(ranges)} convolutions in {time.monotonic() - started:.0f} s")
+        report.log(f"calibrated {len(ranges)} convolutions in {time.monotonic() - started:.0f} s")
     return made
 
 

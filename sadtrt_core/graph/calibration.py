@@ -1,4 +1,4 @@
-"""The ranges that a quantised graph is made with: what they were measured on, and their file in the cache."""
+"""The ranges that a quantized graph is made with: what they were measured on, and their file in the cache."""
 
 from __future__ import annotations
 

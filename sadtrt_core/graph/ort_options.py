@@ -11,7 +11,7 @@ from onnx import TensorProto
 def session_options(model: onnx.ModelProto) -> onnxruntime.SessionOptions:
     """Options for a session of this graph, with as many threads as PyTorch uses.
 
-    Quantised operands and their convolution are left apart: fused, they would be computed by integer kernels that
+    Quantized operands and their convolution are left apart: fused, they would be computed by integer kernels that
     saturate on some processors, and rounded once more.
     """
     options = onnxruntime.SessionOptions()
@@ -19,7 +19,6 @@ def session_options(model: onnx.ModelProto) -> onnxruntime.SessionOptions:
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     if any(tensor.data_type == TensorProto.FLOAT8E4M3FN for tensor in model.graph.initializer):
-        # The optimisations beyond change what a graph with eight-bit floats computes: 22 dB instead of 57 on the demo
-        # with 1.32, where PyTorch and the unoptimised session agree.
+        # Higher levels change what a graph with eight-bit floats computes: PyTorch agrees with this one.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return options

@@ -32,7 +32,7 @@ def typed_graph(
 
     Inputs and outputs are float32 with a dynamic batch. Raises ValueError for a stage without a graph, and for a
     precision that names nodes no graph has; a part of the generator need not hold all that are named. Raises
-    UserError for a precision that quantises, where the calibration is missing or of other weights.
+    UserError for a precision that quantizes, where the calibration is missing or of other weights.
     """
     if calibration is not None:
         calibration.require_weights(renderer.weights.digest)

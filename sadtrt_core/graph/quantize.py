@@ -1,7 +1,7 @@
-"""Explicit quantisation of convolutions: pairs of QuantizeLinear and DequantizeLinear before both operands.
+"""Explicit quantization of convolutions: pairs of QuantizeLinear and DequantizeLinear before both operands.
 
 Symmetric, as TensorRT wants it: activations with one scale a tensor from the calibration, weights with one scale an
-output channel from their own largest magnitude, all zero points zero. A bias is not quantised. The weights stay fp32
+output channel from their own largest magnitude, all zero points zero. A bias is not quantized. The weights stay fp32
 with the pair behind them, which every generation of TensorRT folds into eight-bit weights.
 """
 
@@ -18,7 +18,7 @@ from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.edit import GraphBuilder, replace_nodes
 from sadtrt_core.precision import QuantizedType
 
-#: The ONNX type of the quantised values, and the largest of them that is used.
+#: The ONNX type of the quantized values, and the largest of them that is used.
 _TYPES: dict[QuantizedType, tuple[int, float]] = {
     "int8": (TensorProto.INT8, 127.0),
     "fp8": (TensorProto.FLOAT8E4M3FN, 448.0),
@@ -28,12 +28,12 @@ _FP8_OPSET, _FP8_IR = 19, 9
 CONVOLUTION = "Conv"
 
 
-def quantise_convolutions(
+def quantize_convolutions(
     model: onnx.ModelProto, nodes: Collection[str], calibration: Calibration, kind: QuantizedType
 ) -> frozenset[str]:
-    """Quantise the operands of the convolutions of these names in an fp32 graph, in place.
+    """Quantize the operands of the convolutions of these names in an fp32 graph, in place.
 
-    The graph's constants are initializers. A tensor that several of them read is quantised once. Returns the names of
+    The graph's constants are initializers. A tensor that several of them read is quantized once. Returns the names of
     the nodes that were added. Raises UserError for a convolution without a range, ValueError for a node that is
     no convolution or whose weights are not a constant. Eight-bit floats raise the graph's opset to 19.
     """
@@ -55,24 +55,24 @@ def quantise_convolutions(
         activation, weight = node.input[:2]
         if activation not in quantized:
             scale = _scales(np.asarray(calibration.require(node.name)), kind)
-            quantized[activation] = _quantise(builder, activation, scale, kind, axis=None)
+            quantized[activation] = _quantize(builder, activation, scale, kind, axis=None)
         node.input[0] = builder.op("DequantizeLinear", *quantized[activation])
         values = numpy_helper.to_array(weights[weight])
         scales = _scales(np.abs(values).reshape(values.shape[0], -1).max(axis=1), kind)
-        node.input[1] = builder.op("DequantizeLinear", *_quantise(builder, weight, scales, kind, axis=0), axis=0)
+        node.input[1] = builder.op("DequantizeLinear", *_quantize(builder, weight, scales, kind, axis=0), axis=0)
         model.graph.initializer.extend(builder.initializers)
         added.update(one.name for one in builder.nodes)
         made.extend((*builder.nodes, node))
     if pending:
-        raise ValueError(f"the graph has no node {min(pending)!r} to quantise")
+        raise ValueError(f"the graph has no node {min(pending)!r} to quantize")
     replace_nodes(model, made)
     return frozenset(added)
 
 
-def _quantise(
+def _quantize(
     builder: GraphBuilder, name: str, scale: np.ndarray, kind: QuantizedType, axis: int | None
 ) -> tuple[str, str, str]:
-    """The quantised tensor's name, and those of its scale and zero point."""
+    """The quantized tensor's name, and those of its scale and zero point."""
     scales = builder.constant(scale, TensorProto.FLOAT)
     zeros = builder.zeros(scale.shape, _TYPES[kind][0])
     options: dict[str, Any] = {} if axis is None else {"axis": axis}

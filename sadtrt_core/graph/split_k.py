@@ -1,14 +1,12 @@
-"""Convolutions of few outputs and very long sums, as two: a part's products first, the parts' sums after.
+"""Split-K: a convolution of few outputs and a very long sum becomes two, partial sums first and their sum after.
 
-Tensor cores can sum in half, and TensorRT 8.6's half convolutions on Hopper do (`..._f16f16_f16f16_f16_...` in their
-tactics' names): every sixteen products the sum is rounded. The motion mask sums 38,416 products a value, the occlusion
-87,808; these two cost 5 dB of the picture, of the 9 to 12 that sums in half cost in all
-(results/baselines/h200-experiments/half-sums-*.json).
+Some half kernels accumulate in half (TensorRT 8.6's on Hopper do), so that a long sum is rounded many times. What that
+costs is in results/README.md.
 
 A convolution is linear in its kernel's positions. So its kernel's leading axes become outputs of a first convolution,
 one output for each of their positions, and a second one, whose weights are zeros and ones, shifts these to where they
-belong and adds them. The arithmetic is the same, each half sum is shorter by the number of those positions, and the
-first convolution has enough outputs to fill a matrix instruction, which one of 1 or 16 does not: it is faster, too.
+belong and adds them. The arithmetic is the same, each accumulation is shorter by the number of those positions, and the
+first convolution has enough outputs to fill a matrix instruction.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sadtrt_core.graph.edit import attribute, integers, replace_nodes
 
-#: Sums of more products than these are parted.
+#: Sums of more products than these are split.
 LONGEST_SUM = 8192
 #: As long as the first convolution has at most so many outputs: more would cost more memory traffic than they save.
 MOST_OUTPUTS = 128
@@ -30,31 +28,31 @@ SECOND = "/parts"
 """What the second convolution's name has behind the first's, which keeps the name of the whole."""
 
 
-def part_long_sums(model: onnx.ModelProto, excluded: Collection[str] = ()) -> frozenset[str]:
-    """Part the convolutions of an fp32 graph whose sums are longer than LONGEST_SUM, in place.
+def split_long_sums(model: onnx.ModelProto, excluded: Collection[str] = ()) -> frozenset[str]:
+    """Split the convolutions of an fp32 graph whose sums are longer than LONGEST_SUM, in place.
 
-    The graph's constants are initializers. `spared` names convolutions that stay as they are. So do those with more
+    The graph's constants are initializers. `excluded` names convolutions that stay as they are. So do those with more
     than one group, with dilations, or with strides along the axes in question, and those whose outputs would become
-    more than MOST_OUTPUTS. Returns the names of the parted ones.
+    more than MOST_OUTPUTS. Returns the names of those that were split.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
-    parted: set[str] = set()
+    split: set[str] = set()
     for node in model.graph.node:
         axes = 0 if node.name in excluded else _leading_axes(node, weights)
         if not axes:
             nodes.append(node)
             continue
-        pair = _parted(node, numpy_helper.to_array(weights[node.input[1]]), axes)
+        pair = _split(node, numpy_helper.to_array(weights[node.input[1]]), axes)
         nodes += pair[:2]
         model.graph.initializer.extend(pair[2:])
-        parted.add(node.name)
+        split.add(node.name)
     replace_nodes(model, nodes)
-    return frozenset(parted)
+    return frozenset(split)
 
 
-def parted_weights(model: onnx.ModelProto) -> frozenset[str]:
-    """Names of the initializers that `part_long_sums` has to read: whoever makes them inputs leaves sums whole."""
+def split_weights(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the initializers that `split_long_sums` has to read: whoever makes them inputs leaves sums whole."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     return frozenset(node.input[1] for node in model.graph.node if _leading_axes(node, weights))
 
@@ -73,7 +71,7 @@ def _leading_axes(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> int:
     return axes if math.prod(kernel[:axes]) > 1 else 0
 
 
-def _parted(
+def _split(
     node: onnx.NodeProto, weights: np.ndarray, axes: int
 ) -> tuple[onnx.NodeProto, onnx.NodeProto, TensorProto, TensorProto]:
     """The two convolutions and their weights. Channels of what lies between: kernel position, then output."""

@@ -23,8 +23,8 @@ from sadtrt_core.graph.edit import (
     element_types,
     replace_nodes,
 )
-from sadtrt_core.graph.quantize import CONVOLUTION, quantise_convolutions
-from sadtrt_core.graph.split_k import part_long_sums
+from sadtrt_core.graph.quantize import CONVOLUTION, quantize_convolutions
+from sadtrt_core.graph.split_k import split_long_sums
 from sadtrt_core.precision import COORDINATES, Precision
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
@@ -43,24 +43,24 @@ def apply_precision(
     """A typed copy of an fp32 graph whose volume samplers are still GridSample3D nodes.
 
     Casts are inserted where types meet, weights are stored in the type that reads them. A sampler's grid keeps fp32
-    where the precision keeps coordinates. A quantised convolution and the nodes that quantise its operands are fp32,
-    the type of its sums and scales. Raises UserError where a convolution is to be quantised without a range.
+    where the precision keeps coordinates. A quantized convolution and the nodes that quantize its operands are fp32,
+    the type of its sums and scales. Raises UserError where a convolution is to be quantized without a range.
     """
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
     constants_to_initializers(typed)
     kept = kept_nodes(typed, precision)
-    chosen = quantised_nodes(typed, precision)
+    chosen = quantized_nodes(typed, precision)
     if precision.quantize is not None and chosen:
         if calibration is None:
             raise UserError(
-                f"precision {precision.name!r} quantises {len(chosen)} convolutions here and needs their ranges: "
+                f"precision {precision.name!r} quantizes {len(chosen)} convolutions here and needs their ranges: "
                 "give a calibration of these weights"
             )
-        kept |= chosen | quantise_convolutions(typed, chosen, calibration, precision.quantize.type)
+        kept |= chosen | quantize_convolutions(typed, chosen, calibration, precision.quantize.type)
     if precision.split_k:
         # Sums of fp32 convolutions are float, those of eight bits integers.
-        part_long_sums(typed, excluded=kept)
+        split_long_sums(typed, excluded=kept)
     low = ONNX_TYPES[precision.compute]
     if low != TensorProto.FLOAT:
         _retype(typed, low, kept, low if precision.rounds_grids else TensorProto.FLOAT)
@@ -68,8 +68,8 @@ def apply_precision(
     return typed
 
 
-def quantised_nodes(model: onnx.ModelProto, precision: Precision) -> frozenset[str]:
-    """Names of the convolutions that a precision quantises."""
+def quantized_nodes(model: onnx.ModelProto, precision: Precision) -> frozenset[str]:
+    """Names of the convolutions that a precision quantizes."""
     if precision.quantize is None:
         return frozenset()
     names = frozenset(node.name for node in model.graph.node if node.op_type == CONVOLUTION)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sadtrt_core.progress import Reporter
 from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, RendererConfig, full_config
 from sadtrt_core.renderer.fit_data import PairMaker
 from sadtrt_core.renderer.keypoints import bins_to_radians
@@ -51,19 +52,6 @@ class FitPlan:
 
 
 @dataclass(frozen=True)
-class FitProgress:
-    """Where a fit is: the network, steps done, seconds left of its budget, and the loss of the last step."""
-
-    network: str
-    step: int
-    seconds_left: float
-    loss: float
-
-
-Report = Callable[[FitProgress], None]
-
-
-@dataclass(frozen=True)
 class Fitted:
     """State dicts of the three networks and how well the generator reconstructs held-out pairs, in dB."""
 
@@ -73,7 +61,7 @@ class Fitted:
 
 
 def fit(
-    config: RendererConfig, pictures: Sequence[Tensor], plan: FitPlan, device: torch.device, report: Report
+    config: RendererConfig, pictures: Sequence[Tensor], plan: FitPlan, device: torch.device, report: Reporter
 ) -> Fitted:
     """Fit the three networks on pictures (3, H, W) in 0..1. The same seed draws the same weights and pairs."""
     torch.manual_seed(plan.seed)
@@ -119,7 +107,7 @@ def _train(
     plan: FitPlan,
     seconds: float,
     learning_rate: float,
-    report: Report,
+    report: Reporter,
 ) -> int:
     """Adam down `loss_of()` for so many seconds or `plan.steps`; the number of steps it took.
 
@@ -151,7 +139,8 @@ def _train(
         optimizer.step()
         taken += 1
         if step % 20 == 0:
-            report(FitProgress(name, step, max(0.0, seconds - spent), value))
+            report.progress(f"{name}: step {step}, loss {value:.4f}", min(spent, seconds), seconds)
+    report.progress(f"{name}: fitted", seconds, seconds)
     return taken
 
 
@@ -171,7 +160,9 @@ def _settle_batch_norms(module: nn.Module, run: Callable[[], Tensor]) -> None:
         norm.eval()
 
 
-def _fit_generator(generator: nn.Module, pairs: PairMaker, plan: FitPlan, learning_rate: float, report: Report) -> int:
+def _fit_generator(
+    generator: nn.Module, pairs: PairMaker, plan: FitPlan, learning_rate: float, report: Reporter
+) -> int:
     def loss() -> Tensor:
         source, driving, origin, target = pairs.batch(plan.batch)
         with torch.autocast(pairs.device.type, torch.bfloat16):
@@ -187,7 +178,7 @@ def _picture_loss(prediction: Tensor, target: Tensor) -> Tensor:
     return F.l1_loss(prediction, target) + GRADIENT_WEIGHT * (across + down)
 
 
-def _fit_detector(detector: nn.Module, pairs: PairMaker, plan: FitPlan, report: Report) -> None:
+def _fit_detector(detector: nn.Module, pairs: PairMaker, plan: FitPlan, report: Reporter) -> None:
     def loss() -> Tensor:
         # No autocast: in bfloat16 the expectation of the coordinates would be off by a pixel.
         pictures, points = pairs.moved_portraits(plan.batch)
@@ -196,7 +187,7 @@ def _fit_detector(detector: nn.Module, pairs: PairMaker, plan: FitPlan, report: 
     _train("keypoint detector", detector, loss, plan, plan.seconds / 10, DETECTOR_LEARNING_RATE, report)
 
 
-def _fit_mapping(mapping: nn.Module, config: RendererConfig, pairs: PairMaker, plan: FitPlan, report: Report) -> None:
+def _fit_mapping(mapping: nn.Module, config: RendererConfig, pairs: PairMaker, plan: FitPlan, report: Reporter) -> None:
     def loss() -> Tensor:
         coefficients = random_coefficients(pairs, MAPPING_BATCH, config.coefficients)
         pose = pose_of(coefficients)

@@ -55,7 +55,8 @@ class Stage:
 
     `module` gives the stage's PyTorch module (tensors in the order of `inputs`, one tensor or a tuple in the order of
     `outputs`). None for the clip, which has no graph of its own: it is made of the others, with the transfers, so its
-    tensors are on the host and its batch is a number of frames. `samples` says whether it samples a volume.
+    tensors are on the host and its batch is a number of frames. `samples` says whether it samples a volume,
+    `in_generator` and `in_clip` of which whole it is a part. Engines of a higher `build_cost` take longer to build.
     """
 
     name: str
@@ -64,6 +65,9 @@ class Stage:
     outputs: Callable[[RendererConfig], tuple[TensorSpec, ...]]
     module: Callable[[Renderer], nn.Module] | None
     samples: bool = False
+    in_generator: bool = False
+    in_clip: bool = False
+    build_cost: int = 0
 
 
 class _Appearance(nn.Module):
@@ -140,6 +144,8 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_image(c, "source_image"),),
             outputs=lambda c: (_keypoints("kp_canonical"),),
             module=lambda r: r.kp_extractor,
+            in_clip=True,
+            build_cost=3,
         ),
         Stage(
             "mapping",
@@ -147,6 +153,8 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_coefficients(c, "coefficients"), _keypoints("kp_canonical")),
             outputs=lambda c: (_keypoints("keypoints"),),
             module=lambda r: PosedKeypoints(r.mapping),
+            in_clip=True,
+            build_cost=1,
         ),
         Stage(
             "appearance",
@@ -154,6 +162,9 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_image(c, "source_image"),),
             outputs=lambda c: (_feature_3d(c),),
             module=lambda r: _Appearance(r.generator),
+            in_clip=True,
+            in_generator=True,
+            build_cost=4,
         ),
         Stage(
             "motion",
@@ -161,6 +172,9 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_feature_3d(c), _keypoints("kp_driving"), _keypoints("kp_source")),
             outputs=_motion_outputs,
             module=lambda r: _Motion(r.generator),
+            in_clip=True,
+            in_generator=True,
+            build_cost=5,
             samples=True,
         ),
         Stage(
@@ -169,6 +183,9 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_feature_3d(c), *_motion_outputs(c)),
             outputs=lambda c: (_feature_map(c),),
             module=lambda r: _Warp(r.generator),
+            in_clip=True,
+            in_generator=True,
+            build_cost=2,
             samples=True,
         ),
         Stage(
@@ -177,6 +194,9 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_feature_map(c),),
             outputs=lambda c: (_image(c, "prediction"),),
             module=lambda r: _Decode(r.generator),
+            in_clip=True,
+            in_generator=True,
+            build_cost=6,
         ),
         Stage(
             "generator",
@@ -184,6 +204,7 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: (_image(c, "source_image"), _keypoints("kp_driving"), _keypoints("kp_source")),
             outputs=lambda c: (_image(c, "prediction"),),
             module=lambda r: r.generator,
+            build_cost=7,
             samples=True,
         ),
         Stage(
@@ -202,7 +223,12 @@ STAGES: dict[str, Stage] = {
 }
 
 GRAPH_STAGES: tuple[str, ...] = tuple(name for name, stage in STAGES.items() if stage.module is not None)
-GENERATOR_PARTS: tuple[str, ...] = ("appearance", "motion", "warp", "decode")
+GENERATOR_PARTS: tuple[str, ...] = tuple(name for name, stage in STAGES.items() if stage.in_generator)
+
+
+def clip_parts() -> tuple[str, ...]:
+    """The stages that a clip runs, in their order."""
+    return tuple(name for name, stage in STAGES.items() if stage.in_clip)
 
 
 def stage_named(name: str) -> Stage:
@@ -213,9 +239,9 @@ def stage_named(name: str) -> Stage:
 
 
 def stage_module(stage: Stage, renderer: Renderer) -> nn.Module:
-    """The stage's PyTorch module in evaluation mode; ValueError for the clip, which has none."""
+    """The stage's PyTorch module in evaluation mode; UserError for the clip, which has none."""
     if stage.module is None:
-        raise ValueError(f"stage {stage.name!r} has no module of its own: it is made of the other stages")
+        raise UserError(f"stage {stage.name!r} has no module of its own: it is made of the other stages")
     return stage.module(renderer).eval()
 
 

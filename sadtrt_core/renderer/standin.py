@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sadtrt_core.errors import UserError
+from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.checkpoint import load_checkpoint
 from sadtrt_core.renderer.config import IMAGE_SIZES, RendererConfig, demo_config, full_config
-from sadtrt_core.renderer.fit import FitPlan, FitProgress, Fitted, fit, held_out_psnr
+from sadtrt_core.renderer.fit import FitPlan, Fitted, fit, held_out_psnr
 from sadtrt_core.renderer.fit_data import training_pictures
 from sadtrt_core.renderer.renderer import NETWORKS, Renderer, WeightsKind, assemble
 from sadtrt_core.renderer.seeded import seeded_renderer
@@ -109,7 +110,7 @@ def fit_standin(
     portraits: Sequence[Path],
     out: Path,
     device: torch.device,
-    report: Callable[[FitProgress], None],
+    report: Reporter = SILENT,
 ) -> Fitted:
     """Fit the demo or the full-size renderer and keep it at `out`.
 
@@ -151,13 +152,13 @@ def choose_weights(
     *,
     has_gpu: bool,
     cache: Path,
-    say: Callable[[str], None] = lambda line: None,
+    report: Reporter = SILENT,
 ) -> Renderer:
     """The renderer that was asked for, or the best there is.
 
     A checkpoint wins. `auto` is the full-size weights of `sadtrt fit` on a GPU, where they are cached, else the demo;
-    the other choices are in WEIGHTS_HELP (seeded is full size on a GPU). `say` hears what was fallen back to and how to
-    get better. Raises UserError.
+    the other choices are in WEIGHTS_HELP (seeded is full size on a GPU). `report` is told what was fallen back to
+    and how to get better. Raises UserError.
     """
     if checkpoint is not None:
         return load_checkpoint(checkpoint, size, mapping_checkpoint)
@@ -172,7 +173,7 @@ def choose_weights(
         found = find_fitted(cache, size, seed)
         if found is not None:
             if found != fitted_file(cache, size, seed):
-                say(f"rendering {size} pixels with {found.stem}: these networks take any size")
+                report.log(f"rendering {size} pixels with {found.stem}: these networks take any size")
             return load_standin(found, "fitted", size)
         if choice != "auto":
             command = f"sadtrt fit --size {size}" + (f" --seed {seed}" if seed else "")
@@ -181,8 +182,12 @@ def choose_weights(
     if choice not in ("auto", "demo"):
         raise UserError(f"weights {choice!r} are not known: expected {WEIGHTS_HELP}")
     if has_gpu:
-        say(f"rendering with the small demo weights: `sadtrt fit --size {size}` makes full-size ones in three minutes")
+        report.log(
+            f"rendering with the small demo weights: `sadtrt fit --size {size}` makes full-size ones in three minutes"
+        )
     if DEMO_FILE.exists():
         return load_standin(DEMO_FILE, "demo", size)
-    say("the demo weights are missing: rendering with seeded noise, whose drift says nothing about a trained renderer")
+    report.log(
+        "the demo weights are missing: rendering with seeded noise, whose drift says nothing about a trained renderer"
+    )
     return seeded_renderer(demo_config(size))

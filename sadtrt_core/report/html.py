@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment as Templates
@@ -36,13 +36,20 @@ def print_tables(run: Run, console: Console) -> None:
     _print(run, report_tables(run), console)
 
 
-def print_summary(run: Run, console: Console) -> None:
-    """What a run is for, to the terminal: latency, drift, sum of parts; what was not measured as one line a reason."""
-    absent = absent_table(run)
-    _print(run, [table for table in (latency_table(run), drift_table(run), parts_table(run)) if table.rows], console)
-    for status, reason, _, count in absent.rows:
-        words = f"{status} {count} {'row' if count == '1' else 'rows'}: {reason}"
-        console.print(words, style="dim", markup=False, highlight=False, soft_wrap=True)
+def print_summary(run: Run | None, skipped: Mapping[str, int], console: Console) -> None:
+    """What a run is for, to the terminal: latency, drift, sum of parts; what was not measured as one line a reason.
+
+    `skipped` has the number of benchmarks that were skipped, by the reason, those that record nothing among them.
+    """
+    if run is not None:
+        _print(
+            run, [table for table in (latency_table(run), drift_table(run), parts_table(run)) if table.rows], console
+        )
+        for record in run.records:
+            if record.status == "failed":
+                console.print(f"failed: {record.key}: {record.reason}", style="red", markup=False, soft_wrap=True)
+    for reason, count in sorted(skipped.items()):
+        console.print(f"skipped {count}: {reason}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print(run: Run, tables: Sequence[TextTable], console: Console) -> None:

@@ -25,7 +25,7 @@ class Job:
 
     `grid_sample` says how an exported graph samples a volume; PyTorch runners always use `torch`. `cache` is the folder
     of graphs, engines and the timing cache. `optimization_level` is TensorRT's builder's, 0 (quick) to 5 (thorough).
-    `calibration` has the ranges of a precision that quantises.
+    `calibration` has the ranges of a precision that quantizes.
     """
 
     renderer: Renderer

@@ -8,10 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.renderer.stages import STAGES, clip_parts
 from sadtrt_core.runners.base import Job, StageRunner
-
-CLIP_PARTS = ("keypoints", "mapping", "appearance", "motion", "warp", "decode")
 
 
 def to_uint8(frames: Tensor) -> Tensor:
@@ -30,7 +28,7 @@ class ClipRunner(StageRunner):
 
     def __init__(self, job: Job, make: Callable[[Job], StageRunner]) -> None:
         super().__init__(job)
-        self._parts = {name: make(replace(job, stage=STAGES[name], batch=1)) for name in CLIP_PARTS}
+        self._parts = {name: make(replace(job, stage=STAGES[name], batch=1)) for name in clip_parts()}
         self.one_at_a_time = any(part.one_at_a_time for part in self._parts.values())
         self._active: list[StageRunner] = []
         self._inputs: dict[str, Tensor] = {}

@@ -28,7 +28,7 @@ class OnnxRuntimeRunner(StageRunner):
                 "CPU provider has no such arithmetic, so the latency is not that of half",
             )
         if job.precision.quantize is not None:
-            self.notes += ("convolutions of quantised operands are computed in float32", *job.calibration_notes)
+            self.notes += ("convolutions of quantized operands are computed in float32", *job.calibration_notes)
 
     def activate(self) -> None:
         job = self.job

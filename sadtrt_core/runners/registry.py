@@ -44,7 +44,7 @@ def _pytorch_absence(job: Job) -> Unavailable | None:
     if precision.quantize is not None:
         return Unavailable(
             f"PyTorch has no {precision.quantize.type} convolutions here: ONNX Runtime (on a CPU) and TensorRT compute "
-            "the quantised graph"
+            "the quantized graph"
         )
     if job.device.type == "cpu":
         if precision.tf32:
@@ -78,19 +78,14 @@ def _onnxruntime_absence(job: Job) -> Unavailable | None:
     return None
 
 
-def _tensorrt_absence(job: Job) -> Unavailable | None:
-    reason = tensorrt_absence(job)
-    return Unavailable(reason) if reason else None
-
-
 RUNNERS: dict[str, RunnerKind] = {
     kind.name: kind
     for kind in (
         RunnerKind("pytorch", PyTorchRunner, _pytorch_absence, graph=False),
         RunnerKind("torch-compile", TorchCompileRunner, _torch_compile_absence, graph=False),
         RunnerKind("onnxruntime", OnnxRuntimeRunner, _onnxruntime_absence, graph=True),
-        RunnerKind("tensorrt", TensorRTRunner, _tensorrt_absence, graph=True),
-        RunnerKind("tensorrt-enqueue", TensorRTEnqueueRunner, _tensorrt_absence, graph=True),
+        RunnerKind("tensorrt", TensorRTRunner, tensorrt_absence, graph=True),
+        RunnerKind("tensorrt-enqueue", TensorRTEnqueueRunner, tensorrt_absence, graph=True),
     )
 }
 

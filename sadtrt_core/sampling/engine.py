@@ -11,15 +11,18 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from sadtrt_core.case import Case
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuildOptions, Say
+from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.cache import ensure_engine
 from sadtrt_core.engine.job import BuildJob, stored_graph
 from sadtrt_core.engine.messages import in_one_line, message_log
 from sadtrt_core.engine.plugin import built_plugin, load_plugin, plugin_absence
+from sadtrt_core.errors import Unavailable
 from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.plan import precision_named
+from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.sampling import NODE_TYPE
 from sadtrt_core.sampling.shapes import SamplingShape
 
@@ -39,7 +42,7 @@ class Setting:
     device: torch.device
     cache: Path
     options: BuildOptions
-    say: Say = lambda line: None
+    report: Reporter = SILENT
 
 
 def sampler_graph(shape: SamplingShape, dtype: torch.dtype, grid_sample: GraphSampler) -> onnx.ModelProto:
@@ -77,14 +80,15 @@ def sampler_engine_absence(grid_sample: GraphSampler, setting: Setting) -> str |
     if device.type != "cuda":
         return f"TensorRT runs on an NVIDIA GPU, not on {device.type}"
     trt = api.tensorrt_module()
-    if isinstance(trt, api.Unavailable):
+    if isinstance(trt, Unavailable):
         return trt.reason
     refused = api.runtime_absence(trt, torch.cuda.get_device_capability(device))
-    if refused:
-        return refused
+    if refused is not None:
+        return str(refused)
     if api.flavour(trt) == "tensorrt-rtx":
         return "TensorRT for RTX captures CUDA graphs by itself, and these launches share one: time a stage instead"
-    return plugin_absence() if grid_sample == "plugin" else None
+    missing = plugin_absence() if grid_sample == "plugin" else None
+    return None if missing is None else str(missing)
 
 
 class SamplerEngine:
@@ -96,12 +100,12 @@ class SamplerEngine:
 
     def __init__(self, setting: Setting, grid_sample: GraphSampler) -> None:
         trt: Any = api.tensorrt_module()
-        if isinstance(trt, api.Unavailable):
+        if isinstance(trt, Unavailable):
             raise RuntimeError(trt.reason)
         job = sampler_job(setting, grid_sample)
         if job.plugin is not None:
             load_plugin(job.plugin, trt)  # The engine may come from the cache: nothing has loaded it yet.
-        plan = ensure_engine(job, setting.say).plan
+        plan = ensure_engine(job, setting.report).plan
         self._context: Any = None
         with message_log(trt).collect() as messages:
             self._runtime = api.create_runtime(trt)
@@ -142,11 +146,11 @@ def sampler_job(setting: Setting, grid_sample: GraphSampler) -> BuildJob:
     shape = setting.shape
     plugin = built_plugin() if grid_sample == "plugin" else None
     graph = sampler_graph(shape, setting.dtype, grid_sample).SerializeToString(deterministic=True)
+    stage = f"sampler-{shape.channels}-channels-{shape.grids}-grids"
+    precision = precision_named(_PRECISIONS[setting.dtype])
     return BuildJob(
-        stage=f"sampler-{shape.channels}-channels-{shape.grids}-grids",
-        precision=precision_named(_PRECISIONS[setting.dtype]),
-        grid_sample=grid_sample,
-        batch=shape.volumes,
+        case=Case(stage, "tensorrt", precision.name, grid_sample, shape.volumes),
+        precision=precision,
         image_size=4 * shape.size,
         graph=stored_graph(graph, setting.cache, "sampler"),
         input_shapes=(("volume", shape.volume_shape), ("grid", shape.grid_shape)),

@@ -228,7 +228,7 @@ def test_a_device_renders_what_onnx_runtime_renders(graph, inputs, precision):
 
 def test_a_device_parts_the_sums_that_are_parted_elsewhere(tmp_path):
     """Large weights are inputs of a device's graph, which have no values to part."""
-    demo = choose_weights(256, None, None, "demo", has_gpu=False, cache=tmp_path, say=print)
+    demo = choose_weights(256, None, None, "demo", has_gpu=False, cache=tmp_path)
     inputs = frame_inputs(demo, make_workload(demo.config, 1), GENERATOR, torch.device("cpu"))
     here = Simulator(export_stage(demo, GENERATOR), inputs, torch.device("cpu"))
     mixed = PRECISIONS["fp16-mixed"]

@@ -131,7 +131,7 @@ class _Asked:
 
 @pytest.fixture(autouse=True)
 def _same_suite(monkeypatch, small):
-    monkeypatch.setattr("sadtrt_core.accuracy.search_command.Session", lambda options, say: small)
+    monkeypatch.setattr("sadtrt_core.accuracy.search_command.Session", lambda options, report: small)
 
 
 def test_a_budget_that_the_base_holds_keeps_nothing(small):

@@ -50,7 +50,7 @@ def test_saved_json_is_valid_and_has_our_figures(suite: SuiteProcess, saved: Fin
         assert "UNSERIALIZABLE" not in json.dumps(data)
         assert extra["host_ms_median"] == pytest.approx(10.0, rel=0.01)
         assert (extra["device_ms_median"], extra["energy_mj_per_frame"]) == (None, None)
-        assert (extra["disturbed_samples"], extra["weights"]) == (0, "seeded")
+        assert (extra["disturbed"], extra["weights"]) == (0, "seeded")
         assert data["machine_info"]["sadtrt"]["gpu"] is None
 
 

@@ -1,4 +1,4 @@
-"""The suite where rows are visited several times: what the records hold, and what is left when a later visit breaks."""
+"""The suite where cases are repeated: what the records hold, and what is left when a later repetition breaks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from suite_runs import TINY, SuiteProcess, run_suite
 from sadtrt_core.records.schema import Record
 from sadtrt_core.records.store import read_run
 
-THREE_VISITS = """
+THREE_REPETITIONS = """
     import os
     import pytest
     import torch
@@ -83,7 +83,7 @@ THREE_ROWS = (*TINY, "--batch", "1", "--batch", "2", "--batch", "3", "-s")
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuiteProcess]:
-    made = SuiteProcess(tmp_path_factory.mktemp("suite"), THREE_VISITS)
+    made = SuiteProcess(tmp_path_factory.mktemp("suite"), THREE_REPETITIONS)
     yield made
     made.close()
 
@@ -92,7 +92,7 @@ def records(folder: Path) -> dict[int, Record]:
     return {record.key.batch: record for record in read_run(folder).records}
 
 
-def test_every_row_is_visited_as_often_as_planned_and_the_saved_json_knows_all_visits(suite: SuiteProcess) -> None:
+def test_every_row_is_repeated_as_often_as_planned_and_the_saved_json_knows_all_of_them(suite: SuiteProcess) -> None:
     file = suite.folder / "benchmarks.json"
     finished = suite.run((*THREE_ROWS, f"--benchmark-json={file}"), BREAKS="")
     assert finished.code == 0, finished.output
@@ -103,13 +103,12 @@ def test_every_row_is_visited_as_often_as_planned_and_the_saved_json_knows_all_v
     assert read_run(finished.folders[-1]).complete
     saved = {bench["params"]["batch"]: bench for bench in json.loads(file.read_text())["benchmarks"]}
     for batch, row in rows.items():
-        assert saved[batch]["extra_info"]["visits"] == 3
         assert saved[batch]["extra_info"]["host_ms_median"] == row.latency.host_ms_median
-        assert saved[batch]["stats"]["rounds"] == 4, "pytest-benchmark's own table has the first visit only"
+        assert saved[batch]["stats"]["rounds"] == 4, "pytest-benchmark's own table has the first repetition only"
     assert [finished.output.count(f"freed {batch}") for batch in rows] == [1, 1, 1]
 
 
-def test_no_row_waits_for_a_visit_while_drift_is_measured(suite: SuiteProcess) -> None:
+def test_no_row_waits_for_a_repetition_while_drift_is_measured(suite: SuiteProcess) -> None:
     arguments = ("bench/test_stage_latency.py", "bench/test_precision_drift.py", *TINY[1:])
     finished = suite.run((*arguments, "--stage", "generator", "--frames", "2", "-s"), BREAKS="", DRIFT="1")
     assert finished.code == 0, finished.output
@@ -120,8 +119,8 @@ def test_no_row_waits_for_a_visit_while_drift_is_measured(suite: SuiteProcess) -
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_a_row_that_dies_at_a_later_visit_is_failed_and_so_is_the_run(suite: SuiteProcess, number: int) -> None:
-    """The second visit happens in the test of another row, the third of the middle row after the last test."""
+def test_a_row_that_dies_at_a_later_repetition_is_failed_and_so_is_the_run(suite: SuiteProcess, number: int) -> None:
+    """The second repetition happens in the test of another row, the third of the middle row after the last test."""
     finished = suite.run(THREE_ROWS, BREAKS=f"2 {number}", HOW="dies")
     assert finished.code == 1, finished.output
     assert "3 passed" in finished.output, "its own test was over, and no other row's is to blame"
@@ -130,12 +129,12 @@ def test_a_row_that_dies_at_a_later_visit_is_failed_and_so_is_the_run(suite: Sui
     assert (broken.status, broken.reason) == ("failed", "RuntimeError: CUDA error: misaligned address")
     assert len(broken.latency.visits) == number - 1
     assert {(row.status, len(row.latency.visits)) for row in rows.values()} == {("measured", 3)}
-    assert "mapping/pytorch/fp32/batch 2 failed at a later visit: RuntimeError: CUDA error" in finished.output
+    assert "mapping/pytorch/fp32/batch 2 failed at a later repetition: RuntimeError: CUDA error" in finished.output
     assert read_run(finished.folders[-1]).complete
     assert finished.output.count("freed 2") == 1
 
 
-def test_an_interrupt_at_a_later_visit_frees_every_runner_and_keeps_what_was_measured(suite: SuiteProcess) -> None:
+def test_an_interrupt_at_a_later_repetition_frees_every_runner_and_keeps_what_was_measured(suite: SuiteProcess) -> None:
     finished = suite.run(THREE_ROWS, BREAKS="2 2", HOW="interrupted")
     assert finished.code == 2, finished.output
     run = read_run(finished.folders[-1])
@@ -145,7 +144,7 @@ def test_an_interrupt_at_a_later_visit_frees_every_runner_and_keeps_what_was_mea
         assert finished.output.count(f"freed {batch}") == 1, batch
 
 
-def test_a_run_that_stops_at_its_first_failure_visits_nothing_again(suite: SuiteProcess) -> None:
+def test_a_run_that_stops_at_its_first_failure_repeats_nothing(suite: SuiteProcess) -> None:
     finished = suite.run((*THREE_ROWS, "-x"), BREAKS="2 1", HOW="dies")
     assert finished.code == 1, finished.output
     rows = records(finished.folders[-1])
@@ -155,10 +154,10 @@ def test_a_run_that_stops_at_its_first_failure_visits_nothing_again(suite: Suite
     assert finished.output.count("freed 1") == 1
 
 
-def test_a_run_that_is_killed_keeps_every_visit_until_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_killed_keeps_every_repetition_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BREAKS", "1 3")
     monkeypatch.setenv("HOW", "killed")
-    finished = run_suite(tmp_path, THREE_ROWS, textwrap.dedent(THREE_VISITS))
+    finished = run_suite(tmp_path, THREE_ROWS, textwrap.dedent(THREE_REPETITIONS))
     assert finished.code == -signal.SIGKILL
     (folder,) = finished.folders
     assert not read_run(folder).complete

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from sadtrt_core.case import Case
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.job import BuildJob
@@ -58,15 +59,13 @@ def trt() -> Any:
 def make_job(tmp_path: Path) -> Callable[..., BuildJob]:
     """Jobs for the small half graph; keyword arguments replace fields."""
 
-    def make(content: bytes | None = None, **fields: Any) -> BuildJob:
+    def make(content: bytes | None = None, stage: str = "mapping", precision: str = "fp16", **fields: Any) -> BuildJob:
         data = _half_graph().SerializeToString() if content is None else content
         graph = tmp_path / f"{hashlib.sha256(data).hexdigest()[:12]}.onnx"
         graph.write_bytes(data)
         values: dict[str, Any] = {
-            "stage": "mapping",
-            "precision": PRECISIONS["fp16"],
-            "grid_sample": "native",
-            "batch": 2,
+            "case": Case(stage, "tensorrt", precision, "native", 2),
+            "precision": PRECISIONS[precision],
             "image_size": 256,
             "graph": graph,
             "input_shapes": (("x", (2, 3)),),

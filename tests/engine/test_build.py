@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from reports import Kept
 
 from sadtrt_core.engine.build import BuildOptions, BuiltEngine, build_engine
 from sadtrt_core.errors import BuildError
@@ -22,19 +23,19 @@ def build(trt: Any, graph: bytes, **options: Any) -> BuiltEngine:
 
 
 def test_a_typed_graph_becomes_an_engine_and_reports_its_phases(half_graph: MakeGraph, trt: Any) -> None:
-    phases: list[str] = []
-    built = build(trt, half_graph().SerializeToString(), progress=lambda phase, fraction: phases.append(phase))
+    kept = Kept()
+    built = build(trt, half_graph().SerializeToString(), report=kept)
     assert len(built.plan) > 100
     assert built.seconds > 0
-    assert phases or not hasattr(trt, "IProgressMonitor")
+    assert kept.tasks or not hasattr(trt, "IProgressMonitor")
 
 
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
 def test_a_refused_timing_cache_is_said_and_does_not_fail_the_build(half_graph: MakeGraph, trt: Any) -> None:
-    lines: list[str] = []
-    built = build(trt, half_graph().SerializeToString(), timing_cache=b"not a timing cache", say=lines.append)
+    kept = Kept()
+    built = build(trt, half_graph().SerializeToString(), timing_cache=b"not a timing cache", report=kept)
     assert len(built.plan) > 100
-    assert lines == ["mapping fp16: TensorRT refused the timing cache; building without it"]
+    assert kept.lines == ["mapping fp16: TensorRT refused the timing cache; building without it"]
 
 
 def test_what_is_not_onnx_is_refused_in_a_sentence(trt: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import pytest
+from reports import Kept
 
 from sadtrt_core.engine import cache as engine_cache
 from sadtrt_core.engine import tensorrt_api as api
@@ -103,12 +104,12 @@ def test_a_changed_job_misses(part: str, make_job: MakeJob, builder: CountingBui
 
 
 def test_a_stale_engine_says_what_changed(half_graph: MakeGraph, make_job: MakeJob, builder: CountingBuilder) -> None:
-    lines: list[str] = []
+    kept = Kept()
     ensure_engine(make_job(), builder=builder)
-    ensure_engine(make_job(half_graph("Tanh").SerializeToString()), lines.append, builder=builder)
+    ensure_engine(make_job(half_graph("Tanh").SerializeToString()), kept, builder)
     assert builder.builds == 2
-    assert "rebuilding, because" in lines[0]
-    assert "is stale: graph_sha256 changed" in lines[0]
+    assert "rebuilding, because" in kept.lines[0]
+    assert "is stale: graph_sha256 changed" in kept.lines[0]
 
 
 def damage_truncate(path: Path) -> None:
@@ -154,12 +155,12 @@ def test_a_damaged_engine_is_rebuilt_with_the_reason(
     monkeypatch.setattr(api, "current_gpu", lambda: api.Gpu("none", ""))
     whole = ensure_engine(make_job(), builder=builder)
     damage(whole.path)
-    lines: list[str] = []
-    again = ensure_engine(make_job(), lines.append, builder=builder)
+    kept = Kept()
+    again = ensure_engine(make_job(), kept, builder)
     assert builder.builds == 2
     assert again.plan == whole.plan
-    assert len([line for line in lines if "rebuilding, because" in line]) == 1
-    assert re.search(reason, lines[0])
+    assert len([line for line in kept.lines if "rebuilding, because" in line]) == 1
+    assert re.search(reason, kept.lines[0])
     assert ensure_engine(make_job(), builder=builder) == again
 
 
@@ -180,24 +181,27 @@ def test_a_failing_build_leaves_nothing_that_looks_like_an_engine(make_job: Make
 
 
 def test_two_that_want_the_same_engine_build_it_once(make_job: MakeJob, builder: CountingBuilder) -> None:
-    waiting, lines = threading.Event(), []
+    waiting = threading.Event()
 
     def slow(*arguments: Any, **settings: Any) -> BuiltEngine:
         assert waiting.wait(20), "the second caller did not wait"
         return builder(*arguments, **settings)
 
-    def say(line: str) -> None:
-        lines.append(line)
-        waiting.set()
+    class Waiting(Kept):
+        def log(self, line: str) -> None:
+            super().log(line)
+            waiting.set()
+
+    kept = Waiting()
 
     job = make_job()
-    threads = [threading.Thread(target=ensure_engine, args=(job, say), kwargs={"builder": slow}) for _ in range(2)]
+    threads = [threading.Thread(target=ensure_engine, args=(job, kept, slow)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
     assert builder.builds == 1
-    assert any("waiting for another process" in line for line in lines)
+    assert any("waiting for another process" in line for line in kept.lines)
 
 
 def test_without_tensorrt_the_reason_is_given(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def build(
 ) -> bytes:
     how = PRECISIONS[precision]
     if how.compute == "bfloat16" and (reason := api.bfloat16_absence(trt)):
-        pytest.skip(reason)
+        pytest.skip(str(reason))
     graph = typed_graph(renderer, STAGES[stage], how, grid_sample, cache, ranges)  # type: ignore[arg-type]
     shapes = {spec.name: spec.batched(1) for spec in STAGES[stage].inputs(renderer.config)}
     options = BuildOptions(optimization_level=0)
@@ -52,5 +52,5 @@ def test_builtin_graph_builds_where_the_runtime_samples_volumes(
     trt: Any, seeded_demo: Renderer, seeded_calibration: Calibration, cache: Path, precision: str
 ) -> None:
     if reason := api.builtin_grid_sample_absence(trt):
-        pytest.skip(reason)
+        pytest.skip(str(reason))
     assert len(build(trt, seeded_demo, "generator", precision, "builtin", cache, seeded_calibration)) > 1000

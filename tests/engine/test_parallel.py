@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import onnx
 import pytest
+from reports import Kept
 
 from sadtrt_core.engine.cache import ensure_engine
 from sadtrt_core.engine.job import BuildJob
-from sadtrt_core.engine.parallel import BuildEvent, build_all
-from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.engine.parallel import build_all
 
 MakeJob = Callable[..., BuildJob]
 MakeGraph = Callable[..., onnx.ModelProto]
@@ -27,36 +26,39 @@ def test_one_failure_does_not_stop_the_others(half_graph: MakeGraph, trt: Any, m
     good = make_job()
     bad = make_job(half_graph("Det").SerializeToString(), stage="warp")
     other = make_job(half_graph("Tanh").SerializeToString(), stage="decode")
-    events: list[BuildEvent] = []
-    outcomes = build_all([good, bad, other], 2, events.append)
+    kept = Kept()
+    outcomes = build_all([good, bad, other], 2, kept)
     assert [outcome.job for outcome in outcomes] == [good, bad, other]
     assert outcomes[0].failure is None
     assert outcomes[1].failure is not None
     assert "cannot read the graph" in outcomes[1].failure
     assert outcomes[2].failure is None
-    started = [event.label for event in events if event.kind == "started"]
-    assert started == [other.label, bad.label, good.label], "what takes longest starts first"
+    started = [task for task, _, _ in kept.tasks if task.endswith(": starting")]
+    assert started == [f"{job.label}: starting" for job in (other, bad, good)], "what takes longest starts first"
     for job in (good, other):
         ensure_engine(job, builder=must_not_build)
-    assert any(event.kind == "phase" for event in events) or not hasattr(trt, "IProgressMonitor")
+    assert any(
+        task.startswith(good.label) and total == 1 and done < 1 for task, done, total in kept.tasks
+    ) or not hasattr(trt, "IProgressMonitor")
 
 
 def test_a_process_that_dies_is_reported(make_job: MakeJob) -> None:
-    def kill(event: BuildEvent) -> None:
-        if event.kind == "started":
+    class Kill(Kept):
+        def progress(self, task: str, done: float, total: float | None) -> None:
             for child in multiprocessing.active_children():
                 child.kill()
 
-    (outcome,) = build_all([make_job()], 1, kill)
+    (outcome,) = build_all([make_job()], 1, Kill())
     assert outcome.failure == "mapping fp16 native batch 2 256 px: the build process died with exit code -9"
 
 
 def test_an_interrupt_ends_every_process(make_job: MakeJob) -> None:
-    def interrupt(event: BuildEvent) -> None:
-        raise KeyboardInterrupt
+    class Interrupt(Kept):
+        def progress(self, task: str, done: float, total: float | None) -> None:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_all([make_job(), make_job(stage="warp")], 2, interrupt)
+        build_all([make_job(), make_job(stage="warp")], 2, Interrupt())
     assert multiprocessing.active_children() == []
 
 
@@ -66,9 +68,15 @@ def test_no_process_at_all_is_refused(make_job: MakeJob) -> None:
 
 
 def test_half_and_large_stages_start_first(make_job: MakeJob) -> None:
-    from sadtrt_core.engine.parallel import _cost
+    class Order(Kept):
+        def progress(self, task: str, done: float, total: float | None) -> None:
+            super().progress(task, done, total)
+            for child in multiprocessing.active_children():
+                child.kill()
 
-    small = make_job()
-    generator = replace(small, stage="generator")
-    single = replace(generator, precision=PRECISIONS["fp32"])
-    assert sorted([small, single, generator], key=_cost) == [generator, single, small]
+    small, generator = make_job(), make_job(stage="generator")
+    single = make_job(stage="generator", precision="fp32")
+    order = Order()
+    build_all([small, single, generator], 1, order)
+    started = [task for task, _, _ in order.tasks if task.endswith(": starting")]
+    assert started == [f"{job.label}: starting" for job in (generator, single, small)]

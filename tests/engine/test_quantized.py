@@ -1,4 +1,4 @@
-"""How TensorRT 8.6 is given a quantised graph: the convolutions free, everything else pinned."""
+"""How TensorRT 8.6 is given a quantized graph: the convolutions free, everything else pinned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.precision import PRECISIONS, Quantization
 from sadtrt_core.renderer.stages import STAGES
 
-#: More than the built-in int8 quantises: convolutions that share what they read, and activations in between.
+#: More than the built-in int8 quantizes: convolutions that share what they read, and activations in between.
 INT8 = replace(PRECISIONS["int8"], quantize=Quantization("int8", ("/decoder/*",), ("/decoder/up_?/conv_?/*",)))
 NORM = "/decoder/G_middle_0/norm_0"
 
@@ -40,19 +40,19 @@ def outputs_of(model: onnx.ModelProto) -> dict[str, str]:
     return {node.name: node.output[0] for node in model.graph.node}
 
 
-def test_quantised_convolutions_and_their_activations_are_left_to_the_builder(typed):
+def test_quantized_convolutions_and_their_activations_are_left_to_the_builder(typed):
     declared, types = arithmetic_types(typed), layer_types(typed)
     assert {name for name in types if types[name] != declared[name]} == free_tensors(typed)
     made = outputs_of(typed)
     shared, relu = made[f"{NORM}/mlp_shared/mlp_shared.0/Conv"], made[f"{NORM}/mlp_shared/mlp_shared.1/Relu"]
     assert types[shared] is None
-    assert types[relu] is None, "an activation between a convolution and the next quantisation"
+    assert types[relu] is None, "an activation between a convolution and the next quantization"
     assert declared[relu] == TensorProto.FLOAT16
     assert {types[name] for node, name in made.items() if "quantizelinear" in node.casefold()} <= {None}
     assert types[made["/decoder/conv_img/Conv"]] == TensorProto.FLOAT, "the picture is kept"
     assert types[made["/decoder/LeakyRelu"]] == TensorProto.FLOAT16
     assert types[made["/decoder/fc/Conv"]] is None
-    assert types[made["/decoder/G_middle_0/LeakyRelu"]] == TensorProto.FLOAT16, "what is quantised stays half itself"
+    assert types[made["/decoder/G_middle_0/LeakyRelu"]] == TensorProto.FLOAT16, "what is quantized stays half itself"
     assert types["prediction"] == TensorProto.FLOAT, "the picture is kept"
 
 
@@ -60,7 +60,7 @@ def test_free_tensors_are_not_counted_as_kept_in_float32(typed):
     assert not kept_names(typed) & free_tensors(typed)
 
 
-def test_a_graph_without_quantisation_leaves_nothing_free(graph):
+def test_a_graph_without_quantization_leaves_nothing_free(graph):
     mixed = apply_precision(graph, PRECISIONS["fp16-mixed"])
     assert not is_quantized(mixed)
     assert layer_types(mixed) == arithmetic_types(mixed)

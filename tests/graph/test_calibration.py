@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from reports import Kept
 
 from sadtrt_core.accuracy.parts import stage_parts
 from sadtrt_core.accuracy.simulate import Simulator
@@ -32,7 +33,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def demo(cache):
-    return choose_weights(256, None, None, "demo", has_gpu=False, cache=cache, say=print)
+    return choose_weights(256, None, None, "demo", has_gpu=False, cache=cache)
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +63,17 @@ def test_ranges_are_the_largest_magnitudes_that_convolutions_read(tiny, cache):
 
 
 def test_ranges_reproduce_and_are_measured_once(demo, workload, cache):
-    said: list[str] = []
-    first = calibrated(demo, workload, cache, said.append)
-    assert "calibrating on 4 frames of astronaut" in said[0]
-    said.clear()
-    assert calibrated(demo, workload, cache, said.append) == first
-    assert not said, "the cache has it"
+    said = Kept()
+    first = calibrated(demo, workload, cache, said)
+    assert "calibrating on 4 frames of astronaut" in said.lines[0]
+    said.lines.clear()
+    assert calibrated(demo, workload, cache, said) == first
+    assert not said.lines, "the cache has it"
     assert measured_ranges(demo, workload, first.frames, cache) == pytest.approx(first.ranges, rel=1e-6)
     (path,) = (cache / "calibrations").glob("*.json")
     path.write_text(path.read_text()[:-40])
-    assert calibrated(demo, workload, cache, said.append) == first
-    assert "is not a calibration" in said[0]
+    assert calibrated(demo, workload, cache, said) == first
+    assert "is not a calibration" in said.lines[0]
     assert read_calibration(path) == first
 
 
@@ -90,7 +91,7 @@ def test_the_demo_stays_where_it_was_measured(demo, workload, cache, precision, 
     assert measure_drift(low_bits[:1], there).psnr_min > 60, "both compute the same but for the order of sums"
 
 
-def test_parts_of_a_quantised_precision_are_quantised(demo, cache):
+def test_parts_of_a_quantized_precision_are_quantized(demo, cache):
     graph = cached_export(demo, STAGES["generator"], OPSET, cache)
     decode = next(part for part in stage_parts(graph) if part.name == "decode")
     assert decode.lowered(PRECISIONS["int8"]).quantize == PRECISIONS["int8"].quantize

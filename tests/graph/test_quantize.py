@@ -1,4 +1,4 @@
-"""Quantised graphs: where the pairs sit, what they compute, and what is refused."""
+"""Quantized graphs: where the pairs sit, what they compute, and what is refused."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.export import export_stage
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.graph.rounding import explicit_rounding
-from sadtrt_core.graph.typed import apply_precision, quantised_nodes
+from sadtrt_core.graph.typed import apply_precision, quantized_nodes
 from sadtrt_core.precision import PRECISIONS, Precision, Quantization
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES
 
-#: More than the built-in int8 quantises: convolutions that share what they read, and activations in between.
+#: More than the built-in int8 quantizes: convolutions that share what they read, and activations in between.
 INT8 = dataclasses.replace(
     PRECISIONS["int8"], quantize=Quantization("int8", ("/decoder/*",), ("/decoder/up_?/conv_?/*",))
 )
@@ -45,7 +45,7 @@ def test_pairs_sit_before_the_operands_of_the_declared_convolutions_and_nowhere_
     typed = apply_precision(decode, INT8, calibration)
     types, made = element_types(typed), producers(typed)
     weights = {tensor.name: tensor for tensor in typed.graph.initializer}
-    declared = quantised_nodes(decode, INT8)
+    declared = quantized_nodes(decode, INT8)
     assert "/decoder/G_middle_0/conv_0/Conv" in declared
     assert "/decoder/conv_img/Conv" not in declared
     pairs = 0
@@ -69,17 +69,17 @@ def test_pairs_sit_before_the_operands_of_the_declared_convolutions_and_nowhere_
         channels = numpy_helper.to_array(weights[made[made[node.input[1]].input[0]].input[0]])
         assert scale == pytest.approx(np.abs(channels).reshape(len(channels), -1).max(1) / 127)
         assert numpy_helper.to_array(weights[made[node.input[0]].input[1]]) == np.float32(4 / 127)
-        assert node.input[2] in weights, "a bias is not quantised"
+        assert node.input[2] in weights, "a bias is not quantized"
     assert pairs == 2 * len(declared) == sum(node.op_type == "DequantizeLinear" for node in typed.graph.node)
 
 
-def test_a_tensor_that_several_convolutions_read_is_quantised_once(decode, calibration):
+def test_a_tensor_that_several_convolutions_read_is_quantized_once(decode, calibration):
     typed = apply_precision(decode, INT8, calibration)
     read = [node.input[0] for node in typed.graph.node if node.op_type == "QuantizeLinear"]
     assert len(read) == len(set(read))
 
 
-def test_the_generator_and_its_parts_quantise_the_same(seeded_demo, calibration, tmp_path):
+def test_the_generator_and_its_parts_quantize_the_same(seeded_demo, calibration, tmp_path):
     def scales(stage):
         model = onnx.load_from_string(typed_graph(seeded_demo, STAGES[stage], INT8, "plugin", tmp_path, calibration))
         made = producers(model)
@@ -109,7 +109,7 @@ def _fp8(value, scale):
 
 
 @pytest.mark.parametrize(("kind", "largest", "rounded"), [("int8", 127, _int8), ("fp8", 448, _fp8)])
-def test_quantised_values_are_those_of_the_definition(decode, calibration, kind, largest, rounded):
+def test_quantized_values_are_those_of_the_definition(decode, calibration, kind, largest, rounded):
     """One convolution alone, everything else fp32: ONNX Runtime and PyTorch against rounding its operands by hand."""
     name = "/decoder/fc/Conv"
     how = Precision("alone", "float32", "a test", quantize=Quantization(kind, (name,)))
@@ -151,14 +151,14 @@ def test_a_channel_of_zeros_or_of_next_to_nothing_stays_finite(decode, calibrati
     assert np.isfinite(frame).all()
 
 
-def test_kept_nodes_are_not_quantised(decode):
+def test_kept_nodes_are_not_quantized(decode):
     kept = dataclasses.replace(INT8, keep_nodes=("/decoder/G_middle_0/*",))
-    names = quantised_nodes(decode, kept)
-    assert names == {n for n in quantised_nodes(decode, INT8) if not n.startswith("/decoder/G_middle_0/")}
+    names = quantized_nodes(decode, kept)
+    assert names == {n for n in quantized_nodes(decode, INT8) if not n.startswith("/decoder/G_middle_0/")}
 
 
 def test_missing_and_foreign_ranges_are_refused_in_one_sentence(seeded_demo, decode, calibration, tmp_path):
-    with pytest.raises(UserError, match=r"'int8' quantises \d+ convolutions here and needs their ranges"):
+    with pytest.raises(UserError, match=r"'int8' quantizes \d+ convolutions here and needs their ranges"):
         apply_precision(decode, INT8)
     foreign = dataclasses.replace(calibration, weights="f" * 64)
     with pytest.raises(

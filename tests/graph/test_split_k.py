@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.export import export_stage
-from sadtrt_core.graph.split_k import LONGEST_SUM, SECOND, part_long_sums
+from sadtrt_core.graph.split_k import LONGEST_SUM, SECOND, split_long_sums
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.stages import STAGES
@@ -66,7 +66,7 @@ def test_two_convolutions_give_what_the_one_gave(outputs, channels, kernel, pads
     whole = one_convolution(outputs, channels, kernel, pads, bias=bias)
     parted = onnx.ModelProto()
     parted.CopyFrom(whole)
-    assert part_long_sums(parted) == {"/conv"}
+    assert split_long_sums(parted) == {"/conv"}
     onnx.checker.check_model(parted, full_check=True)
     assert [node.name for node in parted.graph.node] == ["/conv", f"/conv{SECOND}"]
     sizes = {tensor.name: tuple(tensor.dims) for tensor in parted.graph.initializer}
@@ -88,12 +88,12 @@ def test_two_convolutions_give_what_the_one_gave(outputs, channels, kernel, pads
 )
 def test_what_is_short_wide_grouped_or_strided_stays_whole(convolution):
     before = convolution.SerializeToString()
-    assert part_long_sums(convolution) == frozenset()
+    assert split_long_sums(convolution) == frozenset()
     assert convolution.SerializeToString() == before
 
 
 def test_spared_convolutions_stay_whole():
-    assert part_long_sums(one_convolution(1, 200, (7, 7), 3), excluded={"/conv"}) == frozenset()
+    assert split_long_sums(one_convolution(1, 200, (7, 7), 3), excluded={"/conv"}) == frozenset()
 
 
 def test_mixed_precision_parts_the_mask_and_occlusion_and_fp16_is_the_usual_recipe(seeded_demo):

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 from PIL import Image
+from reports import Kept
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -45,9 +46,14 @@ def pairs():
 
 
 def test_steps_lower_every_loss_and_give_complete_states(gradients):
-    losses = {}
+    kept = Kept()
     plan = FitPlan(seconds=600, seed=0, batch=1, learning_rate=1e-3, steps=21)
-    fitted = fit(TINY, [portrait()], plan, CPU, lambda p: losses.setdefault(p.network, []).append(p.loss))
+    fitted = fit(TINY, [portrait()], plan, CPU, kept)
+    losses = {}
+    for task, _, _ in kept.tasks:
+        network, _, doing = task.partition(": ")
+        if "loss" in doing:
+            losses.setdefault(network, []).append(float(doing.split()[-1]))
     assert set(losses) == {"generator", "keypoint detector", "mapping"}
     assert all(seen[-1] < 0.8 * seen[0] for seen in losses.values()), losses
     assert fitted.steps == 21
@@ -196,9 +202,7 @@ def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients):
     Image.new("RGB", (64, 64), (90, 120, 60)).save(tmp_path / "me.png")
     out = tmp_path / "demo.safetensors"
     plan = FitPlan(seconds=600, seed=5, batch=1, steps=1)
-    fitted = fit_standin(
-        256, demo=True, plan=plan, portraits=[tmp_path / "me.png"], out=out, device=CPU, report=lambda progress: None
-    )
+    fitted = fit_standin(256, demo=True, plan=plan, portraits=[tmp_path / "me.png"], out=out, device=CPU)
     with safe_open(out, framework="pt") as file:
         header = file.metadata()
     assert header["pictures"] == "me.png"
@@ -210,9 +214,7 @@ def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients):
 def test_a_name_that_is_no_weights_file_is_refused_before_fitting(tmp_path):
     plan = FitPlan(seconds=600, seed=0)
     with pytest.raises(UserError, match=r"expected one that ends in \.safetensors"):
-        fit_standin(
-            256, demo=True, plan=plan, portraits=[], out=tmp_path / "w", device=CPU, report=lambda progress: None
-        )
+        fit_standin(256, demo=True, plan=plan, portraits=[], out=tmp_path / "w", device=CPU)
     assert not list(tmp_path.iterdir())
 
 
@@ -224,27 +226,27 @@ def cached(tmp_path, seeded_states):
 
 
 def chosen(cache, choice, has_gpu, said=None):
-    heard = [] if said is None else said
-    return choose_weights(256, None, None, choice, has_gpu=has_gpu, cache=cache, say=heard.append).weights.kind
+    heard = Kept() if said is None else said
+    return choose_weights(256, None, None, choice, has_gpu=has_gpu, cache=cache, report=heard).weights.kind
 
 
 def test_fitted_weights_are_chosen_on_a_gpu_and_by_name(cached):
-    said = []
+    said = Kept()
     assert chosen(cached, "auto", True, said) == "fitted"
     assert chosen(cached, "fitted", False, said) == "fitted"
-    assert said == []
+    assert said.lines == []
 
 
 def test_the_demo_is_chosen_without_a_gpu_and_said_on_one(cached, tmp_path, monkeypatch):
     monkeypatch.setattr(standin, "DEMO_FILE", fitted_file(cached, 256))
-    said = []
+    said = Kept()
     assert chosen(cached, "auto", False, said) == "demo"
-    assert said == []
+    assert said.lines == []
     assert chosen(tmp_path / "empty", "auto", True, said) == "demo"
-    assert "sadtrt fit --size 256" in said[0]
+    assert "sadtrt fit --size 256" in said.lines[0]
     monkeypatch.setattr(standin, "DEMO_FILE", tmp_path / "absent")
     assert chosen(cached, "demo", False, said) == "seeded"
-    assert "says nothing" in said[-1]
+    assert "says nothing" in said.lines[-1]
 
 
 def test_seeded_is_itself_and_other_names_are_refused(cached, tmp_path):
@@ -257,8 +259,8 @@ def test_seeded_is_itself_and_other_names_are_refused(cached, tmp_path):
 
 def test_weights_of_another_seed_or_file_are_chosen_by_name(cached, seeded_states):
     def chosen_name(choice, size=256, said=None):
-        heard = [] if said is None else said
-        return choose_weights(size, None, None, choice, has_gpu=True, cache=cached, say=heard.append).weights.name
+        heard = Kept() if said is None else said
+        return choose_weights(size, None, None, choice, has_gpu=True, cache=cached, report=heard).weights.name
 
     with pytest.raises(UserError, match="`sadtrt fit --size 256 --seed 1` on a GPU"):
         chosen_name("fitted-seed1")
@@ -268,10 +270,10 @@ def test_weights_of_another_seed_or_file_are_chosen_by_name(cached, seeded_state
     assert chosen_name("fitted") == "fitted-256-seed0"
     moved = second.rename(cached / "elsewhere.safetensors")
     assert chosen_name(str(moved)) == "elsewhere"
-    said = []
+    said = Kept()
     # The networks take any size: what was fitted at 256 pixels renders 512 where nothing else is there.
     assert chosen_name("fitted", 512, said) == "fitted-256-seed0"
-    assert "rendering 512 pixels with fitted-256-seed0" in said[0]
+    assert "rendering 512 pixels with fitted-256-seed0" in said.lines[0]
     with pytest.raises(UserError, match=r"nowhere\.safetensors cannot be read"):
         chosen_name("nowhere.safetensors")
     for wrong in ("fitted-seed", "fitted-seed-1", "fitted-seed1.bin", "w.pth"):

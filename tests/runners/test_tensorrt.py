@@ -14,6 +14,7 @@ import torch
 from sadtrt_core.case import GridSample
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuildOptions
+from sadtrt_core.errors import Unavailable
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, call_stage, stage_module
@@ -57,7 +58,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_cpu_job_is_not_for_tensorrt(seeded_demo: Renderer, tmp_path: Path) -> None:
     reason = tensorrt_absence(make_job(seeded_demo, tmp_path, device=CPU))
-    assert reason == "TensorRT runs on an NVIDIA GPU, not on cpu"
+    assert str(reason) == "TensorRT runs on an NVIDIA GPU, not on cpu"
 
 
 def test_without_a_gpu_the_reason_is_the_gpu(seeded_demo: Renderer, tmp_path: Path, monkeypatch: Any) -> None:
@@ -95,7 +96,7 @@ def test_what_a_machine_lacks_is_said(
     machine(trt, capability)
     found = tensorrt_absence(make_job(seeded_demo, tmp_path, **job))
     assert found is not None
-    assert re.search(reason, found)
+    assert re.search(reason, str(found))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,8 @@ def test_what_can_be_served_has_no_reason(
 
 def test_missing_pycuda_names_the_command(machine: Any, seeded_demo: Renderer, tmp_path: Path) -> None:
     machine(TRT_10, pycuda=False)
-    assert tensorrt_absence(make_job(seeded_demo, tmp_path)) == "pycuda is not installed: pip install pycuda"
+    missing = tensorrt_absence(make_job(seeded_demo, tmp_path))
+    assert missing == Unavailable("pycuda is not installed", "pip install pycuda")
 
 
 def test_activation_fails_with_the_same_reason(seeded_demo: Renderer, tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def gpu_job(seeded_demo: Renderer, gpu_cache: Path) -> Job:
     job = make_job(seeded_demo, gpu_cache)
     reason = tensorrt_absence(job)
     if reason:
-        pytest.skip(reason)
+        pytest.skip(str(reason))
     return job
 
 

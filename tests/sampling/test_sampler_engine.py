@@ -53,7 +53,7 @@ def loaded(monkeypatch):
     monkeypatch.setattr(sampler, "message_log", lambda trt: SimpleNamespace(collect=collect))
     monkeypatch.setattr(sampler.api, "create_runtime", lambda trt: runtime)
     state = SimpleNamespace(types=types, shapes=shapes, context=context, plan=b"plan")
-    monkeypatch.setattr(sampler, "ensure_engine", lambda job, say: SimpleNamespace(plan=state.plan))
+    monkeypatch.setattr(sampler, "ensure_engine", lambda job, report: SimpleNamespace(plan=state.plan))
     return state
 
 
@@ -105,7 +105,7 @@ def test_every_row_with_an_engine_that_can_run_has_it_built_before(monkeypatch, 
     def build_engines(jobs, processes, console):
         asked.extend(jobs)
         return tuple(
-            BuildOutcome(job, "no tactic" if job.grid_sample == "native" and job.batch == 1 else None, 1.0)
+            BuildOutcome(job, "no tactic" if job.case.grid_sample == "native" and job.case.batch == 1 else None, 1.0)
             for job in jobs
         )
 
@@ -122,7 +122,7 @@ def test_every_row_with_an_engine_that_can_run_has_it_built_before(monkeypatch, 
     ]
     failed = methods.build_sampler_engines(rows, 2, Console())
     assert len({job.graph for job in asked}) == len({job.label for job in asked}) == len(asked) == 8
-    assert {job.plugin for job in asked if job.grid_sample == "plugin"} == {library}
+    assert {job.plugin for job in asked if job.case.grid_sample == "plugin"} == {library}
     assert {(method.name, setting.shape, setting.dtype): why for (method, setting), why in failed.items()} == {
         ("engine, native rewriting", SHAPE, dtype): "no tactic" for dtype in (torch.float32, torch.float16)
     }
