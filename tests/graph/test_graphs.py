@@ -143,9 +143,7 @@ def test_operands_meet_in_one_type(tiny, cache, name, precision):
 
 def test_plugin_graph_samples_without_repeating_the_volume_and_with_fp32_coordinates(tiny, cache):
     for precision in ("fp32", "fp16", "fp16-mixed"):
-        model = onnx.load_from_string(
-            typed_graph(tiny, STAGES["generator"], PRECISIONS[precision], "plugin", cache)
-        )
+        model = onnx.load_from_string(typed_graph(tiny, STAGES["generator"], PRECISIONS[precision], "plugin", cache))
         types = element_types(model)
         samplers = [node for node in model.graph.node if node.op_type == NODE_TYPE]
         assert len(samplers) == 2
