@@ -154,7 +154,8 @@ def search_session(
         return Found(None, _refusal(outcome, budget), outcome, trials.rendered)
     plan = _plan(name, base, budget, outcome, session, graph)
     if kind is None:
-        return Found(plan, None, outcome, trials.rendered, _beside(plan, search, outcome))
+        beside = _beside(plan, search, outcome)
+        return Found(plan, None, outcome, trials.rendered, beside)
     finalists = _finalists(search_for, outcome, budget, margins_db)
     plans = {}
     for number, kept in enumerate(finalists):
