@@ -28,9 +28,9 @@ def call() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def expected(seeded_demo: Renderer, call: dict[str, Any]) -> Tensor:
+def expected(tiny: Renderer, call: dict[str, Any]) -> Tensor:
     with torch.inference_mode():
-        return seeded_demo.generator(call["source_image"], call["kp_driving"]["value"], call["kp_source"]["value"])
+        return tiny.generator(call["source_image"], call["kp_driving"]["value"], call["kp_source"]["value"])
 
 
 def make(renderer: Renderer, cache: Path, **options: Any) -> TensorRTGenerator:
@@ -40,18 +40,18 @@ def make(renderer: Renderer, cache: Path, **options: Any) -> TensorRTGenerator:
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_any_number_of_frames_in_the_generators_own_form(
-    batch: int, seeded_demo: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
+    batch: int, tiny: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
 ) -> None:
-    generator = make(seeded_demo, tmp_path, batch=batch).eval()
+    generator = make(tiny, tmp_path, batch=batch).eval()
     prediction = generator(call["source_image"], kp_source=call["kp_source"], kp_driving=call["kp_driving"])
     torch.testing.assert_close(prediction["prediction"], expected, atol=1e-4, rtol=1e-4)
     generator.close()
 
 
 def test_half_input_and_plain_tensors_are_taken(
-    seeded_demo: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
+    tiny: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
 ) -> None:
-    generator = make(seeded_demo, tmp_path)
+    generator = make(tiny, tmp_path)
     prediction = generator(
         call["source_image"][:1].half(),
         kp_source=call["kp_source"]["value"][:1],
@@ -61,8 +61,8 @@ def test_half_input_and_plain_tensors_are_taken(
     torch.testing.assert_close(prediction, expected[:1], atol=0.05, rtol=0.05)
 
 
-def test_a_frame_outlives_the_next_call(seeded_demo: Renderer, call: dict[str, Any], tmp_path: Path) -> None:
-    generator = make(seeded_demo, tmp_path)
+def test_a_frame_outlives_the_next_call(tiny: Renderer, call: dict[str, Any], tmp_path: Path) -> None:
+    generator = make(tiny, tmp_path)
 
     def frame(index: int) -> Tensor:
         one = slice(index, index + 1)
@@ -86,19 +86,19 @@ def test_a_frame_outlives_the_next_call(seeded_demo: Renderer, call: dict[str, A
     ],
 )
 def test_bad_calls_are_refused_in_a_sentence(
-    change: dict[str, Any], message: str, seeded_demo: Renderer, call: dict[str, Any], tmp_path: Path
+    change: dict[str, Any], message: str, tiny: Renderer, call: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        make(seeded_demo, tmp_path)(**{**call, **change})
+        make(tiny, tmp_path)(**{**call, **change})
 
 
-def test_weights_come_from_one_place(seeded_demo: Renderer, tmp_path: Path) -> None:
+def test_weights_come_from_one_place(tiny: Renderer, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give a checkpoint or a renderer"):
         TensorRTGenerator()
     with pytest.raises(ValueError, match="give a checkpoint or a renderer"):
-        TensorRTGenerator(tmp_path / "weights.safetensors", renderer=seeded_demo)
+        TensorRTGenerator(tmp_path / "weights.safetensors", renderer=tiny)
 
 
-def test_without_a_gpu_the_reason_is_given_at_once(seeded_demo: Renderer, tmp_path: Path) -> None:
+def test_without_a_gpu_the_reason_is_given_at_once(tiny: Renderer, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="TensorRT runs on an NVIDIA GPU, not on cpu"):
-        TensorRTGenerator(renderer=seeded_demo, device="cpu", cache=tmp_path, grid_sample="native")
+        TensorRTGenerator(renderer=tiny, device="cpu", cache=tmp_path, grid_sample="native")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.pipeline import typed_graph
@@ -132,11 +133,10 @@ def convolution_types(graph: bytes) -> dict[str, int]:
     return {node.name: types[node.input[1]] for node in model.graph.node if node.op_type == "Conv"}
 
 
-def test_a_plan_keeps_the_same_nodes_in_the_generator_and_in_its_parts(seeded_demo, plan_file, tmp_path):
+def test_a_plan_keeps_the_same_nodes_in_the_generator_and_in_its_parts(tiny, plan_file, tmp_path):
     precision = precision_named(str(plan_file))
     found = {
-        name: convolution_types(typed_graph(seeded_demo, STAGES[name], precision, "native", tmp_path))
-        for name in GRAPH_STAGES
+        name: convolution_types(typed_graph(tiny, STAGES[name], precision, "native", tmp_path)) for name in GRAPH_STAGES
     }
     kept = {name for name, kind in found["generator"].items() if kind == onnx.TensorProto.FLOAT}
     assert kept == {name for name in found["generator"] if name.startswith("/decoder/up_1/")} | {
@@ -147,46 +147,38 @@ def test_a_plan_keeps_the_same_nodes_in_the_generator_and_in_its_parts(seeded_de
     assert parts == found["generator"]
 
 
-def test_a_pattern_that_names_nothing_is_refused(seeded_demo, tmp_path):
+def test_a_pattern_that_names_nothing_is_refused(tiny, tmp_path):
     plan = Plan("stale", "float16", "a test", (Keep(("/decoder/up_1/*", "/decoder/up_9/*"), "once"),)).precision
     with pytest.raises(ValueError, match=r"'stale' names '/decoder/up_9/\*', which matches no node") as refused:
-        typed_graph(seeded_demo, STAGES["generator"], plan, "native", tmp_path)
+        typed_graph(tiny, STAGES["generator"], plan, "native", tmp_path)
     assert "search again" in str(refused.value)
     # Nodes of the keypoint detector are not the generator's, but they are the renderer's.
     detector = next(
         name
         for name in convolution_types(
-            typed_graph(seeded_demo, STAGES["keypoints"], precision_named("fp32"), "native", tmp_path)
+            typed_graph(tiny, STAGES["keypoints"], precision_named("fp32"), "native", tmp_path)
         )
     )
     other = Plan("other", "float16", "a test", (Keep((detector,), "one"),)).precision
-    typed_graph(seeded_demo, STAGES["generator"], other, "native", tmp_path)
+    typed_graph(tiny, STAGES["generator"], other, "native", tmp_path)
 
 
-def test_benchmarks_take_a_plan_by_its_path_and_refuse_what_is_none(plan_file, tmp_path):
+def test_benchmarks_take_a_plan_by_its_path(plan_file):
     """The option itself: `pytest bench/ --precision path/to/plan.toml`."""
     root = Path(__file__).parents[1]
-
-    def collected(*precisions: str) -> subprocess.CompletedProcess[str]:
-        chosen = [word for name in precisions for word in ("--precision", name)]
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            str(root / "bench"),
-            "--collect-only",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-        ]
-        return subprocess.run(
-            [*command, *chosen], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
-        )
-
-    taken = collected("fp16", str(plan_file))
+    command = [sys.executable, "-m", "pytest", "bench/test_precision_drift.py", "--collect-only", "-q"]
+    command += ["-p", "no:cacheprovider", "--precision", "fp16", "--precision", str(plan_file)]
+    taken = subprocess.run(
+        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
+    )
     assert taken.returncode == 0, taken.stdout
     assert "sixty.toml" in taken.stdout
+
+
+def test_a_run_refuses_plans_of_one_name_and_files_that_are_none(plan_file, tmp_path):
     twin = tmp_path / "other" / "sixty.toml"
     write_plan(PLAN, twin)
-    assert "are both called 'sixty': rename one" in collected(str(plan_file), str(twin)).stdout
-    assert "cannot read the plan" in collected(str(tmp_path / "none.toml")).stdout
+    with pytest.raises(UserError, match="are both called 'sixty': rename one"):
+        RunConfig(precisions=(str(plan_file), str(twin)))
+    with pytest.raises(UserError, match="cannot read the plan"):
+        RunConfig(precisions=(str(tmp_path / "none.toml"),))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sadtrt_core.accuracy.findings import Loss
@@ -13,7 +13,7 @@ from sadtrt_core.errors import UserError
 from sadtrt_core.measure.interleave import Repetitions
 from sadtrt_core.measure.timing import half_width
 from sadtrt_core.precision import Precision
-from sadtrt_core.progress import Silent
+from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.registry import RunnerKind
@@ -21,7 +21,6 @@ from sadtrt_core.runners.tensorrt import engine_job
 from sadtrt_core.session import Session
 from sadtrt_core.stats import median
 
-Say = Callable[[str], None]
 #: Medians that lie closer together than this are called the same: two engines are timed one after the other.
 _SAME_TIME = 0.01
 #: Pictures that lie closer together than this are called equally good, in dB.
@@ -32,7 +31,7 @@ _SAME_DB = 0.1
 class Confirmed:
     """What a precision costs in a runner: drift over all frames, median latency of the generator at batch 1 in ms.
 
-    The median is of all visits, since engines are timed one after the other and a GPU may have states of seconds.
+    The median is of all repetitions, since engines are timed one after the other and a GPU may have states of seconds.
     `half_width` is how well that median is known, as a fraction of it; `notes` are the runner's.
     """
 
@@ -46,14 +45,6 @@ class Confirmed:
         return f"{self.latency_ms:.3f} ms, {loss_words(Loss.of(self.drift))}"
 
 
-class _Told(Silent):
-    def __init__(self, say: Say) -> None:
-        self._say = say
-
-    def log(self, line: str) -> None:
-        self._say(line)
-
-
 def loss_words(loss: Loss) -> str:
     """A loss as people are told of it."""
     if loss.psnr_min_db is None:
@@ -61,20 +52,28 @@ def loss_words(loss: Loss) -> str:
     return f"{loss.psnr_min_db:.1f} dB, max LSB {loss.max_lsb}"
 
 
-def confirm_all(suite: Session, kind: RunnerKind, precisions: Sequence[Precision], say: Say) -> list[Confirmed]:
-    """Every precision in the runner, one after the other; engines are built before that, several at a time.
+def confirm_all(
+    suite: Session, kind: RunnerKind, precisions: Sequence[Precision], reporter: Reporter = SILENT
+) -> list[Confirmed]:
+    """Every precision in the runner, one after the other; on a GPU engines are built before that, several at a time.
 
-    `say` hears each result, and why one could not be built, which is then left out. Raises UserError where the runner
-    cannot serve.
+    `reporter` hears each result, and why one could not be built, which is then left out. Raises UserError where the
+    runner cannot serve.
     """
-    failed = _build(suite, [_job(suite, kind, precision) for precision in precisions], say)
+    jobs = [_job(suite, kind, precision) for precision in precisions]
+    failed: dict[str, str] = {}
+    if suite.on_gpu:
+        reporter.log(f"building {len(jobs)} engines, at most {suite.options.jobs} at a time")
+        builds = [engine_job(job, BuildOptions(optimization_level=job.optimization_level)) for job in jobs]
+        outcomes = build_all(builds, suite.options.jobs, reporter)
+        failed = {outcome.job.precision.name: outcome.failure for outcome in outcomes if outcome.failure is not None}
     confirmed = []
     for precision in precisions:
         if precision.name in failed:
-            say(f"{precision.name}: not built: {failed[precision.name]}")
+            reporter.log(f"{precision.name}: not built: {failed[precision.name]}")
             continue
         confirmed.append(confirm(suite, kind, precision))
-        say("; ".join((f"{precision.name}: {confirmed[-1]}", *confirmed[-1].notes)))
+        reporter.log("; ".join((f"{precision.name}: {confirmed[-1]}", *confirmed[-1].notes)))
     return confirmed
 
 
@@ -84,20 +83,6 @@ def _job(suite: Session, kind: RunnerKind, precision: Precision) -> Job:
     if absence is not None:
         raise UserError(f"{kind.name} cannot confirm the plan: {absence}")
     return job
-
-
-def _build(suite: Session, jobs: Sequence[Job], say: Say) -> dict[str, str]:
-    """Build what the cache lacks in processes of their own; why each that failed did, by the precision's name."""
-    if suite.device.type != "cuda":
-        return {}
-
-    say(f"building {len(jobs)} engines, at most {suite.options.jobs} at a time")
-    builds = [engine_job(job, BuildOptions(optimization_level=job.optimization_level)) for job in jobs]
-    outcomes = build_all(builds, suite.options.jobs, _Told(say))
-    for outcome in outcomes:
-        if outcome.failure is None:
-            say(f"{outcome.job.label}: ready after {outcome.seconds:.0f} s")
-    return {outcome.job.precision.name: outcome.failure for outcome in outcomes if outcome.failure is not None}
 
 
 def confirm(suite: Session, kind: RunnerKind, precision: Precision) -> Confirmed:

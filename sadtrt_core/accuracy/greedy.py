@@ -8,23 +8,20 @@ that predicts is then measured, completed, and pruned by measurement alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import onnx
 
 from sadtrt_core.accuracy.findings import Loss
 from sadtrt_core.accuracy.losses import drift_of, worst_frames
 from sadtrt_core.accuracy.parts import Part, split
 from sadtrt_core.accuracy.trials import Budget, Trials
+from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records.measurements import Drift
 
 #: Cost of a part that has no arithmetic to speak of: a cast more, never nothing.
 _LEAST_COST = 1e-6
 #: A frame that is the reference's to the last bit still has this squared error: the ceiling of PSNR, 120 dB.
 _FLOOR = 1e-12
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -68,10 +65,10 @@ class Search:
         flops: dict[str, float],
         budget: Budget,
         count: int = 4,
-        say: Say = lambda line: None,
+        reporter: Reporter = SILENT,
     ) -> None:
         self.trials, self.parts, self.flops = trials, tuple(parts), flops
-        self.budget, self.count, self.say = budget, count, say
+        self.budget, self.count, self.reporter = budget, count, reporter
         self.total = sum(flops.values())
 
     def run(self) -> Outcome:
@@ -83,17 +80,19 @@ class Search:
         if self.budget.met_by(Loss.of(low)):
             return Outcome(True, (), low, 0.0, low, fp32, worst, ((),))
         if not self.budget.met_by(fp32):
-            self.say(f"fp32 throughout gives {_words(fp32)}: no plan can hold {self.budget}; looking for the best")
+            self.reporter.log(
+                f"fp32 throughout gives {picture_words(fp32)}: no plan can hold {self.budget}; looking for the best"
+            )
             return self._best(low, fp32, worst)
         while True:
             enough = self._greedy(worst)
-            needed = self._prune(enough, worst)
+            needed = self._needed((), enough, worst)
             kept = self._refine(needed, worst)
             drift = self.trials.keeping(kept, every)
             if self.budget.met_by(Loss.of(drift)):
                 break
             failing = tuple(i for i in every if not self.budget.met_by(Loss.of(drift_of(drift, [i]))))
-            self.say(f"frames {', '.join(map(str, failing))} do not hold it: searching on them too")
+            self.reporter.log(f"frames {', '.join(map(str, failing))} do not hold it: searching on them too")
             worst = tuple(sorted({*worst, *failing}))
         # A plan that keeps all of it is fp32 by another name.
         met = self.cost(kept) < 1 - 1e-9
@@ -116,49 +115,39 @@ class Search:
         left = list(self._by_worth(alone))
         while left:
             kept.append(left.pop(0))
-            sums = [sum(alone[part.name][i] for part in left) for i in range(len(worst))]
-            if max(sums) > allowed:
-                continue
-            if self._meets(kept, worst):
+            predicted = max(sum(alone[part.name][i] for part in left) for i in range(len(worst)))
+            if predicted <= allowed and self._meets(kept, worst):
                 break
         return tuple(kept)
 
     def _by_worth(self, alone: dict[str, list[float]]) -> list[Part]:
-        def worth(part: Part) -> float:
-            return sum(alone[part.name]) / max(self.cost([part]), _LEAST_COST)
+        worth = {part: sum(alone[part.name]) / max(self.cost([part]), _LEAST_COST) for part in self.parts}
+        return sorted(self.parts, key=lambda part: (-worth[part], part.name))
 
-        return sorted(self.parts, key=lambda part: (-worth(part), part.name))
-
-    def _prune(self, kept: Sequence[Part], worst: Sequence[int]) -> tuple[Part, ...]:
-        """Without every part that is not needed, the dearest asked first."""
-        needed = list(kept)
-        for part in sorted(kept, key=lambda part: (-self.cost([part]), part.name)):
-            others = [other for other in needed if other is not part]
-            if self._meets(others, worst):
+    def _needed(self, fixed: Sequence[Part], parts: Sequence[Part], worst: Sequence[int]) -> tuple[Part, ...]:
+        """Those of the parts, beside the fixed ones, without which the budget breaks; the dearest is asked first."""
+        needed = tuple(parts)
+        for part in sorted(parts, key=self._dearest_first):
+            others = _without(needed, part)
+            if self._meets([*fixed, *others], worst):
                 needed = others
-        return tuple(needed)
+        return needed
+
+    def _dearest_first(self, part: Part) -> tuple[float, str]:
+        return -self.cost([part]), part.name
 
     def _refine(self, kept: Sequence[Part], worst: Sequence[int]) -> tuple[Part, ...]:
         """With those pieces of the parts alone that are needed; what only moves values needs no fp32 of its own."""
-        result = list(kept)
-        for part in sorted(kept, key=lambda part: (-self.cost([part]), part.name)):
+        result = tuple(kept)
+        for part in sorted(kept, key=self._dearest_first):
             if part.coordinates:
                 continue
-            pieces = split(self.graph, part, "nodes")
-            others = [other for other in result if other is not part]
+            pieces = split(self.trials.simulator.graph, part, "nodes")
+            others = _without(result, part)
             if len(pieces) < 2 or not self._meets([*others, *pieces], worst):
                 continue
-            for piece in sorted(pieces, key=lambda piece: (-self.cost([piece]), piece.name)):
-                fewer = [other for other in pieces if other is not piece]
-                if self._meets([*others, *fewer], worst):
-                    pieces = tuple(fewer)
-            result = [*others, *pieces]
-        return tuple(result)
-
-    @property
-    def graph(self) -> onnx.ModelProto:
-        """The graph whose parts these are."""
-        return self.trials.simulator.graph
+            result = (*others, *self._needed(others, pieces, worst))
+        return result
 
     def _meets(self, kept: Sequence[Part], worst: Sequence[int]) -> bool:
         return self.budget.met_by(Loss.of(self.trials.keeping(kept, worst)))
@@ -179,9 +168,13 @@ class Search:
         """Every part with what the worst frames lose without it, the one that matters most first."""
         found = []
         for part in kept:
-            others = [other for other in kept if other is not part]
+            others = _without(kept, part)
             found.append(Kept(part, self.cost([part]), Loss.of(self.trials.keeping(others, worst))))
         return tuple(sorted(found, key=lambda item: (item.without.decibels, item.part.name)))
+
+
+def _without(parts: Sequence[Part], one: Part) -> tuple[Part, ...]:
+    return tuple(part for part in parts if part is not one)
 
 
 def _squares(drift: Drift) -> list[float]:
@@ -192,6 +185,7 @@ def _squares(drift: Drift) -> list[float]:
     return values
 
 
-def _words(loss: Loss) -> str:
+def picture_words(loss: Loss) -> str:
+    """A loss in words."""
     broken = f"{loss.non_finite_frames} frames that are not finite"
     return broken if loss.psnr_min_db is None else f"{loss.psnr_min_db:.1f} dB and {loss.max_lsb} of 255"

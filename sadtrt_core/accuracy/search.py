@@ -1,32 +1,39 @@
-"""`sadtrt search`: searches a plan for a suite's renderer and words it."""
+"""`sadtrt search`: the cheapest plan that holds a budget, found on the rounded graph and confirmed as engines."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from sadtrt_core.accuracy.confirm import Confirmed, Say, confirm_all, fastest, loss_words, verdict
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sadtrt_core.accuracy.confirm import Confirmed, confirm_all, fastest, loss_words, verdict
 from sadtrt_core.accuracy.drift import simulator_of, versions
 from sadtrt_core.accuracy.findings import Loss
-from sadtrt_core.accuracy.greedy import Kept, Outcome, Search
-from sadtrt_core.accuracy.journal import Journal
+from sadtrt_core.accuracy.greedy import Kept, Outcome, Search, picture_words
 from sadtrt_core.accuracy.parts import Part, block_parts
 from sadtrt_core.accuracy.shapes import node_flops
-from sadtrt_core.accuracy.trials import Budget, Trials, keeping
+from sadtrt_core.accuracy.simulate import Simulator
+from sadtrt_core.accuracy.trials import Budget, Journal, Trials, keeping
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import code_digest
 from sadtrt_core.graph.typed import kept_nodes
-from sadtrt_core.plan import Fact, Keep, Plan
-from sadtrt_core.precision import PRECISIONS, Precision
+from sadtrt_core.plan import Fact, Keep, Plan, precision_named, write_plan
+from sadtrt_core.precision import PLAN_SUFFIX, PRECISIONS, Precision
+from sadtrt_core.progress import SILENT, ConsoleReporter, Reporter
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.runners.registry import RunnerKind, grid_sample_label, runner_named
 from sadtrt_core.session import Session
 
+PLANS_FOLDER = Path("plans")
 #: TensorRT chooses arithmetic of its own inside the types it is given, and loses some dB more or less than the rounded
 #: graph does. So plans that hold so many dB more than the budget there are built as well.
-_MARGINS_DB = (3.0, 6.0)
+MARGINS_DB = (3.0, 6.0)
 #: Engines of the generator take minutes each.
 _MOST_FINALISTS = 6
 _BUILT_IN = PRECISIONS["fp16-mixed"]
@@ -46,17 +53,62 @@ class Found:
     beside: str | None = None
 
 
+def search_command(
+    session: Session, budget: Budget, worst: int, out: Path | None, console: Console, errors: Console
+) -> bool:
+    """Search from the session's one precision, write the plan and say what was found; False where no plan holds it.
+
+    Raises UserError for a name that no plan can have, before anything is measured.
+    """
+    (precision,) = session.options.precisions
+    target = out or PLANS_FOLDER / f"{precision}-{budget.min_psnr_db:g}db{PLAN_SUFFIX}"
+    if target.suffix != PLAN_SUFFIX:
+        raise UserError(f"--out {target} is no name of a plan: expected one that ends in {PLAN_SUFFIX}")
+    base, name = precision_named(precision), target.name.removesuffix(PLAN_SUFFIX)
+    Plan(name, "float16", "to check the name")
+    with ConsoleReporter(errors) as reporter:
+        try:
+            found = search_session(session, base, budget, name, worst, reporter)
+        except KeyboardInterrupt:
+            reporter.log("interrupted: what was measured is kept, the same command goes on from there")
+            raise
+    if found.plan is None:
+        console.print(" ".join(filter(None, (found.refusal, found.beside))), markup=False, soft_wrap=True)
+        return False
+    write_plan(found.plan, target)
+    console.print(_table(found.plan))
+    if found.beside is not None:
+        console.print(found.beside, markup=False, soft_wrap=True)
+    console.print(f"{found.trials} candidates rendered; wrote {target}", markup=False, soft_wrap=True)
+    return True
+
+
+def _table(plan: Plan) -> Table:
+    # The plan's own figures: on a GPU they are the engine's, not those of the graph it was searched on.
+    measured = plan.measured
+    latency, share = measured.get("latency_ms"), measured.get("arithmetic_in_fp32")
+    cost = f"{share:.2%} in fp32" if latency is None else f"{latency} ms"
+    title = f"{plan.name}: {measured['psnr_min_db']:.1f} dB, max LSB {measured['max_lsb']}, {cost}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("kept in fp32", overflow="fold")
+    table.add_column("why", overflow="fold")
+    for part in plan.keep:
+        table.add_row(escape("\n".join(part.nodes)), escape(part.why))
+    return table
+
+
 def search_session(
-    suite: Session,
+    session: Session,
     base: Precision,
     budget: Budget,
     name: str,
     worst: int = 4,
-    say: Say = lambda line: None,
-    tell: Callable[[int], None] = lambda count: None,
+    reporter: Reporter = SILENT,
     kind: RunnerKind | None = None,
+    simulator: Simulator | None = None,
+    margins_db: Sequence[float] = MARGINS_DB,
 ) -> Found:
-    """The cheapest plan on `base` that holds the budget for the suite's renderer and workload.
+    """The cheapest plan on `base` that holds the budget for the session's renderer and workload.
 
     On a CPU the cost is the arithmetic kept in fp32; on a GPU the plans that the search narrowed down to are built by
     TensorRT and the fastest that holds the budget there is taken. `kind` is another runner to do so in. Raises
@@ -64,53 +116,63 @@ def search_session(
     """
     if base.compute == "float32" or base != Precision(base.name, base.compute, base.why):
         raise UserError(f"precision {base.name!r} is no base to search from: expected one that is low throughout, fp16")
-    if suite.device.type == "cuda" and kind is None:
+    if session.on_gpu and kind is None:
         kind = runner_named("tensorrt")
-        absence = suite.unavailable(suite.case("generator", kind.name, base.name))
+        absence = session.unavailable(session.case("generator", kind.name, base.name))
         if absence is not None:
             raise UserError(f"TensorRT cannot time plans here: {absence}; --device cpu counts arithmetic instead")
-    reference = suite.reference
+    reference = session.reference
     if not reference.sound:
         raise UserError(
             f"the reference cannot judge anything: repeatable {reference.repeatable}, "
             f"{reference.against_float64.psnr_min:.1f} dB against float64"
         )
-    simulator = simulator_of(suite)
+    simulator = simulator or simulator_of(session)
     graph = hashlib.sha256(simulator.graph.SerializeToString(deterministic=True)).hexdigest()
     key = {
-        "weights": suite.renderer.weights.digest,
-        "workload": suite.workload.digest,
+        "weights": session.renderer.weights.digest,
+        "workload": session.workload.digest,
         "graph": graph,
         "base": base.compute,
-        "reference": read_environment(suite.device).gpu or "cpu",
+        "reference": read_environment(session.device).gpu or "cpu",
         "code": code_digest("accuracy"),
         **{what: version for what, version in versions().items() if what != "commit"},
     }
-    journal = Journal.open(suite.options.cache / "search", key, say)
+    journal = Journal.open(session.options.cache / "search", key, reporter)
     if journal.measured:
-        say(f"going on from {len(journal.measured)} candidates measured before ({journal.path})")
-    trials = Trials(simulator, reference.frames, base.compute, journal, tell)
+        reporter.log(f"going on from {len(journal.measured)} candidates measured before ({journal.path})")
+    trials = Trials(simulator, reference.frames, base.compute, journal, reporter)
     flops = node_flops(simulator.graph, simulator.shapes)
     parts = block_parts(simulator.graph)
 
     def search_for(wanted: Budget) -> Search:
-        return Search(trials, parts, flops, wanted, worst, say)
+        return Search(trials, parts, flops, wanted, worst, reporter)
 
     search = search_for(budget)
     outcome = search.run()
     if not outcome.met:
         return Found(None, _refusal(outcome, budget), outcome, trials.rendered)
-    plan = _plan(name, base, budget, outcome, suite, graph)
+    plan = _plan(name, base, budget, outcome, session, graph)
     if kind is None:
-        return Found(plan, None, outcome, trials.rendered, _beside(plan, search, outcome))
-    finalists = _finalists(search_for, outcome, budget)
-    return replace(_confirmed(suite, kind, plan, base, search, outcome, finalists, budget, say), trials=trials.rendered)
+        beside = _beside(plan, search, outcome)
+        return Found(plan, None, outcome, trials.rendered, beside)
+    finalists = _finalists(search_for, outcome, budget, margins_db)
+    plans = {}
+    for number, kept in enumerate(finalists):
+        candidate = f"{name[:60]}-{number}"  # A plan's name has 64 letters at most.
+        keep = _keeps(search.explained(kept, outcome.worst), plan.base)
+        plans[candidate] = replace(plan, name=candidate, keep=keep)
+    return _fastest_engine(
+        session, kind, plan, plans, base, budget, Found(None, None, outcome, trials.rendered), reporter
+    )
 
 
-def _finalists(search_for: Callable[[Budget], Search], outcome: Outcome, budget: Budget) -> list[tuple[Part, ...]]:
+def _finalists(
+    search_for: Callable[[Budget], Search], outcome: Outcome, budget: Budget, margins_db: Sequence[float]
+) -> list[tuple[Part, ...]]:
     """What the search narrowed down to, for the budget and for more than it; no two that are the same graph."""
     found = list(outcome.finalists[:2])
-    for more in _MARGINS_DB:
+    for more in margins_db:
         wider = Budget(budget.min_psnr_db + more, budget.max_lsb)
         if not wider.met_by(outcome.fp32):
             break
@@ -118,33 +180,27 @@ def _finalists(search_for: Callable[[Budget], Search], outcome: Outcome, budget:
         if not further.met:
             break
         found += further.finalists[:2]
-    search = search_for(budget)
+    trials = search_for(budget).trials
     distinct: dict[tuple[frozenset[str], bool], tuple[Part, ...]] = {}
     for parts in (*found, *outcome.finalists[2:]):
-        precision = keeping(search.trials.base, parts)
-        distinct.setdefault((kept_nodes(search.graph, precision), precision.rounds_grids), parts)
+        precision = keeping(trials.base, parts)
+        distinct.setdefault((kept_nodes(trials.simulator.graph, precision), precision.rounds_grids), parts)
     return list(distinct.values())[:_MOST_FINALISTS]
 
 
-def _confirmed(
-    suite: Session,
+def _fastest_engine(
+    session: Session,
     kind: RunnerKind,
     plan: Plan,
+    plans: Mapping[str, Plan],
     base: Precision,
-    search: Search,
-    outcome: Outcome,
-    finalists: Sequence[tuple[Part, ...]],
     budget: Budget,
-    say: Say,
+    found: Found,
+    reporter: Reporter,
 ) -> Found:
-    """The fastest engine among the finalists in place of the least arithmetic, and how the built-in plan compares."""
-    plans = {}
-    for number, parts in enumerate(finalists):
-        kept = search.explained(parts, outcome.worst)
-        candidate = f"{plan.name[:60]}-{number}"  # A plan's name has 64 letters at most.
-        plans[candidate] = replace(plan, name=candidate, keep=_keeps(kept, plan.base))
+    """The fastest engine of `plans` that holds the budget, called as `plan` is, and how the built-in one compares."""
     beside = [base] if base.compute != _BUILT_IN.compute else [_BUILT_IN, base]
-    done = confirm_all(suite, kind, [*(p.precision for p in plans.values()), *beside], say)
+    done = confirm_all(session, kind, [*(each.precision for each in plans.values()), *beside], reporter)
     own = [item for item in done if item.precision.name in plans]
     if not own:
         raise UserError(f"{kind.name} built none of the {len(plans)} plans that hold {budget}")
@@ -153,18 +209,18 @@ def _confirmed(
     words = None if builtin is None else verdict(plan.name, best, builtin)
     if not holds:
         refusal = f"{kind.name} gives {loss_words(Loss.of(best.drift))} at best, where {budget} is asked for"
-        return Found(None, refusal, outcome, 0, words)
-    chosen = plans[best.precision.name]
-    facts = _engine_facts(suite, kind, plan, best, [item for item in done if item.precision in beside])
-    return Found(replace(chosen, name=plan.name, measured=facts), None, outcome, 0, words)
+        return replace(found, refusal=refusal, beside=words)
+    facts = _engine_facts(session, kind, plan, best, [item for item in done if item.precision in beside])
+    return replace(found, plan=replace(plans[best.precision.name], name=plan.name, measured=facts), beside=words)
 
 
 def _beside(plan: Plan, search: Search, outcome: Outcome) -> str | None:
     """The plan beside the built-in one where nothing is timed: by arithmetic and by picture."""
     if plan.base != _BUILT_IN.compute:
         return None
-    drift = search.trials.of(_BUILT_IN, search.trials.every_frame)
-    share = search.share(kept_nodes(search.graph, _BUILT_IN))
+    trials = search.trials
+    drift = trials.of(_BUILT_IN, trials.every_frame)
+    share = search.share(kept_nodes(trials.simulator.graph, _BUILT_IN))
     return (
         f"{plan.name} keeps {outcome.cost:.3%} of the arithmetic in fp32 and gives "
         f"{loss_words(Loss.of(outcome.drift))}; the built-in {_BUILT_IN.name} keeps {share:.3%} and gives "
@@ -173,12 +229,11 @@ def _beside(plan: Plan, search: Search, outcome: Outcome) -> str | None:
 
 
 def _engine_facts(
-    suite: Session, kind: RunnerKind, plan: Plan, best: Confirmed, beside: Sequence[Confirmed]
+    session: Session, kind: RunnerKind, plan: Plan, best: Confirmed, beside: Sequence[Confirmed]
 ) -> dict[str, Fact]:
-    facts = dict(plan.measured)
-    facts.pop("arithmetic_in_fp32", None)
-    job = suite.job(suite.case("generator", kind.name, "fp32"))
-    here = read_environment(suite.device)
+    facts = {name: value for name, value in plan.measured.items() if name != "arithmetic_in_fp32"}
+    job = session.job(session.case("generator", kind.name, "fp32"))
+    here = read_environment(session.device)
     facts |= {**_drift_facts(best.drift), "runner": kind.name, "latency_ms": round(best.latency_ms, 4)}
     facts |= {"device": here.gpu or here.cpu, "grid_sample": grid_sample_label(kind, job.stage, job.grid_sample)}
     if here.gpu is not None:
@@ -192,30 +247,28 @@ def _engine_facts(
 
 
 def _refusal(outcome: Outcome, budget: Budget) -> str:
-    loss = Loss.of(outcome.drift)
-    best = f"{loss.decibels:.1f} dB and {loss.max_lsb} of 255" if not loss.non_finite_frames else "frames not finite"
-    kept = ", ".join(item.part.name for item in outcome.kept) or "nothing"
     if outcome.cost >= 1 - 1e-9:
         return f"only fp32 throughout holds {budget}: no plan is cheaper"
+    kept = ", ".join(item.part.name for item in outcome.kept) or "nothing"
     return (
-        f"no plan holds {budget}: the best found gives {best} with {outcome.cost:.1%} of the arithmetic in fp32 "
-        f"({kept}); fp32 throughout gives {outcome.fp32.decibels:.1f} dB and {outcome.fp32.max_lsb} of 255"
+        f"no plan holds {budget}: the best found gives {picture_words(Loss.of(outcome.drift))} with {outcome.cost:.1%} "
+        f"of the arithmetic in fp32 ({kept}); fp32 throughout gives {picture_words(outcome.fp32)}"
     )
 
 
-def _plan(name: str, base: Precision, budget: Budget, outcome: Outcome, suite: Session, graph: str) -> Plan:
-    weights, workload = suite.renderer.weights, suite.workload
+def _plan(name: str, base: Precision, budget: Budget, outcome: Outcome, session: Session, graph: str) -> Plan:
+    weights, workload = session.renderer.weights, session.workload
     low = Loss.of(outcome.low)
     measured: dict[str, Fact] = {
         "budget_min_psnr_db": float(budget.min_psnr_db),
         **({} if budget.max_lsb is None else {"budget_max_lsb": budget.max_lsb}),
         **_drift_facts(outcome.drift),
         "arithmetic_in_fp32": round(outcome.cost, 6),
-        "runner": "onnxruntime" if suite.device.type == "cpu" else "pytorch, the rounded graph",
+        "runner": "onnxruntime" if session.device.type == "cpu" else "pytorch, the rounded graph",
         "reference": outcome.drift.reference,
-        "meaningful": suite.drift_is_meaningful,
+        "meaningful": session.drift_is_meaningful,
         "frames": workload.kp_driving.shape[0],
-        "size": suite.renderer.config.image_size,
+        "size": session.renderer.config.image_size,
         "workload": f"{workload.name} {workload.digest[:16]}",
         "weights": f"{weights.kind} {weights.name} {weights.digest[:16]}",
     }

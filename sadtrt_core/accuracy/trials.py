@@ -1,18 +1,25 @@
-"""Tries candidates: which parts stay fp32 and what the picture is then, every trial kept in the journal."""
+"""Measures precisions of one graph, every frame kept on disk at once: a search that was killed goes on where it was."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
 from sadtrt_core.accuracy.findings import Loss
-from sadtrt_core.accuracy.journal import Frame, Journal, candidate_digest
 from sadtrt_core.accuracy.parts import Part
 from sadtrt_core.accuracy.simulate import Simulator
+from sadtrt_core.errors import UserError
+from sadtrt_core.files import write_file
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import COORDINATES, ComputeType, Precision
+from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records.measurements import Drift
 
 
@@ -34,11 +41,59 @@ class Budget:
         return words if self.max_lsb is None else f"{words} and {self.max_lsb} of 255"
 
 
-class Trials:
-    """Frames of candidates against the reference (T, 3, H, W), rendered once and remembered.
+class Frame(NamedTuple):
+    """One frame against the reference, as in Drift: PSNR in dB, SSIM, largest uint8 difference."""
 
-    `tell` is called before each rendering with the number of trials so far.
+    psnr_db: float | None
+    ssim: float | None
+    max_lsb: int
+    non_finite: bool
+
+
+@dataclass
+class Journal:
+    """Frames measured so far, by the digest of the precision and the frame's index.
+
+    The file's name is a digest of what the figures depend on, so figures of other work are never read.
     """
+
+    path: Path
+    measured: dict[str, dict[int, Frame]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path, key: Mapping[str, str], reporter: Reporter = SILENT) -> Journal:
+        """The journal of this key in a folder; empty where there is none or, as `reporter` is told, it is damaged."""
+        made = cls(folder / f"{_digest(dict(key))[:24]}.json")
+        if not made.path.exists():
+            return made
+        try:
+            content = json.loads(made.path.read_text("utf-8"))
+            if content["sha256"] != _digest(content["measured"]):
+                raise UserError("its figures were changed after they were written")
+            for precision, frames in content["measured"].items():
+                made.measured[precision] = {int(index): Frame(**frame) for index, frame in frames.items()}
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            reporter.log(f"starting the search anew: the journal {made.path} cannot be read ({error})")
+        return made
+
+    def add(self, precision: str, frames: Mapping[int, Frame]) -> None:
+        """Keep frames of a precision, on disk before this returns. Raises UserError where they cannot be written."""
+        self.measured.setdefault(precision, {}).update(frames)
+        text = {
+            name: {str(index): frame._asdict() for index, frame in known.items()}
+            for name, known in self.measured.items()
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # A plan claims these figures without rendering them again, hence the digest.
+        write_file(self.path, json.dumps({"measured": text, "sha256": _digest(text)}, allow_nan=False))
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+class Trials:
+    """Drift of precisions against the reference (T, 3, H, W), each frame rendered once and remembered."""
 
     def __init__(
         self,
@@ -46,15 +101,10 @@ class Trials:
         reference: Tensor,
         base: ComputeType,
         journal: Journal,
-        tell: Callable[[int], None] = lambda count: None,
+        reporter: Reporter = SILENT,
     ) -> None:
-        self.simulator, self.reference, self.base, self.journal, self.tell = (
-            simulator,
-            reference,
-            base,
-            journal,
-            tell,
-        )
+        self.simulator, self.reference, self.base = simulator, reference, base
+        self.journal, self.reporter = journal, reporter
         self.rendered = 0
 
     @property
@@ -71,32 +121,21 @@ class Trials:
         return self.of(part.lowered(keeping(self.base, ())), frames)
 
     def of(self, precision: Precision, frames: Sequence[int]) -> Drift:
-        """Drift over these frames of any precision; one that quantises needs candidates with ranges."""
-        name = candidate_digest(
-            replace(
-                precision,
-                name="",
-                why="",
-                keep_nodes=tuple(sorted(precision.keep_nodes)),
-                only_nodes=None if precision.only_nodes is None else tuple(sorted(precision.only_nodes)),
-            )
-        )
-        known = self.journal.frames(name)
+        """Drift over these frames of any precision; one that quantizes needs a simulator with ranges."""
+        content = dataclasses.asdict(precision) | {"name": "", "why": "", "keep_nodes": sorted(precision.keep_nodes)}
+        content["only_nodes"] = None if precision.only_nodes is None else sorted(precision.only_nodes)
+        name = _digest(content)[:32]
+        known = self.journal.measured.get(name, {})
         missing = [index for index in frames if index not in known]
         if missing:
-            self.tell(self.rendered)
+            self.reporter.progress("trying precisions", self.rendered, None)
             self.rendered += 1
             drift = measure_drift(self.reference[missing], self.simulator.frames(precision, missing))
-            values = zip(drift.psnr_db, drift.ssim, drift.max_lsb, drift.non_finite, strict=True)
-            self.journal.add(name, {index: Frame(*value) for index, value in zip(missing, values, strict=True)})
-            known = self.journal.frames(name)
-        chosen = [known[index] for index in frames]
-        return Drift(
-            tuple(f.psnr_db for f in chosen),
-            tuple(f.ssim for f in chosen),
-            tuple(f.max_lsb for f in chosen),
-            tuple(f.non_finite for f in chosen),
-        )
+            values = map(Frame, drift.psnr_db, drift.ssim, drift.max_lsb, drift.non_finite)
+            self.journal.add(name, dict(zip(missing, values, strict=True)))
+        known = self.journal.measured[name]
+        psnr_db, ssim, max_lsb, non_finite = zip(*(known[index] for index in frames), strict=True)
+        return Drift(psnr_db, ssim, max_lsb, non_finite)
 
 
 def keeping(base: ComputeType, kept: Iterable[Part]) -> Precision:

@@ -94,13 +94,11 @@ def search(
     built and timed beside the built-in fp16-mixed; the fastest that holds the budget is written. Without a GPU the
     arithmetic kept in fp32 stands for time.
     """
-    from sadtrt_core.accuracy.search_command import search_command
+    from sadtrt_core.accuracy.search import search_command
+    from sadtrt_core.accuracy.trials import Budget
 
-    (precision,) = config.precisions
     try:
-        found = search_command(
-            make_session(config), precision, min_psnr, max_lsb, config.frames, worst, out, console, errors
-        )
+        found = search_command(make_session(config), Budget(min_psnr, max_lsb), worst, out, console, errors)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     raise typer.Exit(0 if found else 1)

@@ -54,11 +54,11 @@ def test_search_writes_a_plan_that_precision_takes(sadtrt, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(Simulator, "frames", interrupted)
-        stopped = sadtrt("search", "--min-psnr", "50")
+        stopped = sadtrt("search", "--min-psnr", "50", "--frames", "1")
     assert stopped.exit_code == 130
     assert "the same command goes on from there" in stopped.output
     assert not (tmp_path / "plans").exists()
-    result = sadtrt("search", "--min-psnr", "50")
+    result = sadtrt("search", "--min-psnr", "50", "--frames", "1")
     assert result.exit_code == 0, result.output
     assert "going on from 7 candidates" in result.output
     plan = read_plan(tmp_path / "plans" / "fp16-50db.toml")
@@ -82,7 +82,7 @@ def test_drift_is_of_the_picture_that_was_given(sadtrt, tmp_path, monkeypatch):
 
 
 def test_an_impossible_search_exits_with_1_and_writes_nothing(sadtrt, tmp_path):
-    result = sadtrt("search", "--min-psnr", "130")
+    result = sadtrt("search", "--min-psnr", "130", "--frames", "1")
     assert result.exit_code == 1
     said = result.output.replace("\n", " ")
     assert "no plan holds 130 dB: the best found gives" in said

@@ -15,14 +15,14 @@ from rich.console import Console
 from sadtrt_core.accuracy.confirm import Confirmed, confirm, confirm_all, fastest, verdict
 from sadtrt_core.accuracy.drift import simulator_of
 from sadtrt_core.accuracy.findings import Loss
-from sadtrt_core.accuracy.journal import Journal
 from sadtrt_core.accuracy.parts import block_parts
-from sadtrt_core.accuracy.search import search_session
-from sadtrt_core.accuracy.search_command import search_command
-from sadtrt_core.accuracy.simulate import Simulator
-from sadtrt_core.accuracy.trials import Budget, Trials
+from sadtrt_core.accuracy.search import search_command, search_session
+from sadtrt_core.accuracy.shapes import NO_ARITHMETIC
+from sadtrt_core.accuracy.trials import Budget, Journal, Trials
 from sadtrt_core.config import RunConfig
-from sadtrt_core.errors import Unavailable
+from sadtrt_core.errors import Unavailable, UserError
+from sadtrt_core.graph.typed import kept_nodes
+from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.measure.timing import TimingPlan
 from sadtrt_core.plan import precision_named, read_plan
 from sadtrt_core.precision import COORDINATES, PRECISIONS
@@ -38,9 +38,15 @@ EASY = Budget(50.0)
 
 
 def make_session(renderer, cache: Path, like: Session | None = None) -> Session:
-    """A suite of three frames that keeps its graphs and journals in `cache`; the reference of another where given."""
+    """A session of one frame that keeps its graphs and journals in `cache`; the reference of another where given."""
     options = RunConfig(
-        weights="seeded", frames=3, device="cpu", grid_sample="native", cache=cache, results=cache / "results"
+        weights="seeded",
+        precisions=("fp16",),
+        frames=1,
+        device="cpu",
+        grid_sample="native",
+        cache=cache,
+        results=cache / "results",
     )
     small = Session(options)
     small.__dict__["renderer"] = renderer  # A cached property: the tiny networks in place of the demo's.
@@ -57,6 +63,35 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def small(tiny, cache):
     return make_session(tiny, cache)
+
+
+class KnownErrors:
+    """A simulator without arithmetic: every node in a low type adds a squared error of its own, coordinates the most.
+
+    The reference is what fp32 gives, so that the search itself is tested in seconds.
+    """
+
+    def __init__(self, session):
+        real = simulator_of(session)
+        self.graph, self.shapes, self.inputs = real.graph, real.shapes, real.inputs
+        self.reference = session.reference.frames
+        self.pattern = torch.randn(self.reference.shape, generator=torch.Generator().manual_seed(0))
+        coordinates = kept_nodes(self.graph, replace(FP16, keep_coordinates=True))
+        self.squares = {
+            node.name: (1e-6 if node.name in coordinates else 1e-8) * (1 + index % 7)
+            for index, node in enumerate(self.graph.graph.node)
+            if node.op_type not in NO_ARITHMETIC or node.name in coordinates
+        }
+
+    def frames(self, precision, indices):
+        kept = kept_nodes(self.graph, precision)
+        error = sum(square for name, square in self.squares.items() if name not in kept) ** 0.5
+        return self.reference[list(indices)] + error * self.pattern[list(indices)]
+
+
+@pytest.fixture(scope="module")
+def known(small):
+    return KnownErrors(small)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +131,8 @@ def test_what_is_quantised_is_never_taken_for_what_is_not(small, tmp_path):
 
 
 def test_a_plan_file_holds_what_it_claims_when_it_is_used(found, small, tmp_path):
-    assert search(small, tmp_path, out=tmp_path / "reached.toml") == (True, "")
+    quiet = Console(quiet=True)
+    assert search_command(small, REACHABLE, 1, tmp_path / "reached.toml", quiet, quiet)
     plan = read_plan(tmp_path / "reached.toml")
     assert plan.precision == found.plan.precision
     job = replace(
@@ -113,25 +149,18 @@ def test_a_plan_file_holds_what_it_claims_when_it_is_used(found, small, tmp_path
     assert "of 255" in plan.keep[0].why
 
 
-def search(small, folder, min_psnr=54.0, max_lsb=None, out=None, precision="fp16"):
-    """`search_command` as the command line calls it, and what it said."""
-    said = Console(file=(folder / "said.txt").open("w+"), width=200)
-    asked = _Asked(small)
-    wrote = search_command(asked, precision, min_psnr, max_lsb, 3, 1, out, said, Console(quiet=True))
-    said.file.seek(0)
-    return wrote, "" if wrote else said.file.read()
+class Said:
+    """What a reporter is told; it interrupts when so many precisions were tried."""
 
+    def __init__(self, interrupt_at=None):
+        self.lines, self.interrupt_at = [], interrupt_at
 
-class _Asked:
-    """Options whose suite is the one at hand: the command makes its own from them."""
+    def log(self, line):
+        self.lines.append(line)
 
-    def __init__(self, small):
-        self.options = small.options
-
-
-@pytest.fixture(autouse=True)
-def _same_suite(monkeypatch, small):
-    monkeypatch.setattr("sadtrt_core.accuracy.search_command.Session", lambda options, report: small)
+    def progress(self, task, done, total):
+        if done == self.interrupt_at:
+            raise KeyboardInterrupt
 
 
 def test_a_budget_that_the_base_holds_keeps_nothing(small):
@@ -141,64 +170,59 @@ def test_a_budget_that_the_base_holds_keeps_nothing(small):
     assert easy.outcome.cost == 0
 
 
-def test_a_killed_search_goes_on_where_it_was(tiny, small, found, tmp_path):
-    uninterrupted = search_session(small, FP16, EASY, "easy", worst=1)
+def test_a_killed_search_goes_on_where_it_was(tiny, small, known, tmp_path):
+    other = make_session(tiny, tmp_path / "other", small)
+    uninterrupted = search_session(other, FP16, EASY, "easy", worst=1, simulator=known)
     killed = make_session(tiny, tmp_path, small)
-
-    def kill(count):
-        if count == 12:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        search_session(killed, FP16, EASY, "easy", worst=1, tell=kill)
-    said = []
-    resumed = search_session(killed, FP16, EASY, "easy", worst=1, say=said.append)
-    assert "going on from 12 candidates" in said[0]
+        search_session(killed, FP16, EASY, "easy", worst=1, simulator=known, reporter=Said(interrupt_at=12))
+    said = Said()
+    resumed = search_session(killed, FP16, EASY, "easy", worst=1, simulator=known, reporter=said)
+    assert "going on from 12 candidates" in said.lines[0]
     assert resumed.plan.precision == uninterrupted.plan.precision
     assert resumed.outcome == uninterrupted.outcome
-    # None of the twelve was rendered again: only the plan itself is rendered twice, on the worst frame and on the rest.
+    # None of the twelve was rendered again.
     (journal,) = (tmp_path / "search").iterdir()
     candidates = len(json.loads(journal.read_text())["measured"])
-    assert candidates <= 12 + resumed.trials <= candidates + 2
-    assert search_session(killed, FP16, EASY, "easy", worst=1).trials == 0
+    assert candidates == 12 + resumed.trials
+    assert search_session(killed, FP16, EASY, "easy", worst=1, simulator=known).trials == 0
 
 
-def test_a_damaged_journal_starts_anew_and_other_work_has_its_own(tiny, small, tmp_path):
+def test_a_damaged_journal_starts_anew_and_other_work_has_its_own(tiny, small, known, tmp_path):
     held = Budget(40.0)
     mine = make_session(tiny, tmp_path, small)
-    first = search_session(mine, FP16, held, "held", worst=1)
+    first = search_session(mine, FP16, held, "held", worst=1, simulator=known)
     (journal,) = (tmp_path / "search").iterdir()
     journal.write_text(journal.read_text()[:-40])
-    said = []
-    second = search_session(mine, FP16, held, "held", worst=1, say=said.append)
+    said = Said()
+    second = search_session(mine, FP16, held, "held", worst=1, simulator=known, reporter=said)
     assert second.trials == first.trials > 0
-    assert said[0].startswith(f"starting the search anew: the journal {journal} cannot be read")
+    assert said.lines[0].startswith(f"starting the search anew: the journal {journal} cannot be read")
     # A figure that was changed by hand is no better than half a file: the plan would claim it.
     journal.write_text(re.sub(r'"psnr_db": (\d)', r'"psnr_db": 9\1', journal.read_text(), count=1))
-    third = search_session(mine, FP16, held, "held", worst=1, say=said.append)
+    third = search_session(mine, FP16, held, "held", worst=1, simulator=known, reporter=said)
     assert third.outcome == first.outcome
-    assert "its figures were changed after they were written" in said[-1]
-    shorter = make_session(tiny, tmp_path, small)
-    shorter.options = replace(shorter.options, frames=2)
-    assert search_session(shorter, FP16, held, "held", worst=1).trials == first.trials
+    assert "its figures were changed after they were written" in said.lines[-1]
+    longer = make_session(tiny, tmp_path, small)
+    longer.options = replace(longer.options, frames=2)
+    assert search_session(longer, FP16, held, "held", worst=1, simulator=known).trials == first.trials
     assert len(list((tmp_path / "search").iterdir())) == 2
 
 
 @pytest.mark.parametrize(("precision", "words"), [("tf32", "no base to search from"), ("fp16-mixed", "no base")])
-def test_a_base_that_is_not_low_throughout_is_refused(small, tmp_path, precision, words):
-    with pytest.raises(ValueError, match=words):
-        search(small, tmp_path, precision=precision, out=tmp_path / "x.toml")
+def test_a_base_that_is_not_low_throughout_is_refused(small, precision, words):
+    with pytest.raises(UserError, match=words):
+        search_session(small, PRECISIONS[precision], EASY, "x")
 
 
 def test_a_name_no_plan_can_have_is_refused_before_anything_is_measured(tmp_path):
+    quiet, nothing = Console(quiet=True), Session(RunConfig(precisions=("fp16",), device="cpu", cache=tmp_path))
     for name, words in (("plan.txt", r"ends in \.toml"), ("fp16.toml", "built-in precision")):
-        with pytest.raises(ValueError, match=words):
-            search_command(None, "fp16", 60.0, None, 3, 1, tmp_path / name, Console(quiet=True), Console(quiet=True))
+        with pytest.raises(UserError, match=words):
+            search_command(nothing, EASY, 1, tmp_path / name, quiet, quiet)
 
 
 def test_blocks_cover_every_node_that_computes(small, found):
-    from sadtrt_core.accuracy.shapes import NO_ARITHMETIC
-
     graph = simulator_of(small).graph
     parts = block_parts(graph)
     covered = [node for part in parts for node in part.nodes]
@@ -242,38 +266,35 @@ def test_confirming_renders_and_times_in_the_runner(small, found):
     assert done.drift.psnr_min == pytest.approx(found.outcome.drift.psnr_min, abs=1e-6)
     assert done.latency_ms > 0
     assert done.half_width > 0
-    with pytest.raises(ValueError, match="tensorrt cannot confirm the plan: TensorRT runs on an NVIDIA GPU"):
+    with pytest.raises(UserError, match="tensorrt cannot confirm the plan: TensorRT runs on an NVIDIA GPU"):
         confirm(small, runner_named("tensorrt"), found.plan.precision)
 
 
 @pytest.fixture(scope="module")
-def device_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("device")
+def on_a_device(tiny, small, known, tmp_path_factory):
+    """A search as on a GPU, with ONNX Runtime in TensorRT's place: plans are timed."""
+    session = make_session(tiny, tmp_path_factory.mktemp("device"), small)
+    runner = runner_named("onnxruntime")
+
+    def search(reporter):
+        return search_session(session, FP16, EASY, "easy", 1, reporter, kind=runner, simulator=known, margins_db=(4.0,))
+
+    return search
 
 
-@pytest.fixture
-def on_a_device(small, monkeypatch, device_cache):
-    """A simulator as on a GPU: PyTorch's device code, run on the CPU, with a journal of its own."""
-    plain = simulator_of(small)
-    made_there = Simulator(plain.graph, plain.inputs, torch.device("cpu"))
-    monkeypatch.setattr("sadtrt_core.accuracy.search.simulator_of", lambda suite: made_there)
-    monkeypatch.setattr("sadtrt_core.accuracy.search._MARGINS_DB", (4.0,))
-    monkeypatch.setattr(small, "options", replace(small.options, cache=device_cache))
-
-
-@pytest.mark.usefixtures("on_a_device")
-def test_finalists_are_timed_beside_the_built_in_as_on_a_gpu(small, monkeypatch):
-    """The GPU's way through, with ONNX Runtime in TensorRT's place: some of its plans hold more than the budget."""
+def test_finalists_are_timed_beside_the_built_in_as_on_a_gpu(on_a_device, known, monkeypatch):
+    """Some of the plans that are timed hold more than the budget."""
     asked = []
     times = {"easy-0": 2.0, "fp16-mixed": 3.0, "fp16": 1.0}
 
     def timed(suite, kind, precision):
         asked.append(precision)
-        return replace(confirm(suite, kind, precision), latency_ms=times.get(precision.name, 4.0), half_width=0.0)
+        drift = measure_drift(known.reference, known.frames(precision, [0]))
+        return Confirmed(precision, drift, times.get(precision.name, 4.0))
 
     monkeypatch.setattr("sadtrt_core.accuracy.confirm.confirm", timed)
-    said = []
-    done = search_session(small, FP16, EASY, "easy", worst=1, say=said.append, kind=runner_named("onnxruntime"))
+    said = Said()
+    done = on_a_device(said)
     names = [precision.name for precision in asked]
     assert names[-2:] == ["fp16-mixed", "fp16"]
     assert len(names) > 3  # A plan for the budget, at least one for more than it, and the two built-in ones.
@@ -285,16 +306,15 @@ def test_finalists_are_timed_beside_the_built_in_as_on_a_gpu(small, monkeypatch)
     assert facts["fp16_psnr_min_db"] < 50 <= facts["psnr_min_db"]
     assert "easy (2.000 ms, " in done.beside
     assert "33.3% faster than the built-in fp16-mixed (3.000 ms, " in done.beside
-    assert any(line.startswith("fp16: 1.000 ms, ") for line in said)
+    assert any(line.startswith("fp16: 1.000 ms, ") for line in said.lines)
 
 
-@pytest.mark.usefixtures("on_a_device")
-def test_an_engine_that_misses_the_budget_is_no_plan(small, monkeypatch):
+def test_an_engine_that_misses_the_budget_is_no_plan(on_a_device, monkeypatch):
     monkeypatch.setattr(
         "sadtrt_core.accuracy.confirm.confirm",
         lambda suite, kind, precision: replace(made(precision.name, 45, 1.0), precision=precision),
     )
-    done = search_session(small, FP16, EASY, "easy", worst=1, kind=runner_named("onnxruntime"))
+    done = on_a_device(Said())
     assert done.plan is None
     assert done.refusal == "onnxruntime gives 45.0 dB, max LSB 1 at best, where 50 dB is asked for"
 
@@ -315,16 +335,16 @@ def test_engines_are_built_together_and_one_that_fails_is_left_out(small, monkey
     monkeypatch.setattr("sadtrt_core.accuracy.confirm.confirm", lambda suite, kind, p: made(p.name, 60, 1.0))
     monkeypatch.setattr(small, "options", replace(small.options, jobs=7, optimization_level=2))
     kind = replace(runner_named("tensorrt"), absence=lambda job: None)
-    said = []
+    said = Said()
     with monkeypatch.context() as patch:
         patch.setitem(small.__dict__, "device", torch.device("cuda"))
-        done = confirm_all(small, kind, [replace(FP16, name=name) for name in "abc"], said.append)
+        done = confirm_all(small, kind, [replace(FP16, name=name) for name in "abc"], said)
     ((jobs, processes),) = handed
     assert processes == 7
     assert [job.precision.name for job in jobs] == ["a", "b", "c"]
     assert {job.options.optimization_level for job in jobs} == {2}
     assert [item.precision.name for item in done] == ["a", "c"]
-    assert "b: not built: no tactic" in said
+    assert "b: not built: no tactic" in said.lines
 
 
 def test_without_a_gpu_the_built_in_is_beside_it_by_arithmetic(found):
@@ -332,13 +352,13 @@ def test_without_a_gpu_the_built_in_is_beside_it_by_arithmetic(found):
     assert "; the built-in fp16-mixed keeps " in found.beside
 
 
-def test_engines_are_compared_by_all_their_visits(monkeypatch):
-    """A GPU whose slow state lasts for the first of three visits sets no engine back."""
+def test_engines_are_compared_by_all_their_repetitions(small, monkeypatch):
+    """A GPU whose slow state lasts for the first of three repetitions sets no engine back."""
     ticks = SimpleNamespace(now=0.0)
     ticks.perf_counter = lambda: ticks.now
     monkeypatch.setattr("sadtrt_core.measure.timing.time", ticks)
 
-    class Restless:
+    class Noisy:
         stream, notes, calls = None, (), 0
         job = SimpleNamespace(device=torch.device("cpu"))
 
@@ -361,6 +381,6 @@ def test_engines_are_compared_by_all_their_visits(monkeypatch):
         lambda active, items: None,
         lambda frames: Drift((60.0,), (1.0,), (1,), (False,)),
     )
-    monkeypatch.setattr("sadtrt_core.accuracy.confirm._job", lambda suite, kind, precision: None)
-    kind = SimpleNamespace(create=lambda job: Restless())
+    suite.case, suite.job = small.case, small.job
+    kind = SimpleNamespace(name="onnxruntime", available=lambda job: None, create=lambda job: Noisy())
     assert confirm(suite, kind, FP16).latency_ms == pytest.approx(5.0)

@@ -50,12 +50,12 @@ def run_both(renderer, stage, model, batch):
 
 @pytest.mark.parametrize("grid_sample", ["native", "builtin"])
 @pytest.mark.parametrize("name", GRAPH_STAGES)
-def test_fp32_graph_gives_what_pytorch_gives(seeded_demo, cache, name, grid_sample):
+def test_fp32_graph_gives_what_pytorch_gives(tiny, cache, name, grid_sample):
     stage = STAGES[name]
-    model = onnx.load_from_string(typed_graph(seeded_demo, stage, PRECISIONS["fp32"], grid_sample, cache))
+    model = onnx.load_from_string(typed_graph(tiny, stage, PRECISIONS["fp32"], grid_sample, cache))
     onnx.checker.check_model(model, full_check=True)
     # Another batch than the exporter saw: the axis must be dynamic.
-    expected, actual = run_both(seeded_demo, stage, model, batch=3)
+    expected, actual = run_both(tiny, stage, model, batch=3)
     for old, new in zip(expected, actual, strict=True):
         assert new.shape == old.shape
         # Seeded weights amplify rounding through the whole generator; single stages agree to 2e-5.
@@ -64,22 +64,22 @@ def test_fp32_graph_gives_what_pytorch_gives(seeded_demo, cache, name, grid_samp
 
 @pytest.mark.parametrize("precision", ["fp16", "fp16-mixed", "bf16"])
 @pytest.mark.parametrize("name", [n for n in GRAPH_STAGES if n != "generator"])
-def test_low_precision_graph_stays_near_and_keeps_fp32_at_its_doors(seeded_demo, cache, name, precision):
+def test_low_precision_graph_stays_near_and_keeps_fp32_at_its_doors(tiny, cache, name, precision):
     stage = STAGES[name]
-    model = onnx.load_from_string(typed_graph(seeded_demo, stage, PRECISIONS[precision], "native", cache))
+    model = onnx.load_from_string(typed_graph(tiny, stage, PRECISIONS[precision], "native", cache))
     # ONNX admits bfloat16 convolutions only from opset 22; TensorRT and ONNX Runtime take them in any.
     onnx.checker.check_model(model, full_check=precision != "bf16")
     for value in (*model.graph.input, *model.graph.output):
         assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    expected, actual = run_both(seeded_demo, stage, model, batch=1)
+    expected, actual = run_both(tiny, stage, model, batch=1)
     steps = 2.0**-8 if precision == "bf16" else 2.0**-11
     for old, new in zip(expected, actual, strict=True):
         error = (new - old).abs().max() / old.abs().max()
         assert 0 < error < 60 * steps
 
 
-def test_mixed_precision_keeps_the_coordinates_and_nothing_else(seeded_demo):
-    graph = export_stage(seeded_demo, STAGES["generator"])
+def test_mixed_precision_keeps_the_coordinates_and_nothing_else(tiny):
+    graph = export_stage(tiny, STAGES["generator"])
     kept = coordinate_slice(graph)
     by_name = {node.name: node for node in graph.graph.node}
     operators = {by_name[name].op_type for name in kept}
@@ -101,8 +101,8 @@ def test_mixed_precision_keeps_the_coordinates_and_nothing_else(seeded_demo):
 
 
 @pytest.mark.parametrize("stage", ["decode", "generator"])
-def test_mixed_precision_keeps_the_last_convolution_and_sigmoid_of_the_picture(seeded_demo, stage):
-    graph = export_stage(seeded_demo, STAGES[stage])
+def test_mixed_precision_keeps_the_last_convolution_and_sigmoid_of_the_picture(tiny, stage):
+    graph = export_stage(tiny, STAGES[stage])
     assert picture_slice(graph) == {"/decoder/conv_img/Conv", "/decoder/Sigmoid"}
     for precision, kind in (("fp16-mixed", onnx.TensorProto.FLOAT), ("fp16", onnx.TensorProto.FLOAT16)):
         typed = apply_precision(graph, PRECISIONS[precision])
@@ -113,13 +113,13 @@ def test_mixed_precision_keeps_the_last_convolution_and_sigmoid_of_the_picture(s
         assert read["/decoder/fc/Conv"] == onnx.TensorProto.FLOAT16
 
 
-def test_a_stage_without_a_picture_has_none_to_keep(seeded_demo):
-    assert picture_slice(export_stage(seeded_demo, STAGES["motion"])) == frozenset()
+def test_a_stage_without_a_picture_has_none_to_keep(tiny):
+    assert picture_slice(export_stage(tiny, STAGES["motion"])) == frozenset()
 
 
-def test_nodes_named_by_a_plan_stay_fp32(seeded_demo):
+def test_nodes_named_by_a_plan_stay_fp32(tiny):
     plan = Precision("plan", "float16", "a test", keep_nodes=("/decoder/G_middle_0/*",))
-    typed = apply_precision(export_stage(seeded_demo, STAGES["decode"]), plan)
+    typed = apply_precision(export_stage(tiny, STAGES["decode"]), plan)
     types = element_types(typed)
     convolutions = {node.name: types[node.input[1]] for node in typed.graph.node if node.op_type == "Conv"}
     inside = {kind for name, kind in convolutions.items() if name.startswith("/decoder/G_middle_0/")}
@@ -130,9 +130,9 @@ def test_nodes_named_by_a_plan_stay_fp32(seeded_demo):
 
 @pytest.mark.parametrize("name", GRAPH_STAGES)
 @pytest.mark.parametrize("precision", ["fp16", "fp16-mixed", "bf16"])
-def test_operands_meet_in_one_type(seeded_demo, cache, name, precision):
+def test_operands_meet_in_one_type(tiny, cache, name, precision):
     """What a strongly typed builder demands: no operator mixes float types."""
-    model = onnx.load_from_string(typed_graph(seeded_demo, STAGES[name], PRECISIONS[precision], "native", cache))
+    model = onnx.load_from_string(typed_graph(tiny, STAGES[name], PRECISIONS[precision], "native", cache))
     types = element_types(model)
     for node in model.graph.node:
         if node.op_type == "Resize":
@@ -141,11 +141,9 @@ def test_operands_meet_in_one_type(seeded_demo, cache, name, precision):
         assert len(kinds) <= 1, f"{node.name} mixes {kinds}"
 
 
-def test_plugin_graph_samples_without_repeating_the_volume_and_with_fp32_coordinates(seeded_demo, cache):
+def test_plugin_graph_samples_without_repeating_the_volume_and_with_fp32_coordinates(tiny, cache):
     for precision in ("fp32", "fp16", "fp16-mixed"):
-        model = onnx.load_from_string(
-            typed_graph(seeded_demo, STAGES["generator"], PRECISIONS[precision], "plugin", cache)
-        )
+        model = onnx.load_from_string(typed_graph(tiny, STAGES["generator"], PRECISIONS[precision], "plugin", cache))
         types = element_types(model)
         samplers = [node for node in model.graph.node if node.op_type == NODE_TYPE]
         assert len(samplers) == 2
@@ -163,15 +161,15 @@ def test_plugin_graph_samples_without_repeating_the_volume_and_with_fp32_coordin
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_instance_norm_as_arithmetic_gives_the_same_frames(seeded_demo, cache, precision):
+def test_instance_norm_as_arithmetic_gives_the_same_frames(tiny, cache, precision):
     stage = STAGES["decode"]
-    graph = typed_graph(seeded_demo, stage, PRECISIONS[precision], "native", cache)
+    graph = typed_graph(tiny, stage, PRECISIONS[precision], "native", cache)
     model, plain = onnx.load_from_string(graph), onnx.load_from_string(graph)
     decompose_instance_norm(plain)
     onnx.checker.check_model(plain, full_check=True)
     assert "InstanceNormalization" not in {node.op_type for node in plain.graph.node}
-    _, old = run_both(seeded_demo, stage, model, batch=2)
-    _, new = run_both(seeded_demo, stage, plain, batch=2)
+    _, old = run_both(tiny, stage, model, batch=2)
+    _, new = run_both(tiny, stage, plain, batch=2)
     assert (old[0] - new[0]).abs().max() < (2e-5 if precision == "fp32" else 4e-3)
 
 
@@ -227,8 +225,8 @@ def test_rounding_between_half_operators_is_kept():
     assert actual.tolist() == half.astype(np.float32).tolist() == [0.0, 2.0, 4.0]
 
 
-def test_an_unknown_sampler_is_refused(seeded_demo):
-    graph = export_stage(seeded_demo, STAGES["warp"])
+def test_an_unknown_sampler_is_refused(tiny):
+    graph = export_stage(tiny, STAGES["warp"])
     with pytest.raises(ValueError, match="grid sample 'cubic' is not for graphs: expected one of plugin, native"):
         resolve_grid_sample(graph, "cubic")
     for node in graph.graph.node:
@@ -238,19 +236,19 @@ def test_an_unknown_sampler_is_refused(seeded_demo):
         resolve_grid_sample(graph, "native")
 
 
-def test_the_clip_has_no_graph(seeded_demo, cache):
+def test_the_clip_has_no_graph(tiny, cache):
     with pytest.raises(ValueError, match="'clip' has no module of its own"):
-        typed_graph(seeded_demo, STAGES["clip"], PRECISIONS["fp32"], "native", cache)
+        typed_graph(tiny, STAGES["clip"], PRECISIONS["fp32"], "native", cache)
 
 
-def test_a_graph_that_was_changed_in_the_cache_is_exported_again(seeded_demo, tmp_path):
+def test_a_graph_that_was_changed_in_the_cache_is_exported_again(tiny, tmp_path):
     stage = STAGES["mapping"]
-    first = typed_graph(seeded_demo, stage, PRECISIONS["fp32"], "native", tmp_path)
+    first = typed_graph(tiny, stage, PRECISIONS["fp32"], "native", tmp_path)
     (kept,) = (tmp_path / "graphs").glob("mapping-*.onnx")
     changed = onnx.load(kept)
     weight = next(tensor for tensor in changed.graph.initializer if len(tensor.raw_data) > 1024)
     weight.raw_data = bytes(len(weight.raw_data))
     kept.write_bytes(changed.SerializeToString())
-    assert typed_graph(seeded_demo, stage, PRECISIONS["fp32"], "native", tmp_path) == first
+    assert typed_graph(tiny, stage, PRECISIONS["fp32"], "native", tmp_path) == first
     kept.write_bytes(b"no graph")
-    assert typed_graph(seeded_demo, stage, PRECISIONS["fp32"], "native", tmp_path) == first
+    assert typed_graph(tiny, stage, PRECISIONS["fp32"], "native", tmp_path) == first

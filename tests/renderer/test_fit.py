@@ -23,6 +23,7 @@ from sadtrt_core.renderer.seeded import seeded_state
 from sadtrt_core.renderer.standin import choose_weights, fit_standin, fitted_file, load_standin, save_standin
 
 CPU = torch.device("cpu")
+
 #: The demo renderer made thinner still: a step takes a third of a second.
 TINY = dataclasses.replace(
     demo_config(), generator_width=4, generator_width_max=16, motion_width_max=8, keypoint_width_max=8, mapping_width=16
@@ -198,7 +199,8 @@ def test_damaged_and_foreign_standin_files_are_refused(tmp_path, seeded_states):
         load_standin(path, "demo", 256)
 
 
-def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients):
+def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients, monkeypatch):
+    monkeypatch.setattr(standin, "demo_config", lambda size: TINY)
     Image.new("RGB", (64, 64), (90, 120, 60)).save(tmp_path / "me.png")
     out = tmp_path / "demo.safetensors"
     plan = FitPlan(seconds=600, seed=5, batch=1, steps=1)
