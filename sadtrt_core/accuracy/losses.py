@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sadtrt_core.accuracy.findings import Loss, PartLoss
-from sadtrt_core.accuracy.parts import Part, block_parts, split, stage_parts
+from sadtrt_core.accuracy.parts import Part, block_parts, node_flops, split, stage_parts
 from sadtrt_core.accuracy.ranges import RangeFinding, find_ranges
-from sadtrt_core.accuracy.shapes import node_flops
 from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.errors import UserError
 from sadtrt_core.measure.drift import measure_drift

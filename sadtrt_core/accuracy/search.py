@@ -11,8 +11,7 @@ from sadtrt_core.accuracy.drift import simulator_of, versions
 from sadtrt_core.accuracy.findings import Loss
 from sadtrt_core.accuracy.greedy import Kept, Outcome, Search
 from sadtrt_core.accuracy.journal import Journal
-from sadtrt_core.accuracy.parts import Part, block_parts
-from sadtrt_core.accuracy.shapes import node_flops
+from sadtrt_core.accuracy.parts import Part, block_parts, node_flops
 from sadtrt_core.accuracy.trials import Budget, Trials, keeping
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import UserError

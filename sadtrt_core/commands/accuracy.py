@@ -44,7 +44,7 @@ def drift(
     """
     from rich.console import RenderableType
 
-    from sadtrt_core.accuracy.accumulation_losses import sum_losses
+    from sadtrt_core.accuracy.accumulation import sum_losses
     from sadtrt_core.accuracy.drift import localise_session, write_report
     from sadtrt_core.accuracy.engines import engine_losses, prepare_engines
     from sadtrt_core.accuracy.findings import DriftReport, EngineReport, SumsReport

@@ -9,9 +9,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from sadtrt_core.accuracy.backends import StageChain, by_pytorch
 from sadtrt_core.accuracy.drift import write_report
-from sadtrt_core.accuracy.engines import TOGETHER, engine_losses, measure_stages, prepare_engines
+from sadtrt_core.accuracy.engines import (
+    TOGETHER,
+    StageChain,
+    by_pytorch,
+    engine_losses,
+    measure_stages,
+    prepare_engines,
+)
 from sadtrt_core.accuracy.findings import EngineReport, Loss, Pair
 from sadtrt_core.accuracy.tables import as_text, engine_renderables
 from sadtrt_core.config import RunConfig

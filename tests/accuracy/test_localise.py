@@ -14,9 +14,8 @@ from onnx import numpy_helper
 from sadtrt_core.accuracy.drift import write_report
 from sadtrt_core.accuracy.findings import DriftReport
 from sadtrt_core.accuracy.losses import localise, worst_frames
-from sadtrt_core.accuracy.parts import stage_parts
+from sadtrt_core.accuracy.parts import node_flops, stage_parts
 from sadtrt_core.accuracy.ranges import find_ranges
-from sadtrt_core.accuracy.shapes import node_flops
 from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.accuracy.tables import as_text, renderables
 from sadtrt_core.graph.edit import constants_to_initializers, replace_nodes

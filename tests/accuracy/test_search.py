@@ -197,7 +197,7 @@ def test_a_name_no_plan_can_have_is_refused_before_anything_is_measured(tmp_path
 
 
 def test_blocks_cover_every_node_that_computes(small, found):
-    from sadtrt_core.accuracy.shapes import NO_ARITHMETIC
+    from sadtrt_core.accuracy.parts import NO_ARITHMETIC
 
     graph = simulator_of(small).graph
     parts = block_parts(graph)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sadtrt_core.accuracy.accumulation_losses import SummedGraph, squared_error, sum_losses
+from sadtrt_core.accuracy.accumulation import SummedGraph, squared_error, sum_losses
 from sadtrt_core.accuracy.drift import write_report
 from sadtrt_core.accuracy.findings import SumsReport
 from sadtrt_core.accuracy.tables import as_text, sums_renderables
