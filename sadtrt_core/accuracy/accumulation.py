@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sadtrt_core.accuracy.drift import versions
-from sadtrt_core.accuracy.findings import SUMS_REPORT_VERSION, Loss, SparedSums, SumLoss, SumsReport
+from sadtrt_core.accuracy.findings import SUMS_REPORT_VERSION, ExcludedSums, Loss, SumLoss, SumsReport
 from sadtrt_core.accuracy.losses import worst_frames
 from sadtrt_core.accuracy.torch_graph import rounded_graph, run_graph
 from sadtrt_core.errors import UserError
@@ -25,7 +25,7 @@ from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import Precision
-from sadtrt_core.progress import Tell
+from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.session import Session
 
@@ -42,11 +42,11 @@ def convolve_in_half(given: Sequence[Tensor], attributes: Mapping[str, Any], lon
     the largest), which half's rounding hides. `longest`, if given, ends a sum after at most so many products (at least
     PRODUCTS) and adds such partial sums in float, as a convolution would that is split over its products.
 
-    Raises ValueError for grouped or dilated convolutions and for a batch beyond one, which the generator does not have.
+    Raises UserError for grouped or dilated convolutions and for a batch beyond one, which the generator does not have.
     """
     value, weights = given[:2]
     if attributes["group"] != 1 or any(step != 1 for step in attributes["dilations"]) or value.shape[0] != 1:
-        raise ValueError("sums in half are simulated for ungrouped, undilated convolutions of batch 1 only")
+        raise UserError("sums in half are simulated for ungrouped, undilated convolutions of batch 1 only")
     spatial = value.dim() - 2
     strides, pads = attributes["strides"], list(attributes["pads"])
     sides = [size for axis in reversed(range(spatial)) for size in (pads[axis], pads[spatial + axis])]
@@ -73,7 +73,7 @@ def convolve_in_half(given: Sequence[Tensor], attributes: Mapping[str, Any], lon
 
 
 #: How many of the worst convolutions sum in float while the others sum in half.
-SPARED = (1, 2, 4, 8, 16)
+EXCLUDED = (1, 2, 4, 8, 16)
 
 
 class SummedGraph:
@@ -108,9 +108,7 @@ class SummedGraph:
         )
 
 
-def sum_losses(
-    suite: Session, precision: Precision, worst: int, tell: Tell = lambda doing, done, total: None
-) -> SumsReport:
+def sum_losses(suite: Session, precision: Precision, worst: int, reporter: Reporter = SILENT) -> SumsReport:
     """What sums in half cost in `precision`, on the `worst` frames of the sequence with every sum in half.
 
     An interruption (KeyboardInterrupt) ends it early with what there is. Raises UserError for a precision that
@@ -121,7 +119,7 @@ def sum_losses(
             f"precision {precision.name!r} computes in {precision.compute}: kernels that sum in half are those of "
             "float16, so give fp16, fp16-mixed, int8 or a plan of that base"
         )
-    tell("rendering the sequence", 0, None)
+    reporter.progress("drift: rendering the sequence", 0, None)
     graph = SummedGraph(suite, precision)
     everything = range(len(suite.frame_inputs))
     reference = suite.reference.frames
@@ -133,18 +131,18 @@ def sum_losses(
 
     exact = graph.pictures({}, frames)
     errors: dict[str, float] = {}
-    excluded: list[SparedSums] = []
+    excluded: list[ExcludedSums] = []
     every = loss(graph.halves)
-    steps = len(graph.halves) + len(SPARED)
+    steps = len(graph.halves) + len(EXCLUDED)
     complete = True
     try:
         for name in graph.halves:
-            tell(f"{name} alone", len(errors), steps)
+            reporter.progress(f"drift: {name} alone", len(errors), steps)
             errors[name] = squared_error(graph.pictures({name: None}, frames), exact)
         order = sorted(errors, key=lambda name: -errors[name])
-        for count in SPARED:
-            tell(f"all but the worst {count}", len(errors) + len(excluded), steps)
-            excluded.append(SparedSums(count, loss(order[count:])))
+        for count in EXCLUDED:
+            reporter.progress(f"drift: all but the worst {count}", len(errors) + len(excluded), steps)
+            excluded.append(ExcludedSums(count, loss(order[count:])))
     except KeyboardInterrupt:
         complete = False
     return SumsReport(

@@ -25,7 +25,7 @@ from sadtrt_core.benchmark import build_engines, engines_for
 from sadtrt_core.errors import BuildError, UserError
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.measure.drift import measure_drift
-from sadtrt_core.progress import Tell
+from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES, call_stage, matrix_arithmetic, stage_module
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.registry import RunnerKind, runner_named
@@ -151,15 +151,13 @@ def prepare_engines(suite: Session, precision: str, console: Console) -> None:
             raise BuildError(outcome.failure)
 
 
-def engine_losses(
-    suite: Session, precision: str, worst: int, tell: Tell = lambda doing, done, total: None
-) -> EngineReport:
+def engine_losses(suite: Session, precision: str, worst: int, reporter: Reporter = SILENT) -> EngineReport:
     """What each stage costs computed by the shipped runner, on the `worst` frames of the sequence.
 
     The worst are those of the whole generator by the runner. Raises as `prepare_engines` and runners do.
     """
     kind = shipped_runner(suite)
-    tell("loading the stages", 0, None)
+    reporter.progress("drift: loading the stages", 0, None)
     with ExitStack() as active:
         backends: dict[tuple[Backend, str], Compute] = {}
         for stage in _STAGES:
@@ -167,7 +165,7 @@ def engine_losses(
             backends["runner", stage] = by_runner(active.enter_context(kind.create(job)))
             backends["simulated", stage] = by_simulation(job)
             backends["fp32", stage] = by_pytorch(job, tf32=False)
-        frames, stages = measure_stages(StageChain(backends, suite.frame_inputs), worst, tell)
+        frames, stages = measure_stages(StageChain(backends, suite.frame_inputs), worst, reporter)
     return EngineReport(
         version=ENGINE_REPORT_VERSION,
         precision=suite.precision(precision).name,
@@ -183,12 +181,12 @@ def engine_losses(
     )
 
 
-def measure_stages(chain: StageChain, worst: int, tell: Tell) -> tuple[tuple[int, ...], tuple[StageLoss, ...]]:
+def measure_stages(chain: StageChain, worst: int, reporter: Reporter) -> tuple[tuple[int, ...], tuple[StageLoss, ...]]:
     """The worst frames of the whole generator by the runner, and what every stage costs on them."""
     everything = range(len(chain.inputs))
     exact: Backend = "fp32"
     fp32 = (exact,) * len(GENERATOR_PARTS)
-    tell("rendering the sequence", 0, None)
+    reporter.progress("drift: rendering the sequence", 0, None)
     sequence = chain.frames(fp32, everything)
     frames = worst_frames(measure_drift(sequence, chain.whole("runner", everything)), worst)
     reference = sequence[list(frames)]
@@ -196,7 +194,7 @@ def measure_stages(chain: StageChain, worst: int, tell: Tell) -> tuple[tuple[int
 
     def pair(doing: str, render: Callable[[Backend], Tensor]) -> Pair:
         nonlocal pairs_done
-        tell(doing, pairs_done, 2 * len(_STAGES))
+        reporter.progress(f"drift: {doing}", pairs_done, 2 * len(_STAGES))
         pairs_done += 1
         by_engine, simulated = (Loss.of(measure_drift(reference, render(way))) for way in ("runner", "simulated"))
         return Pair(by_engine, simulated)
@@ -207,8 +205,8 @@ def measure_stages(chain: StageChain, worst: int, tell: Tell) -> tuple[tuple[int
         return chain.frames(tuple(chosen), frames)
 
     def of_stage(position: int, name: str) -> StageLoss:
-        alone = pair(f"{name} alone", lambda way: mixed(position, way, "fp32"))
-        return StageLoss(name, alone, pair(f"all but {name}", lambda way: mixed(position, "fp32", way)))
+        lowered = pair(f"{name} alone", lambda way: mixed(position, way, "fp32"))
+        return StageLoss(name, lowered, pair(f"all but {name}", lambda way: mixed(position, "fp32", way)))
 
     losses = [of_stage(position, name) for position, name in enumerate(GENERATOR_PARTS)]
     losses.append(StageLoss(TOGETHER, pair(TOGETHER, lambda way: chain.frames((way,) * len(fp32), frames))))
