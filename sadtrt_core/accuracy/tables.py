@@ -24,8 +24,9 @@ _NOISE = "These weights are noise: the figures say nothing about a trained rende
 _ENGINE_TITLE = "What each stage costs in {} by {}, in dB, most beyond its types first"
 _ENGINE_LEGEND = (
     "lowered: the stage by {1} in {0}, the others by PyTorch in fp32. excluded: the stage by PyTorch in fp32, the "
-    "others by {1}. types: the same with the roundings of {0} and no others, sums in fp32. beyond: the PSNR of the error "
-    "that {1} adds to that, on the scale of the picture's own. PSNR and LSB of the worst frame against PyTorch fp32."
+    "others by {1}. types: the same with the roundings of {0} and no others, sums in fp32. beyond: the PSNR of the "
+    "error that {1} adds to that, on the scale of the picture's own. "
+    "PSNR and LSB of the worst frame against PyTorch fp32."
 )
 _SUMS_LEGEND = (
     "Each convolution alone sums in half, rounded after every 16 products as tensor cores do; the rest sum in float. "
