@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol
 
@@ -11,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
@@ -90,19 +87,3 @@ class ConsoleReporter:
         self._display.update(bar, description=escape(task), completed=done, total=total)
         if total is None or done < total:
             self._display.tasks[bar].finished_time = None  # Its next phase has begun: the clock goes on.
-
-
-Tell = Callable[[str, int, "int | None"], None]
-
-
-@contextmanager
-def shown_progress(console: Console) -> Iterator[Tell]:
-    """A bar for as long as the block runs; the function takes what is done now, steps done and steps in all."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as display:
-        bar = display.add_task("starting", total=None)
-
-        def tell(doing: str, done: int, total: int | None) -> None:
-            display.update(bar, description=doing, completed=done, total=total or None)
-
-        yield tell

@@ -1,4 +1,4 @@
-"""What localising found, as plain values that are kept as JSON."""
+"""What measuring losses found, as plain values that are kept as JSON."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sadtrt_core.precision import TORCH_TYPES, ComputeType
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.schema import Weights, Workload
 
-REPORT_VERSION = 1
-ENGINE_REPORT_VERSION = 1
-SUMS_REPORT_VERSION = 1
+REPORT_VERSION = 2
+ENGINE_REPORT_VERSION = 2
+SUMS_REPORT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Loss(JsonValue):
 
 @dataclass(frozen=True)
 class PartLoss(JsonValue):
-    """What one part costs: `alone` in the low type with the rest fp32, `spared` in fp32 with the rest low.
+    """What one part costs: `lowered` in the low type with the rest fp32, `excluded` in fp32 with the rest low.
 
     `arithmetic` is its share of the generator's operations, 0 to 1; `time` its share of the measured time of the
     generator's stages, None where no run has it.
@@ -57,10 +57,15 @@ class PartLoss(JsonValue):
     level: Level
     within: str | None
     patterns: tuple[str, ...]
-    alone: Loss
+    lowered: Loss
     excluded: Loss
     arithmetic: float
     time: float | None = None
+
+    @property
+    def badness(self) -> tuple[float, float]:
+        """To sort by, the worst first: what it costs in the low type; the other direction settles ties."""
+        return self.lowered.decibels, -self.excluded.decibels
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class DriftReport(JsonValue):
     def ranked(self, level: Level) -> tuple[PartLoss, ...]:
         """The parts of one level, the one that costs most by itself first; the other direction settles ties."""
         found = [part for part in self.parts if part.level == level]
-        return tuple(sorted(found, key=lambda part: (part.alone.decibels, -part.excluded.decibels, part.part)))
+        return tuple(sorted(found, key=lambda part: (part.badness, part.part)))
 
     def overflows(self) -> tuple[RangeFinding, ...]:
         """Findings of values beyond the type's largest."""
@@ -126,11 +131,11 @@ class Pair(JsonValue):
 class StageLoss(JsonValue):
     """One stage alone in the precision, and all but it; the other stages are PyTorch's in fp32.
 
-    `spared` is None for all stages together and for the generator as one graph.
+    `excluded` is None for all stages together and for the generator as one graph.
     """
 
     stage: str
-    alone: Pair
+    lowered: Pair
     excluded: Pair | None = None
 
 
@@ -156,7 +161,7 @@ class EngineReport(JsonValue):
     def ranked(self) -> tuple[StageLoss, ...]:
         """The single stages, that first which alone loses most beyond its types; then those of them all."""
         single = [stage for stage in self.stages if stage.excluded is not None]
-        single.sort(key=lambda stage: (stage.alone.beyond, stage.alone.runner.decibels))
+        single.sort(key=lambda stage: (stage.lowered.beyond, stage.lowered.runner.decibels))
         return (*single, *(stage for stage in self.stages if stage.excluded is None))
 
 
@@ -174,7 +179,7 @@ class SumLoss(JsonValue):
 
 
 @dataclass(frozen=True)
-class SparedSums(JsonValue):
+class ExcludedSums(JsonValue):
     """The picture where all but the worst `count` convolutions sum in half."""
 
     count: int
@@ -199,7 +204,7 @@ class SumsReport(JsonValue):
     in_float: Loss
     in_half: Loss
     convolutions: tuple[SumLoss, ...]
-    excluded: tuple[SparedSums, ...]
+    excluded: tuple[ExcludedSums, ...]
     versions: dict[str, str]
 
     def ranked(self) -> tuple[SumLoss, ...]:

@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from sadtrt_core.accuracy.shapes import NO_ARITHMETIC, tensor_shapes
+from sadtrt_core.accuracy.parts import NO_ARITHMETIC, tensor_shapes
 from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.accuracy.torch_graph import constant
 from sadtrt_core.codec import JsonValue

@@ -15,8 +15,7 @@ from sadtrt_core.accuracy.confirm import Confirmed, confirm_all, fastest, loss_w
 from sadtrt_core.accuracy.drift import simulator_of, versions
 from sadtrt_core.accuracy.findings import Loss
 from sadtrt_core.accuracy.greedy import Kept, Outcome, Search, picture_words
-from sadtrt_core.accuracy.parts import Part, block_parts
-from sadtrt_core.accuracy.shapes import node_flops
+from sadtrt_core.accuracy.parts import Part, block_parts, node_flops
 from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.accuracy.trials import Budget, Journal, Trials, keeping
 from sadtrt_core.environment import read_environment

@@ -1,4 +1,4 @@
-"""The findings of localising, for a terminal and a text file."""
+"""The losses found, for a terminal and a text file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 from sadtrt_core.accuracy.findings import DriftReport, EngineReport, Loss, PartLoss, SumsReport
 from sadtrt_core.accuracy.parts import Level
 
-_Report = DriftReport | EngineReport | SumsReport
+Report = DriftReport | EngineReport | SumsReport
 _TITLES: dict[Level, str] = {
     "stage": "What each stage costs in {}, the worst first",
     "block": "What each block of the worst stages costs in {}",
@@ -23,9 +23,10 @@ _TITLES: dict[Level, str] = {
 _NOISE = "These weights are noise: the figures say nothing about a trained renderer."
 _ENGINE_TITLE = "What each stage costs in {} by {}, in dB, most beyond its types first"
 _ENGINE_LEGEND = (
-    "alone: the stage by {1} in {0}, the others by PyTorch in fp32. kept: the stage by PyTorch in fp32, the others by "
-    "{1}. types: the same with the roundings of {0} and no others, sums in fp32. beyond: the PSNR of the error that "
-    "{1} adds to that, on the scale of the picture's own. PSNR and LSB of the worst frame against PyTorch fp32."
+    "lowered: the stage by {1} in {0}, the others by PyTorch in fp32. excluded: the stage by PyTorch in fp32, the "
+    "others by {1}. types: the same with the roundings of {0} and no others, sums in fp32. beyond: the PSNR of the "
+    "error that {1} adds to that, on the scale of the picture's own. "
+    "PSNR and LSB of the worst frame against PyTorch fp32."
 )
 _SUMS_LEGEND = (
     "Each convolution alone sums in half, rounded after every 16 products as tensor cores do; the rest sum in float. "
@@ -39,13 +40,23 @@ _FILE_WIDTH = 150
 _PART_WIDTH = 22
 _STAGE_WIDTH = 15
 _LEGEND = (
-    "alone: the part in {0}, the rest fp32. kept: the part fp32, the rest {0}. dB, SSIM and LSB of the worst frame "
-    "against the same graph in fp32; FLOP: the part's share of the arithmetic."
+    "lowered: the part in {0}, the rest fp32. excluded: the part fp32, the rest {0}. dB, SSIM and LSB of the worst "
+    "frame against the same graph in fp32; FLOP: the part's share of the arithmetic."
 )
 
 
-def renderables(report: DriftReport) -> list[RenderableType]:
-    """Tables and sentences, in the order they are read."""
+def renderables(report: Report) -> list[RenderableType]:
+    """Tables and sentences of any report, in the order they are read."""
+    match report:
+        case EngineReport():
+            return _engine_renderables(report)
+        case SumsReport():
+            return _sums_renderables(report)
+        case DriftReport():
+            return _drift_renderables(report)
+
+
+def _drift_renderables(report: DriftReport) -> list[RenderableType]:
     shown: list[RenderableType] = [Text(line) for line in _head(report)]
     for level in ("stage", "block", "nodes"):
         parts = report.ranked(level)
@@ -56,7 +67,7 @@ def renderables(report: DriftReport) -> list[RenderableType]:
     return shown
 
 
-def engine_renderables(report: EngineReport) -> list[RenderableType]:
+def _engine_renderables(report: EngineReport) -> list[RenderableType]:
     """The shipped runner's losses by stage, as a table between sentences."""
     where = f"{report.precision} by {report.runner} ({report.grid_sample} grid sample), {_under(report)}"
     lines = [f"{where}, over {_worst_frames(report)}"]
@@ -64,20 +75,20 @@ def engine_renderables(report: EngineReport) -> list[RenderableType]:
         lines.append(_NOISE)
     table = Table(title=_ENGINE_TITLE.format(report.precision, report.runner), title_justify="left")
     table.add_column("stage", min_width=_STAGE_WIDTH)
-    for heading in ("alone", "LSB", "types", "LSB", "beyond", "kept", "types"):
+    for heading in ("lowered", "LSB", "types", "LSB", "beyond", "excluded", "types"):
         table.add_column(heading, justify="right")
     for stage in report.ranked():
-        beyond = stage.alone.beyond
+        beyond = stage.lowered.beyond
         # Infinite by itself says nothing: either no loss beyond the types, or no picture.
         words = f"{beyond:.1f}" if math.isfinite(beyond) else "none" if beyond > 0 else "all"
-        losses = (stage.alone.runner, stage.alone.simulated)
+        losses = (stage.lowered.runner, stage.lowered.simulated)
         own = [cell for loss in losses for cell in (_psnr(loss), str(loss.max_lsb))]
         kept = (_psnr(stage.excluded.runner), _psnr(stage.excluded.simulated)) if stage.excluded else ("-", "-")
         table.add_row(escape(stage.stage), *own, words, *kept)
     return [*map(Text, lines), table, Text(_ENGINE_LEGEND.format(report.precision, report.runner))]
 
 
-def sums_renderables(report: SumsReport) -> list[RenderableType]:
+def _sums_renderables(report: SumsReport) -> list[RenderableType]:
     """What sums in half cost, as a table of the convolutions that lose most between sentences."""
     lines = [
         f"{report.precision} of {_under(report)}, over {_worst_frames(report)}",
@@ -110,12 +121,12 @@ def as_text(shown: Iterable[RenderableType]) -> str:
     return drawn.getvalue()
 
 
-def _under(report: _Report) -> str:
+def _under(report: Report) -> str:
     weights, workload = report.weights, report.workload
     return f"{workload.name}, {workload.size} pixels, under {weights.kind} weights ({weights.name})"
 
 
-def _worst_frames(report: _Report) -> str:
+def _worst_frames(report: Report) -> str:
     return f"the worst frames ({', '.join(map(str, report.frames))} of {report.workload.frames})"
 
 
@@ -137,14 +148,14 @@ def _loss(loss: Loss) -> str:
 def _table(report: DriftReport, level: Level, parts: tuple[PartLoss, ...]) -> Table:
     table = Table(title=_TITLES[level].format(report.precision), title_justify="left")
     table.add_column("part", overflow="fold", min_width=_PART_WIDTH)
-    for heading in ("alone dB", "SSIM", "LSB", "kept dB", "LSB", "FLOP"):
+    for heading in ("lowered dB", "SSIM", "LSB", "excluded dB", "LSB", "FLOP"):
         table.add_column(heading, justify="right")
     timed = any(part.time is not None for part in parts)
     if timed:
         table.add_column("time", justify="right")
     for part in parts:
-        alone, excluded = part.alone, part.excluded
-        cells = [escape(part.part), *_cells(alone), _psnr(excluded), str(excluded.max_lsb), f"{part.arithmetic:.2%}"]
+        lowered, excluded = part.lowered, part.excluded
+        cells = [escape(part.part), *_cells(lowered), _psnr(excluded), str(excluded.max_lsb), f"{part.arithmetic:.2%}"]
         table.add_row(*cells, *(["-" if part.time is None else f"{part.time:.0%}"] if timed else []))
     if timed and report.time_source:
         table.caption = escape(f"time: {report.time_source}; motion's holds the coordinates'")

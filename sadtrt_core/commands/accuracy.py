@@ -42,42 +42,32 @@ def drift(
     engines themselves are measured, stage by stage; --jobs, --optimization-level and --grid-sample are theirs. With
     --half-sums what kernels add to the types that sum in half.
     """
-    from rich.console import RenderableType
-
-    from sadtrt_core.accuracy.accumulation_losses import sum_losses
-    from sadtrt_core.accuracy.drift import localise_session, write_report
+    from sadtrt_core.accuracy.accumulation import sum_losses
+    from sadtrt_core.accuracy.drift import session_losses, write_report
     from sadtrt_core.accuracy.engines import engine_losses, prepare_engines
-    from sadtrt_core.accuracy.findings import DriftReport, EngineReport, SumsReport
-    from sadtrt_core.accuracy.tables import engine_renderables, renderables, sums_renderables
-    from sadtrt_core.progress import shown_progress
+    from sadtrt_core.accuracy.findings import EngineReport
+    from sadtrt_core.accuracy.tables import Report, renderables
+    from sadtrt_core.progress import ConsoleReporter
 
-    found: DriftReport | EngineReport | SumsReport
-    shown: list[RenderableType]
     if engines and half_sums:
         raise UserError("--engines measures kernels and --half-sums simulates them: give one of the two")
     (precision,) = config.precisions
     session = make_session(config)
-    complete = True
     if engines:
         prepare_engines(session, precision, errors)
-        with shown_progress(errors) as tell:
-            found = engine_losses(session, precision, worst, tell)
-        shown = engine_renderables(found)
-    elif half_sums:
-        with shown_progress(errors) as tell:
-            found = sum_losses(session, session.precision(precision), worst, tell)
-        shown, complete = sums_renderables(found), found.complete
-    else:
-        with shown_progress(errors) as tell:
-            found = localise_session(
-                session, session.precision(precision), worst, lambda now: tell(now.doing, now.done, now.total)
-            )
-        shown, complete = renderables(found), found.complete
+    found: Report
+    with ConsoleReporter(errors) as reporter:
+        if engines:
+            found = engine_losses(session, precision, worst, reporter)
+        elif half_sums:
+            found = sum_losses(session, session.precision(precision), worst, reporter)
+        else:
+            found = session_losses(session, session.precision(precision), worst, reporter)
     folder = write_report(found, config.results)
-    for one in shown:
+    for one in renderables(found):
         console.print(one)
     console.print(f"results: {folder}", soft_wrap=True)
-    raise typer.Exit(0 if complete else 130)
+    raise typer.Exit(0 if isinstance(found, EngineReport) or found.complete else 130)
 
 
 @takes(*_SESSION, "cache", precisions="fp16", frames=16)

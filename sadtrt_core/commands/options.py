@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +20,8 @@ from sadtrt_core.progress import ConsoleReporter
 if TYPE_CHECKING:
     from sadtrt_core.session import Session
 
-console = Console()
+#: Where there is no terminal to ask, wide enough that no word of a table breaks.
+console = Console(width=None if sys.stdout.isatty() else 160)
 errors = Console(stderr=True)
 
 

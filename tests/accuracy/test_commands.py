@@ -74,7 +74,7 @@ def test_drift_is_of_the_picture_that_was_given(sadtrt, tmp_path, monkeypatch):
         asked.append(suite.workload.name)
         raise UserError("seen")
 
-    monkeypatch.setattr("sadtrt_core.accuracy.drift.localise_session", look)
+    monkeypatch.setattr("sadtrt_core.accuracy.drift.session_losses", look)
     assert "seen" in sadtrt("drift", "--source-image", "me.png").output
     assert asked == ["me.png"]
     refused = sadtrt("search", "--source-image", "none.png")
@@ -95,7 +95,7 @@ def test_an_impossible_search_exits_with_1_and_writes_nothing(sadtrt, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("drift", "--precision", "fp32"), "computes in float32: there is no loss to localise"),
+        (("drift", "--precision", "fp32"), "computes in float32: there is no loss to measure"),
         (("drift", "--half-sums", "--engines"), "--engines measures kernels and --half-sums simulates them"),
         (
             ("drift", "--half-sums", "--precision", "bf16"),

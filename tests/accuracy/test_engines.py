@@ -9,13 +9,20 @@ import pytest
 import torch
 from rich.console import Console
 
-from sadtrt_core.accuracy.backends import StageChain, by_pytorch
 from sadtrt_core.accuracy.drift import write_report
-from sadtrt_core.accuracy.engines import TOGETHER, engine_losses, measure_stages, prepare_engines
+from sadtrt_core.accuracy.engines import (
+    TOGETHER,
+    StageChain,
+    by_pytorch,
+    engine_losses,
+    measure_stages,
+    prepare_engines,
+)
 from sadtrt_core.accuracy.findings import EngineReport, Loss, Pair
-from sadtrt_core.accuracy.tables import as_text, engine_renderables
+from sadtrt_core.accuracy.tables import as_text, renderables
 from sadtrt_core.config import RunConfig
 from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.progress import SILENT
 from sadtrt_core.renderer.inputs import frame_inputs
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES
 from sadtrt_core.renderer.workload import make_workload
@@ -39,16 +46,16 @@ def report(tmp_path_factory):
 def test_onnx_runtime_loses_what_its_types_lose(report):
     assert (report.runner, report.precision, report.meaningful) == ("onnxruntime", "fp16-mixed", True)
     assert [stage.stage for stage in report.stages] == [*GENERATOR_PARTS, TOGETHER, "generator"]
-    pairs = [pair for stage in report.stages for pair in (stage.alone, stage.excluded) if pair is not None]
+    pairs = [pair for stage in report.stages for pair in (stage.lowered, stage.excluded) if pair is not None]
     assert len(pairs) == 10
     for pair in pairs:
         # The same roundings by two libraries, whose sums in fp32 differ in their last bits.
         assert pair.runner.decibels == pytest.approx(pair.simulated.decibels, abs=1.5)
-    whole = report.stages[-1].alone.runner
+    whole = report.stages[-1].lowered.runner
     assert 65 < whole.decibels < 90
     # Every stage costs something, none more than all of them.
     for stage in report.ranked()[:4]:
-        assert whole.decibels - 1 < stage.alone.runner.decibels < 120
+        assert whole.decibels - 1 < stage.lowered.runner.decibels < 120
         assert stage.excluded.runner.decibels > whole.decibels - 1
 
 
@@ -59,7 +66,7 @@ def test_the_findings_are_kept_whole(report, tmp_path):
     text = (folder / "drift.txt").read_text()
     assert text.startswith("fp16-mixed by onnxruntime (native grid sample), astronaut, 256 pixels, under demo weights")
     for stage in report.stages:
-        assert f"{stage.alone.runner.psnr_min_db:.1f}" in text
+        assert f"{stage.lowered.runner.psnr_min_db:.1f}" in text
 
 
 def test_the_stage_where_the_runner_adds_to_its_types_is_named(tiny, tmp_path):
@@ -73,20 +80,20 @@ def test_the_stage_where_the_runner_adds_to_its_types_is_named(tiny, tmp_path):
             ways[way, name] = with_noise(exact, 0.0)
     ways["simulated", "warp"] = ways["runner", "warp"] = with_noise(ways["fp32", "warp"], 1e-3)
     ways["runner", "decode"] = with_noise(ways["fp32", "decode"], 1e-4)
-    frames, stages = measure_stages(StageChain(ways, inputs), 1, lambda doing, done, total: None)
+    frames, stages = measure_stages(StageChain(ways, inputs), 1, SILENT)
     assert len(frames) == 1
     found = {stage.stage: stage for stage in stages}
-    assert found["decode"].alone.beyond == pytest.approx(80, abs=1)
-    assert found[TOGETHER].alone.beyond == pytest.approx(80, abs=2)
+    assert found["decode"].lowered.beyond == pytest.approx(80, abs=1)
+    assert found[TOGETHER].lowered.beyond == pytest.approx(80, abs=2)
     for name in ("appearance", "motion", "warp"):
-        assert found[name].alone.beyond == math.inf
-    assert found["warp"].alone.runner.decibels < found["appearance"].alone.runner.decibels
+        assert found[name].lowered.beyond == math.inf
+    assert found["warp"].lowered.runner.decibels < found["appearance"].lowered.runner.decibels
     # Without the faulty stage what is left is the types'.
-    assert found["decode"].excluded.runner == found["decode"].excluded.simulated == found["warp"].alone.simulated
+    assert found["decode"].excluded.runner == found["decode"].excluded.simulated == found["warp"].lowered.simulated
     ranked = a_report(frames, stages).ranked()
     assert [stage.stage for stage in ranked][:1] == ["decode"]
     assert [stage.stage for stage in ranked][-2:] == [TOGETHER, "generator"]
-    rows = [line for line in as_text(engine_renderables(a_report(frames, stages))).splitlines() if "warp" in line]
+    rows = [line for line in as_text(renderables(a_report(frames, stages))).splitlines() if "warp" in line]
     assert "none" in rows[0]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sadtrt_core.accuracy.fp16_accumulation import PRODUCTS, convolve_in_half
+from sadtrt_core.accuracy.accumulation import PRODUCTS, convolve_in_half
 
 
 def attributes(spatial: int, stride: int = 1, pad: int = 0, group: int = 1) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Localising on graphs with planted faults: the fault is named first, and what is sound is not accused."""
+"""Losses of graphs with planted faults: the fault is named first, and what is sound is not accused."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from onnx import numpy_helper
 
 from sadtrt_core.accuracy.drift import write_report
 from sadtrt_core.accuracy.findings import DriftReport
-from sadtrt_core.accuracy.losses import localise, worst_frames
-from sadtrt_core.accuracy.parts import stage_parts
+from sadtrt_core.accuracy.losses import measure_losses, worst_frames
+from sadtrt_core.accuracy.parts import node_flops, stage_parts
 from sadtrt_core.accuracy.ranges import find_ranges
-from sadtrt_core.accuracy.shapes import node_flops
 from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.accuracy.tables import as_text, renderables
 from sadtrt_core.graph.edit import constants_to_initializers, replace_nodes
@@ -24,6 +23,7 @@ from sadtrt_core.graph.export import export_stage
 from sadtrt_core.graph.typed import coordinate_slice, kept_nodes, picture_slice
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import COORDINATES, PRECISIONS
+from sadtrt_core.progress import Silent
 from sadtrt_core.records import schema
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.renderer.inputs import frame_inputs
@@ -81,7 +81,7 @@ def with_coarse_coordinates(graph):
 @pytest.fixture(scope="module")
 def sound(graph, inputs):
     with torch.inference_mode():
-        return as_report(localise(Simulator(graph, inputs), FP16, count=1))
+        return as_report(measure_losses(Simulator(graph, inputs), FP16, count=1))
 
 
 def as_report(found):
@@ -108,17 +108,17 @@ def test_a_block_that_overflows_in_half_is_named_first(tiny, graph, inputs, soun
     before, after = (Simulator(g, inputs).frames(fp32, [0]) for g in (graph, planted))
     assert torch.equal(before, after)
     assert not sound.overflows()
-    report = as_report(localise(Simulator(planted, inputs), FP16, count=1))
+    report = as_report(measure_losses(Simulator(planted, inputs), FP16, count=1))
     assert report.low.non_finite_frames == 1
     first = {level: report.ranked(level)[0] for level in ("stage", "block", "nodes")}
     assert first["stage"].part == "decode"
     assert first["block"].part == "/decoder/G_middle_1"
     assert first["nodes"].part == "/decoder/G_middle_1/norm_0"
     for part in first.values():
-        assert part.alone.non_finite_frames == 1
+        assert part.lowered.non_finite_frames == 1
         assert part.excluded.non_finite_frames == 0
     # Nobody else is accused: every other part is finite alone.
-    accused = {part.part for part in report.parts if part.alone.non_finite_frames}
+    accused = {part.part for part in report.parts if part.lowered.non_finite_frames}
     assert accused == {part.part for part in first.values()}
     node = "/decoder/G_middle_1/norm_0/mlp_shared/mlp_shared.0/Conv"
     outputs = [finding for finding in report.overflows() if finding.what == "output"]
@@ -134,15 +134,15 @@ def test_coordinates_rounded_to_8_bits_are_named_first(graph, inputs, sound):
     candidates = Simulator(with_coarse_coordinates(graph), inputs)
     fp32 = PRECISIONS["fp32"]
     assert (candidates.frames(fp32, [0]) - Simulator(graph, inputs).frames(fp32, [0])).abs().max() < 2e-3
-    report = as_report(localise(candidates, FP16, count=1))
+    report = as_report(measure_losses(candidates, FP16, count=1))
     first, second = report.ranked("stage")[:2]
     assert first.part == COORDINATES
-    assert first.alone.decibels < second.alone.decibels - 10
+    assert first.lowered.decibels < second.lowered.decibels - 10
     # Keeping them, and them alone, brings the picture back.
     assert first.excluded.decibels > report.low.decibels + 10
     without = {part.part: part for part in sound.parts}
-    assert first.alone.decibels < without[COORDINATES].alone.decibels - 5
-    assert second.alone.decibels == pytest.approx(without[second.part].alone.decibels, abs=1)
+    assert first.lowered.decibels < without[COORDINATES].lowered.decibels - 5
+    assert second.lowered.decibels == pytest.approx(without[second.part].lowered.decibels, abs=1)
     # The very nodes: the planted ones round more than any of the renderer's own.
     assert "planted" in report.ranked("nodes")[0].part
     assert first.arithmetic < 0.01
@@ -171,21 +171,22 @@ def test_findings_are_kept_whole(sound, tmp_path):
 def test_an_interruption_keeps_what_was_measured(graph, inputs):
     told = []
 
-    def interrupt(progress):
-        told.append(progress)
-        if progress.done == 4:
-            raise KeyboardInterrupt
+    class Interrupting(Silent):
+        def progress(self, task, done, total):
+            told.append(total)
+            if done == 4:
+                raise KeyboardInterrupt
 
-    found = localise(Simulator(graph, inputs), FP16, count=1, tell=interrupt)
+    found = measure_losses(Simulator(graph, inputs), FP16, count=1, reporter=Interrupting())
     assert not found.complete
     assert [part.part for part in found.parts] == ["appearance", "motion"]
-    assert told[-1].total > 4
+    assert told[-1] > 4
     assert "Interrupted" in as_text(renderables(as_report(found)))
 
 
-def test_fp32_has_no_loss_to_localise(graph, inputs):
-    with pytest.raises(ValueError, match="'tf32' computes in float32: there is no loss to localise"):
-        localise(Simulator(graph, inputs), PRECISIONS["tf32"])
+def test_fp32_has_no_loss_to_measure(graph, inputs):
+    with pytest.raises(ValueError, match="'tf32' computes in float32: there is no loss to measure"):
+        measure_losses(Simulator(graph, inputs), PRECISIONS["tf32"])
 
 
 def test_shares_of_time_are_shown_with_their_source(sound):

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sadtrt_core.accuracy.accumulation_losses import SummedGraph, squared_error, sum_losses
+from sadtrt_core.accuracy.accumulation import SummedGraph, squared_error, sum_losses
 from sadtrt_core.accuracy.drift import write_report
 from sadtrt_core.accuracy.findings import SumsReport
-from sadtrt_core.accuracy.tables import as_text, sums_renderables
+from sadtrt_core.accuracy.tables import as_text, renderables
 from sadtrt_core.config import RunConfig
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import PRECISIONS
@@ -55,7 +55,7 @@ def test_it_is_kept_whole_and_read_by_people(report, tmp_path):
     assert "-drift-half-sums-fp16-mixed" in folder.name
     assert SumsReport.from_json(json.loads((folder / "drift.json").read_text())) == report
     text = (folder / "drift.txt").read_text()
-    assert text == as_text(sums_renderables(report))
+    assert text == as_text(renderables(report))
     assert text.index(MASK) < text.index("/decoder/fc/Conv")
     assert "12,348" in text
 

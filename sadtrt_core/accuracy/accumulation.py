@@ -1,22 +1,23 @@
 """What it costs that kernels sum in half: which convolutions' sums lose the picture.
 
 The generator's typed graph by PyTorch, every rounding explicit, sums in float; then with convolutions that sum in half
-as tensor cores do (half_sums.py): all of them, each alone, and all but those that lose most alone.
+as tensor cores do: all of them, each alone, and all but those that lose most alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor
 
 from sadtrt_core.accuracy.drift import versions
-from sadtrt_core.accuracy.findings import SUMS_REPORT_VERSION, Loss, SparedSums, SumLoss, SumsReport
-from sadtrt_core.accuracy.fp16_accumulation import convolve_in_half
+from sadtrt_core.accuracy.findings import SUMS_REPORT_VERSION, ExcludedSums, Loss, SumLoss, SumsReport
 from sadtrt_core.accuracy.losses import worst_frames
 from sadtrt_core.accuracy.torch_graph import rounded_graph, run_graph
 from sadtrt_core.errors import UserError
@@ -24,12 +25,55 @@ from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import Precision
-from sadtrt_core.progress import Tell
+from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.session import Session
 
+#: How many products one matrix instruction adds to the accumulator (the k of mma.m16n8k16 and wgmma.m64nNk16).
+PRODUCTS = 16
+
+
+def convolve_in_half(given: Sequence[Tensor], attributes: Mapping[str, Any], longest: int | None = None) -> Tensor:
+    """The result of an ONNX Conv whose sums are rounded to half after every PRODUCTS products; float32.
+
+    `given` are input (1, C, spatial...), weights (O, C, kernel...) and perhaps bias (O,), float32 that holds halves.
+    The products of one kernel position after the other are summed, its input channels in order; the bias is added in
+    float. The PRODUCTS products themselves and their sum are float32: hardware adds them with less (it aligns them to
+    the largest), which half's rounding hides. `longest`, if given, ends a sum after at most so many products (at least
+    PRODUCTS) and adds such partial sums in float, as a convolution would that is split over its products.
+
+    Raises UserError for grouped or dilated convolutions and for a batch beyond one, which the generator does not have.
+    """
+    value, weights = given[:2]
+    if attributes["group"] != 1 or any(step != 1 for step in attributes["dilations"]) or value.shape[0] != 1:
+        raise UserError("sums in half are simulated for ungrouped, undilated convolutions of batch 1 only")
+    spatial = value.dim() - 2
+    strides, pads = attributes["strides"], list(attributes["pads"])
+    sides = [size for axis in reversed(range(spatial)) for size in (pads[axis], pads[spatial + axis])]
+    padded = torch.nn.functional.pad(value[0], sides)
+    kernel = weights.shape[2:]
+    made = [(padded.shape[1 + a] - kernel[a]) // strides[a] + 1 for a in range(spatial)]
+    total = torch.zeros((weights.shape[0], *made), device=value.device).flatten(1)
+    chain, products = torch.zeros_like(total), 0
+    for number, position in enumerate(itertools.product(*map(range, kernel))):
+        ends = [position[a] + strides[a] * (made[a] - 1) + 1 for a in range(spatial)]
+        window = [slice(None), *(slice(position[a], ends[a], strides[a]) for a in range(spatial))]
+        seen = padded[tuple(window)].flatten(1)
+        factors = weights.flatten(2)[:, :, number]
+        for start in range(0, seen.shape[0], PRODUCTS):
+            if longest is not None and products and products + PRODUCTS > longest:
+                total, chain, products = total + chain, torch.zeros_like(chain), 0
+            chain = torch.addmm(chain, factors[:, start : start + PRODUCTS], seen[start : start + PRODUCTS])
+            chain = chain.half().float()
+            products += PRODUCTS
+    total = total + chain
+    if len(given) > 2:
+        total = total + given[2][:, None]
+    return total.reshape(1, weights.shape[0], *made)
+
+
 #: How many of the worst convolutions sum in float while the others sum in half.
-SPARED = (1, 2, 4, 8, 16)
+EXCLUDED = (1, 2, 4, 8, 16)
 
 
 class SummedGraph:
@@ -64,9 +108,7 @@ class SummedGraph:
         )
 
 
-def sum_losses(
-    suite: Session, precision: Precision, worst: int, tell: Tell = lambda doing, done, total: None
-) -> SumsReport:
+def sum_losses(suite: Session, precision: Precision, worst: int, reporter: Reporter = SILENT) -> SumsReport:
     """What sums in half cost in `precision`, on the `worst` frames of the sequence with every sum in half.
 
     An interruption (KeyboardInterrupt) ends it early with what there is. Raises UserError for a precision that
@@ -77,7 +119,7 @@ def sum_losses(
             f"precision {precision.name!r} computes in {precision.compute}: kernels that sum in half are those of "
             "float16, so give fp16, fp16-mixed, int8 or a plan of that base"
         )
-    tell("rendering the sequence", 0, None)
+    reporter.progress("drift: rendering the sequence", 0, None)
     graph = SummedGraph(suite, precision)
     everything = range(len(suite.frame_inputs))
     reference = suite.reference.frames
@@ -89,18 +131,18 @@ def sum_losses(
 
     exact = graph.pictures({}, frames)
     errors: dict[str, float] = {}
-    excluded: list[SparedSums] = []
+    excluded: list[ExcludedSums] = []
     every = loss(graph.halves)
-    steps = len(graph.halves) + len(SPARED)
+    steps = len(graph.halves) + len(EXCLUDED)
     complete = True
     try:
         for name in graph.halves:
-            tell(f"{name} alone", len(errors), steps)
+            reporter.progress(f"drift: {name} alone", len(errors), steps)
             errors[name] = squared_error(graph.pictures({name: None}, frames), exact)
         order = sorted(errors, key=lambda name: -errors[name])
-        for count in SPARED:
-            tell(f"all but the worst {count}", len(errors) + len(excluded), steps)
-            excluded.append(SparedSums(count, loss(order[count:])))
+        for count in EXCLUDED:
+            reporter.progress(f"drift: all but the worst {count}", len(errors) + len(excluded), steps)
+            excluded.append(ExcludedSums(count, loss(order[count:])))
     except KeyboardInterrupt:
         complete = False
     return SumsReport(
