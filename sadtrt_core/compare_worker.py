@@ -17,8 +17,7 @@ import sadtrt_core
 def serve(questions: IO[str], answers: IO[str]) -> None:
     """Load what the first line asks for, then take samples or render for every line that follows."""
     from sadtrt_core.benchmark import BENCHMARK_VERSION
-    from sadtrt_core.compare.side import read_question
-    from sadtrt_core.compare.sides import local_side
+    from sadtrt_core.compare.sides import local_side, read_question
     from sadtrt_core.errors import BuildError, UserError
     from sadtrt_core.progress import ConsoleReporter
     from sadtrt_core.session import Session

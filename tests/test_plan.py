@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.edit import element_types
-from sadtrt_core.graph.pipeline import typed_graph
+from sadtrt_core.graph.export import typed_graph
 from sadtrt_core.plan import FORMAT, Keep, Plan, plan_text, precision_named, read_plan, write_plan
 from sadtrt_core.renderer.stages import GRAPH_STAGES, STAGES
 

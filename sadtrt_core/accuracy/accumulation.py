@@ -22,7 +22,7 @@ from sadtrt_core.accuracy.losses import worst_frames
 from sadtrt_core.accuracy.torch_graph import rounded_graph, run_graph
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.edit import element_types
-from sadtrt_core.graph.pipeline import typed_graph
+from sadtrt_core.graph.export import typed_graph
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import Precision
 from sadtrt_core.progress import SILENT, Reporter
@@ -77,15 +77,15 @@ EXCLUDED = (1, 2, 4, 8, 16)
 
 
 class SummedGraph:
-    """The generator's graph in a precision on the frames of a suite, its half convolutions summing as told.
+    """The generator's graph in a precision on the frames of a session, its half convolutions summing as told.
 
     `halves` names the convolutions of half operands (the others sum in float, or in integers, whatever the kernel) and
     how many products each of their sums has.
     """
 
-    def __init__(self, suite: Session, precision: Precision) -> None:
-        stage, calibration = STAGES["generator"], suite.calibration if precision.quantize is not None else None
-        typed = typed_graph(suite.renderer, stage, precision, "native", suite.options.cache, calibration)
+    def __init__(self, session: Session, precision: Precision) -> None:
+        stage, calibration = STAGES["generator"], session.calibration if precision.quantize is not None else None
+        typed = typed_graph(session.renderer, stage, precision, "native", session.options.cache, calibration)
         model = onnx.load_from_string(typed)
         types, sizes = element_types(model), {tensor.name: tensor.dims for tensor in model.graph.initializer}
         self.halves = {
@@ -93,9 +93,9 @@ class SummedGraph:
             for node in model.graph.node
             if node.op_type == "Conv" and types[node.input[0]] == onnx.TensorProto.FLOAT16
         }
-        shapes = {spec.name: spec.batched(1) for spec in stage.inputs(suite.renderer.config)}
-        self._graph, self._constants = rounded_graph(model, shapes, suite.device)
-        self._inputs = [{k: v.to(suite.device) for k, v in item.items()} for item in suite.frame_inputs]
+        shapes = {spec.name: spec.batched(1) for spec in stage.inputs(session.renderer.config)}
+        self._graph, self._constants = rounded_graph(model, shapes, session.device)
+        self._inputs = [{k: v.to(session.device) for k, v in item.items()} for item in session.frame_inputs]
 
     def pictures(self, longest: Mapping[str, int | None], frames: Sequence[int]) -> Tensor:
         """Frames (N, 3, H, W) on the host with the convolutions of these names summing in half.
@@ -108,7 +108,7 @@ class SummedGraph:
         )
 
 
-def sum_losses(suite: Session, precision: Precision, worst: int, reporter: Reporter = SILENT) -> SumsReport:
+def sum_losses(session: Session, precision: Precision, worst: int, reporter: Reporter = SILENT) -> SumsReport:
     """What sums in half cost in `precision`, on the `worst` frames of the sequence with every sum in half.
 
     An interruption (KeyboardInterrupt) ends it early with what there is. Raises UserError for a precision that
@@ -120,9 +120,9 @@ def sum_losses(suite: Session, precision: Precision, worst: int, reporter: Repor
             "float16, so give fp16, fp16-mixed, int8 or a plan of that base"
         )
     reporter.progress("drift: rendering the sequence", 0, None)
-    graph = SummedGraph(suite, precision)
-    everything = range(len(suite.frame_inputs))
-    reference = suite.reference.frames
+    graph = SummedGraph(session, precision)
+    everything = range(len(session.frame_inputs))
+    reference = session.reference.frames
     frames = worst_frames(measure_drift(reference, graph.pictures(_whole(graph.halves), everything)), worst)
     chosen = reference[list(frames)]
 
@@ -148,16 +148,16 @@ def sum_losses(suite: Session, precision: Precision, worst: int, reporter: Repor
     return SumsReport(
         version=SUMS_REPORT_VERSION,
         precision=precision.name,
-        meaningful=suite.drift_is_meaningful,
-        weights=suite.recorded_weights,
-        workload=suite.recorded_workload,
+        meaningful=session.drift_is_meaningful,
+        weights=session.recorded_weights,
+        workload=session.recorded_workload,
         frames=frames,
         complete=complete,
         in_float=Loss.of(measure_drift(chosen, exact)),
         in_half=every,
         convolutions=tuple(SumLoss(name, graph.halves[name], error) for name, error in errors.items()),
         excluded=tuple(excluded),
-        versions=versions(suite.device),
+        versions=versions(session.device),
     )
 
 

@@ -53,46 +53,46 @@ def loss_words(loss: Loss) -> str:
 
 
 def confirm_all(
-    suite: Session, kind: RunnerKind, precisions: Sequence[Precision], reporter: Reporter = SILENT
+    session: Session, kind: RunnerKind, precisions: Sequence[Precision], reporter: Reporter = SILENT
 ) -> list[Confirmed]:
     """Every precision in the runner, one after the other; on a GPU engines are built before that, several at a time.
 
     `reporter` hears each result, and why one could not be built, which is then left out. Raises UserError where the
     runner cannot serve.
     """
-    jobs = [_job(suite, kind, precision) for precision in precisions]
+    jobs = [_job(session, kind, precision) for precision in precisions]
     failed: dict[str, str] = {}
-    if suite.on_gpu:
-        reporter.log(f"building {len(jobs)} engines, at most {suite.options.jobs} at a time")
+    if session.on_gpu:
+        reporter.log(f"building {len(jobs)} engines, at most {session.options.jobs} at a time")
         builds = [engine_job(job, BuildOptions(optimization_level=job.optimization_level)) for job in jobs]
-        outcomes = build_all(builds, suite.options.jobs, reporter)
+        outcomes = build_all(builds, session.options.jobs, reporter)
         failed = {outcome.job.precision.name: outcome.failure for outcome in outcomes if outcome.failure is not None}
     confirmed = []
     for precision in precisions:
         if precision.name in failed:
             reporter.log(f"{precision.name}: not built: {failed[precision.name]}")
             continue
-        confirmed.append(confirm(suite, kind, precision))
+        confirmed.append(confirm(session, kind, precision))
         reporter.log("; ".join((f"{precision.name}: {confirmed[-1]}", *confirmed[-1].notes)))
     return confirmed
 
 
-def _job(suite: Session, kind: RunnerKind, precision: Precision) -> Job:
-    job = replace(suite.job(suite.case("generator", kind.name, "fp32")), precision=precision)
+def _job(session: Session, kind: RunnerKind, precision: Precision) -> Job:
+    job = replace(session.job(session.case("generator", kind.name, "fp32")), precision=precision)
     absence = kind.available(job)
     if absence is not None:
         raise UserError(f"{kind.name} cannot confirm the plan: {absence}")
     return job
 
 
-def confirm(suite: Session, kind: RunnerKind, precision: Precision) -> Confirmed:
+def confirm(session: Session, kind: RunnerKind, precision: Precision) -> Confirmed:
     """Render the whole sequence and time the generator in a precision; builds an engine where the runner needs one.
 
     Raises UserError with the reason where the runner cannot serve.
     """
-    with kind.create(_job(suite, kind, precision)) as active:
-        drift = suite.drift(suite.render_sequence(active, suite.frame_inputs))
-        timing = Repetitions(active, suite.timing_plan, suite.sensors)
+    with kind.create(_job(session, kind, precision)) as active:
+        drift = session.drift(session.render_sequence(active, session.frame_inputs))
+        timing = Repetitions(active, session.timing_plan, session.sensors)
         while not timing.complete:
             timing.wait()
             timing.repeat()

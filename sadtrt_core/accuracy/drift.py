@@ -1,4 +1,4 @@
-"""`sadtrt drift`: measures the losses of a suite's renderer and keeps the findings under results/."""
+"""`sadtrt drift`: measures the losses of a session's renderer and keeps the findings under results/."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from sadtrt_core.accuracy.tables import Report, as_text, renderables
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_file
-from sadtrt_core.graph.export import OPSET
-from sadtrt_core.graph.pipeline import cached_export
+from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.precision import Precision
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records.schema import Run
@@ -65,35 +64,35 @@ REPORT_FILE = "drift.json"
 TABLE_FILE = "drift.txt"
 
 
-def simulator_of(suite: Session, quantized: bool = False) -> Simulator:
-    """The suite's generator as an fp32 graph, and its inputs for every driving frame.
+def simulator_of(session: Session, quantized: bool = False) -> Simulator:
+    """The session's generator as an fp32 graph, and its inputs for every driving frame.
 
-    PyTorch computes it where the suite has a GPU, ONNX Runtime on a CPU. `quantized` adds ranges, which are measured
+    PyTorch computes it where the session has a GPU, ONNX Runtime on a CPU. `quantized` adds ranges, which are measured
     where the cache has none.
     """
-    calibration = suite.calibration if quantized else None
-    graph = cached_export(suite.renderer, STAGES["generator"], OPSET, suite.options.cache)
-    items = frame_inputs(suite.renderer, suite.workload, STAGES["generator"], torch.device("cpu"))
-    return Simulator(graph, items, suite.device if suite.device.type == "cuda" else None, calibration)
+    calibration = session.calibration if quantized else None
+    graph = cached_export(session.renderer, STAGES["generator"], OPSET, session.options.cache)
+    items = frame_inputs(session.renderer, session.workload, STAGES["generator"], torch.device("cpu"))
+    return Simulator(graph, items, session.device if session.device.type == "cuda" else None, calibration)
 
 
-def session_losses(suite: Session, precision: Precision, worst: int, reporter: Reporter = SILENT) -> DriftReport:
-    """Where `precision` loses the picture of the suite's renderer, on the `worst` frames of its sequence.
+def session_losses(session: Session, precision: Precision, worst: int, reporter: Reporter = SILENT) -> DriftReport:
+    """Where `precision` loses the picture of the session's renderer, on the `worst` frames of its sequence.
 
-    Shares of time come from the newest run of the suite's results folder, where it has them. Raises UserError as
+    Shares of time come from the newest run of the session's results folder, where it has them. Raises UserError as
     `measure_losses` does.
     """
-    shares = latest_time_shares(suite.options.results, precision.name, suite.recorded_workload.size)
-    simulator = simulator_of(suite, precision.quantize is not None)
+    shares = latest_time_shares(session.options.results, precision.name, session.recorded_workload.size)
+    simulator = simulator_of(session, precision.quantize is not None)
     found = measure_losses(simulator, precision, worst, shares[0] if shares else None, reporter)
     return DriftReport(
         version=REPORT_VERSION,
         precision=precision.name,
         compute=precision.compute,
         reference=REFERENCE,
-        meaningful=suite.drift_is_meaningful,
-        weights=suite.recorded_weights,
-        workload=suite.recorded_workload,
+        meaningful=session.drift_is_meaningful,
+        weights=session.recorded_weights,
+        workload=session.recorded_workload,
         frames=found.frames,
         complete=found.complete,
         low=found.low,

@@ -23,7 +23,7 @@ from sadtrt_core.accuracy.losses import worst_frames
 from sadtrt_core.accuracy.torch_graph import rounded_graph, run_graph
 from sadtrt_core.benchmark import build_engines, engines_for
 from sadtrt_core.errors import BuildError, UserError
-from sadtrt_core.graph.pipeline import typed_graph
+from sadtrt_core.graph.export import typed_graph
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES, call_stage, matrix_arithmetic, stage_module
@@ -129,55 +129,55 @@ TOGETHER = "all four stages"
 _STAGES = (*GENERATOR_PARTS, GENERATOR)
 
 
-def shipped_runner(suite: Session) -> RunnerKind:
-    """TensorRT where the suite has a GPU, ONNX Runtime on a CPU."""
-    return runner_named("tensorrt" if suite.device.type == "cuda" else "onnxruntime")
+def shipped_runner(session: Session) -> RunnerKind:
+    """TensorRT where the session has a GPU, ONNX Runtime on a CPU."""
+    return runner_named("tensorrt" if session.device.type == "cuda" else "onnxruntime")
 
 
-def prepare_engines(suite: Session, precision: str, console: Console) -> None:
+def prepare_engines(session: Session, precision: str, console: Console) -> None:
     """Build the engines of the stages and of the generator that the cache lacks, several at a time.
 
     Raises UserError where the runner cannot serve the precision here, BuildError where a build fails.
     """
-    kind = shipped_runner(suite)
-    cases = [suite.case(stage, kind.name, precision) for stage in _STAGES]
+    kind = shipped_runner(session)
+    cases = [session.case(stage, kind.name, precision) for stage in _STAGES]
     for case in cases:
-        absence = suite.unavailable(case)
+        absence = session.unavailable(case)
         if absence is not None:
             raise UserError(f"{case.stage} in {precision} cannot be computed by {kind.name}: {absence}")
-    engines = engines_for(suite, cases) if kind.name == "tensorrt" else {}
-    for outcome in build_engines(list(engines.values()), suite.options.jobs, console):
+    engines = engines_for(session, cases) if kind.name == "tensorrt" else {}
+    for outcome in build_engines(list(engines.values()), session.options.jobs, console):
         if outcome.failure is not None:
             raise BuildError(outcome.failure)
 
 
-def engine_losses(suite: Session, precision: str, worst: int, reporter: Reporter = SILENT) -> EngineReport:
+def engine_losses(session: Session, precision: str, worst: int, reporter: Reporter = SILENT) -> EngineReport:
     """What each stage costs computed by the shipped runner, on the `worst` frames of the sequence.
 
     The worst are those of the whole generator by the runner. Raises as `prepare_engines` and runners do.
     """
-    kind = shipped_runner(suite)
+    kind = shipped_runner(session)
     reporter.progress("drift: loading the stages", 0, None)
     with ExitStack() as active:
         backends: dict[tuple[Backend, str], Compute] = {}
         for stage in _STAGES:
-            job = suite.job(suite.case(stage, kind.name, precision))
+            job = session.job(session.case(stage, kind.name, precision))
             backends["runner", stage] = by_runner(active.enter_context(kind.create(job)))
             backends["simulated", stage] = by_simulation(job)
             backends["fp32", stage] = by_pytorch(job, tf32=False)
-        frames, stages = measure_stages(StageChain(backends, suite.frame_inputs), worst, reporter)
+        frames, stages = measure_stages(StageChain(backends, session.frame_inputs), worst, reporter)
     return EngineReport(
         version=ENGINE_REPORT_VERSION,
-        precision=suite.precision(precision).name,
+        precision=session.precision(precision).name,
         runner=kind.name,
-        grid_sample=suite.grid_sample,
-        optimization_level=suite.options.optimization_level,
-        meaningful=suite.drift_is_meaningful,
-        weights=suite.recorded_weights,
-        workload=suite.recorded_workload,
+        grid_sample=session.grid_sample,
+        optimization_level=session.options.optimization_level,
+        meaningful=session.drift_is_meaningful,
+        weights=session.recorded_weights,
+        workload=session.recorded_workload,
         frames=frames,
         stages=stages,
-        versions=versions(suite.device),
+        versions=versions(session.device),
     )
 
 

@@ -89,7 +89,7 @@ def compare(
     import json
 
     from sadtrt_core.compare.compare import compare_sides
-    from sadtrt_core.compare.side import parse_side, picture_frames
+    from sadtrt_core.compare.sides import parse_side, picture_frames
 
     (batch,) = config.batches
     session = make_session(dataclasses.replace(config, frames=picture_frames(batch)))

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sadtrt_core import stats
-from sadtrt_core.compare.side import Side
-from sadtrt_core.compare.sides import Sampler, Samples, local_side, remote_side
+from sadtrt_core.compare.sides import Sampler, Samples, Side, local_side, remote_side
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.session import Session

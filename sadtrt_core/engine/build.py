@@ -16,13 +16,13 @@ from sadtrt_core.engine.constraints import (
     Pinned,
     constrain_layers,
     has_low_precision,
+    is_quantized,
     kept_names,
     kept_tensors,
     layer_types,
 )
 from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.engine.messages import in_one_line, message_log
-from sadtrt_core.engine.quantized import is_quantized
 from sadtrt_core.errors import BuildError, UserError
 from sadtrt_core.graph.instance_norm import decompose_instance_norm
 from sadtrt_core.progress import SILENT, Reporter

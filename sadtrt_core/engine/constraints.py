@@ -2,8 +2,7 @@
 
 Later generations read the types from the graph. Here the parsed network is walked in order: a layer whose output bears
 the name of a tensor of the graph gets that tensor's type, a layer that the parser added takes the type of the next one
-that is known.
-"""
+that is known."""
 
 from __future__ import annotations
 
@@ -15,7 +14,6 @@ from typing import Any, Literal
 import onnx
 from onnx import TensorProto
 
-from sadtrt_core.engine.quantized import free_tensors
 from sadtrt_core.engine.tensorrt_api import create_runtime
 from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
 
@@ -141,3 +139,43 @@ def kept_tensors(trt: Any, plan: bytes, kept: frozenset[str]) -> KeptTensors:
                 kind = " ".join(str(value) for key, value in output.items() if key != "Name")
                 shown[name] = "FP16" in kind or "Half" in kind
     return KeptTensors(len(kept), len(shown), tuple(sorted(name for name, half in shown.items() if half)))
+
+
+# The graph says that a quantized convolution reads and makes float32, the type of its scales. 8.6 fuses it with the
+# pairs before its operands, and with an activation and the QuantizeLinear behind it, into one kernel that reads int8
+# and may write int8 or half at once. A layer precision of float32, obeyed, would ask for a convolution of float
+# operands between layers that quantize and dequantize. Everything else is pinned as in any typed graph.
+_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
+#: What the builder fuses into a convolution before it quantizes the result.
+_ACTIVATIONS = frozenset({"Relu", "LeakyRelu"})
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether any tensor of the graph is quantized."""
+    return any(node.op_type in _PAIR for node in model.graph.node)
+
+
+def free_tensors(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the tensors whose type belongs to the builder: what quantized convolutions and their fusions make.
+
+    Those are quantized and dequantized values, the convolutions' results, and an activation between a convolution and
+    the next quantization. Casts in between count as one with what they read.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def behind_casts(name: str) -> list[tuple[str, onnx.NodeProto]]:
+        found: list[tuple[str, onnx.NodeProto]] = []
+        for reader in readers.get(name, ()):
+            found += behind_casts(reader.output[0]) if reader.op_type == "Cast" else [(reader.op_type, reader)]
+        return found
+
+    free = {name for node in model.graph.node if node.op_type in _PAIR for name in node.output}
+    for made in [node.output[0] for node in model.graph.node if node.op_type == "Conv" and node.input[0] in free]:
+        free.add(made)
+        for kind, reader in behind_casts(made):
+            if kind in _ACTIVATIONS and any(after == "QuantizeLinear" for after, _ in behind_casts(reader.output[0])):
+                free.add(reader.output[0])
+    return frozenset(free)

@@ -21,9 +21,8 @@ from sadtrt_core.errors import UserError
 from sadtrt_core.files import code_digest, locked
 from sadtrt_core.graph.calibration import Calibration, read_calibration, write_calibration
 from sadtrt_core.graph.edit import constants_to_initializers
-from sadtrt_core.graph.export import OPSET
+from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
-from sadtrt_core.graph.pipeline import cached_export
 from sadtrt_core.graph.quantize import CONVOLUTION
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.inputs import frame_inputs

@@ -4,12 +4,15 @@ ONNX Runtime's CPU provider computes half operators in float and drops the casts
 (0.3 + 2048) - 2048 comes out as 0.30 where half arithmetic gives 0: it would report less drift than there is. Here
 every rounding is a pair of casts in the graph, which ONNX Runtime keeps because it loses precision. The arithmetic of
 one operator stays fp32, as PyTorch's half convolutions sum. Tensor cores can sum in half as well (graph/split_k.py):
-what that costs is no rounding of a tensor and is not shown here.
+what that costs is no rounding of a tensor and is not shown here. `session_options` tells
+the provider to leave such a graph as it is.
 """
 
 from __future__ import annotations
 
 import onnx
+import onnxruntime
+import torch
 from onnx import TensorProto, numpy_helper
 
 from sadtrt_core.graph.edit import FLOAT_TYPES, GraphBuilder, element_types, replace_nodes
@@ -64,3 +67,19 @@ def _round(builder: GraphBuilder, nodes: list[onnx.NodeProto], value: str, outpu
     start = len(builder.nodes)
     builder.op("Cast", builder.op("Cast", value, to=kind), to=TensorProto.FLOAT, output=output)
     nodes.extend(builder.nodes[start:])
+
+
+def session_options(model: onnx.ModelProto) -> onnxruntime.SessionOptions:
+    """Options for a session of this graph, with as many threads as PyTorch uses.
+
+    Quantized operands and their convolution are left apart: fused, they would be computed by integer kernels that
+    saturate on some processors, and rounded once more.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if any(tensor.data_type == TensorProto.FLOAT8E4M3FN for tensor in model.graph.initializer):
+        # Higher levels change what a graph with eight-bit floats computes: PyTorch agrees with this one.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return options

@@ -8,9 +8,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from sadtrt_core.graph.ort_options import session_options
-from sadtrt_core.graph.pipeline import typed_graph
-from sadtrt_core.graph.rounding import explicit_rounding
+from sadtrt_core.graph.export import typed_graph
+from sadtrt_core.graph.rounding import explicit_rounding, session_options
 from sadtrt_core.runners.base import Job, StageRunner
 
 

@@ -17,8 +17,7 @@ from sadtrt_core.case import Case
 from sadtrt_core.cli import app
 from sadtrt_core.compare import engine_file as compare_engine
 from sadtrt_core.compare.compare import Comparison, compare_interleaved, compare_pictures, compare_sides
-from sadtrt_core.compare.side import parse_side, question, read_question
-from sadtrt_core.compare.sides import LocalSide, Samples, remote_side
+from sadtrt_core.compare.sides import LocalSide, Samples, parse_side, question, read_question, remote_side
 from sadtrt_core.config import RunConfig
 from sadtrt_core.engine import cache as engine_cache
 from sadtrt_core.engine.job import parse_file_name

@@ -17,7 +17,7 @@ from sadtrt_core.engine.sampler_check import (
     sampler_fault,
     sampler_precision,
 )
-from sadtrt_core.graph.pipeline import typed_graph
+from sadtrt_core.graph.export import typed_graph
 from sadtrt_core.graph.rounding import explicit_rounding
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer

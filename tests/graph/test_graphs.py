@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
-from sadtrt_core.graph.export import export_stage
+from sadtrt_core.graph.export import export_stage, typed_graph
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.instance_norm import decompose_instance_norm
-from sadtrt_core.graph.pipeline import typed_graph
 from sadtrt_core.graph.rounding import explicit_rounding
 from sadtrt_core.graph.typed import apply_precision, coordinate_slice, picture_slice
 from sadtrt_core.precision import PRECISIONS, Precision

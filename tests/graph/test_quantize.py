@@ -14,8 +14,7 @@ from sadtrt_core.accuracy.simulate import make_session
 from sadtrt_core.accuracy.torch_graph import run_graph
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.edit import element_types
-from sadtrt_core.graph.export import export_stage
-from sadtrt_core.graph.pipeline import typed_graph
+from sadtrt_core.graph.export import export_stage, typed_graph
 from sadtrt_core.graph.rounding import explicit_rounding
 from sadtrt_core.graph.typed import apply_precision, quantized_nodes
 from sadtrt_core.precision import PRECISIONS, Precision, Quantization
