@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,8 +18,8 @@ from rich.progress import (
 from typing_extensions import Self
 
 
-class Reporter(Protocol):
-    """Told of what takes time. It may be called from several threads."""
+class Reporter:
+    """Told of what takes time, from several threads perhaps; this one tells nobody."""
 
     def log(self, line: str) -> None:
         """One sentence that a person should see."""
@@ -32,20 +31,10 @@ class Reporter(Protocol):
         """
 
 
-class Silent:
-    """Tells nobody."""
-
-    def log(self, line: str) -> None:
-        """Dropped."""
-
-    def progress(self, task: str, done: float, total: float | None) -> None:
-        """Dropped."""
+SILENT = Reporter()
 
 
-SILENT = Silent()
-
-
-class ConsoleReporter:
+class ConsoleReporter(Reporter):
     """Prints lines on a console and, inside a `with` block, draws one bar a task below them."""
 
     def __init__(self, console: Console) -> None:

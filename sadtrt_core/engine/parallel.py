@@ -119,7 +119,7 @@ def _finish(one: _Running, report: Reporter) -> BuildOutcome:
     return BuildOutcome(one.job, failure, time.monotonic() - one.started)
 
 
-class _PipeReporter:
+class _PipeReporter(Reporter):
     """Sends what it is told to the parent process."""
 
     def __init__(self, messages: Connection) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from typing_extensions import Self
@@ -22,18 +23,15 @@ CLOCK_DROP = 0.05
 STEADY_PERCENTILE = 90
 """The steady clock is this percentile of the readings, so that a clock that is down most of the time still shows."""
 PERIOD_S = 0.02
+SPREADS = ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "memory_used_mb")
+"""What is recorded of the readings with minimum, median and maximum."""
 
 Window = tuple[float, float]
 """Begin and end of a sample in seconds of `time.perf_counter`."""
 
 
-@dataclass(frozen=True)
-class TimedReading:
-    """A reading and when it was taken, in seconds of `time.perf_counter`; queries take time, so it has two ends."""
-
-    begin: float
-    end: float
-    reading: Reading
+TimedReading = tuple[float, float, Reading]
+"""Begin and end of a query of the sensors, which takes time, in the same seconds, and what it read."""
 
 
 class TelemetrySampler:
@@ -93,30 +91,23 @@ class TelemetrySampler:
         assert self._sensors is not None, "there are no sensors to look at"
         begin = self._clock()
         reading = self._sensors.read()
-        self.readings.append(TimedReading(begin, self._clock(), reading))
+        self.readings.append((begin, self._clock(), reading))
 
     def telemetry(self, windows: Sequence[Window] = (), host: HostLoad | None = None) -> Telemetry | None:
         """What was seen during the samples (everything, without any); None where nothing is known of GPU and host.
 
         `host` is how the host was meanwhile.
         """
-        on_host: dict[str, float | None] = {}
+        on_host: dict[str, Any] = {}
         if host is not None:
             on_host = {name: getattr(host, name) for name in ("others_percent", "waited_percent", "yardstick_ms")}
         if not self.readings:
             known = any(value is not None for value in on_host.values())
-            return Telemetry(None, None, None, None, **on_host) if known else None  # type: ignore[arg-type]
+            return Telemetry(None, None, None, None, **on_host) if known else None
         readings = self._during(windows)
-        reasons = frozenset[str]().union(*(item.reading.throttle_reasons for item in readings))
-        return Telemetry(
-            sm_clock_mhz=_spread([item.reading.sm_clock_mhz for item in readings]),
-            memory_clock_mhz=_spread([item.reading.memory_clock_mhz for item in readings]),
-            temperature_c=_spread([item.reading.temperature_c for item in readings]),
-            power_w=_spread([item.reading.power_w for item in readings]),
-            throttle_reasons=tuple(sorted(reasons)),
-            memory_used_mb=_spread([item.reading.memory_used_mb for item in readings]),
-            **on_host,
-        )
+        spreads: dict[str, Any] = {name: _spread([getattr(reading, name) for reading in readings]) for name in SPREADS}
+        reasons = frozenset[str]().union(*(reading.throttle_reasons for reading in readings))
+        return Telemetry(throttle_reasons=tuple(sorted(reasons)), **spreads, **on_host)
 
     def disturbed(self, windows: Sequence[Window]) -> tuple[int, ...]:
         """Indices of the samples that a clock drop or a throttle reason may have touched.
@@ -133,9 +124,9 @@ class TelemetrySampler:
         lasting = self._lasting_reasons(windows)
         last = len(self.readings) - 1
         spans = [
-            (self.readings[max(0, i - 1)].begin, self.readings[min(last, i + 1)].end)
-            for i, item in enumerate(self.readings)
-            if is_bad(item.reading, steady, lasting)
+            (self.readings[max(0, i - 1)][0], self.readings[min(last, i + 1)][1])
+            for i, (_, _, reading) in enumerate(self.readings)
+            if is_bad(reading, steady, lasting)
         ]
         return tuple(
             index
@@ -145,22 +136,21 @@ class TelemetrySampler:
 
     def steady_clock_mhz(self, windows: Sequence[Window] = ()) -> float | None:
         """The SM clock of the GPU while nothing limited it, in MHz; None where it is not told."""
-        clocks = [item.reading.sm_clock_mhz for item in self._during(windows)]
+        clocks = [reading.sm_clock_mhz for reading in self._during(windows)]
         known = [clock for clock in clocks if clock is not None]
         return float(np.percentile(known, STEADY_PERCENTILE, method="nearest")) if known else None
 
     def _lasting_reasons(self, windows: Sequence[Window]) -> frozenset[str]:
         """Throttle reasons of more than half of the readings during the samples, without emergencies."""
         readings = self._during(windows)
-        counts = Counter(reason for item in readings for reason in item.reading.throttle_reasons)
+        counts = Counter(reason for reading in readings for reason in reading.throttle_reasons)
         return frozenset(reason for reason, count in counts.items() if 2 * count > len(readings)) - EMERGENCY_REASONS
 
-    def _during(self, windows: Sequence[Window]) -> list[TimedReading]:
+    def _during(self, windows: Sequence[Window]) -> list[Reading]:
         """The readings from the first sample's begin to the last one's end, or all where none falls inside."""
-        if not windows:
-            return self.readings
-        first, last = windows[0][0], windows[-1][1]
-        return [item for item in self.readings if item.end >= first and item.begin <= last] or self.readings
+        first, last = (windows[0][0], windows[-1][1]) if windows else (-math.inf, math.inf)
+        inside = [reading for begin, end, reading in self.readings if end >= first and begin <= last]
+        return inside or [reading for _, _, reading in self.readings]
 
 
 def is_bad(reading: Reading, steady_clock_mhz: float | None, lasting: frozenset[str] = frozenset()) -> bool:

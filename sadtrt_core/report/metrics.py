@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from sadtrt_core import stats
 from sadtrt_core.case import Case
-from sadtrt_core.records.measurements import Drift, Latency, Resources, Spread, Telemetry
+from sadtrt_core.records.measurements import Drift, Latency, Spread
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.report.text import decibels, megabytes, milliseconds
 
@@ -81,20 +81,9 @@ class Metric:
         return f"{self.heading} {self.unit}".strip() or self.name
 
 
-def _of_latency(value: Callable[[Latency], Value]) -> Callable[[Record, Run | None], Value]:
-    return lambda record, run: None if record.latency is None else value(record.latency)
-
-
-def _of_drift(value: Callable[[Drift], Value]) -> Callable[[Record, Run | None], Value]:
-    return lambda record, run: None if record.drift is None else value(record.drift)
-
-
-def _of_resources(value: Callable[[Resources], Value]) -> Callable[[Record, Run | None], Value]:
-    return lambda record, run: None if record.resources is None else value(record.resources)
-
-
-def _of_telemetry(value: Callable[[Telemetry], Value]) -> Callable[[Record, Run | None], Value]:
-    return lambda record, run: None if record.telemetry is None else value(record.telemetry)
+def _of(part: Part, value: Callable[[Any], Value]) -> Callable[[Record, Run | None], Value]:
+    """`value` of one part of a record, None where the record has none."""
+    return lambda record, run: None if getattr(record, part) is None else value(getattr(record, part))
 
 
 def _middle(spread: Spread | None) -> float | None:
@@ -233,63 +222,63 @@ def _growth(key: str, default: float, reason: str, slack: float = 0.0) -> Limit:
 
 # fmt: off
 _ROWS = (
-    Metric("device_ms_median", "latency", _of_latency(lambda one: one.device_ms_median), "device", "ms", "lower",
+    Metric("device_ms_median", "latency", _of("latency", lambda one: one.device_ms_median), "device", "ms", "lower",
            ("csv", "latency"), _device_cell, limits=(("slowdown_percent", 3.0),)),
-    Metric("device_ms_ci_low", "latency", _of_latency(lambda one: _bound(one.device_ms, "low")), "95% interval",
+    Metric("device_ms_ci_low", "latency", _of("latency", lambda one: _bound(one.device_ms, "low")), "95% interval",
            shown=("csv", "latency"), cell=_interval("device_ms")),
-    Metric("device_ms_ci_high", "latency", _of_latency(lambda one: _bound(one.device_ms, "high"))),
-    Metric("host_ms_median", "latency", _of_latency(lambda one: one.host_ms_median), "host", "ms", "lower",
+    Metric("device_ms_ci_high", "latency", _of("latency", lambda one: _bound(one.device_ms, "high"))),
+    Metric("host_ms_median", "latency", _of("latency", lambda one: one.host_ms_median), "host", "ms", "lower",
            ("csv", "latency"), _host_cell, limits=(("host_slowdown_percent", 10.0), ("cpu_slowdown_percent", 20.0))),
-    Metric("host_ms_ci_low", "latency", _of_latency(lambda one: _bound(one.host_ms, "low")), "95% interval",
+    Metric("host_ms_ci_low", "latency", _of("latency", lambda one: _bound(one.host_ms, "low")), "95% interval",
            shown=("csv", "latency"), cell=_interval("host_ms")),
-    Metric("host_ms_ci_high", "latency", _of_latency(lambda one: _bound(one.host_ms, "high"))),
+    Metric("host_ms_ci_high", "latency", _of("latency", lambda one: _bound(one.host_ms, "high"))),
     Metric("ratio_to_pytorch_fp32", "latency", lambda record, run: ratio_to_reference(run, record), "vs PyTorch fp32",
            better="higher", shown=("csv", "latency"), cell=_ratio_cell),
-    Metric("samples", "latency", _of_latency(lambda one: len(one.judged_ms))),
-    Metric("steady", "latency", _of_latency(lambda one: one.steady)),
+    Metric("samples", "latency", _of("latency", lambda one: len(one.judged_ms))),
+    Metric("steady", "latency", _of("latency", lambda one: one.steady)),
     Metric("late", "latency", _late),
-    Metric("psnr_min", "drift", _of_drift(lambda one: one.psnr_min), "PSNR min", "dB", "higher", ("csv", "drift"),
+    Metric("psnr_min", "drift", _of("drift", lambda one: one.psnr_min), "PSNR min", "dB", "higher", ("csv", "drift"),
            _picture(lambda one: decibels(one.psnr_min), "identical", "NaN in {count} of {frames}"),
            Limit("psnr_min_drop_db", 0.5, "psnr_min_drop", capped="psnr_enough_db"), (("psnr_enough_db", 90.0),)),
-    Metric("psnr_mean", "drift", _of_drift(lambda one: one.psnr_mean), "PSNR mean", "dB", "higher", ("csv", "drift"),
+    Metric("psnr_mean", "drift", _of("drift", lambda one: one.psnr_mean), "PSNR mean", "dB", "higher", ("csv", "drift"),
            _picture(lambda one: decibels(one.psnr_mean), "identical", "NaN"),
            Limit("psnr_mean_drop_db", 0.3, "psnr_mean_drop", value=_capped_mean)),
-    Metric("ssim_min", "drift", _of_drift(lambda one: one.ssim_min), "SSIM min", "", "higher", ("csv", "drift"),
+    Metric("ssim_min", "drift", _of("drift", lambda one: one.ssim_min), "SSIM min", "", "higher", ("csv", "drift"),
            _picture(lambda one: f"{one.ssim_min:.4f}", None, "NaN"), Limit("ssim_drop", 0.001, "ssim_drop")),
-    Metric("max_lsb", "drift", _of_drift(lambda one: one.max_lsb_worst), "max", "LSB", "lower", ("csv", "drift"),
+    Metric("max_lsb", "drift", _of("drift", lambda one: one.max_lsb_worst), "max", "LSB", "lower", ("csv", "drift"),
            _picture(lambda one: str(one.max_lsb_worst), None, None), Limit("lsb_rise", 0.0, "lsb_rise")),
-    Metric("worst_frame", "drift", _of_drift(lambda one: one.worst_frame), "worst frame", shown=("csv", "drift"),
+    Metric("worst_frame", "drift", _of("drift", lambda one: one.worst_frame), "worst frame", shown=("csv", "drift"),
            cell=_picture(lambda one: str(one.worst_frame), "-", None)),
-    Metric("flicker_min", "drift", _of_drift(lambda one: one.flicker_min), "flicker", "dB", "higher", ("csv", "drift"),
-           _picture(lambda one: decibels(one.flicker_min), None, None),
+    Metric("flicker_min", "drift", _of("drift", lambda one: one.flicker_min), "flicker", "dB", "higher",
+           ("csv", "drift"), _picture(lambda one: decibels(one.flicker_min), None, None),
            Limit("flicker_drop_db", 0.5, "flicker_drop", name="flicker_db", capped="psnr_enough_db")),
-    Metric("non_finite_frames", "drift", _of_drift(lambda one: sum(one.non_finite)), better="lower"),
-    Metric("drift_meaningful", "drift", _of_drift(lambda one: one.meaningful)),
-    Metric("drift_reference", "drift", _of_drift(lambda one: one.reference)),
-    Metric("sm_clock_mhz", "telemetry", _of_telemetry(lambda one: _middle(one.sm_clock_mhz)), "SM", "MHz",
+    Metric("non_finite_frames", "drift", _of("drift", lambda one: sum(one.non_finite)), better="lower"),
+    Metric("drift_meaningful", "drift", _of("drift", lambda one: one.meaningful)),
+    Metric("drift_reference", "drift", _of("drift", lambda one: one.reference)),
+    Metric("sm_clock_mhz", "telemetry", _of("telemetry", lambda one: _middle(one.sm_clock_mhz)), "SM", "MHz",
            shown=("csv", "telemetry"), cell=_range("sm_clock_mhz")),
-    Metric("memory_clock_mhz", "telemetry", _of_telemetry(lambda one: _middle(one.memory_clock_mhz)), "memory", "MHz",
-           shown=("telemetry",), cell=_range("memory_clock_mhz")),
-    Metric("temperature_c", "telemetry", _of_telemetry(lambda one: _middle(one.temperature_c)), "", "deg C",
+    Metric("memory_clock_mhz", "telemetry", _of("telemetry", lambda one: _middle(one.memory_clock_mhz)), "memory",
+           "MHz", shown=("telemetry",), cell=_range("memory_clock_mhz")),
+    Metric("temperature_c", "telemetry", _of("telemetry", lambda one: _middle(one.temperature_c)), "", "deg C",
            shown=("csv", "telemetry"), cell=_range("temperature_c")),
-    Metric("power_w", "telemetry", _of_telemetry(lambda one: _middle(one.power_w)), "", "W",
+    Metric("power_w", "telemetry", _of("telemetry", lambda one: _middle(one.power_w)), "", "W",
            shown=("csv", "telemetry"), cell=_range("power_w")),
-    Metric("memory_used_mb", "telemetry", _of_telemetry(lambda one: _middle(one.memory_used_mb)), "used", "MB",
+    Metric("memory_used_mb", "telemetry", _of("telemetry", lambda one: _middle(one.memory_used_mb)), "used", "MB",
            shown=("telemetry",), cell=_range("memory_used_mb")),
-    Metric("engine_mb", "resources", _of_resources(lambda one: one.engine_mb), "engine", "MB", "lower",
+    Metric("engine_mb", "resources", _of("resources", lambda one: one.engine_mb), "engine", "MB", "lower",
            ("csv", "latency"), _megabytes("engine_mb"),
            _growth("engine_growth_percent", 5.0, "engine_growth", 0.5)),
     # A few percent of a small figure are an allocator's granularity: hence the slack.
-    Metric("gpu_memory_mb", "resources", _of_resources(lambda one: one.gpu_memory_mb), "GPU", "MB", "lower",
+    Metric("gpu_memory_mb", "resources", _of("resources", lambda one: one.gpu_memory_mb), "GPU", "MB", "lower",
            ("csv", "latency"), _megabytes("gpu_memory_mb"),
            _growth("memory_growth_percent", 10.0, "memory_growth", 32.0)),
-    Metric("energy_mj_per_frame", "resources", _of_resources(lambda one: one.energy_mj_per_frame), "", "mJ a frame",
+    Metric("energy_mj_per_frame", "resources", _of("resources", lambda one: one.energy_mj_per_frame), "", "mJ a frame",
            "lower", ("csv", "telemetry"), limit=_growth("energy_growth_percent", 20.0, "energy_growth")),
-    Metric("others_percent", "telemetry", _of_telemetry(lambda one: one.others_percent), "host busy",
+    Metric("others_percent", "telemetry", _of("telemetry", lambda one: one.others_percent), "host busy",
            shown=("telemetry",), cell=lambda record, run: "-" if record.telemetry is None
            or record.telemetry.others_percent is None else f"{record.telemetry.others_percent:.0f}%"),
     Metric("disturbed", "latency", _disturbed, "disturbed", shown=("csv", "telemetry"), cell=_disturbed_cell),
-    Metric("throttle_reasons", "telemetry", _of_telemetry(lambda one: " ".join(one.throttle_reasons) or None),
+    Metric("throttle_reasons", "telemetry", _of("telemetry", lambda one: " ".join(one.throttle_reasons) or None),
            "throttled by", shown=("csv", "telemetry"),
            cell=lambda record, run: ", ".join(record.telemetry.throttle_reasons if record.telemetry else ()) or "-"),
 )

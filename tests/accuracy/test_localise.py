@@ -23,7 +23,7 @@ from sadtrt_core.graph.export import export_stage
 from sadtrt_core.graph.typed import coordinate_slice, kept_nodes, picture_slice
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import COORDINATES, PRECISIONS
-from sadtrt_core.progress import Silent
+from sadtrt_core.progress import Reporter
 from sadtrt_core.records import schema
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.renderer.inputs import frame_inputs
@@ -171,7 +171,7 @@ def test_findings_are_kept_whole(sound, tmp_path):
 def test_an_interruption_keeps_what_was_measured(graph, inputs):
     told = []
 
-    class Interrupting(Silent):
+    class Interrupting(Reporter):
         def progress(self, task, done, total):
             told.append(total)
             if done == 4:

@@ -141,7 +141,7 @@ def test_a_row_at_its_power_limit_all_along_is_measured_and_says_so(monkeypatch)
     with TelemetrySampler(found(monkeypatch, H200()), period_s=0.001) as sampler:
         while len(sampler.readings) < 5:
             time.sleep(0.001)
-    windows = [(item.begin, item.end) for item in sampler.readings]
+    windows = [(begin, end) for begin, end, _ in sampler.readings]
     assert sampler.disturbed(windows) == ()
     seen = sampler.telemetry(windows)
     assert seen.throttle_reasons == ("software power cap",)
