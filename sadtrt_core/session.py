@@ -36,7 +36,7 @@ from sadtrt_core.renderer.stages import STAGES, stage_named
 from sadtrt_core.renderer.standin import choose_weights
 from sadtrt_core.renderer.workload import Workload, make_workload
 from sadtrt_core.report.html import write_html
-from sadtrt_core.report.summary import summary_csv
+from sadtrt_core.report.tables import summary_csv
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.registry import grid_sample_label, runner_named
 

@@ -9,7 +9,7 @@ from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_file
 from sadtrt_core.records.schema import Run
 from sadtrt_core.records.store import ENVIRONMENT_FILE, RECORDS_FILE, SUMMARY_FILE, write_run
-from sadtrt_core.report.summary import summary_csv
+from sadtrt_core.report.tables import summary_csv
 
 BASELINES_FOLDER = "baselines"
 

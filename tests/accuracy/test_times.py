@@ -10,7 +10,7 @@ from sadtrt_core.case import Case
 from sadtrt_core.environment import read_environment
 from sadtrt_core.records.schema import Latency, Record, Weights, Workload
 from sadtrt_core.records.store import RunWriter
-from sadtrt_core.report.summary import summary_csv
+from sadtrt_core.report.tables import summary_csv
 
 MS = {"appearance": 1.0, "motion": 5.0, "warp": 0.5, "decode": 3.5}
 

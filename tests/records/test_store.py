@@ -21,7 +21,7 @@ from sadtrt_core.errors import UserError
 from sadtrt_core.records import store
 from sadtrt_core.records.schema import Record, Resources, Run, Telemetry, Weights
 from sadtrt_core.records.store import RunWriter, read_run, write_run
-from sadtrt_core.report.summary import summary_csv
+from sadtrt_core.report.tables import summary_csv
 
 EXAMPLES = Path(__file__).parents[1]
 REUSED_FOLDER = [HealthCheck.function_scoped_fixture]

@@ -19,7 +19,7 @@ from sadtrt_core.gate.output import gate_json, gate_junit, gate_markdown, print_
 from sadtrt_core.records.schema import Run
 from sadtrt_core.records.store import read_run
 from sadtrt_core.report.html import markdown_summary, print_tables, write_html
-from sadtrt_core.report.summary import summary_csv
+from sadtrt_core.report.tables import summary_csv
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "data" / "golden"

@@ -9,7 +9,7 @@ from record_examples import drift, key, latency, measured, on_cpu, run_of
 from sadtrt_core.case import Case
 from sadtrt_core.records.schema import Drift, Record, Resources, Telemetry
 from sadtrt_core.report.metrics import ratio_to_reference
-from sadtrt_core.report.summary import summary_csv, summary_rows
+from sadtrt_core.report.tables import summary_csv, summary_rows
 
 LEADING = (
     "stage,runner,precision,grid_sample,batch,device_ms_median,host_ms_median,gpu_memory_mb,engine_mb,psnr_min,"
