@@ -81,8 +81,10 @@ def _decode(hint: Any, data: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if data is None and type(None) in get_args(hint):
             return None
-        (inner,) = [option for option in get_args(hint) if option is not type(None)]
-        return _decode(inner, data, where)
+        options = [option for option in get_args(hint) if option is not type(None)]
+        if len(options) > 1 and type(data) not in options:
+            raise _mismatch(where, " or ".join(_WORDS[option] for option in options), data)
+        return _decode(type(data) if len(options) > 1 else options[0], data, where)
     if origin is Literal:
         if data not in get_args(hint) or not isinstance(data, str):
             raise _mismatch(where, "one of " + ", ".join(map(repr, get_args(hint))), data)

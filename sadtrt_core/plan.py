@@ -28,11 +28,11 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sadtrt_core.codec import from_json
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_file
 from sadtrt_core.precision import COORDINATES, PICTURE, PLAN_SUFFIX, PRECISIONS, TORCH_TYPES, ComputeType, Precision
@@ -58,6 +58,7 @@ class Keep:
     why: str
 
     def __post_init__(self) -> None:
+        _require_reason(self.why)
         if not self.nodes:
             raise UserError("a part that a plan keeps names no node: give at least one pattern in `nodes`")
         for pattern in self.nodes:
@@ -79,10 +80,11 @@ class Plan:
     base: ComputeType
     why: str
     keep: tuple[Keep, ...] = ()
-    measured: Mapping[str, Fact] = field(default_factory=dict)
-    versions: Mapping[str, Fact] = field(default_factory=dict)
+    measured: dict[str, Fact] = field(default_factory=dict)
+    versions: dict[str, Fact] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _require_reason(self.why)
         if self.name in PRECISIONS:
             raise UserError(f"a plan cannot be called {self.name!r}: that is a built-in precision; rename the file")
         if not _NAME.fullmatch(self.name):
@@ -109,6 +111,11 @@ class Plan:
         )
 
 
+def _require_reason(why: str) -> None:
+    if not why.strip():
+        raise UserError("why is empty: expected text in quotes")
+
+
 def read_plan(path: Path) -> Plan:
     """The plan in a file, of which nothing is ever run.
 
@@ -133,48 +140,11 @@ def read_plan(path: Path) -> Plan:
 
 
 def _plan(name: str, data: dict[str, Any]) -> Plan:
-    if data.get("format") != FORMAT:
-        raise UserError(f"its format is {str(data.get('format'))[:80]!r}: expected format = {FORMAT!r}")
-    _only(data, ("format", "base", "why", "keep", "measured", "versions"), "the plan")
-    parts = data.get("keep", [])
-    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise UserError("keep must be tables, each begun by [[keep]]")
-    return Plan(
-        name,
-        _text(data, "base"),  # type: ignore[arg-type]  # Checked when made.
-        _text(data, "why"),
-        tuple(_keep(part) for part in parts),
-        _facts(data, "measured"),
-        _facts(data, "versions"),
-    )
-
-
-def _keep(part: dict[str, Any]) -> Keep:
-    _only(part, ("nodes", "why"), "[[keep]]")
-    nodes = part.get("nodes")
-    if not isinstance(nodes, list) or not all(isinstance(pattern, str) for pattern in nodes):
-        raise UserError("nodes of a [[keep]] must be a list of patterns in quotes")
-    return Keep(tuple(nodes), _text(part, "why"))
-
-
-def _only(table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
-    for name in table:
-        if name not in known:
-            raise UserError(f"{where} has the unknown entry {name[:80]!r}: expected {', '.join(known)}")
-
-
-def _text(table: dict[str, Any], name: str) -> str:
-    value = table.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{name} is {str(value)[:80]!r}: expected text in quotes")
-    return value
-
-
-def _facts(data: dict[str, Any], name: str) -> dict[str, Fact]:
-    table = data.get(name, {})
-    if not isinstance(table, dict) or not all(isinstance(value, (str, int, float)) for value in table.values()):
-        raise UserError(f"[{name}] must be a table of plain texts and numbers")
-    return table
+    if data.pop("format", None) != FORMAT:
+        raise UserError(f"it is of another format: expected format = {FORMAT!r}")
+    if "name" in data:
+        raise UserError("the plan has the unknown field 'name': it is called as its file is")
+    return from_json(Plan, {"name": name, **data}, "the plan")
 
 
 def plan_text(plan: Plan) -> str:

@@ -74,18 +74,26 @@ def test_a_plan_is_a_precision_by_its_path(plan_file):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "its format is 'None': expected format = 'sadtrt plan 1'"),
-        ("format = 'sadtrt plan 9'", "its format is 'sadtrt plan 9'"),
+        ("", "it is of another format: expected format = 'sadtrt plan 1'"),
+        ("format = 'sadtrt plan 9'", "it is of another format"),
         ("format = ", "is not TOML"),
-        ("base='float16'\nwhy='x'\ntactic='y'", "the plan has the unknown entry 'tactic'"),
-        ("why='x'", "base is 'None': expected text"),
+        ("base='float16'\nwhy='x'\ntactic='y'", "the plan has the unknown field 'tactic'"),
+        ("why='x'", "the plan lacks the field 'base'"),
         ("base='float32'\nwhy='x'", "base type 'float32' is not one a plan can have: expected float16 or bfloat16"),
-        ("base='float16'", "why is 'None': expected text"),
-        ("base='float16'\nwhy='x'\nkeep='all'", "keep must be tables"),
-        ("base='float16'\nwhy='x'\n[[keep]]\nnodes='/a'\nwhy='y'", "nodes of a [[keep]] must be a list"),
+        ("base='float16'\nwhy=' '", "why is empty"),
+        ("base='float16'\nwhy='x'\nname='other'", "the plan has the unknown field 'name'"),
+        ("base='float16'", "the plan lacks the field 'why'"),
+        ("base='float16'\nwhy='x'\nkeep='all'", "the plan.keep should be a list but is 'all'"),
+        (
+            "base='float16'\nwhy='x'\n[[keep]]\nnodes='/a'\nwhy='y'",
+            "the plan.keep[0].nodes should be a list but is '/a'",
+        ),
         ("base='float16'\nwhy='x'\n[[keep]]\nnodes=[]\nwhy='y'", "names no node"),
         ("base='float16'\nwhy='x'\n[[keep]]\nnodes=['decoder']\nwhy='y'", "'decoder' cannot name a node"),
-        ("base='float16'\nwhy='x'\n[measured]\npsnr=[1]", "[measured] must be a table of plain texts"),
+        (
+            "base='float16'\nwhy='x'\n[measured]\npsnr=[1]",
+            "the plan.measured['psnr'] should be text or",
+        ),
     ],
 )
 def test_a_damaged_plan_is_refused_in_one_sentence(tmp_path, text, fault):
