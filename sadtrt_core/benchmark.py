@@ -21,7 +21,8 @@ from sadtrt_core.measure.interleave import Interleaver, Repetitions
 from sadtrt_core.measure.resources import device_memory_free_of_leftovers, device_memory_used, energy_per_call
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.progress import ConsoleReporter
-from sadtrt_core.records.schema import Drift, Record, Resources
+from sadtrt_core.records.measurements import Drift, Resources
+from sadtrt_core.records.schema import Record
 from sadtrt_core.renderer.stages import clip_parts
 from sadtrt_core.runners.base import StageRunner
 from sadtrt_core.runners.tensorrt import engine_job

@@ -28,7 +28,7 @@ from sadtrt_core.plan import precision_digest, precision_named
 from sadtrt_core.precision import PLAN_SUFFIX, Precision
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records import schema
-from sadtrt_core.records.schema import Drift
+from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
 from sadtrt_core.renderer.inputs import frame_inputs, stage_inputs
 from sadtrt_core.renderer.renderer import Renderer

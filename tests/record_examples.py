@@ -9,18 +9,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from sadtrt_core.case import Case
-from sadtrt_core.records.schema import (
-    SCHEMA_VERSION,
-    Drift,
-    Environment,
-    Latency,
-    Record,
-    Resources,
-    Run,
-    Telemetry,
-    Weights,
-    Workload,
-)
+from sadtrt_core.records.measurements import Drift, Latency, Resources, Telemetry
+from sadtrt_core.records.schema import SCHEMA_VERSION, Environment, Record, Run, Weights, Workload
 
 ENVIRONMENT = Environment(
     gpu="NVIDIA H200",

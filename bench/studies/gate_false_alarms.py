@@ -52,7 +52,8 @@ from sadtrt_core.measure.interleave import Repetitions
 from sadtrt_core.measure.resources import device_memory_free_of_leftovers, device_memory_used, energy_per_call
 from sadtrt_core.measure.timing import LatencySampler, TimingPlan
 from sadtrt_core.records import schema
-from sadtrt_core.records.schema import Drift, Latency, Record, Resources, Run
+from sadtrt_core.records.measurements import Drift, Latency, Resources
+from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.runners.base import StageRunner
 from sadtrt_core.session import Session
 

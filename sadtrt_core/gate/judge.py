@@ -11,7 +11,8 @@ from sadtrt_core.gate.baselines import find_baseline
 from sadtrt_core.gate.latency import latency_findings, latency_tests
 from sadtrt_core.gate.limits import Limits, Thresholds
 from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, Verdict, make_row
-from sadtrt_core.records.schema import Drift, Environment, Record, Run
+from sadtrt_core.records.measurements import Drift
+from sadtrt_core.records.schema import Environment, Record, Run
 from sadtrt_core.records.store import read_run, records_file
 from sadtrt_core.report.metrics import METRICS, Limit, Metric, Part
 

@@ -17,7 +17,7 @@ from sadtrt_core.gate.samples import (
     noisy,
 )
 from sadtrt_core.gate.verdicts import Finding, Verdict
-from sadtrt_core.records.schema import Latency, Telemetry
+from sadtrt_core.records.measurements import Latency, Telemetry
 
 SMALLEST_MS = 1e-6
 """Times below a nanosecond are none that any clock here could have measured."""

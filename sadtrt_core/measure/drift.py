@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from sadtrt_core.records.schema import Drift
+from sadtrt_core.records.measurements import Drift
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.clip import to_uint8
 from sadtrt_core.runners.pytorch import reference_frames

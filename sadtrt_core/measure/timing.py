@@ -11,7 +11,7 @@ import torch
 
 from sadtrt_core import stats
 from sadtrt_core.measure.blocking import BlockingKernel
-from sadtrt_core.records.schema import Latency
+from sadtrt_core.records.measurements import Latency
 from sadtrt_core.runners.base import StageRunner
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sadtrt_core.case import Case
 from sadtrt_core.codec import JsonValue
-from sadtrt_core.records.measurements import PSNR_CEILING_DB, Drift, Latency, Resources, Spread, Telemetry
+from sadtrt_core.records.measurements import Drift, Latency, Resources, Telemetry
 
 SCHEMA_VERSION = 1
 
@@ -128,19 +128,3 @@ def _check_time(name: str, text: str | None) -> None:
         datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
     except ValueError as error:
         raise ValueError(f"{name} must be a UTC time like 2025-01-31T12:00:00Z but is {text!r}") from error
-
-
-__all__ = [
-    "PSNR_CEILING_DB",
-    "SCHEMA_VERSION",
-    "Drift",
-    "Environment",
-    "Latency",
-    "Record",
-    "Resources",
-    "Run",
-    "Spread",
-    "Telemetry",
-    "Weights",
-    "Workload",
-]

@@ -15,8 +15,8 @@ from sadtrt_core import codec
 from sadtrt_core.case import Case
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import point_at, write_file
-from sadtrt_core.records.measurements import Latency, Telemetry
-from sadtrt_core.records.schema import SCHEMA_VERSION, Environment, Record, Resources, Run, Status, Weights, Workload
+from sadtrt_core.records.measurements import Latency, Resources, Telemetry
+from sadtrt_core.records.schema import SCHEMA_VERSION, Environment, Record, Run, Status, Weights, Workload
 
 RECORDS_FILE = "records.json"
 SUMMARY_FILE = "summary.csv"

@@ -8,7 +8,8 @@ import torch
 from sadtrt_core.accuracy.drift import latest_time_shares
 from sadtrt_core.case import Case
 from sadtrt_core.environment import read_environment
-from sadtrt_core.records.schema import Latency, Record, Weights, Workload
+from sadtrt_core.records.measurements import Latency
+from sadtrt_core.records.schema import Record, Weights, Workload
 from sadtrt_core.records.store import RunWriter
 from sadtrt_core.report.tables import summary_csv
 

@@ -30,7 +30,8 @@ from sadtrt_core.gate.baselines import find_baseline, write_baseline
 from sadtrt_core.gate.judge import compare_runs, gate_files
 from sadtrt_core.gate.limits import Override, Thresholds
 from sadtrt_core.gate.verdicts import ExitCode, GateResult, GateRow
-from sadtrt_core.records.schema import Drift, Latency, Record, Resources, Run, Telemetry
+from sadtrt_core.records.measurements import Drift, Latency, Resources, Telemetry
+from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.records.store import read_run, write_run
 from sadtrt_core.report.metrics import METRICS, Limit, Metric, default_limits
 

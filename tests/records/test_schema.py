@@ -11,7 +11,8 @@ from record_examples import drift, key, latency, measured, run_of, runs
 
 from sadtrt_core.case import Case
 from sadtrt_core.errors import UserError
-from sadtrt_core.records.schema import Drift, Latency, Record, Resources, Run, Telemetry, Weights
+from sadtrt_core.records.measurements import Drift, Latency, Resources, Telemetry
+from sadtrt_core.records.schema import Record, Run, Weights
 
 
 @settings(max_examples=60, deadline=None)

@@ -19,7 +19,8 @@ from record_examples import ENVIRONMENT, WEIGHTS, WORKLOAD, drift, key, latency,
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.records import store
-from sadtrt_core.records.schema import Record, Resources, Run, Telemetry, Weights
+from sadtrt_core.records.measurements import Resources, Telemetry
+from sadtrt_core.records.schema import Record, Run, Weights
 from sadtrt_core.records.store import RunWriter, read_run, write_run
 from sadtrt_core.report.tables import summary_csv
 

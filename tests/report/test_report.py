@@ -12,7 +12,8 @@ from rich.console import Console
 
 from sadtrt_core.case import Case
 from sadtrt_core.errors import UserError
-from sadtrt_core.records.schema import Drift, Record, Resources, Run, Telemetry, Weights
+from sadtrt_core.records.measurements import Drift, Resources, Telemetry
+from sadtrt_core.records.schema import Record, Run, Weights
 from sadtrt_core.report.html import markdown_summary, print_tables, write_html
 from sadtrt_core.report.pictures import PNG_SIGNATURE, draw_pareto, frontier, pareto_points
 from sadtrt_core.report.tables import parts_against_whole

@@ -7,7 +7,8 @@ import pandas as pd
 from record_examples import drift, key, latency, measured, on_cpu, run_of
 
 from sadtrt_core.case import Case
-from sadtrt_core.records.schema import Drift, Record, Resources, Telemetry
+from sadtrt_core.records.measurements import Drift, Resources, Telemetry
+from sadtrt_core.records.schema import Record
 from sadtrt_core.report.metrics import ratio_to_reference
 from sadtrt_core.report.tables import summary_csv, summary_rows
 
