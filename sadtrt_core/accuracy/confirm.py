@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sadtrt_core.accuracy.findings import Loss
-from sadtrt_core.accuracy.trials import Budget
+from sadtrt_core.accuracy.findings import Budget, Loss
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import UserError
@@ -42,14 +41,7 @@ class Confirmed:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.latency_ms:.3f} ms, {loss_words(Loss.of(self.drift))}"
-
-
-def loss_words(loss: Loss) -> str:
-    """A loss as people are told of it."""
-    if loss.psnr_min_db is None:
-        return f"{loss.non_finite_frames} frames not finite"
-    return f"{loss.psnr_min_db:.1f} dB, max LSB {loss.max_lsb}"
+        return f"{self.latency_ms:.3f} ms, {Loss.of(self.drift)}"
 
 
 def confirm_all(

@@ -12,19 +12,25 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from sadtrt_core.accuracy.parts import NO_ARITHMETIC, tensor_shapes
+from sadtrt_core.accuracy.findings import REPORT_FILE
+from sadtrt_core.accuracy.parts import NO_ARITHMETIC
 from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.accuracy.torch_graph import constant
-from sadtrt_core.codec import JsonValue
 from sadtrt_core.graph.edit import constants_to_initializers
-from sadtrt_core.precision import Precision
+from sadtrt_core.precision import TORCH_TYPES, ComputeType, Precision
 
 #: Below the normal range a half loses a bit for every halving; where most values lie there, the part computes coarsely.
 _MOSTLY = 0.5
+_SHOWN = 12
+Kind = Literal["overflow", "underflow"]
+What = Literal["output", "weights"]
+#: Largest and least magnitude of the values that are not zero, how many these are, and how many lie under the normal
+#: range.
+_Sizes = tuple[float, float, int, int]
 
 
 @dataclass(frozen=True)
-class RangeFinding(JsonValue):
+class RangeFinding:
     """A node whose values a type cannot hold, measured in fp32 over the workload.
 
     `largest` is the greatest magnitude, `smallest` the least that is not zero, `below_normal` the share (0 to 1) of
@@ -33,35 +39,11 @@ class RangeFinding(JsonValue):
 
     node: str
     part: str
-    kind: Literal["overflow", "underflow"]
-    what: Literal["output", "weights"]
+    kind: Kind
+    what: What
     largest: float
     smallest: float
     below_normal: float
-
-    def sentence(self, limit: float, normal: float) -> str:
-        """The finding for people; `limit` and `normal` are the type's largest and smallest normal number."""
-        where = f"{self.part}: {self.what} of {self.node}"
-        if self.kind == "overflow":
-            return f"{where} reaches {self.largest:.3g}, beyond {limit:.5g}"
-        share = f"{self.below_normal:.0%} of its values that are not zero lie"
-        return f"{where}: {share} under {normal:.2g} (from {self.smallest:.2g} to {self.largest:.2g})"
-
-
-@dataclass
-class _Seen:
-    largest: float = 0.0
-    smallest: float = math.inf
-    nonzero: int = 0
-    below: int = 0
-
-    def add(self, values: Tensor, normal: float) -> None:
-        size = values[values != 0].abs()
-        if size.numel():
-            self.largest = max(self.largest, float(size.max()))
-            self.smallest = min(self.smallest, float(size.min()))
-            self.nonzero += size.numel()
-            self.below += int((size < normal).sum())
 
 
 def find_ranges(
@@ -78,40 +60,63 @@ def find_ranges(
     plain = onnx.ModelProto()
     plain.CopyFrom(simulator.graph)
     constants_to_initializers(plain)
-    shapes = tensor_shapes(plain, simulator.shapes)
-    # Only what the original nodes put out: a sampler's insides are its own affair.
-    maker = {
-        node.output[0]: node.name
-        for node in plain.graph.node
-        if node.op_type not in NO_ARITHMETIC and node.output[0] in shapes
-    }
-    seen = {name: _Seen() for name in maker}
+    computing = [node for node in plain.graph.node if node.op_type not in NO_ARITHMETIC]
+    # Only what the graph's own nodes put out: a sampler's insides are its own affair.
+    makers = {node.output[0]: node.name for node in computing}
+    seen: dict[str, list[_Sizes]] = {}
 
     def see(name: str, value: Tensor) -> None:
-        if name in seen:
-            seen[name].add(value, limits.tiny)
+        if name in makers:
+            seen.setdefault(name, []).append(_sizes(value, limits.tiny))
 
     simulator.watch(indices, see)
-    found = [f for name, s in seen.items() if (f := _judge(maker[name], part_of, "output", s, limits))]
+    found = [_judge(makers[name], part_of, "output", sizes, limits) for name, sizes in seen.items()]
     floats = (tensor for tensor in plain.graph.initializer if tensor.data_type == TensorProto.FLOAT)
-    weights = {tensor.name: constant(tensor) for tensor in floats}
-    for node in plain.graph.node:
+    weights = {tensor.name: [_sizes(constant(tensor), limits.tiny)] for tensor in floats}
+    for node in computing:
         for name in node.input:
-            if name in weights and node.op_type not in NO_ARITHMETIC:
-                s = _Seen()
-                s.add(weights[name], limits.tiny)
-                finding = _judge(node.name, part_of, "weights", s, limits)
-                found += [finding] if finding else []
-    return tuple(sorted(found, key=lambda f: (f.kind != "overflow", -f.largest, f.node)))
+            if name in weights:
+                found.append(_judge(node.name, part_of, "weights", weights[name], limits))
+    return tuple(sorted(filter(None, found), key=lambda f: (f.kind != "overflow", -f.largest, f.node)))
+
+
+def _sizes(values: Tensor, normal: float) -> _Sizes:
+    sizes = values[values != 0].abs()
+    if not sizes.numel():
+        return 0.0, math.inf, 0, 0
+    return float(sizes.max()), float(sizes.min()), sizes.numel(), int((sizes < normal).sum())
 
 
 def _judge(
-    node: str, part_of: Callable[[str], str], what: Literal["output", "weights"], seen: _Seen, limits: torch.finfo
+    node: str, part_of: Callable[[str], str], what: What, sizes: Sequence[_Sizes], limits: torch.finfo
 ) -> RangeFinding | None:
-    if not seen.nonzero:
+    largest, smallest, nonzero, below = zip(*sizes, strict=True)
+    share = sum(below) / max(1, sum(nonzero))
+    if max(largest) <= limits.max and share <= _MOSTLY:
         return None
-    share = seen.below / seen.nonzero
-    if seen.largest <= limits.max and share <= _MOSTLY:
-        return None
-    kind: Literal["overflow", "underflow"] = "overflow" if seen.largest > limits.max else "underflow"
-    return RangeFinding(node, part_of(node), kind, what, seen.largest, seen.smallest, share)
+    kind: Kind = "overflow" if max(largest) > limits.max else "underflow"
+    return RangeFinding(node, part_of(node), kind, what, max(largest), min(smallest), share)
+
+
+def range_lines(ranges: Sequence[RangeFinding], compute: ComputeType) -> list[str]:
+    """The findings for people, the first of each kind."""
+    limits = torch.finfo(TORCH_TYPES[compute])
+    if not ranges:
+        return [f"Every activation and weight fits {compute} over these frames."]
+    lines = []
+    titles = {"overflow": f"Beyond {compute}:", "underflow": f"Mostly below {compute}'s normal range:"}
+    for kind, title in titles.items():
+        findings = [finding for finding in ranges if finding.kind == kind]
+        if findings:
+            lines += [title, *(f"  {_sentence(finding, limits)}" for finding in findings[:_SHOWN])]
+        if len(findings) > _SHOWN:
+            lines.append(f"  and {len(findings) - _SHOWN} more, in {REPORT_FILE}")
+    return lines
+
+
+def _sentence(finding: RangeFinding, limits: torch.finfo) -> str:
+    where = f"{finding.part}: {finding.what} of {finding.node}"
+    if finding.kind == "overflow":
+        return f"{where} reaches {finding.largest:.3g}, beyond {limits.max:.5g}"
+    share = f"{finding.below_normal:.0%} of its values that are not zero lie"
+    return f"{where}: {share} under {limits.tiny:.2g} (from {finding.smallest:.2g} to {finding.largest:.2g})"

@@ -15,11 +15,15 @@ from sadtrt_core.accuracy.torch_graph import See, run_graph
 from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.edit import constants_to_initializers
+from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.rounding import explicit_rounding, session_options
 from sadtrt_core.graph.split_k import split_weights
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.precision import PRECISIONS, Precision
+from sadtrt_core.renderer.inputs import frame_inputs
+from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.session import Session
 
 #: Weights of at least so many elements lie on the device once and for all; smaller ones travel with every graph.
 _LARGE_WEIGHT = 1024
@@ -81,6 +85,18 @@ class Simulator:
     def _values(self, model: onnx.ModelProto, index: int) -> dict[str, Tensor]:
         known = {**self._weights, **self.inputs[index]}
         return {value.name: known[value.name] for value in model.graph.input}
+
+
+def simulator_of(session: Session, quantized: bool = False) -> Simulator:
+    """The session's generator as an fp32 graph, and its inputs for every driving frame.
+
+    PyTorch computes it where the session has a GPU, ONNX Runtime on a CPU. `quantized` adds ranges, which are measured
+    where the cache has none.
+    """
+    calibration = session.calibration if quantized else None
+    graph = cached_export(session.renderer, STAGES["generator"], OPSET, session.options.cache)
+    items = frame_inputs(session.renderer, session.workload, STAGES["generator"], torch.device("cpu"))
+    return Simulator(graph, items, session.device if session.on_gpu else None, calibration)
 
 
 def make_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:

@@ -8,8 +8,9 @@ import math
 import pytest
 import torch
 from rich.console import Console
-
 from sadtrt_core.accuracy.drift import write_report
+from sadtrt_core.accuracy.tables import as_text, renderables
+
 from sadtrt_core.accuracy.engines import (
     TOGETHER,
     StageChain,
@@ -19,7 +20,6 @@ from sadtrt_core.accuracy.engines import (
     prepare_engines,
 )
 from sadtrt_core.accuracy.findings import EngineReport, Loss, Pair
-from sadtrt_core.accuracy.tables import as_text, renderables
 from sadtrt_core.config import RunConfig
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.progress import SILENT

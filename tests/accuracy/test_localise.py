@@ -10,14 +10,14 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-
 from sadtrt_core.accuracy.drift import write_report
+from sadtrt_core.accuracy.tables import as_text, renderables
+
 from sadtrt_core.accuracy.findings import DriftReport
 from sadtrt_core.accuracy.losses import measure_losses, worst_frames
 from sadtrt_core.accuracy.parts import node_flops, stage_parts
 from sadtrt_core.accuracy.ranges import find_ranges
 from sadtrt_core.accuracy.simulate import Simulator
-from sadtrt_core.accuracy.tables import as_text, renderables
 from sadtrt_core.graph.edit import constants_to_initializers, replace_nodes
 from sadtrt_core.graph.export import export_stage
 from sadtrt_core.graph.typed import coordinate_slice, kept_nodes, picture_slice

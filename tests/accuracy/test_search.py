@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
+from sadtrt_core.accuracy.drift import simulator_of
+from sadtrt_core.accuracy.trials import Budget, Journal, Trials
 
 from sadtrt_core.accuracy.confirm import Confirmed, confirm, confirm_all, fastest, verdict
-from sadtrt_core.accuracy.drift import simulator_of
 from sadtrt_core.accuracy.findings import Loss
 from sadtrt_core.accuracy.parts import NO_ARITHMETIC, block_parts
 from sadtrt_core.accuracy.search import search_command, search_session
-from sadtrt_core.accuracy.trials import Budget, Journal, Trials
 from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.graph.typed import kept_nodes

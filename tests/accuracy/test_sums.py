@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sadtrt_core.accuracy.drift import write_report
+from sadtrt_core.accuracy.tables import as_text, renderables
 
 from sadtrt_core.accuracy.accumulation import SummedGraph, squared_error, sum_losses
-from sadtrt_core.accuracy.drift import write_report
 from sadtrt_core.accuracy.findings import SumsReport
-from sadtrt_core.accuracy.tables import as_text, renderables
 from sadtrt_core.config import RunConfig
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import PRECISIONS
