@@ -181,7 +181,7 @@ def _fastest_engine(
     budget: Budget,
     reporter: Reporter,
 ) -> tuple[Plan | None, str | None, str | None]:
-    """`plan` with what the fastest engine keeps that holds the budget, or why there is none; and the built-in beside it."""
+    """`plan` with what the fastest engine keeps that holds the budget, or None and why; and the built-in beside it."""
     # A plan's name has 64 letters at most.
     plans = {f"{plan.name[:60]}-{i}": replace(plan, name=f"{plan.name[:60]}-{i}", keep=k) for i, k in enumerate(keeps)}
     builtin = [_BUILT_IN] if base.compute == _BUILT_IN.compute else []

@@ -118,11 +118,8 @@ def _slice(given: list[Tensor], attributes: Attributes) -> Tensor:
     axes = _integers(given[3]) if len(given) > 3 else list(range(len(starts)))
     steps = _integers(given[4]) if len(given) > 4 else [1] * len(starts)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        if step == 1:
-            value = value[(slice(None),) * axis + (slice(start, end),)]
-        else:
-            indices = list(range(value.shape[axis]))[start : None if end < -value.shape[axis] else end : step]
-            value = value.index_select(axis, torch.tensor(indices, device=value.device))
+        places = list(range(value.shape[axis])[start:end:step])
+        value = value.index_select(axis, torch.tensor(places, dtype=torch.long, device=value.device))
     return value
 
 
@@ -146,10 +143,6 @@ def _unsqueeze(given: list[Tensor], attributes: Attributes) -> Tensor:
     for axis in sorted(axis % rank for axis in _integers(given[1])):
         value = value.unsqueeze(axis)
     return value
-
-
-def _reduce_sum(given: list[Tensor], attributes: Attributes) -> Tensor:
-    return given[0].sum(dim=_integers(given[1]), keepdim=bool(attributes.get("keepdims", 1)))
 
 
 def _resize(given: list[Tensor], attributes: Attributes) -> Tensor:
@@ -216,6 +209,7 @@ _OPERATORS: dict[str, Operator] = {
     "Identity": lambda given, _: given[0],
     "LeakyRelu": lambda given, attributes: F.leaky_relu(given[0], attributes.get("alpha", 0.01)),
     "Softmax": lambda given, attributes: given[0].softmax(attributes.get("axis", -1)),
+    "ReduceSum": lambda given, attributes: given[0].sum(_integers(given[1]), bool(attributes.get("keepdims", 1))),
     "Cast": lambda given, attributes: given[0].to(_TYPES[attributes["to"]]),
     "Concat": lambda given, attributes: torch.cat(given, dim=attributes["axis"]),
     "Transpose": lambda given, attributes: given[0].permute(list(attributes["perm"])),
@@ -229,7 +223,6 @@ _OPERATORS: dict[str, Operator] = {
     "InstanceNormalization": _instance_norm,
     "Pad": _pad,
     "QuantizeLinear": _quantize,
-    "ReduceSum": _reduce_sum,
     "Reshape": _reshape,
     "Resize": _resize,
     "Slice": _slice,

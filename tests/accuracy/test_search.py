@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
-from sadtrt_core.accuracy.drift import simulator_of
-from sadtrt_core.accuracy.trials import Budget, Journal, Trials
 
 from sadtrt_core.accuracy.confirm import Confirmed, confirm, confirm_all, fastest, verdict
-from sadtrt_core.accuracy.findings import Loss
+from sadtrt_core.accuracy.findings import Budget
+from sadtrt_core.accuracy.greedy import Trials
 from sadtrt_core.accuracy.parts import NO_ARITHMETIC, block_parts
 from sadtrt_core.accuracy.search import search_command, search_session
+from sadtrt_core.accuracy.simulate import simulator_of
 from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.graph.typed import kept_nodes
@@ -102,13 +102,13 @@ def test_a_budget_is_reached_with_little_in_fp32(found, small):
     outcome = found.outcome
     assert outcome.met
     assert found.refusal is None
-    assert not REACHABLE.met_by(Loss.of(outcome.low))
+    assert not REACHABLE.met_by(outcome.low)
     assert outcome.drift.psnr_min >= 54
     assert 0 < outcome.cost < 0.5
-    assert COORDINATES in [item.part.name for item in outcome.kept]
+    assert COORDINATES in [part.name for part in outcome.kept]
     # Nothing is kept for nothing: without any one part the budget breaks.
-    for item in outcome.kept:
-        assert not REACHABLE.met_by(item.without)
+    for without in outcome.kept.values():
+        assert not REACHABLE.met_by(without)
 
 
 def test_what_is_quantised_is_never_taken_for_what_is_not(small, tmp_path):
@@ -122,8 +122,7 @@ def test_what_is_quantised_is_never_taken_for_what_is_not(small, tmp_path):
             measured.append(precision.name)
             return torch.zeros(len(indices), 3, 16, 16)
 
-    journal = Journal.open(tmp_path, {"code": "one"})
-    trials = Trials(Given(), torch.zeros(1, 3, 16, 16), "float16", journal)
+    trials = Trials(Given(), torch.zeros(1, 3, 16, 16), "float16", tmp_path / "journal.json")
     for name in ("fp16-mixed", "int8", "fp8", "int8"):
         trials.of(PRECISIONS[name], [0])
     assert measured == ["fp16-mixed", "int8", "fp8"]
@@ -198,7 +197,7 @@ def test_a_damaged_journal_starts_anew_and_other_work_has_its_own(tiny, small, k
     assert second.trials == first.trials > 0
     assert said.lines[0].startswith(f"starting the search anew: the journal {journal} cannot be read")
     # A figure that was changed by hand is no better than half a file: the plan would claim it.
-    journal.write_text(re.sub(r'"psnr_db": (\d)', r'"psnr_db": 9\1', journal.read_text(), count=1))
+    journal.write_text(re.sub(r"\[(\d)", r"[9\1", journal.read_text(), count=1))
     third = search_session(mine, FP16, held, "held", worst=1, simulator=known, reporter=said)
     assert third.outcome == first.outcome
     assert "its figures were changed after they were written" in said.lines[-1]
@@ -276,7 +275,7 @@ def on_a_device(tiny, small, known, tmp_path_factory):
     runner = runner_named("onnxruntime")
 
     def search(reporter):
-        return search_session(session, FP16, EASY, "easy", 1, reporter, kind=runner, simulator=known, margins_db=(4.0,))
+        return search_session(session, FP16, EASY, "easy", 1, reporter, kind=runner, simulator=known)
 
     return search
 
