@@ -17,17 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from sadtrt_core.accuracy.findings import (
-    REPORT_FILE,
-    Loss,
-    Report,
-    at_least,
-    make_report,
-    over,
-    table,
-    under,
-    worst_frames,
-)
+from sadtrt_core.accuracy.findings import REPORT_FILE, Loss, Report, heading, make_report, table, worst_frames
 from sadtrt_core.accuracy.torch_graph import rounded_graph, run_graph
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.edit import element_types
@@ -107,7 +97,8 @@ def half_convolutions(session: Session, precision: Precision) -> tuple[dict[str,
 
     def render(names: Collection[str], frames: Sequence[int]) -> Tensor:
         instead = dict.fromkeys(names, convolve_in_half)
-        return torch.cat([run_graph(graph, {**inputs[i], **constants}, instead=instead).cpu() for i in frames])
+        made = (run_graph(graph, {**inputs[index], **constants}, instead=instead) for index in frames)
+        return torch.cat([outputs["prediction"].cpu() for outputs in made])
 
     return products, render
 
@@ -160,15 +151,15 @@ def sum_losses(session: Session, precision: Precision, worst: int, reporter: Rep
         ],
         "excluded": [{"count": count, "loss": found} for count, found in excluded.items()],
     }
-    heading = [
-        f"{precision.name} of {under(session)}, {over(session, frames)}",
-        f"convolutions that sum in float: {at_least(in_float)}; in half: {at_least(in_half)}",
-        *(f"in half, but the worst {count}: {at_least(found)}" for count, found in excluded.items()),
+    head = [
+        heading(session, f"{precision.name} of", frames),
+        f"convolutions that sum in float: {in_float.at_least}; in half: {in_half.at_least}",
+        *(f"in half, but the worst {count}: {found.at_least}" for count, found in excluded.items()),
     ]
     hidden = len(errors) - _SHOWN
     legend = f"{_LEGEND} {hidden} more are in {REPORT_FILE}." if hidden > 0 else _LEGEND
     drawn = _table(precision.name, products, errors)
-    return make_report(session, precision.name, frames, findings, heading, [drawn], [legend], how="half-sums-")
+    return make_report(session, precision.name, frames, findings, head, [drawn], [legend], how="half-sums-")
 
 
 def squared_error(pictures: Tensor, exact: Tensor) -> float:

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from sadtrt_core.accuracy.findings import Loss, Report, make_report, over, table, under, worst_frames
+from sadtrt_core.accuracy.findings import Loss, Report, heading, make_report, table, worst_frames
 from sadtrt_core.accuracy.torch_graph import rounded_graph, run_graph
 from sadtrt_core.benchmark import build_engines, engines_for
 from sadtrt_core.errors import BuildError, UserError
@@ -62,40 +62,6 @@ class StageLoss:
     excluded: Pair | None = None
 
 
-class StageChain:
-    """Frames of a sequence, each stage by one backend; what an earlier rendering computed alike is kept.
-
-    `backends` has the four stages of GENERATOR_PARTS and the generator as one graph, each by every backend; `inputs`
-    the generator's inputs for each frame.
-    """
-
-    def __init__(self, backends: Mapping[tuple[Backend, str], Compute], inputs: Sequence[Mapping[str, Tensor]]) -> None:
-        self.inputs = tuple(inputs)
-        self._backends = backends
-        self._kept: dict[tuple[int, tuple[Backend, ...]], dict[str, Tensor]] = {}
-
-    def frames(self, chosen: Mapping[str, Backend], indices: Sequence[int]) -> Tensor:
-        """Frames (len(indices), 3, H, W) on the host, each stage of GENERATOR_PARTS by the backend chosen for it."""
-        return torch.cat([self._frame(chosen, index) for index in indices])
-
-    def whole(self, backend: Backend, indices: Sequence[int]) -> Tensor:
-        """The same by the generator as one graph."""
-        compute = self._backends[backend, GENERATOR]
-        return torch.cat([compute(self.inputs[index])["prediction"].cpu() for index in indices])
-
-    def _frame(self, chosen: Mapping[str, Backend], index: int) -> Tensor:
-        known = dict(self.inputs[index])
-        so_far: tuple[Backend, ...] = ()
-        for stage in GENERATOR_PARTS:
-            so_far = (*so_far, chosen[stage])
-            # What is made once a clip is the same for every frame.
-            key = (-1 if STAGES[stage].when == "once a clip" else index, so_far)
-            if key not in self._kept:
-                self._kept[key] = self._backends[chosen[stage], stage](known)
-            known |= self._kept[key]
-        return known["prediction"].cpu()
-
-
 def by_runner(runner: StageRunner) -> Compute:
     """The stage by an active runner."""
     # Copied: a runner's outputs are its own buffers, which its next call fills anew.
@@ -124,19 +90,7 @@ def by_simulation(job: Job) -> Compute:
     typed = typed_graph(job.renderer, job.stage, job.precision, "native", job.cache, job.calibration)
     shapes = {spec.name: spec.batched(1) for spec in job.inputs}
     model, constants = rounded_graph(onnx.load_from_string(typed), shapes, job.device)
-    outputs = {spec.name for spec in job.outputs}
-
-    def compute(known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        made: dict[str, Tensor] = {}
-
-        def see(name: str, value: Tensor) -> None:
-            if name in outputs:
-                made[name] = value
-
-        run_graph(model, {**_wanted(job, known), **constants}, see)
-        return made
-
-    return compute
+    return lambda known: run_graph(model, {**_wanted(job, known), **constants})
 
 
 def _wanted(job: Job, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -179,27 +133,56 @@ def engine_losses(session: Session, precision: str, worst: int, reporter: Report
             backends["runner", stage] = by_runner(active.enter_context(kind.create(job)))
             backends["simulated", stage] = by_simulation(job)
             backends["fp32", stage] = by_pytorch(job, tf32=False)
-        frames, stages = measure_stages(StageChain(backends, session.frame_inputs), worst, reporter)
+        frames, stages = measure_stages(backends, session.frame_inputs, worst, reporter)
     findings = {
         "runner": kind.name,
         "grid_sample": session.grid_sample,
         "optimization_level": session.options.optimization_level,
         "stages": stages,
     }
-    where = f"{precision} by {kind.name} ({session.grid_sample} grid sample), {under(session)}"
-    heading = f"{where}, {over(session, frames)}"
+    head = heading(session, f"{precision} by {kind.name} ({session.grid_sample} grid sample),", frames)
     drawn = stage_table(f"{precision} by {kind.name}", stages)
     legend = _LEGEND.format(precision, kind.name)
-    return make_report(session, precision, frames, findings, [heading], [drawn], [legend], how=f"{kind.name}-")
+    return make_report(session, precision, frames, findings, [head], [drawn], [legend], how=f"{kind.name}-")
 
 
-def measure_stages(chain: StageChain, worst: int, reporter: Reporter) -> tuple[tuple[int, ...], tuple[StageLoss, ...]]:
-    """The worst frames of the whole generator by the runner, and what every stage costs on them."""
-    everything = range(len(chain.inputs))
+def measure_stages(
+    backends: Mapping[tuple[Backend, str], Compute],
+    inputs: Sequence[Mapping[str, Tensor]],
+    worst: int,
+    reporter: Reporter = SILENT,
+) -> tuple[tuple[int, ...], tuple[StageLoss, ...]]:
+    """The worst frames of the whole generator by the runner, and what every stage costs on them.
+
+    `backends` has the four stages of GENERATOR_PARTS and the generator as one graph, each by every backend; `inputs`
+    the generator's inputs for each frame.
+    """
+    everything = range(len(inputs))
+    # What an earlier rendering computed alike, by the frame and the backends of the stages so far.
+    kept: dict[tuple[int, tuple[Backend, ...]], dict[str, Tensor]] = {}
+
+    def frame(chosen: Mapping[str, Backend], index: int) -> Tensor:
+        known = dict(inputs[index])
+        so_far: tuple[Backend, ...] = ()
+        for stage in GENERATOR_PARTS:
+            so_far = (*so_far, chosen[stage])
+            # What is made once a clip is the same for every frame.
+            key = (-1 if STAGES[stage].when == "once a clip" else index, so_far)
+            if key not in kept:
+                kept[key] = backends[chosen[stage], stage](known)
+            known |= kept[key]
+        return known["prediction"].cpu()
+
+    def whole(way: Backend, indices: Sequence[int]) -> Tensor:
+        return torch.cat([backends[way, GENERATOR](inputs[index])["prediction"].cpu() for index in indices])
+
+    def mixed(own: Backend, stages: Sequence[str], others: Backend = "fp32") -> Tensor:
+        chosen = {stage: own if stage in stages else others for stage in GENERATOR_PARTS}
+        return torch.cat([frame(chosen, index) for index in frames])
+
     reporter.progress("drift: rendering the sequence", 0, None)
-    sequence = chain.frames(dict.fromkeys(GENERATOR_PARTS, "fp32"), everything)
-    frames = worst_frames(measure_drift(sequence, chain.whole("runner", everything)), worst)
-    reference = sequence[list(frames)]
+    exact = torch.cat([frame(dict.fromkeys(GENERATOR_PARTS, "fp32"), index) for index in everything])
+    frames = worst_frames(measure_drift(exact, whole("runner", everything)), worst)
     done = 0
 
     def pair(doing: str, render: Callable[[Backend], Tensor]) -> Pair:
@@ -207,19 +190,16 @@ def measure_stages(chain: StageChain, worst: int, reporter: Reporter) -> tuple[t
         reporter.progress(f"drift: {doing}", done, 2 * len(_STAGES))
         done += 1
         ways: tuple[Backend, ...] = ("runner", "simulated")
-        return {way: Loss.of(measure_drift(reference, render(way))) for way in ways}
-
-    def mixed(stage: str, own: Backend, others: Backend) -> Tensor:
-        return chain.frames({name: own if name == stage else others for name in GENERATOR_PARTS}, frames)
+        return {way: Loss.of(measure_drift(exact[list(frames)], render(way))) for way in ways}
 
     def of_stage(stage: str) -> StageLoss:
-        lowered = pair(f"{stage} alone", lambda way: mixed(stage, way, "fp32"))
-        return StageLoss(stage, lowered, pair(f"all but {stage}", lambda way: mixed(stage, "fp32", way)))
+        lowered = pair(f"{stage} alone", lambda way: mixed(way, [stage]))
+        return StageLoss(stage, lowered, pair(f"all but {stage}", lambda way: mixed("fp32", [stage], way)))
 
     losses = [of_stage(stage) for stage in GENERATOR_PARTS]
-    together = pair(TOGETHER, lambda way: chain.frames(dict.fromkeys(GENERATOR_PARTS, way), frames))
-    whole = pair(GENERATOR, lambda way: chain.whole(way, frames))
-    return frames, (*losses, StageLoss(TOGETHER, together), StageLoss(GENERATOR, whole))
+    together = pair(TOGETHER, lambda way: mixed(way, GENERATOR_PARTS))
+    alone = pair(GENERATOR, lambda way: whole(way, frames))
+    return frames, (*losses, StageLoss(TOGETHER, together), StageLoss(GENERATOR, alone))
 
 
 def beyond(pair: Pair) -> float:

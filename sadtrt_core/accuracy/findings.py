@@ -57,6 +57,11 @@ class Loss:
         """The PSNR for a table."""
         return "not finite" if self.psnr_min_db is None else f"{self.psnr_min_db:.1f}"
 
+    @property
+    def at_least(self) -> str:
+        """In words that say it is the worst frame's."""
+        return str(self) if self.non_finite_frames else f"min {self}"
+
     def __str__(self) -> str:
         if self.psnr_min_db is None:
             return f"{self.non_finite_frames} frames not finite"
@@ -79,11 +84,6 @@ class Budget:
     def __str__(self) -> str:
         words = f"{self.min_psnr_db:g} dB"
         return words if self.max_lsb is None else f"{words} and {self.max_lsb} of 255"
-
-
-def at_least(loss: Loss) -> str:
-    """A loss in words that say it is the worst frame's."""
-    return str(loss) if loss.non_finite_frames else f"min {loss}"
 
 
 def worst_frames(drift: Drift, count: int) -> tuple[int, ...]:
@@ -152,7 +152,7 @@ def make_report(
     precision: str,
     frames: Sequence[int],
     findings: Mapping[str, object],
-    heading: Sequence[str],
+    head: Sequence[str],
     tables: Sequence[Table],
     legend: Sequence[str],
     how: str = "",
@@ -163,12 +163,12 @@ def make_report(
     measured stands before the precision in the folder's name.
     """
     complete = bool(findings.get("complete", True))
-    notes = [*heading]
+    notes = [*head]
     if not session.drift_is_meaningful:
         notes.append(_NOISE)
     if not complete:
         notes.append(_INTERRUPTED)
-    head = {
+    common = {
         "version": VERSION,
         "precision": precision,
         "meaningful": session.drift_is_meaningful,
@@ -176,19 +176,16 @@ def make_report(
         "workload": session.recorded_workload,
         "frames": frames,
     }
-    content = to_json({**head, **findings, "versions": versions(session.device)}, "report")
+    content = to_json({**common, **findings, "versions": versions(session.device)}, "report")
     return Report(f"{how}{precision}", content, (*map(Text, notes), *tables, *map(Text, legend)), complete)
 
 
-def under(session: Session) -> str:
-    """What was rendered and by which weights, for a heading."""
+def heading(session: Session, what: str, frames: Sequence[int], loss: str = "") -> str:
+    """What was measured: on which picture, by which weights, on which frames, and what it lost in all."""
     weights, workload = session.recorded_weights, session.recorded_workload
-    return f"{workload.name}, {workload.size} pixels, under {weights.kind} weights ({weights.name})"
-
-
-def over(session: Session, frames: Sequence[int]) -> str:
-    """On which frames it was measured, for a heading."""
-    return f"over the worst frames ({', '.join(map(str, frames))} of {session.recorded_workload.frames})"
+    under = f"{workload.name}, {workload.size} pixels, under {weights.kind} weights ({weights.name})"
+    over = f"over the worst frames ({', '.join(map(str, frames))} of {workload.frames})"
+    return f"{what} {under}: {loss} {over}" if loss else f"{what} {under}, {over}"
 
 
 def table(title: str, first: str, *others: str, width: int = 22) -> Table:

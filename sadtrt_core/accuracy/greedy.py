@@ -69,16 +69,12 @@ class Trials:
         return block_parts(self.simulator.graph)
 
     @cached_property
-    def _flops(self) -> dict[str, float]:
+    def _flops(self) -> dict[str, int]:
         return node_flops(self.simulator.graph, self.simulator.shapes)
 
-    def cost(self, parts: Iterable[Part]) -> float:
-        """Share of the arithmetic in these parts, 0 to 1."""
-        return self.share(node for part in parts for node in part.nodes)
-
-    def share(self, nodes: Iterable[str]) -> float:
+    def cost(self, nodes: Iterable[str]) -> float:
         """Share of the arithmetic in these nodes, 0 to 1."""
-        return sum(self._flops.get(node, 0.0) for node in nodes) / sum(self._flops.values())
+        return sum(self._flops.get(node, 0) for node in nodes) / sum(self._flops.values())
 
     def keeping(self, kept: Iterable[Part], frames: Sequence[int]) -> Drift:
         """Drift over these frames with the parts in fp32 and everything else in the base type."""
@@ -170,7 +166,7 @@ def cheapest(trials: Trials, budget: Budget, count: int = 4) -> Outcome:
         )
         kept = _best(trials, worst)
         drift = trials.keeping(kept, every)
-        return Outcome(False, explained(trials, kept, worst), drift, trials.cost(kept), low, fp32, worst)
+        return Outcome(False, explained(trials, kept, worst), drift, _cost(trials, kept), low, fp32, worst)
 
     def holds(parts: Sequence[Part]) -> bool:
         return budget.met_by(Loss.of(trials.keeping(parts, worst)))
@@ -185,7 +181,7 @@ def cheapest(trials: Trials, budget: Budget, count: int = 4) -> Outcome:
         failing = [index for index in every if not budget.met_by(Loss.of(trials.keeping(kept, [index])))]
         trials.reporter.log(f"frames {', '.join(map(str, failing))} do not hold it: searching on them too")
         worst = tuple(sorted({*worst, *failing}))
-    cost = trials.cost(kept)
+    cost = _cost(trials, kept)
     # A plan that keeps all of it is fp32 by another name.
     met = cost < 1 - 1e-9
     finalists = tuple(dict.fromkeys((kept, needed, enough)))
@@ -196,17 +192,21 @@ def _greedy(trials: Trials, worst: Sequence[int], budget: Budget, holds: Holds) 
     """Parts kept in the order of what they buy for what they cost, until the budget holds."""
     alone = _errors_alone(trials, worst)
     allowed = 10 ** (-budget.min_psnr_db / 10)
-    order = _by_worth(trials, alone)
-    for number in range(1, len(order) + 1):
-        left = order[number:]
-        predicted = max(sum(alone[part][i] for part in left) for i in range(len(worst)))
-        if predicted <= allowed and holds(order[:number]):
-            return tuple(order[:number])
-    return tuple(order)
+    kept: tuple[Part, ...] = ()
+    for part in alone:
+        kept = (*kept, part)
+        left = [errors for other, errors in alone.items() if other not in kept]
+        predicted = max(map(sum, zip(*left, strict=True)), default=0.0)
+        if predicted <= allowed and holds(kept):
+            break
+    return kept
 
 
 def _errors_alone(trials: Trials, worst: Sequence[int]) -> dict[Part, list[float]]:
-    """Mean squared error of every worst frame with one part in the base type, from its PSNR at peak 1.0."""
+    """Mean squared error of every worst frame with one part in the base type, from its PSNR at peak 1.0.
+
+    In the order of what keeping the part buys for what it costs.
+    """
 
     def squared(value: float | None, broken: bool) -> float:
         if broken:
@@ -214,12 +214,9 @@ def _errors_alone(trials: Trials, worst: Sequence[int]) -> dict[Part, list[float
         return _FLOOR if value is None else max(_FLOOR, 10 ** (-value / 10))
 
     drifts = {part: trials.alone(part, worst) for part in trials.parts}
-    return {part: list(map(squared, drift.psnr_db, drift.non_finite)) for part, drift in drifts.items()}
-
-
-def _by_worth(trials: Trials, alone: Mapping[Part, Sequence[float]]) -> list[Part]:
-    worth = {part: sum(errors) / max(trials.cost([part]), _LEAST_COST) for part, errors in alone.items()}
-    return sorted(worth, key=lambda part: (-worth[part], part.name))
+    alone = {part: list(map(squared, drift.psnr_db, drift.non_finite)) for part, drift in drifts.items()}
+    worth = {part: sum(errors) / max(trials.cost(part.nodes), _LEAST_COST) for part, errors in alone.items()}
+    return {part: alone[part] for part in sorted(worth, key=lambda part: (-worth[part], part.name))}
 
 
 def _needed(trials: Trials, fixed: Sequence[Part], parts: Sequence[Part], holds: Holds) -> tuple[Part, ...]:
@@ -233,7 +230,7 @@ def _needed(trials: Trials, fixed: Sequence[Part], parts: Sequence[Part], holds:
 
 
 def _dearest_first(trials: Trials, parts: Sequence[Part]) -> list[Part]:
-    return sorted(parts, key=lambda part: (-trials.cost([part]), part.name))
+    return sorted(parts, key=lambda part: (-trials.cost(part.nodes), part.name))
 
 
 def _refine(trials: Trials, kept: Sequence[Part], holds: Holds) -> tuple[Part, ...]:
@@ -253,7 +250,7 @@ def _best(trials: Trials, worst: Sequence[int]) -> tuple[Part, ...]:
     """The parts after which keeping more of the graph hardly helps: each is to buy a decibel at least."""
     kept: tuple[Part, ...] = ()
     reached = Loss.of(trials.keeping(kept, worst)).decibels
-    for part in _by_worth(trials, _errors_alone(trials, worst)):
+    for part in _errors_alone(trials, worst):
         decibels = Loss.of(trials.keeping((*kept, part), worst)).decibels
         if decibels >= reached + 1:
             kept, reached = (*kept, part), decibels
@@ -264,6 +261,10 @@ def explained(trials: Trials, kept: Sequence[Part], worst: Sequence[int]) -> dic
     """Every part with what the worst frames lose without it, the one that matters most first."""
     found = {part: Loss.of(trials.keeping(_without(kept, part), worst)) for part in kept}
     return dict(sorted(found.items(), key=lambda item: (item[1].decibels, item[0].name)))
+
+
+def _cost(trials: Trials, parts: Sequence[Part]) -> float:
+    return trials.cost(node for part in parts for node in part.nodes)
 
 
 def _without(parts: Sequence[Part], one: Part) -> tuple[Part, ...]:

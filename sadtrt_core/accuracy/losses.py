@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
-from sadtrt_core.accuracy.findings import Loss, Report, at_least, make_report, over, table, under, worst_frames
+from sadtrt_core.accuracy.findings import Loss, Report, heading, make_report, table, worst_frames
 from sadtrt_core.accuracy.parts import Level, Part, block_parts, node_flops, split, stage_parts
 from sadtrt_core.accuracy.ranges import RangeFinding, find_ranges, range_lines
 from sadtrt_core.accuracy.simulate import Simulator, simulator_of
@@ -23,6 +23,8 @@ from sadtrt_core.session import Session
 from sadtrt_core.stats import median
 
 _STAGES_OPENED = 2
+#: Each stage's share of time, and whose latencies they are.
+TimeShares = tuple[Mapping[str, float], str]
 #: Whose latencies are taken where several runners have them, the nearest to what is shipped first.
 _RUNNERS = ("tensorrt", "tensorrt-enqueue", "torch-compile", "pytorch", "onnxruntime")
 _TITLES: dict[Level, str] = {
@@ -78,18 +80,12 @@ class Losses:
         return sorted(found, key=lambda part: (part.badness, part.part))
 
 
-def measure_losses(
-    simulator: Simulator,
-    precision: Precision,
-    count: int = 4,
-    times: Mapping[str, float] | None = None,
-    reporter: Reporter = SILENT,
-) -> Losses:
+def measure_losses(simulator: Simulator, precision: Precision, count: int = 4, reporter: Reporter = SILENT) -> Losses:
     """What every stage costs in `precision`, every block of the two worst stages, every group of the worst block.
 
     `count` is the number of frames to measure on, the worst under the precision; the reference is the same graph in
-    fp32. `times` has shares of measured time by stage. An interruption (KeyboardInterrupt) ends it early with what
-    there is. Raises UserError for a precision that computes in float32, which loses nothing.
+    fp32. An interruption (KeyboardInterrupt) ends it early with what there is. Raises UserError for a precision that
+    computes in float32, which loses nothing.
     """
     if precision.compute == "float32":
         raise UserError(f"precision {precision.name!r} computes in float32: there is no loss to measure")
@@ -120,8 +116,7 @@ def measure_losses(
                 patterns=part.patterns,
                 lowered=loss(part.lowered(precision)),
                 excluded=loss(part.excluded(precision)),
-                arithmetic=sum(flops.get(node, 0.0) for node in part.nodes) / total,
-                time=(times or {}).get(part.name) if part.level == "stage" else None,
+                arithmetic=sum(flops.get(node, 0) for node in part.nodes) / total,
             )
 
     def worst(parts: Sequence[Part], many: int) -> list[Part]:
@@ -130,9 +125,9 @@ def measure_losses(
     ranges: tuple[RangeFinding, ...] = ()
     complete = True
     try:
-        owner = {node: part.name for part in block_parts(graph) for node in part.nodes}
+        owners = {node: part.name for part in block_parts(graph) for node in part.nodes}
         reporter.progress("drift: ranges of the activations", 0, None)
-        ranges = find_ranges(simulator, frames, precision, lambda node: owner.get(node, node))
+        ranges = find_ranges(simulator, frames, precision, owners)
         stages = stage_parts(graph)
         measure(stages)
         opened = worst([part for part in stages if not part.coordinates], _STAGES_OPENED)
@@ -155,12 +150,14 @@ def session_losses(session: Session, precision: Precision, worst: int, reporter:
     """
     shares = latest_time_shares(session.options.results, precision.name, session.recorded_workload.size)
     simulator = simulator_of(session, precision.quantize is not None)
-    times, source = shares or (None, None)
-    return losses_report(session, precision, measure_losses(simulator, precision, worst, times, reporter), source)
+    return losses_report(session, precision, measure_losses(simulator, precision, worst, reporter), shares)
 
 
-def losses_report(session: Session, precision: Precision, found: Losses, time_source: str | None = None) -> Report:
-    """The losses for people and as JSON; `time_source` says whose latencies the shares of time are."""
+def losses_report(session: Session, precision: Precision, found: Losses, shares: TimeShares | None = None) -> Report:
+    """The losses for people and as JSON, with the stages' shares of time where there are any."""
+    times, source = shares or ({}, None)
+    timed = [replace(part, time=times.get(part.part) if part.level == "stage" else None) for part in found.parts]
+    found = replace(found, parts=tuple(timed))
     findings = {
         "compute": precision.compute,
         "reference": "the same graph in fp32",
@@ -168,16 +165,16 @@ def losses_report(session: Session, precision: Precision, found: Losses, time_so
         "low": found.low,
         "parts": found.parts,
         "ranges": found.ranges,
-        "time_source": time_source,
+        "time_source": source,
     }
     tables = []
     for level, title in _TITLES.items():
         parts = found.ranked(level)
         if parts:
-            tables.append(_table(title.format(precision.name), parts, time_source))
-    heading = f"{precision.name} of {under(session)}: {at_least(found.low)} {over(session, found.frames)}"
+            tables.append(_table(title.format(precision.name), parts, source))
+    head = heading(session, f"{precision.name} of", found.frames, found.low.at_least)
     legend = [_LEGEND.format(precision.compute), *range_lines(found.ranges, precision.compute)]
-    return make_report(session, precision.name, found.frames, findings, [heading], tables, legend)
+    return make_report(session, precision.name, found.frames, findings, [head], tables, legend)
 
 
 def _table(title: str, parts: Sequence[PartLoss], time_source: str | None) -> Table:
@@ -202,7 +199,7 @@ def _table(title: str, parts: Sequence[PartLoss], time_source: str | None) -> Ta
     return made
 
 
-def latest_time_shares(results: Path, precision: str, size: int) -> tuple[dict[str, float], str] | None:
+def latest_time_shares(results: Path, precision: str, size: int) -> TimeShares | None:
     """Each stage's share (0 to 1) of the generator's stages at batch 1, and whose latencies they are.
 
     From the newest run in a results folder; None where there is none that can be read, or it lacks a stage, the

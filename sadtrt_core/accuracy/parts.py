@@ -21,7 +21,6 @@ from sadtrt_core.renderer.stages import GENERATOR_PARTS
 #: Operators that compute no value: they move, choose, compare or count.
 NO_ARITHMETIC = EXACT | {"Shape", "Size", "Cast", "Constant", "ConstantOfShape", "Range", "Less"}
 
-
 Level = Literal["stage", "block", "nodes"]
 _SCOPES = {
     "appearance": ("/first/*", "/down_blocks.*", "/second/*", "/resblocks_3d/*"),
@@ -157,7 +156,7 @@ def _by_scope(nodes: frozenset[str]) -> dict[str, frozenset[str]]:
     return {key: frozenset(group) for key, group in found.items()}
 
 
-def node_flops(graph: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+def node_flops(graph: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Floating-point operations of every node of an fp32 graph that computes, for inputs of these shapes.
 
     A convolution has two for each weight and output place; any other operator one for each element it makes, a volume
@@ -169,15 +168,15 @@ def node_flops(graph: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]]) ->
     plain = resolve_grid_sample(plain, "native")
     fix_shapes(plain, inputs)
     shapes = _shapes(plain)
-    found = dict.fromkeys(_kinds(graph), 0.0)
+    found = dict.fromkeys(_kinds(graph), 0)
     for node in plain.graph.node:
         if node.op_type in NO_ARITHMETIC or node.output[0] not in shapes:
             continue
         made = shapes[node.output[0]]
         if node.op_type == "Conv":
-            count = 2.0 * made[0] * math.prod(made[2:]) * math.prod(shapes[node.input[1]])
+            count = 2 * made[0] * math.prod(made[2:]) * math.prod(shapes[node.input[1]])
         else:
-            count = float(math.prod(made))
+            count = math.prod(made)
         # A resolved sampler's operators carry its name in front of their own.
         owner = node.name if node.name in found else node.name.rpartition("/")[0]
         if owner in found:

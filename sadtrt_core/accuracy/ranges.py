@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,55 +46,48 @@ class RangeFinding:
 
 
 def find_ranges(
-    simulator: Simulator,
-    indices: Sequence[int],
-    precision: Precision,
-    part_of: Callable[[str], str],
+    simulator: Simulator, indices: Sequence[int], precision: Precision, owners: Mapping[str, str]
 ) -> tuple[RangeFinding, ...]:
     """Every node of the graph whose outputs over these frames, or whose weights, do not fit the precision's type.
 
-    `part_of` names a node's part. Overflows come first, the largest first.
+    `owners` names the parts of nodes. Overflows come first, the largest first.
     """
     limits = torch.finfo(precision.torch_type)
     plain = onnx.ModelProto()
     plain.CopyFrom(simulator.graph)
     constants_to_initializers(plain)
-    computing = [node for node in plain.graph.node if node.op_type not in NO_ARITHMETIC]
-    # Only what the graph's own nodes put out: a sampler's insides are its own affair.
-    makers = {node.output[0]: node.name for node in computing}
+    weights = {t.name: constant(t) for t in plain.graph.initializer if t.data_type == TensorProto.FLOAT}
+    # Only what the graph's own nodes read and put out: a sampler's insides are its own affair.
+    tensors: list[tuple[str, str, What]] = []
+    for node in plain.graph.node:
+        if node.op_type not in NO_ARITHMETIC:
+            tensors.append((node.output[0], node.name, "output"))
+            tensors += [(name, node.name, "weights") for name in node.input if name in weights]
+    wanted = {tensor for tensor, _, _ in tensors}
     seen: dict[str, list[_Sizes]] = {}
 
-    def see(name: str, value: Tensor) -> None:
-        if name in makers:
-            seen.setdefault(name, []).append(_sizes(value, limits.tiny))
+    def see(name: str, values: Tensor) -> None:
+        if name in wanted:
+            sizes = values[values != 0].abs()
+            if sizes.numel():
+                below = int((sizes < limits.tiny).sum())
+                seen.setdefault(name, []).append((float(sizes.max()), float(sizes.min()), sizes.numel(), below))
 
     simulator.watch(indices, see)
-    found = [_judge(makers[name], part_of, "output", sizes, limits) for name, sizes in seen.items()]
-    floats = (tensor for tensor in plain.graph.initializer if tensor.data_type == TensorProto.FLOAT)
-    weights = {tensor.name: [_sizes(constant(tensor), limits.tiny)] for tensor in floats}
-    for node in computing:
-        for name in node.input:
-            if name in weights:
-                found.append(_judge(node.name, part_of, "weights", weights[name], limits))
-    return tuple(sorted(filter(None, found), key=lambda f: (f.kind != "overflow", -f.largest, f.node)))
-
-
-def _sizes(values: Tensor, normal: float) -> _Sizes:
-    sizes = values[values != 0].abs()
-    if not sizes.numel():
-        return 0.0, math.inf, 0, 0
-    return float(sizes.max()), float(sizes.min()), sizes.numel(), int((sizes < normal).sum())
-
-
-def _judge(
-    node: str, part_of: Callable[[str], str], what: What, sizes: Sequence[_Sizes], limits: torch.finfo
-) -> RangeFinding | None:
-    largest, smallest, nonzero, below = zip(*sizes, strict=True)
-    share = sum(below) / max(1, sum(nonzero))
-    if max(largest) <= limits.max and share <= _MOSTLY:
-        return None
-    kind: Kind = "overflow" if max(largest) > limits.max else "underflow"
-    return RangeFinding(node, part_of(node), kind, what, max(largest), min(smallest), share)
+    for name, values in weights.items():
+        see(name, values)
+    found = []
+    for tensor, node_name, what in tensors:
+        if tensor not in seen:
+            continue
+        largest, smallest, nonzero, below = zip(*seen[tensor], strict=True)
+        share = sum(below) / sum(nonzero)
+        overflows = max(largest) > limits.max
+        if overflows or share > _MOSTLY:
+            kind: Kind = "overflow" if overflows else "underflow"
+            part = owners.get(node_name, node_name)
+            found.append(RangeFinding(node_name, part, kind, what, max(largest), min(smallest), share))
+    return tuple(sorted(found, key=lambda f: (f.kind != "overflow", -f.largest, f.node)))
 
 
 def range_lines(ranges: Sequence[RangeFinding], compute: ComputeType) -> list[str]:

@@ -205,7 +205,7 @@ def _beside(plan: Plan, trials: Trials, outcome: Outcome) -> str | None:
     if plan.base != _BUILT_IN.compute:
         return None
     drift = trials.of(_BUILT_IN, trials.every_frame)
-    share = trials.share(kept_nodes(trials.simulator.graph, _BUILT_IN))
+    share = trials.cost(kept_nodes(trials.simulator.graph, _BUILT_IN))
     return (
         f"{plan.name} keeps {outcome.cost:.3%} of the arithmetic in fp32 and gives {Loss.of(outcome.drift)}; "
         f"the built-in {_BUILT_IN.name} keeps {share:.3%} and gives {Loss.of(drift)}"
@@ -228,7 +228,7 @@ def _keeps(trials: Trials, kept: Mapping[Part, Loss]) -> tuple[Keep, ...]:
         picture = f"{without.psnr_min_db:.1f} dB" if finite else "frames that are not finite"
         return (
             f"were it {trials.base}, the worst frames would come to {picture}, {without.max_lsb} of 255; "
-            f"{trials.cost([part]):.2%} of the arithmetic"
+            f"{trials.cost(part.nodes):.2%} of the arithmetic"
         )
 
     return tuple(Keep(part.patterns, why(part, without)) for part, without in kept.items())

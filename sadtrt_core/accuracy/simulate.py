@@ -57,28 +57,28 @@ class Simulator:
         """The shape of every input, batch 1."""
         return {name: tuple(tensor.shape) for name, tensor in self.inputs[0].items()}
 
-    def typed(self, precision: Precision) -> onnx.ModelProto:
-        """The graph in a precision, of fixed shapes, its samplers ordinary operators: what `run` takes."""
+    def rounded(self, precision: Precision) -> onnx.ModelProto:
+        """The graph in a precision, of fixed shapes, its samplers ordinary operators, every rounding explicit."""
         # The scales of quantized weights are made from the weights themselves, which then travel with the graph.
         lifted = precision.quantize is None
         model = apply_precision(self._lifted_graph if lifted else self.graph, precision, self.calibration)
         model = resolve_grid_sample(model, "native")
         weights = {name: tuple(tensor.shape) for name, tensor in self._weights.items()} if lifted else {}
         fix_shapes(model, self.shapes | weights)
-        return model
+        return explicit_rounding(model)
 
     def frames(self, precision: Precision, indices: Sequence[int]) -> Tensor:
         """Frames (len(indices), 3, H, W), float32 on the host; not finite where the precision overflows."""
-        model = explicit_rounding(self.typed(precision))
+        model = self.rounded(precision)
         if self.device is not None:
-            return torch.cat([run_graph(model, self._values(model, index)).cpu() for index in indices])
-        session, output = make_session(model), model.graph.output[0].name
+            return torch.cat([run_graph(model, self._values(model, i))["prediction"].cpu() for i in indices])
+        session = make_session(model)
         arrays = ({name: tensor.numpy() for name, tensor in self.inputs[index].items()} for index in indices)
-        return torch.cat([torch.from_numpy(session.run([output], item)[0]) for item in arrays])
+        return torch.cat([torch.from_numpy(session.run(["prediction"], item)[0]) for item in arrays])
 
     def watch(self, indices: Sequence[int], see: See) -> None:
         """Show `see` every tensor that a node makes in fp32, by PyTorch, for each of these frames."""
-        model = explicit_rounding(self.typed(PRECISIONS["fp32"]))
+        model = self.rounded(PRECISIONS["fp32"])
         for index in indices:
             run_graph(model, self._values(model, index), see)
 

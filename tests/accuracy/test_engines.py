@@ -11,7 +11,6 @@ from rich.console import Console
 
 from sadtrt_core.accuracy.engines import (
     TOGETHER,
-    StageChain,
     beyond,
     by_pytorch,
     engine_losses,
@@ -22,7 +21,6 @@ from sadtrt_core.accuracy.engines import (
 from sadtrt_core.accuracy.findings import Loss, Report
 from sadtrt_core.config import RunConfig
 from sadtrt_core.precision import PRECISIONS
-from sadtrt_core.progress import SILENT
 from sadtrt_core.renderer.inputs import frame_inputs
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES
 from sadtrt_core.renderer.workload import make_workload
@@ -85,7 +83,7 @@ def test_the_stage_where_the_runner_adds_to_its_types_is_named(tiny, tmp_path):
             ways[way, name] = with_noise(exact, 0.0)
     ways["simulated", "warp"] = ways["runner", "warp"] = with_noise(ways["fp32", "warp"], 1e-3)
     ways["runner", "decode"] = with_noise(ways["fp32", "decode"], 1e-4)
-    frames, stages = measure_stages(StageChain(ways, inputs), 1, SILENT)
+    frames, stages = measure_stages(ways, inputs, 1)
     assert len(frames) == 1
     found = {stage.stage: stage for stage in stages}
     assert beyond(found["decode"].lowered) == pytest.approx(80, abs=1)
