@@ -30,8 +30,6 @@ from sadtrt_core.session import Session
 
 #: How many products one matrix instruction adds to the accumulator (the k of mma.m16n8k16 and wgmma.m64nNk16).
 PRODUCTS = 16
-
-
 #: How many of the worst convolutions sum in float while the others sum in half.
 EXCLUDED = (1, 2, 4, 8, 16)
 _SHOWN = 16
@@ -60,15 +58,15 @@ def convolve_in_half(given: Sequence[Tensor], attributes: Mapping[str, Any]) -> 
     spatial = value.dim() - 2
     strides, pads = attributes["strides"], list(attributes["pads"])
     sides = [size for axis in reversed(range(spatial)) for size in (pads[axis], pads[spatial + axis])]
-    padded = torch.nn.functional.pad(value[0], sides)
-    kernel = weights.shape[2:]
-    made = [(padded.shape[1 + a] - kernel[a]) // strides[a] + 1 for a in range(spatial)]
+    windows = torch.nn.functional.pad(value[0], sides)
+    for axis, size in enumerate(weights.shape[2:]):
+        windows = windows.unfold(axis + 1, size, strides[axis])
+    made = windows.shape[1 : spatial + 1]
     total = torch.zeros((weights.shape[0], *made), device=value.device).flatten(1)
-    for number, position in enumerate(itertools.product(*map(range, kernel))):
-        ends = [position[a] + strides[a] * (made[a] - 1) + 1 for a in range(spatial)]
-        window = [slice(None), *(slice(position[a], ends[a], strides[a]) for a in range(spatial))]
-        seen = padded[tuple(window)].flatten(1)
-        factors = weights.flatten(2)[:, :, number]
+    kernel = [range(size) for size in weights.shape[2:]]
+    for position in itertools.product(*kernel):
+        place = (..., *position)
+        seen, factors = windows[place].flatten(1), weights[place]
         for start in range(0, seen.shape[0], PRODUCTS):
             some = slice(start, start + PRODUCTS)
             total = torch.addmm(total, factors[:, some], seen[some]).half().float()

@@ -20,7 +20,7 @@ from sadtrt_core.codec import to_json
 from sadtrt_core.environment import read_environment
 from sadtrt_core.files import write_file
 from sadtrt_core.records.measurements import Drift
-from sadtrt_core.records.store import utc_now
+from sadtrt_core.records.store import make_folder, utc_now
 from sadtrt_core.session import Session
 
 VERSION = 2
@@ -136,12 +136,7 @@ class Report:
         """Keep it as JSON and as text in `<results>/<UTC time>-drift-<what>-<commit>/`; the folder."""
         words = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{self.what}-{self.content['versions']['commit'][:10]}").strip("-")
         name = f"{utc_now():%Y%m%dT%H%M%SZ}-drift-{words}"
-        folder = results / name
-        number = 1
-        while folder.exists():
-            number += 1
-            folder = results / f"{name}-{number}"
-        folder.mkdir(parents=True)
+        folder = make_folder(results, name)
         write_file(folder / REPORT_FILE, json.dumps(self.content, indent=1, allow_nan=False) + "\n")
         write_file(folder / TABLE_FILE, self.text)
         return folder

@@ -8,7 +8,6 @@ at once: a search that was killed goes on where it was.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -26,6 +25,7 @@ from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_file
 from sadtrt_core.measure.drift import measure_drift
+from sadtrt_core.plan import precision_digest
 from sadtrt_core.precision import ComputeType, Precision
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records.measurements import Drift
@@ -89,9 +89,7 @@ class Trials:
 
         What is rendered is on disk before this returns. Raises UserError where it cannot be written.
         """
-        content = dataclasses.asdict(precision) | {"name": "", "why": "", "keep_nodes": sorted(precision.keep_nodes)}
-        content["only_nodes"] = None if precision.only_nodes is None else sorted(precision.only_nodes)
-        known = self.measured.setdefault(digest(content)[:32], {})
+        known = self.measured.setdefault(precision_digest(precision)[:32], {})
         missing = [index for index in frames if str(index) not in known]
         if missing:
             self.reporter.progress("trying precisions", self.rendered, None)

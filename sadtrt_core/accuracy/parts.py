@@ -65,13 +65,14 @@ class Part:
 
 def keeping(base: ComputeType, kept: Iterable[Part]) -> Precision:
     """The precision that computes in `base` but for these parts, as a plan would say it."""
-    patterns = tuple(dict.fromkeys(pattern for part in kept for pattern in part.patterns))
+    # In one order, whatever the parts' own: the same parts are the same precision.
+    patterns = {pattern for part in kept for pattern in part.patterns}
     return Precision(
         "candidate",
         base,
         "to be measured",
         keep_coordinates=COORDINATES in patterns,
-        keep_nodes=tuple(pattern for pattern in patterns if pattern != COORDINATES),
+        keep_nodes=tuple(sorted(patterns - {COORDINATES})),
         split_k=True,
     )
 

@@ -39,15 +39,13 @@ _BUILT_IN = PRECISIONS["fp16-mixed"]
 
 @dataclass(frozen=True)
 class Found:
-    """A plan that holds the budget, or None and why, with what the search saw.
+    """A plan that holds the budget, or None, with what the search saw; `trials` is how many candidates were rendered.
 
-    `beside` is one sentence that sets the plan beside the built-in fp16-mixed, where the base is fp16. `trials` is how
-    many candidates were rendered.
+    `said` are sentences: why there is no plan, and how it compares to the built-in fp16-mixed where the base is fp16.
     """
 
     plan: Plan | None
-    refusal: str | None
-    beside: str | None
+    said: list[str]
     outcome: Outcome
     trials: int
 
@@ -72,13 +70,12 @@ def search_command(
             reporter.log("interrupted: what was measured is kept, the same command goes on from there")
             raise
     if found.plan is None:
-        console.print(" ".join(filter(None, (found.refusal, found.beside))), markup=False, soft_wrap=True)
+        console.print(" ".join(found.said), markup=False, soft_wrap=True)
         return False
     write_plan(found.plan, target)
     console.print(_table(found.plan))
-    if found.beside is not None:
-        console.print(found.beside, markup=False, soft_wrap=True)
-    console.print(f"{found.trials} candidates rendered; wrote {target}", markup=False, soft_wrap=True)
+    for line in (*found.said, f"{found.trials} candidates rendered; wrote {target}"):
+        console.print(line, markup=False, soft_wrap=True)
     return True
 
 
@@ -141,17 +138,17 @@ def search_session(
     trials = Trials(simulator, reference.frames, base.compute, journal, reporter)
     outcome = cheapest(trials, budget, worst)
     if not outcome.met:
-        return Found(None, _refusal(outcome, budget), None, outcome, trials.rendered)
+        return Found(None, [_refusal(outcome, budget)], outcome, trials.rendered)
     why = f"the least found in fp32 that holds {budget} over {len(trials.every_frame)} frames"
     keep = _keeps(trials, outcome.kept)
     facts = _facts(session, budget, outcome)
     plan = Plan(name, base.compute, why, keep, facts, seen | {"graph": seen["graph"][:16]})
     if kind is None:
-        return Found(plan, None, _beside(plan, trials, outcome), outcome, trials.rendered)
+        return Found(plan, _beside(plan, trials, outcome), outcome, trials.rendered)
     finalists = _finalists(trials, outcome, budget, worst)
     keeps = [_keeps(trials, explained(trials, parts, outcome.worst)) for parts in finalists]
-    chosen, refusal, beside = _fastest_engine(session, kind, plan, keeps, base, budget, reporter)
-    return Found(chosen, refusal, beside, outcome, trials.rendered)
+    fastest_plan, said = _fastest_engine(session, kind, plan, keeps, base, budget, reporter)
+    return Found(fastest_plan, said, outcome, trials.rendered)
 
 
 def _finalists(trials: Trials, outcome: Outcome, budget: Budget, worst: int) -> list[tuple[Part, ...]]:
@@ -180,36 +177,34 @@ def _fastest_engine(
     base: Precision,
     budget: Budget,
     reporter: Reporter,
-) -> tuple[Plan | None, str | None, str | None]:
-    """`plan` with what the fastest engine keeps that holds the budget, or None and why; and the built-in beside it."""
+) -> tuple[Plan | None, list[str]]:
+    """`plan` with what the fastest engine keeps that holds the budget, or None; why, and the built-in beside it."""
     # A plan's name has 64 letters at most.
-    plans = {f"{plan.name[:60]}-{i}": replace(plan, name=f"{plan.name[:60]}-{i}", keep=k) for i, k in enumerate(keeps)}
+    named = {f"{plan.name[:60]}-{number}": keep for number, keep in enumerate(keeps)}
+    precisions = [replace(plan, name=name, keep=keep).precision for name, keep in named.items()]
     builtin = [_BUILT_IN] if base.compute == _BUILT_IN.compute else []
-    done = confirm_all(session, kind, [*(each.precision for each in plans.values()), *builtin, base], reporter)
-    own = [item for item in done if item.precision.name in plans]
-    others = [item for item in done if item.precision.name not in plans]
+    done = confirm_all(session, kind, [*precisions, *builtin, base], reporter)
+    own = [item for item in done if item.precision.name in named]
+    others = [item for item in done if item.precision.name not in named]
     if not own:
-        raise UserError(f"{kind.name} built none of the {len(plans)} plans that hold {budget}")
-    best, holds = fastest(own, budget)
-    words = [verdict(plan.name, best, item) for item in others if item.precision is _BUILT_IN]
-    beside = words[0] if words else None
-    if not holds:
-        return None, f"{kind.name} gives {Loss.of(best.drift)} at best, where {budget} is asked for", beside
+        raise UserError(f"{kind.name} built none of the {len(named)} plans that hold {budget}")
+    best = fastest(own, budget)
+    beside = [verdict(plan.name, best, item) for item in others if item.precision is _BUILT_IN]
+    if not budget.met_by(best.loss):
+        return None, [f"{kind.name} gives {best.loss} at best, where {budget} is asked for", *beside]
     facts = {**plan.measured, **_engine_facts(session, kind, best, others)}
     del facts["arithmetic_in_fp32"]
-    return replace(plan, keep=plans[best.precision.name].keep, measured=facts), None, beside
+    return replace(plan, keep=named[best.precision.name], measured=facts), beside
 
 
-def _beside(plan: Plan, trials: Trials, outcome: Outcome) -> str | None:
+def _beside(plan: Plan, trials: Trials, outcome: Outcome) -> list[str]:
     """The plan beside the built-in one where nothing is timed: by arithmetic and by picture."""
     if plan.base != _BUILT_IN.compute:
-        return None
-    drift = trials.of(_BUILT_IN, trials.every_frame)
+        return []
+    loss = Loss.of(trials.of(_BUILT_IN, trials.every_frame))
     share = trials.cost(kept_nodes(trials.simulator.graph, _BUILT_IN))
-    return (
-        f"{plan.name} keeps {outcome.cost:.3%} of the arithmetic in fp32 and gives {Loss.of(outcome.drift)}; "
-        f"the built-in {_BUILT_IN.name} keeps {share:.3%} and gives {Loss.of(drift)}"
-    )
+    own = f"{plan.name} keeps {outcome.cost:.3%} of the arithmetic in fp32 and gives {Loss.of(outcome.drift)}"
+    return [f"{own}; the built-in {_BUILT_IN.name} keeps {share:.3%} and gives {loss}"]
 
 
 def _refusal(outcome: Outcome, budget: Budget) -> str:
