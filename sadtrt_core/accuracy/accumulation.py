@@ -65,7 +65,7 @@ def convolve_in_half(given: Sequence[Tensor], attributes: Mapping[str, Any]) -> 
     total = torch.zeros((weights.shape[0], *made), device=value.device).flatten(1)
     kernel = [range(size) for size in weights.shape[2:]]
     for position in itertools.product(*kernel):
-        place = (..., *position)
+        place: tuple[Any, ...] = (..., *position)
         seen, factors = windows[place].flatten(1), weights[place]
         for start in range(0, seen.shape[0], PRODUCTS):
             some = slice(start, start + PRODUCTS)
