@@ -133,7 +133,7 @@ class Outcome:
     `met` says whether the budget holds; else this is the best that was found. `kept` has every part that stays fp32
     with the loss over the worst frames if it did not, that which matters most first; `cost` is their share of the
     arithmetic, 0 to 1. `low` is everything in the base type, `fp32` everything kept, both over all frames. `finalists`
-    are all sets of parts that held the budget where the search narrowed them down, the last one kept.
+    are the sets of parts that the search narrowed down, that first which is kept.
     """
 
     met: bool
@@ -143,7 +143,7 @@ class Outcome:
     low: Loss
     fp32: Loss
     worst: tuple[int, ...]
-    finalists: tuple[tuple[Part, ...], ...] = ()
+    finalists: tuple[tuple[Part, ...], ...]
 
 
 def cheapest(trials: Trials, budget: Budget, count: int = 4) -> Outcome:
@@ -153,18 +153,29 @@ def cheapest(trials: Trials, budget: Budget, count: int = 4) -> Outcome:
     resumes.
     """
     every = trials.every_frame
-    drift = trials.keeping((), every)
-    low, fp32 = Loss.of(drift), Loss.of(trials.keeping(trials.parts, every))
-    worst = worst_frames(drift, count)
-    if budget.met_by(low):
-        return Outcome(True, {}, drift, 0.0, low, fp32, worst, ((),))
-    if not budget.met_by(fp32):
+    all_low = trials.keeping((), every)
+    low, fp32 = Loss.of(all_low), Loss.of(trials.keeping(trials.parts, every))
+    worst = worst_frames(all_low, count)
+    finalists: tuple[tuple[Part, ...], ...] = ((),)
+    if not budget.met_by(low) and budget.met_by(fp32):
+        worst, finalists = _narrowed(trials, budget, worst)
+    elif not budget.met_by(low):
         trials.reporter.log(
             f"fp32 throughout gives {picture_words(fp32)}: no plan can hold {budget}; looking for the best"
         )
-        kept = _best(trials, worst)
-        drift = trials.keeping(kept, every)
-        return Outcome(False, explained(trials, kept, worst), drift, _cost(trials, kept), low, fp32, worst)
+        finalists = (_best(trials, worst),)
+    kept = finalists[0]
+    drift, cost = trials.keeping(kept, every), _cost(trials, kept)
+    # A plan that keeps all of it is fp32 by another name.
+    met = budget.met_by(Loss.of(drift)) and cost < 1 - 1e-9
+    return Outcome(met, explained(trials, kept, worst), drift, cost, low, fp32, worst, finalists)
+
+
+def _narrowed(
+    trials: Trials, budget: Budget, worst: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[tuple[Part, ...], ...]]:
+    """The frames it took, and sets of parts that hold the budget on them, the last found first."""
+    every = trials.every_frame
 
     def holds(parts: Sequence[Part]) -> bool:
         return budget.met_by(Loss.of(trials.keeping(parts, worst)))
@@ -173,17 +184,11 @@ def cheapest(trials: Trials, budget: Budget, count: int = 4) -> Outcome:
         enough = _greedy(trials, worst, budget, holds)
         needed = _needed(trials, (), enough, holds)
         kept = _refine(trials, needed, holds)
-        drift = trials.keeping(kept, every)
-        if budget.met_by(Loss.of(drift)):
-            break
+        if budget.met_by(Loss.of(trials.keeping(kept, every))):
+            return worst, tuple(dict.fromkeys((kept, needed, enough)))
         failing = [index for index in every if not budget.met_by(Loss.of(trials.keeping(kept, [index])))]
         trials.reporter.log(f"frames {', '.join(map(str, failing))} do not hold it: searching on them too")
         worst = tuple(sorted({*worst, *failing}))
-    cost = _cost(trials, kept)
-    # A plan that keeps all of it is fp32 by another name.
-    met = cost < 1 - 1e-9
-    finalists = tuple(dict.fromkeys((kept, needed, enough)))
-    return Outcome(met, explained(trials, kept, worst), drift, cost, low, fp32, worst, finalists)
 
 
 def _greedy(trials: Trials, worst: Sequence[int], budget: Budget, holds: Holds) -> tuple[Part, ...]:
