@@ -183,17 +183,10 @@ def _table(title: str, parts: Sequence[PartLoss], time_source: str | None) -> Ta
     for part in parts:
         lowered, excluded = part.lowered, part.excluded
         ssim = "-" if lowered.ssim_min is None else f"{lowered.ssim_min:.5f}"
-        cells = [
-            lowered.cell,
-            ssim,
-            str(lowered.max_lsb),
-            excluded.cell,
-            str(excluded.max_lsb),
-            f"{part.arithmetic:.2%}",
-        ]
+        figures = [lowered.cell, ssim, lowered.max_lsb, excluded.cell, excluded.max_lsb, f"{part.arithmetic:.2%}"]
         if timed:
-            cells.append("-" if part.time is None else f"{part.time:.0%}")
-        made.add_row(escape(part.part), *cells)
+            figures.append("-" if part.time is None else f"{part.time:.0%}")
+        made.add_row(escape(part.part), *map(str, figures))
     if timed and time_source:
         made.caption = escape(f"time: {time_source}; motion's holds the coordinates'")
     return made

@@ -40,7 +40,7 @@ OVERFLOWING = 2.0**17
 
 @pytest.fixture(scope="module")
 def inputs(tiny):
-    return frame_inputs(tiny, make_workload(tiny.config, 3), GENERATOR, torch.device("cpu"))
+    return frame_inputs(tiny, make_workload(tiny.config, 2), GENERATOR, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def sound(graph, inputs):
 @pytest.fixture
 def report(tiny, tmp_path):
     """Losses of half precision as a report of the session they were measured for."""
-    session = Session(RunConfig(weights="seeded", frames=3, device="cpu", cache=tmp_path))
+    session = Session(RunConfig(weights="seeded", frames=2, device="cpu", cache=tmp_path))
     session.__dict__["renderer"] = tiny  # A cached property: the tiny networks in place of the demo's.
     return lambda found, *more: losses_report(session, FP16, found, *more)
 
@@ -216,9 +216,9 @@ def test_a_device_renders_what_onnx_runtime_renders(graph, inputs, precision):
     fp32, wanted = PRECISIONS["fp32"], PRECISIONS[precision]
     here = Simulator(graph, inputs, torch.device("cpu"))
     there = Simulator(graph, inputs)
-    reference = there.frames(fp32, [0, 2])
-    old = measure_drift(reference, there.frames(wanted, [0, 2]))
-    new = measure_drift(reference, here.frames(wanted, [0, 2]))
+    reference = there.frames(fp32, [1])
+    old = measure_drift(reference, there.frames(wanted, [1]))
+    new = measure_drift(reference, here.frames(wanted, [1]))
     if precision == "fp32":
         assert new.psnr_min > 100
     else:
