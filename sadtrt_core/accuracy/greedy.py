@@ -146,7 +146,7 @@ class Outcome:
     finalists: tuple[tuple[Part, ...], ...]
 
 
-def cheapest(trials: Trials, budget: Budget, count: int = 4) -> Outcome:
+def cheapest(trials: Trials, budget: Budget, count: int) -> Outcome:
     """The cheapest plan found that holds the budget on every frame, or the best there is where none does.
 
     `count` frames are tried first. Deterministic: with the same journal it asks for the same trials, which is how it
@@ -165,7 +165,7 @@ def cheapest(trials: Trials, budget: Budget, count: int = 4) -> Outcome:
         )
         finalists = (_best(trials, worst),)
     kept = finalists[0]
-    drift, cost = trials.keeping(kept, every), _cost(trials, kept)
+    drift, cost = trials.keeping(kept, every), trials.cost(node for part in kept for node in part.nodes)
     # A plan that keeps all of it is fp32 by another name.
     met = budget.met_by(Loss.of(drift)) and cost < 1 - 1e-9
     return Outcome(met, explained(trials, kept, worst), drift, cost, low, fp32, worst, finalists)
@@ -264,10 +264,6 @@ def explained(trials: Trials, kept: Sequence[Part], worst: Sequence[int]) -> dic
     """Every part with what the worst frames lose without it, the one that matters most first."""
     found = {part: Loss.of(trials.keeping(_without(kept, part), worst)) for part in kept}
     return dict(sorted(found.items(), key=lambda item: (item[1].decibels, item[0].name)))
-
-
-def _cost(trials: Trials, parts: Sequence[Part]) -> float:
-    return trials.cost(node for part in parts for node in part.nodes)
 
 
 def _without(parts: Sequence[Part], one: Part) -> tuple[Part, ...]:

@@ -23,9 +23,6 @@ _MOSTLY = 0.5
 _SHOWN = 12
 Kind = Literal["overflow", "underflow"]
 What = Literal["output", "weights"]
-#: Largest and least magnitude of the values that are not zero, how many these are, and how many lie under the normal
-#: range.
-_Sizes = tuple[float, float, int, int]
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,8 @@ def find_ranges(
             tensors.append((node.output[0], node.name, "output"))
             tensors += [(name, node.name, "weights") for name in node.input if name in weights]
     wanted = {tensor for tensor, _, _ in tensors}
-    seen: dict[str, list[_Sizes]] = {}
+    # Largest and least magnitude but zero, how many values are not zero, how many of these below the normal range.
+    seen: dict[str, list[tuple[float, float, int, int]]] = {}
 
     def see(name: str, values: Tensor) -> None:
         if name in wanted:
