@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import onnx
 import torch
+from rich.markup import escape
+from rich.table import Table
 from torch import Tensor
 
-from sadtrt_core.accuracy.drift import versions
-from sadtrt_core.accuracy.findings import SUMS_REPORT_VERSION, ExcludedSums, Loss, SumLoss, SumsReport
-from sadtrt_core.accuracy.losses import worst_frames
+from sadtrt_core.accuracy.findings import REPORT_FILE, Loss, Report, heading, make_report, table, worst_frames
 from sadtrt_core.accuracy.torch_graph import rounded_graph, run_graph
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.edit import element_types
@@ -31,16 +30,25 @@ from sadtrt_core.session import Session
 
 #: How many products one matrix instruction adds to the accumulator (the k of mma.m16n8k16 and wgmma.m64nNk16).
 PRODUCTS = 16
+#: How many of the worst convolutions sum in float while the others sum in half.
+EXCLUDED = (1, 2, 4, 8, 16)
+_SHOWN = 16
+_LEGEND = (
+    "Each convolution alone sums in half, rounded after every 16 products as tensor cores do; the rest sum in float. "
+    "Any rounding moves some pixels: shares that are about alike at the end of the list say no more than that. Kernels "
+    "that sum in float lose nothing of this; an engine's tactics name their accumulators."
+)
+#: Renders frames (N, 3, H, W) on the host, by their indices, with the named convolutions summing in half.
+Render = Callable[[Collection[str], Sequence[int]], Tensor]
 
 
-def convolve_in_half(given: Sequence[Tensor], attributes: Mapping[str, Any], longest: int | None = None) -> Tensor:
+def convolve_in_half(given: Sequence[Tensor], attributes: Mapping[str, Any]) -> Tensor:
     """The result of an ONNX Conv whose sums are rounded to half after every PRODUCTS products; float32.
 
     `given` are input (1, C, spatial...), weights (O, C, kernel...) and perhaps bias (O,), float32 that holds halves.
     The products of one kernel position after the other are summed, its input channels in order; the bias is added in
     float. The PRODUCTS products themselves and their sum are float32: hardware adds them with less (it aligns them to
-    the largest), which half's rounding hides. `longest`, if given, ends a sum after at most so many products (at least
-    PRODUCTS) and adds such partial sums in float, as a convolution would that is split over its products.
+    the largest), which half's rounding hides.
 
     Raises UserError for grouped or dilated convolutions and for a batch beyond one, which the generator does not have.
     """
@@ -50,66 +58,54 @@ def convolve_in_half(given: Sequence[Tensor], attributes: Mapping[str, Any], lon
     spatial = value.dim() - 2
     strides, pads = attributes["strides"], list(attributes["pads"])
     sides = [size for axis in reversed(range(spatial)) for size in (pads[axis], pads[spatial + axis])]
-    padded = torch.nn.functional.pad(value[0], sides)
-    kernel = weights.shape[2:]
-    made = [(padded.shape[1 + a] - kernel[a]) // strides[a] + 1 for a in range(spatial)]
+    windows = torch.nn.functional.pad(value[0], sides)
+    for axis, size in enumerate(weights.shape[2:]):
+        windows = windows.unfold(axis + 1, size, strides[axis])
+    made = windows.shape[1 : spatial + 1]
     total = torch.zeros((weights.shape[0], *made), device=value.device).flatten(1)
-    chain, products = torch.zeros_like(total), 0
-    for number, position in enumerate(itertools.product(*map(range, kernel))):
-        ends = [position[a] + strides[a] * (made[a] - 1) + 1 for a in range(spatial)]
-        window = [slice(None), *(slice(position[a], ends[a], strides[a]) for a in range(spatial))]
-        seen = padded[tuple(window)].flatten(1)
-        factors = weights.flatten(2)[:, :, number]
+    kernel = [range(size) for size in weights.shape[2:]]
+    for position in itertools.product(*kernel):
+        place: tuple[Any, ...] = (..., *position)
+        seen, factors = windows[place].flatten(1), weights[place]
         for start in range(0, seen.shape[0], PRODUCTS):
-            if longest is not None and products and products + PRODUCTS > longest:
-                total, chain, products = total + chain, torch.zeros_like(chain), 0
-            chain = torch.addmm(chain, factors[:, start : start + PRODUCTS], seen[start : start + PRODUCTS])
-            chain = chain.half().float()
-            products += PRODUCTS
-    total = total + chain
+            some = slice(start, start + PRODUCTS)
+            total = torch.addmm(total, factors[:, some], seen[some]).half().float()
     if len(given) > 2:
         total = total + given[2][:, None]
     return total.reshape(1, weights.shape[0], *made)
 
 
-#: How many of the worst convolutions sum in float while the others sum in half.
-EXCLUDED = (1, 2, 4, 8, 16)
+def half_convolutions(session: Session, precision: Precision) -> tuple[dict[str, int], Render]:
+    """The generator's convolutions of half operands in a precision, and what renders the session's frames.
 
-
-class SummedGraph:
-    """The generator's graph in a precision on the frames of a session, its half convolutions summing as told.
-
-    `halves` names the convolutions of half operands (the others sum in float, or in integers, whatever the kernel) and
-    how many products each of their sums has.
+    Each with how many products its sums have. All others sum in float, or in integers, whatever the kernel.
     """
+    stage, calibration = STAGES["generator"], session.calibration if precision.quantize is not None else None
+    typed = typed_graph(session.renderer, stage, precision, "native", session.options.cache, calibration)
+    model = onnx.load_from_string(typed)
+    types, sizes = element_types(model), {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    products = {
+        node.name: math.prod(sizes[node.input[1]][1:])
+        for node in model.graph.node
+        if node.op_type == "Conv" and types[node.input[0]] == onnx.TensorProto.FLOAT16
+    }
+    shapes = {spec.name: spec.batched(1) for spec in stage.inputs(session.renderer.config)}
+    graph, constants = rounded_graph(model, shapes, session.device)
+    inputs = [{name: t.to(session.device) for name, t in item.items()} for item in session.frame_inputs]
 
-    def __init__(self, session: Session, precision: Precision) -> None:
-        stage, calibration = STAGES["generator"], session.calibration if precision.quantize is not None else None
-        typed = typed_graph(session.renderer, stage, precision, "native", session.options.cache, calibration)
-        model = onnx.load_from_string(typed)
-        types, sizes = element_types(model), {tensor.name: tensor.dims for tensor in model.graph.initializer}
-        self.halves = {
-            node.name: math.prod(sizes[node.input[1]][1:])
-            for node in model.graph.node
-            if node.op_type == "Conv" and types[node.input[0]] == onnx.TensorProto.FLOAT16
-        }
-        shapes = {spec.name: spec.batched(1) for spec in stage.inputs(session.renderer.config)}
-        self._graph, self._constants = rounded_graph(model, shapes, session.device)
-        self._inputs = [{k: v.to(session.device) for k, v in item.items()} for item in session.frame_inputs]
+    def render(names: Collection[str], frames: Sequence[int]) -> Tensor:
+        instead = dict.fromkeys(names, convolve_in_half)
+        made = (run_graph(graph, {**inputs[index], **constants}, instead=instead) for index in frames)
+        return torch.cat([outputs["prediction"].cpu() for outputs in made])
 
-    def pictures(self, longest: Mapping[str, int | None], frames: Sequence[int]) -> Tensor:
-        """Frames (N, 3, H, W) on the host with the convolutions of these names summing in half.
-
-        Each in sums of at most so many products; None leaves its sums whole.
-        """
-        instead = {name: partial(convolve_in_half, longest=most) for name, most in longest.items()}
-        return torch.cat(
-            [run_graph(self._graph, {**self._inputs[i], **self._constants}, instead=instead).cpu() for i in frames]
-        )
+    return products, render
 
 
-def sum_losses(session: Session, precision: Precision, worst: int, reporter: Reporter = SILENT) -> SumsReport:
-    """What sums in half cost in `precision`, on the `worst` frames of the sequence with every sum in half.
+def sum_losses(session: Session, precision: Precision, worst: int, reporter: Reporter = SILENT) -> Report:
+    """What sums in half cost in `precision` against PyTorch fp32, on the `worst` frames with every sum in half.
+
+    The error of a convolution that alone sums in half is against the same graph with every sum in float. Any other
+    rounding changes some pixels, too: the smallest errors are about alike and say no more than that.
 
     An interruption (KeyboardInterrupt) ends it early with what there is. Raises UserError for a precision that
     computes in another type than half.
@@ -120,45 +116,48 @@ def sum_losses(session: Session, precision: Precision, worst: int, reporter: Rep
             "float16, so give fp16, fp16-mixed, int8 or a plan of that base"
         )
     reporter.progress("drift: rendering the sequence", 0, None)
-    graph = SummedGraph(session, precision)
-    everything = range(len(session.frame_inputs))
+    products, render = half_convolutions(session, precision)
     reference = session.reference.frames
-    frames = worst_frames(measure_drift(reference, graph.pictures(_whole(graph.halves), everything)), worst)
+    frames = worst_frames(measure_drift(reference, render(products, range(len(session.frame_inputs)))), worst)
     chosen = reference[list(frames)]
 
     def loss(names: Collection[str]) -> Loss:
-        return Loss.of(measure_drift(chosen, graph.pictures(_whole(names), frames)))
+        return Loss.of(measure_drift(chosen, render(names, frames)))
 
-    exact = graph.pictures({}, frames)
+    exact = render((), frames)
+    in_float, in_half = Loss.of(measure_drift(chosen, exact)), loss(products)
     errors: dict[str, float] = {}
-    excluded: list[ExcludedSums] = []
-    every = loss(graph.halves)
-    steps = len(graph.halves) + len(EXCLUDED)
+    excluded: dict[int, Loss] = {}
+    steps = len(products) + len(EXCLUDED)
     complete = True
     try:
-        for name in graph.halves:
+        for name in products:
             reporter.progress(f"drift: {name} alone", len(errors), steps)
-            errors[name] = squared_error(graph.pictures({name: None}, frames), exact)
+            errors[name] = squared_error(render([name], frames), exact)
         order = sorted(errors, key=lambda name: -errors[name])
         for count in EXCLUDED:
             reporter.progress(f"drift: all but the worst {count}", len(errors) + len(excluded), steps)
-            excluded.append(ExcludedSums(count, loss(order[count:])))
+            excluded[count] = loss(order[count:])
     except KeyboardInterrupt:
         complete = False
-    return SumsReport(
-        version=SUMS_REPORT_VERSION,
-        precision=precision.name,
-        meaningful=session.drift_is_meaningful,
-        weights=session.recorded_weights,
-        workload=session.recorded_workload,
-        frames=frames,
-        complete=complete,
-        in_float=Loss.of(measure_drift(chosen, exact)),
-        in_half=every,
-        convolutions=tuple(SumLoss(name, graph.halves[name], error) for name, error in errors.items()),
-        excluded=tuple(excluded),
-        versions=versions(session.device),
-    )
+    findings = {
+        "complete": complete,
+        "in_float": in_float,
+        "in_half": in_half,
+        "convolutions": [
+            {"node": name, "products": products[name], "squared_error": error} for name, error in errors.items()
+        ],
+        "excluded": [{"count": count, "loss": found} for count, found in excluded.items()],
+    }
+    head = [
+        heading(session, f"{precision.name} of", frames),
+        f"convolutions that sum in float: {in_float.at_least}; in half: {in_half.at_least}",
+        *(f"in half, but the worst {count}: {found.at_least}" for count, found in excluded.items()),
+    ]
+    hidden = len(errors) - _SHOWN
+    legend = f"{_LEGEND} {hidden} more are in {REPORT_FILE}." if hidden > 0 else _LEGEND
+    drawn = _table(precision.name, products, errors)
+    return make_report(session, precision.name, frames, findings, head, [drawn], [legend], how="half-sums-")
 
 
 def squared_error(pictures: Tensor, exact: Tensor) -> float:
@@ -166,5 +165,10 @@ def squared_error(pictures: Tensor, exact: Tensor) -> float:
     return float((pictures - exact).square().nan_to_num(nan=1.0, posinf=1.0).mean())
 
 
-def _whole(names: Collection[str]) -> dict[str, int | None]:
-    return dict.fromkeys(names)
+def _table(precision: str, products: Mapping[str, int], errors: Mapping[str, float]) -> Table:
+    title = f"Whose sums in half lose the picture in {precision}"
+    made = table(title, "convolution", "products a value", "share of squared errors")
+    total = sum(errors.values())
+    for name, error in sorted(errors.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]:
+        made.add_row(escape(name), f"{products[name]:,}", f"{error / total:.1%}" if total else "-")
+    return made

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sadtrt_core.accuracy.findings import Loss
-from sadtrt_core.accuracy.trials import Budget
+from sadtrt_core.accuracy.findings import Budget, Loss
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import UserError
@@ -41,15 +40,13 @@ class Confirmed:
     half_width: float = 0.0
     notes: tuple[str, ...] = ()
 
+    @property
+    def loss(self) -> Loss:
+        """The worst of the drift's frames."""
+        return Loss.of(self.drift)
+
     def __str__(self) -> str:
-        return f"{self.latency_ms:.3f} ms, {loss_words(Loss.of(self.drift))}"
-
-
-def loss_words(loss: Loss) -> str:
-    """A loss as people are told of it."""
-    if loss.psnr_min_db is None:
-        return f"{loss.non_finite_frames} frames not finite"
-    return f"{loss.psnr_min_db:.1f} dB, max LSB {loss.max_lsb}"
+        return f"{self.latency_ms:.3f} ms, {self.loss}"
 
 
 def confirm_all(
@@ -102,12 +99,12 @@ def confirm(session: Session, kind: RunnerKind, precision: Precision) -> Confirm
     return Confirmed(precision, drift, median(times), half_width(times), notes)
 
 
-def fastest(confirmed: Sequence[Confirmed], budget: Budget) -> tuple[Confirmed, bool]:
-    """The fastest that holds the budget and True; the one nearest to it and False where none does."""
-    holding = [item for item in confirmed if budget.met_by(Loss.of(item.drift))]
+def fastest(confirmed: Sequence[Confirmed], budget: Budget) -> Confirmed:
+    """The fastest that holds the budget, or the one nearest to it where none does."""
+    holding = [item for item in confirmed if budget.met_by(item.loss)]
     if holding:
-        return min(holding, key=lambda item: item.latency_ms), True
-    return max(confirmed, key=lambda item: Loss.of(item.drift).decibels), False
+        return min(holding, key=lambda item: item.latency_ms)
+    return max(confirmed, key=lambda item: item.loss.decibels)
 
 
 def verdict(name: str, plan: Confirmed, builtin: Confirmed) -> str:
@@ -118,8 +115,7 @@ def verdict(name: str, plan: Confirmed, builtin: Confirmed) -> str:
     ratio = plan.latency_ms / builtin.latency_ms
     same = abs(ratio - 1) <= max(_SAME_TIME, plan.half_width + builtin.half_width)
     speed = "as fast as" if same else f"{abs(1 - ratio):.1%} {'faster' if ratio < 1 else 'slower'} than"
-    own, other = Loss.of(plan.drift), Loss.of(builtin.drift)
-    no_worse = own.decibels >= other.decibels - _SAME_DB and own.max_lsb <= other.max_lsb
+    no_worse = plan.loss.decibels >= builtin.loss.decibels - _SAME_DB and plan.loss.max_lsb <= builtin.loss.max_lsb
     wins = ratio < 1 and not same and no_worse
     what = "should give way to it" if wins else "stays"
     return f"{name} ({plan}) is {speed} the built-in {builtin.precision.name} ({builtin}), which {what}"

@@ -1,26 +1,38 @@
-"""What measuring losses found, as plain values that are kept as JSON."""
+"""What measuring found: the loss of a picture, and reports of losses, which are shown and kept under results/."""
 
 from __future__ import annotations
 
+import io
+import json
 import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from sadtrt_core.accuracy.parts import Level
-from sadtrt_core.accuracy.ranges import RangeFinding
-from sadtrt_core.codec import JsonValue
-from sadtrt_core.precision import TORCH_TYPES, ComputeType
+from sadtrt_core.codec import to_json
+from sadtrt_core.environment import read_environment
+from sadtrt_core.files import write_file
 from sadtrt_core.records.measurements import Drift
-from sadtrt_core.records.schema import Weights, Workload
+from sadtrt_core.records.store import make_folder, utc_now
+from sadtrt_core.session import Session
 
-REPORT_VERSION = 2
-ENGINE_REPORT_VERSION = 2
-SUMS_REPORT_VERSION = 2
+VERSION = 2
+REPORT_FILE = "drift.json"
+TABLE_FILE = "drift.txt"
+_FILE_WIDTH = 150
+_NOISE = "These weights are noise: the figures say nothing about a trained renderer."
+_INTERRUPTED = "Interrupted: what had not been measured is missing."
 
 
 @dataclass(frozen=True)
-class Loss(JsonValue):
+class Loss:
     """The worst of some frames: minimum PSNR in dB and SSIM (None with a frame that is not finite), largest LSB."""
 
     psnr_min_db: float | None
@@ -32,181 +44,149 @@ class Loss(JsonValue):
     def of(cls, drift: Drift) -> Loss:
         """The worst of a drift's frames."""
         broken = drift.has_non_finite
-        return cls(
-            None if broken else drift.psnr_min,
-            None if broken else drift.ssim_min,
-            drift.max_lsb_worst,
-            sum(drift.non_finite),
-        )
+        psnr, ssim = (None, None) if broken else (drift.psnr_min, drift.ssim_min)
+        return cls(psnr, ssim, drift.max_lsb_worst, sum(drift.non_finite))
 
     @property
     def decibels(self) -> float:
         """Minimum PSNR to compare by: minus infinity where a frame is not finite."""
         return -math.inf if self.psnr_min_db is None else self.psnr_min_db
 
-
-@dataclass(frozen=True)
-class PartLoss(JsonValue):
-    """What one part costs: `lowered` in the low type with the rest fp32, `excluded` in fp32 with the rest low.
-
-    `arithmetic` is its share of the generator's operations, 0 to 1; `time` its share of the measured time of the
-    generator's stages, None where no run has it.
-    """
-
-    part: str
-    level: Level
-    within: str | None
-    patterns: tuple[str, ...]
-    lowered: Loss
-    excluded: Loss
-    arithmetic: float
-    time: float | None = None
+    @property
+    def cell(self) -> str:
+        """The PSNR for a table."""
+        return "not finite" if self.psnr_min_db is None else f"{self.psnr_min_db:.1f}"
 
     @property
-    def badness(self) -> tuple[float, float]:
-        """To sort by, the worst first: what it costs in the low type; the other direction settles ties."""
-        return self.lowered.decibels, -self.excluded.decibels
+    def at_least(self) -> str:
+        """In words that say it is the worst frame's."""
+        return str(self) if self.non_finite_frames else f"min {self}"
+
+    def __str__(self) -> str:
+        if self.psnr_min_db is None:
+            return f"{self.non_finite_frames} frames not finite"
+        return f"{self.psnr_min_db:.1f} dB, max LSB {self.max_lsb}"
 
 
 @dataclass(frozen=True)
-class DriftReport(JsonValue):
-    """Where one precision loses the picture. `frames` are the indices measured on, the sequence's worst.
+class Budget:
+    """What a plan has to hold on every frame: at least so many dB, at most so many uint8 levels (None: any)."""
 
-    `low` is everything in the precision, over those frames; the reference is the same graph in fp32. `complete` is
-    False where it was interrupted; `time_source` says whose latencies the shares of time are.
+    min_psnr_db: float
+    max_lsb: int | None = None
+
+    def met_by(self, loss: Loss) -> bool:
+        """Whether a loss lies within the budget; never with a frame that is not finite."""
+        if loss.non_finite_frames or loss.decibels < self.min_psnr_db:
+            return False
+        return self.max_lsb is None or loss.max_lsb <= self.max_lsb
+
+    def __str__(self) -> str:
+        words = f"{self.min_psnr_db:g} dB"
+        return words if self.max_lsb is None else f"{words} and {self.max_lsb} of 255"
+
+
+def worst_frames(drift: Drift, count: int) -> tuple[int, ...]:
+    """Indices of the frames with the lowest PSNR, broken ones before all, in the order of the sequence."""
+
+    def badness(index: int) -> tuple[bool, float]:
+        value = drift.psnr_db[index]
+        return (not drift.non_finite[index], math.inf if value is None else value)
+
+    return tuple(sorted(sorted(range(len(drift.psnr_db)), key=badness)[:count]))
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """What losses depend on beside the weights and the workload."""
+    here = read_environment(device)
+    commit = f"{here.commit}{' with changes' if here.dirty else ''}" if here.commit else "unknown"
+    found = {
+        "sadtrt": here.sadtrt_version,
+        "commit": commit,
+        "torch": here.torch or "unknown",
+        "onnxruntime": here.onnxruntime or "unknown",
+    }
+    if here.gpu is None:
+        return found
+    return found | {"gpu": here.gpu, "driver": here.driver or "unknown", "tensorrt": here.tensorrt or "none"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The findings of one `sadtrt drift`: `content` for programs, as JSON; `shown` for people, in the order they read.
+
+    `what` is the precision and, before it, how the losses were measured. `complete` is False after an interruption.
     """
 
-    version: int
-    precision: str
-    compute: ComputeType
-    reference: str
-    meaningful: bool
-    weights: Weights
-    workload: Workload
-    frames: tuple[int, ...]
+    what: str
+    content: Mapping[str, Any]
+    shown: tuple[RenderableType, ...]
     complete: bool
-    low: Loss
-    parts: tuple[PartLoss, ...]
-    ranges: tuple[RangeFinding, ...]
-    versions: dict[str, str]
-    time_source: str | None = None
-
-    def ranked(self, level: Level) -> tuple[PartLoss, ...]:
-        """The parts of one level, the one that costs most by itself first; the other direction settles ties."""
-        found = [part for part in self.parts if part.level == level]
-        return tuple(sorted(found, key=lambda part: (part.badness, part.part)))
-
-    def overflows(self) -> tuple[RangeFinding, ...]:
-        """Findings of values beyond the type's largest."""
-        return tuple(finding for finding in self.ranges if finding.kind == "overflow")
 
     @property
-    def limits(self) -> tuple[float, float]:
-        """The type's largest and smallest normal number."""
-        limits = torch.finfo(TORCH_TYPES[self.compute])
-        return limits.max, limits.tiny
+    def text(self) -> str:
+        """What is shown, without colours, 150 characters wide."""
+        drawn = io.StringIO()
+        console = Console(file=drawn, width=_FILE_WIDTH, color_system=None, force_terminal=False)
+        for one in self.shown:
+            console.print(one)
+        return drawn.getvalue()
+
+    def write(self, results: Path) -> Path:
+        """Keep it as JSON and as text in `<results>/<UTC time>-drift-<what>-<commit>/`; the folder."""
+        words = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{self.what}-{self.content['versions']['commit'][:10]}").strip("-")
+        name = f"{utc_now():%Y%m%dT%H%M%SZ}-drift-{words}"
+        folder = make_folder(results, name)
+        write_file(folder / REPORT_FILE, json.dumps(self.content, indent=1, allow_nan=False) + "\n")
+        write_file(folder / TABLE_FILE, self.text)
+        return folder
 
 
-@dataclass(frozen=True)
-class Pair(JsonValue):
-    """The same frames by the shipped runner, and as the precision's types alone would have them."""
+def make_report(
+    session: Session,
+    precision: str,
+    frames: Sequence[int],
+    findings: Mapping[str, object],
+    head: Sequence[str],
+    tables: Sequence[Table],
+    legend: Sequence[str],
+    how: str = "",
+) -> Report:
+    """A report of losses on some frames of the session's workload.
 
-    runner: Loss
-    simulated: Loss
-
-    @property
-    def beyond(self) -> float:
-        """What the runner loses beyond its types: the PSNR in dB of its mean squared error less the simulated one.
-
-        Infinite where it loses no more, minus infinity where it alone is not finite.
-        """
-        error = 10 ** (-self.runner.decibels / 10)
-        expected = 10 ** (-self.simulated.decibels / 10)
-        if error <= expected:
-            return math.inf
-        return -math.inf if math.isinf(error) else -10 * math.log10(error - expected)
-
-
-@dataclass(frozen=True)
-class StageLoss(JsonValue):
-    """One stage alone in the precision, and all but it; the other stages are PyTorch's in fp32.
-
-    `excluded` is None for all stages together and for the generator as one graph.
+    `findings` are for the JSON, `complete` among them where an interruption could have cut them short. `how` they were
+    measured stands before the precision in the folder's name.
     """
-
-    stage: str
-    lowered: Pair
-    excluded: Pair | None = None
-
-
-@dataclass(frozen=True)
-class EngineReport(JsonValue):
-    """Where a shipped runner loses the picture, stage by stage, against PyTorch fp32 with TF32 off.
-
-    `frames` are the indices measured on, the sequence's worst by the runner.
-    """
-
-    version: int
-    precision: str
-    runner: str
-    grid_sample: str
-    optimization_level: int
-    meaningful: bool
-    weights: Weights
-    workload: Workload
-    frames: tuple[int, ...]
-    stages: tuple[StageLoss, ...]
-    versions: dict[str, str]
-
-    def ranked(self) -> tuple[StageLoss, ...]:
-        """The single stages, that first which alone loses most beyond its types; then those of them all."""
-        single = [stage for stage in self.stages if stage.excluded is not None]
-        single.sort(key=lambda stage: (stage.lowered.beyond, stage.lowered.runner.decibels))
-        return (*single, *(stage for stage in self.stages if stage.excluded is None))
+    complete = bool(findings.get("complete", True))
+    notes = [*head]
+    if not session.drift_is_meaningful:
+        notes.append(_NOISE)
+    if not complete:
+        notes.append(_INTERRUPTED)
+    common = {
+        "version": VERSION,
+        "precision": precision,
+        "meaningful": session.drift_is_meaningful,
+        "weights": session.recorded_weights,
+        "workload": session.recorded_workload,
+        "frames": frames,
+    }
+    content = to_json({**common, **findings, "versions": versions(session.device)}, "report")
+    return Report(f"{how}{precision}", content, (*map(Text, notes), *tables, *map(Text, legend)), complete)
 
 
-@dataclass(frozen=True)
-class SumLoss(JsonValue):
-    """One convolution that sums `products` products a value: the mean squared error (peak 1) of the picture when it
-    alone sums in half, against the same graph with every sum in float; 1 for values that are not finite.
-
-    Any other rounding changes some pixels, too: the smallest of these errors are about alike and say no more than that.
-    """
-
-    node: str
-    products: int
-    squared_error: float
+def heading(session: Session, what: str, frames: Sequence[int], loss: str = "") -> str:
+    """What was measured: on which picture, by which weights, on which frames, and what it lost in all."""
+    weights, workload = session.recorded_weights, session.recorded_workload
+    under = f"{workload.name}, {workload.size} pixels, under {weights.kind} weights ({weights.name})"
+    over = f"over the worst frames ({', '.join(map(str, frames))} of {workload.frames})"
+    return f"{what} {under}: {loss} {over}" if loss else f"{what} {under}, {over}"
 
 
-@dataclass(frozen=True)
-class ExcludedSums(JsonValue):
-    """The picture where all but the worst `count` convolutions sum in half."""
-
-    count: int
-    loss: Loss
-
-
-@dataclass(frozen=True)
-class SumsReport(JsonValue):
-    """What sums in half cost in one precision, against PyTorch fp32 with TF32 off.
-
-    `frames` are the indices measured on, the sequence's worst with every half convolution summing in half (`in_half`);
-    `in_float` is what the types alone cost. `complete` is False where it was interrupted.
-    """
-
-    version: int
-    precision: str
-    meaningful: bool
-    weights: Weights
-    workload: Workload
-    frames: tuple[int, ...]
-    complete: bool
-    in_float: Loss
-    in_half: Loss
-    convolutions: tuple[SumLoss, ...]
-    excluded: tuple[ExcludedSums, ...]
-    versions: dict[str, str]
-
-    def ranked(self) -> tuple[SumLoss, ...]:
-        """The convolutions, that which loses most first."""
-        return tuple(sorted(self.convolutions, key=lambda one: (-one.squared_error, one.node)))
+def table(title: str, first: str, *others: str, width: int = 22) -> Table:
+    """An empty table: names of at least so many characters on the left, figures on the right."""
+    made = Table(title=title, title_justify="left")
+    made.add_column(first, overflow="fold", min_width=width)
+    for heading in others:
+        made.add_column(heading, justify="right")
+    return made

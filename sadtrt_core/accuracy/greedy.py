@@ -1,20 +1,32 @@
-"""The search itself: fp32 where it buys the most for the least, on the worst frames first, confirmed on all.
+"""The search on the rounded graph: fp32 where it buys the most for the least, on the worst frames first.
 
 Errors of different parts add up, nearly: their squares do where they are independent. So each part's error alone is
 measured once, the parts are kept in the order of squared error a unit of cost until the sum left would fit, and what
-that predicts is then measured, completed, and pruned by measurement alone.
+that predicts is then measured, completed, and pruned by measurement alone. Every frame that is measured is kept on disk
+at once: a search that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
-from sadtrt_core.accuracy.findings import Loss
-from sadtrt_core.accuracy.losses import drift_of, worst_frames
-from sadtrt_core.accuracy.parts import Part, split
-from sadtrt_core.accuracy.trials import Budget, Trials
+from torch import Tensor
+
+from sadtrt_core.accuracy.findings import Budget, Loss, worst_frames
+from sadtrt_core.accuracy.parts import Part, block_parts, keeping, node_flops, split
+from sadtrt_core.accuracy.simulate import Simulator
+from sadtrt_core.errors import UserError
+from sadtrt_core.files import write_file
+from sadtrt_core.measure.drift import measure_drift
+from sadtrt_core.plan import precision_digest
+from sadtrt_core.precision import ComputeType, Precision
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records.measurements import Drift
 
@@ -24,165 +36,238 @@ _LEAST_COST = 1e-6
 _FLOOR = 1e-12
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A part that a plan keeps; `without` is the loss over the worst frames if it were not."""
+#: Frames by their indices, those by the digest of the precision: PSNR in dB, SSIM, largest uint8 difference and whether
+#: a pixel is not finite, as in Drift.
+Measured = dict[str, dict[str, list[Any]]]
+#: Whether parts kept in fp32 are enough.
+Holds = Callable[[Sequence[Part]], bool]
 
-    part: Part
-    cost: float
-    without: Loss
+
+class Trials:
+    """Drift of precisions against the reference (T, 3, H, W), each frame rendered once and remembered in `journal`.
+
+    The journal's name has to stand for all that the figures depend on beside the precision (`digest`). One that is
+    damaged is not read, as `reporter` is told.
+    """
+
+    def __init__(
+        self, simulator: Simulator, reference: Tensor, base: ComputeType, journal: Path, reporter: Reporter = SILENT
+    ) -> None:
+        self.simulator, self.reference, self.base = simulator, reference, base
+        self.journal, self.reporter = journal, reporter
+        self.measured = _read(journal, reporter)
+        self.rendered = 0
+
+    @property
+    def every_frame(self) -> range:
+        """Indices of the whole sequence."""
+        return range(len(self.simulator.inputs))
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """What may be kept in fp32: every block, and the coordinates."""
+        return block_parts(self.simulator.graph)
+
+    @cached_property
+    def _flops(self) -> dict[str, int]:
+        return node_flops(self.simulator.graph, self.simulator.shapes)
+
+    def cost(self, nodes: Iterable[str]) -> float:
+        """Share of the arithmetic in these nodes, 0 to 1."""
+        return sum(self._flops.get(node, 0) for node in nodes) / sum(self._flops.values())
+
+    def keeping(self, kept: Iterable[Part], frames: Sequence[int]) -> Drift:
+        """Drift over these frames with the parts in fp32 and everything else in the base type."""
+        return self.of(keeping(self.base, kept), frames)
+
+    def alone(self, part: Part, frames: Sequence[int]) -> Drift:
+        """Drift over these frames with this part in the base type and everything else fp32."""
+        return self.of(part.lowered(keeping(self.base, ())), frames)
+
+    def of(self, precision: Precision, frames: Sequence[int]) -> Drift:
+        """Drift over these frames of any precision; one that quantizes needs a simulator with ranges.
+
+        What is rendered is on disk before this returns. Raises UserError where it cannot be written.
+        """
+        known = self.measured.setdefault(precision_digest(precision)[:32], {})
+        missing = [index for index in frames if str(index) not in known]
+        if missing:
+            self.reporter.progress("trying precisions", self.rendered, None)
+            self.rendered += 1
+            drift = measure_drift(self.reference[missing], self.simulator.frames(precision, missing))
+            values = zip(drift.psnr_db, drift.ssim, drift.max_lsb, drift.non_finite, strict=True)
+            known.update((str(index), list(value)) for index, value in zip(missing, values, strict=True))
+            # A plan claims these figures without rendering them again, hence the digest.
+            text = json.dumps({"measured": self.measured, "sha256": digest(self.measured)}, allow_nan=False)
+            self.journal.parent.mkdir(parents=True, exist_ok=True)
+            write_file(self.journal, text)
+        psnr_db, ssim, max_lsb, non_finite = zip(*(known[str(index)] for index in frames), strict=True)
+        return Drift(psnr_db, ssim, max_lsb, non_finite)
+
+
+def _read(journal: Path, reporter: Reporter) -> Measured:
+    if not journal.exists():
+        return {}
+    try:
+        content = json.loads(journal.read_text("utf-8"))
+        measured: Measured = content["measured"]
+        if content["sha256"] != digest(measured):
+            raise UserError("its figures were changed after they were written")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        reporter.log(f"starting the search anew: the journal {journal} cannot be read ({error})")
+        return {}
+    if measured:
+        reporter.log(f"going on from {len(measured)} candidates measured before ({journal})")
+    return measured
+
+
+def digest(value: object) -> str:
+    """SHA-256 in hexadecimal of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a search found. `drift` is over all frames, `worst` names those it was looked for on.
 
-    `met` says whether the budget holds; else this is the best that was found. `low` is everything in the base type,
-    `fp32` everything kept, both over all frames. `cost` is the share of the arithmetic kept in fp32, 0 to 1.
-    `finalists` are all sets of parts that held the budget where the search narrowed them down, the last one kept.
+    `met` says whether the budget holds; else this is the best that was found. `kept` has every part that stays fp32
+    with the loss over the worst frames if it did not, that which matters most first; `cost` is their share of the
+    arithmetic, 0 to 1. `low` is everything in the base type, `fp32` everything kept, both over all frames. `finalists`
+    are the sets of parts that the search narrowed down, that first which is kept.
     """
 
     met: bool
-    kept: tuple[Kept, ...]
+    kept: Mapping[Part, Loss]
     drift: Drift
     cost: float
-    low: Drift
+    low: Loss
     fp32: Loss
     worst: tuple[int, ...]
-    finalists: tuple[tuple[Part, ...], ...] = ()
+    finalists: tuple[tuple[Part, ...], ...]
 
 
-class Search:
-    """One search over the parts of a graph. `flops` are the operations of every node; `count` frames are tried first.
+def cheapest(trials: Trials, budget: Budget, count: int) -> Outcome:
+    """The cheapest plan found that holds the budget on every frame, or the best there is where none does.
 
-    Deterministic: with the same journal it asks for the same trials, which is how it resumes.
+    `count` frames are tried first. Deterministic: with the same journal it asks for the same trials, which is how it
+    resumes.
+    """
+    every = trials.every_frame
+    all_low = trials.keeping((), every)
+    low, fp32 = Loss.of(all_low), Loss.of(trials.keeping(trials.parts, every))
+    worst = worst_frames(all_low, count)
+    finalists: tuple[tuple[Part, ...], ...] = ((),)
+    if not budget.met_by(low) and budget.met_by(fp32):
+        worst, finalists = _narrowed(trials, budget, worst)
+    elif not budget.met_by(low):
+        trials.reporter.log(
+            f"fp32 throughout gives {picture_words(fp32)}: no plan can hold {budget}; looking for the best"
+        )
+        finalists = (_best(trials, worst),)
+    kept = finalists[0]
+    drift, cost = trials.keeping(kept, every), trials.cost(node for part in kept for node in part.nodes)
+    # A plan that keeps all of it is fp32 by another name.
+    met = budget.met_by(Loss.of(drift)) and cost < 1 - 1e-9
+    return Outcome(met, explained(trials, kept, worst), drift, cost, low, fp32, worst, finalists)
+
+
+def _narrowed(
+    trials: Trials, budget: Budget, worst: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[tuple[Part, ...], ...]]:
+    """The frames it took, and sets of parts that hold the budget on them, the last found first."""
+    every = trials.every_frame
+
+    def holds(parts: Sequence[Part]) -> bool:
+        return budget.met_by(Loss.of(trials.keeping(parts, worst)))
+
+    while True:
+        enough = _greedy(trials, worst, budget, holds)
+        needed = _needed(trials, (), enough, holds)
+        kept = _refine(trials, needed, holds)
+        if budget.met_by(Loss.of(trials.keeping(kept, every))):
+            return worst, tuple(dict.fromkeys((kept, needed, enough)))
+        failing = [index for index in every if not budget.met_by(Loss.of(trials.keeping(kept, [index])))]
+        trials.reporter.log(f"frames {', '.join(map(str, failing))} do not hold it: searching on them too")
+        worst = tuple(sorted({*worst, *failing}))
+
+
+def _greedy(trials: Trials, worst: Sequence[int], budget: Budget, holds: Holds) -> tuple[Part, ...]:
+    """Parts kept in the order of what they buy for what they cost, until the budget holds."""
+    alone = _errors_alone(trials, worst)
+    allowed = 10 ** (-budget.min_psnr_db / 10)
+    kept: tuple[Part, ...] = ()
+    for part in alone:
+        kept = (*kept, part)
+        left = [errors for other, errors in alone.items() if other not in kept]
+        predicted = max(map(sum, zip(*left, strict=True)), default=0.0)
+        if predicted <= allowed and holds(kept):
+            break
+    return kept
+
+
+def _errors_alone(trials: Trials, worst: Sequence[int]) -> dict[Part, list[float]]:
+    """Mean squared error of every worst frame with one part in the base type, from its PSNR at peak 1.0.
+
+    In the order of what keeping the part buys for what it costs.
     """
 
-    def __init__(
-        self,
-        trials: Trials,
-        parts: Sequence[Part],
-        flops: dict[str, float],
-        budget: Budget,
-        count: int = 4,
-        reporter: Reporter = SILENT,
-    ) -> None:
-        self.trials, self.parts, self.flops = trials, tuple(parts), flops
-        self.budget, self.count, self.reporter = budget, count, reporter
-        self.total = sum(flops.values())
+    def squared(value: float | None, broken: bool) -> float:
+        if broken:
+            return math.inf
+        return _FLOOR if value is None else max(_FLOOR, 10 ** (-value / 10))
 
-    def run(self) -> Outcome:
-        """The cheapest plan found that holds the budget on every frame, or the best there is where none does."""
-        every = self.trials.every_frame
-        low = self.trials.keeping((), every)
-        worst = worst_frames(low, self.count)
-        fp32 = Loss.of(self.trials.keeping(self.parts, every))
-        if self.budget.met_by(Loss.of(low)):
-            return Outcome(True, (), low, 0.0, low, fp32, worst, ((),))
-        if not self.budget.met_by(fp32):
-            self.reporter.log(
-                f"fp32 throughout gives {picture_words(fp32)}: no plan can hold {self.budget}; looking for the best"
-            )
-            return self._best(low, fp32, worst)
-        while True:
-            enough = self._greedy(worst)
-            needed = self._needed((), enough, worst)
-            kept = self._refine(needed, worst)
-            drift = self.trials.keeping(kept, every)
-            if self.budget.met_by(Loss.of(drift)):
-                break
-            failing = tuple(i for i in every if not self.budget.met_by(Loss.of(drift_of(drift, [i]))))
-            self.reporter.log(f"frames {', '.join(map(str, failing))} do not hold it: searching on them too")
-            worst = tuple(sorted({*worst, *failing}))
-        # A plan that keeps all of it is fp32 by another name.
-        met = self.cost(kept) < 1 - 1e-9
-        finalists = tuple(dict.fromkeys((kept, needed, enough)))
-        return Outcome(met, self.explained(kept, worst), drift, self.cost(kept), low, fp32, worst, finalists)
+    drifts = {part: trials.alone(part, worst) for part in trials.parts}
+    alone = {part: list(map(squared, drift.psnr_db, drift.non_finite)) for part, drift in drifts.items()}
+    worth = {part: sum(errors) / max(trials.cost(part.nodes), _LEAST_COST) for part, errors in alone.items()}
+    return {part: alone[part] for part in sorted(worth, key=lambda part: (-worth[part], part.name))}
 
-    def cost(self, parts: Sequence[Part]) -> float:
-        """Share of the arithmetic in these parts, 0 to 1."""
-        return self.share(node for part in parts for node in part.nodes)
 
-    def share(self, nodes: Iterable[str]) -> float:
-        """Share of the arithmetic in these nodes, 0 to 1."""
-        return sum(self.flops.get(node, 0.0) for node in nodes) / self.total
+def _needed(trials: Trials, fixed: Sequence[Part], parts: Sequence[Part], holds: Holds) -> tuple[Part, ...]:
+    """Those of the parts, beside the fixed ones, without which the budget breaks; the dearest is asked first."""
+    needed = tuple(parts)
+    for part in _dearest_first(trials, parts):
+        others = _without(needed, part)
+        if holds([*fixed, *others]):
+            needed = others
+    return needed
 
-    def _greedy(self, worst: Sequence[int]) -> tuple[Part, ...]:
-        """Parts kept in the order of what they buy for what they cost, until the budget holds."""
-        alone = {part.name: _squares(self.trials.alone(part, worst)) for part in self.parts}
-        allowed = 10 ** (-self.budget.min_psnr_db / 10)
-        kept: list[Part] = []
-        left = list(self._by_worth(alone))
-        while left:
-            kept.append(left.pop(0))
-            predicted = max(sum(alone[part.name][i] for part in left) for i in range(len(worst)))
-            if predicted <= allowed and self._meets(kept, worst):
-                break
-        return tuple(kept)
 
-    def _by_worth(self, alone: dict[str, list[float]]) -> list[Part]:
-        worth = {part: sum(alone[part.name]) / max(self.cost([part]), _LEAST_COST) for part in self.parts}
-        return sorted(self.parts, key=lambda part: (-worth[part], part.name))
+def _dearest_first(trials: Trials, parts: Sequence[Part]) -> list[Part]:
+    return sorted(parts, key=lambda part: (-trials.cost(part.nodes), part.name))
 
-    def _needed(self, fixed: Sequence[Part], parts: Sequence[Part], worst: Sequence[int]) -> tuple[Part, ...]:
-        """Those of the parts, beside the fixed ones, without which the budget breaks; the dearest is asked first."""
-        needed = tuple(parts)
-        for part in sorted(parts, key=self._dearest_first):
-            others = _without(needed, part)
-            if self._meets([*fixed, *others], worst):
-                needed = others
-        return needed
 
-    def _dearest_first(self, part: Part) -> tuple[float, str]:
-        return -self.cost([part]), part.name
+def _refine(trials: Trials, kept: Sequence[Part], holds: Holds) -> tuple[Part, ...]:
+    """With those pieces of the parts alone that are needed; what only moves values needs no fp32 of its own."""
+    result = tuple(kept)
+    for part in _dearest_first(trials, kept):
+        if part.coordinates:
+            continue
+        pieces = split(trials.simulator.graph, part, "nodes")
+        others = _without(result, part)
+        if len(pieces) > 1 and holds([*others, *pieces]):
+            result = (*others, *_needed(trials, others, pieces, holds))
+    return result
 
-    def _refine(self, kept: Sequence[Part], worst: Sequence[int]) -> tuple[Part, ...]:
-        """With those pieces of the parts alone that are needed; what only moves values needs no fp32 of its own."""
-        result = tuple(kept)
-        for part in sorted(kept, key=self._dearest_first):
-            if part.coordinates:
-                continue
-            pieces = split(self.trials.simulator.graph, part, "nodes")
-            others = _without(result, part)
-            if len(pieces) < 2 or not self._meets([*others, *pieces], worst):
-                continue
-            result = (*others, *self._needed(others, pieces, worst))
-        return result
 
-    def _meets(self, kept: Sequence[Part], worst: Sequence[int]) -> bool:
-        return self.budget.met_by(Loss.of(self.trials.keeping(kept, worst)))
+def _best(trials: Trials, worst: Sequence[int]) -> tuple[Part, ...]:
+    """The parts after which keeping more of the graph hardly helps: each is to buy a decibel at least."""
+    kept: tuple[Part, ...] = ()
+    reached = Loss.of(trials.keeping(kept, worst)).decibels
+    for part in _errors_alone(trials, worst):
+        decibels = Loss.of(trials.keeping((*kept, part), worst)).decibels
+        if decibels >= reached + 1:
+            kept, reached = (*kept, part), decibels
+    return kept
 
-    def _best(self, low: Drift, fp32: Loss, worst: Sequence[int]) -> Outcome:
-        """The plan after which keeping more of the graph hardly helps: each part is to buy a decibel at least."""
-        alone = {part.name: _squares(self.trials.alone(part, worst)) for part in self.parts}
-        kept: tuple[Part, ...] = ()
-        reached = Loss.of(drift_of(low, worst)).decibels
-        for part in self._by_worth(alone):
-            decibels = Loss.of(self.trials.keeping((*kept, part), worst)).decibels
-            if decibels >= reached + 1:
-                kept, reached = (*kept, part), decibels
-        drift = self.trials.keeping(kept, self.trials.every_frame)
-        return Outcome(False, self.explained(kept, worst), drift, self.cost(kept), low, fp32, tuple(worst))
 
-    def explained(self, kept: Sequence[Part], worst: Sequence[int]) -> tuple[Kept, ...]:
-        """Every part with what the worst frames lose without it, the one that matters most first."""
-        found = []
-        for part in kept:
-            others = _without(kept, part)
-            found.append(Kept(part, self.cost([part]), Loss.of(self.trials.keeping(others, worst))))
-        return tuple(sorted(found, key=lambda item: (item.without.decibels, item.part.name)))
+def explained(trials: Trials, kept: Sequence[Part], worst: Sequence[int]) -> dict[Part, Loss]:
+    """Every part with what the worst frames lose without it, the one that matters most first."""
+    found = {part: Loss.of(trials.keeping(_without(kept, part), worst)) for part in kept}
+    return dict(sorted(found.items(), key=lambda item: (item[1].decibels, item[0].name)))
 
 
 def _without(parts: Sequence[Part], one: Part) -> tuple[Part, ...]:
     return tuple(part for part in parts if part is not one)
-
-
-def _squares(drift: Drift) -> list[float]:
-    """Mean squared error of every frame, from its PSNR at peak 1.0."""
-    values = []
-    for value, broken in zip(drift.psnr_db, drift.non_finite, strict=True):
-        values.append(math.inf if broken else _FLOOR if value is None else max(_FLOOR, 10 ** (-value / 10)))
-    return values
 
 
 def picture_words(loss: Loss) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,62 +15,11 @@ from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.rounding import EXACT
 from sadtrt_core.graph.typed import coordinate_slice, matching
-from sadtrt_core.precision import COORDINATES, Precision
+from sadtrt_core.precision import COORDINATES, ComputeType, Precision
 from sadtrt_core.renderer.stages import GENERATOR_PARTS
 
 #: Operators that compute no value: they move, choose, compare or count.
 NO_ARITHMETIC = EXACT | {"Shape", "Size", "Cast", "Constant", "ConstantOfShape", "Range", "Less"}
-
-
-def tensor_shapes(graph: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of an fp32 graph for inputs of these shapes, the insides of its samplers included."""
-    return _shapes(_plain(graph, inputs))
-
-
-def node_flops(graph: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
-    """Floating-point operations of every node of an fp32 graph that computes, for inputs of these shapes.
-
-    A convolution has two for each weight and output place; any other operator one for each element it makes, a volume
-    sampler the sum of the ordinary operators it stands for.
-    """
-    plain = _plain(graph, inputs)
-    shapes = _shapes(plain)
-    weights = {tensor.name: tuple(tensor.dims) for tensor in plain.graph.initializer} | shapes
-    own = {node.name for node in graph.graph.node if node.op_type != "Constant"}
-    found = dict.fromkeys(own, 0.0)
-    for node in plain.graph.node:
-        if node.op_type in NO_ARITHMETIC or node.output[0] not in shapes:
-            continue
-        made = shapes[node.output[0]]
-        if node.op_type == "Conv":
-            count = 2.0 * made[0] * math.prod(made[2:]) * math.prod(weights[node.input[1]])
-        else:
-            count = float(math.prod(made))
-        # A resolved sampler's operators carry its name in front of their own.
-        owner = node.name if node.name in own else node.name.rpartition("/")[0]
-        if owner in found:
-            found[owner] += count
-    return found
-
-
-def _plain(graph: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(graph)
-    constants_to_initializers(copy)
-    plain = resolve_grid_sample(copy, "native")
-    fix_shapes(plain, inputs)
-    return plain
-
-
-def _shapes(plain: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    inferred = onnx.shape_inference.infer_shapes(plain, data_prop=True)
-    found = {}
-    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
-            found[value.name] = tuple(dim.dim_value for dim in dims)
-    return found
-
 
 Level = Literal["stage", "block", "nodes"]
 _SCOPES = {
@@ -114,6 +63,20 @@ class Part:
         )
 
 
+def keeping(base: ComputeType, kept: Iterable[Part]) -> Precision:
+    """The precision that computes in `base` but for these parts, as a plan would say it."""
+    # In one order, whatever the parts' own: the same parts are the same precision.
+    patterns = {pattern for part in kept for pattern in part.patterns}
+    return Precision(
+        "candidate",
+        base,
+        "to be measured",
+        keep_coordinates=COORDINATES in patterns,
+        keep_nodes=tuple(sorted(patterns - {COORDINATES})),
+        split_k=True,
+    )
+
+
 def stage_parts(graph: onnx.ModelProto) -> tuple[Part, ...]:
     """The generator's four stages without their coordinates, and the coordinates; every node is in exactly one."""
     names = frozenset(_kinds(graph))
@@ -144,16 +107,17 @@ def split(graph: onnx.ModelProto, part: Part, level: Level) -> tuple[Part, ...]:
         pieces = {name: frozenset({name}) for name in part.nodes}
     order = {name: index for index, name in enumerate(kinds)}
     made = []
-    for key, nodes in pieces.items():
-        computing = [kinds[name] for name in sorted(nodes, key=order.__getitem__) if kinds[name] not in NO_ARITHMETIC]
+    for key, nodes in sorted(pieces.items(), key=lambda piece: min(order[name] for name in piece[1])):
+        operators = [kinds[name] for name in sorted(nodes, key=order.__getitem__)]
+        computing = list(dict.fromkeys(operator for operator in operators if operator not in NO_ARITHMETIC))
         if not computing:
             continue
         patterns = patterns_of(nodes, names)
         # Nodes that lie beside scopes of their own have no scope that is theirs alone: their operators name them.
-        words = ", ".join(list(dict.fromkeys(computing))[:_NAMED_OPERATORS])
-        name = key if key in names or patterns == (f"{key}/*",) else f"{key or '/'}: {words}"
-        made.append((min(order[n] for n in nodes), Part(name, level, part.name, nodes, patterns)))
-    return tuple(piece for _, piece in sorted(made, key=lambda pair: pair[0]))
+        alone = key in names or patterns == (f"{key}/*",)
+        name = key if alone else f"{key or '/'}: {', '.join(computing[:_NAMED_OPERATORS])}"
+        made.append(Part(name, level, part.name, nodes, patterns))
+    return tuple(made)
 
 
 def block_parts(graph: onnx.ModelProto) -> tuple[Part, ...]:
@@ -191,3 +155,41 @@ def _by_scope(nodes: frozenset[str]) -> dict[str, frozenset[str]]:
         scope = name.split("/")[:-1]
         found.setdefault("/".join(scope[:depth]), set()).add(name)
     return {key: frozenset(group) for key, group in found.items()}
+
+
+def node_flops(graph: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Floating-point operations of every node of an fp32 graph that computes, for inputs of these shapes.
+
+    A convolution has two for each weight and output place; any other operator one for each element it makes, a volume
+    sampler the sum of the ordinary operators it stands for.
+    """
+    plain = onnx.ModelProto()
+    plain.CopyFrom(graph)
+    constants_to_initializers(plain)
+    plain = resolve_grid_sample(plain, "native")
+    fix_shapes(plain, inputs)
+    shapes = _shapes(plain)
+    found = dict.fromkeys(_kinds(graph), 0)
+    for node in plain.graph.node:
+        if node.op_type in NO_ARITHMETIC or node.output[0] not in shapes:
+            continue
+        made = shapes[node.output[0]]
+        if node.op_type == "Conv":
+            count = 2 * made[0] * math.prod(made[2:]) * math.prod(shapes[node.input[1]])
+        else:
+            count = math.prod(made)
+        # A resolved sampler's operators carry its name in front of their own.
+        owner = node.name if node.name in found else node.name.rpartition("/")[0]
+        if owner in found:
+            found[owner] += count
+    return found
+
+
+def _shapes(plain: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    inferred = onnx.shape_inference.infer_shapes(plain, data_prop=True).graph
+    found = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+            found[value.name] = tuple(dim.dim_value for dim in dims)
+    return found

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,19 +11,22 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from sadtrt_core.accuracy.parts import NO_ARITHMETIC, tensor_shapes
+from sadtrt_core.accuracy.findings import REPORT_FILE
+from sadtrt_core.accuracy.parts import NO_ARITHMETIC
 from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.accuracy.torch_graph import constant
-from sadtrt_core.codec import JsonValue
 from sadtrt_core.graph.edit import constants_to_initializers
-from sadtrt_core.precision import Precision
+from sadtrt_core.precision import TORCH_TYPES, ComputeType, Precision
 
 #: Below the normal range a half loses a bit for every halving; where most values lie there, the part computes coarsely.
 _MOSTLY = 0.5
+_SHOWN = 12
+Kind = Literal["overflow", "underflow"]
+What = Literal["output", "weights"]
 
 
 @dataclass(frozen=True)
-class RangeFinding(JsonValue):
+class RangeFinding:
     """A node whose values a type cannot hold, measured in fp32 over the workload.
 
     `largest` is the greatest magnitude, `smallest` the least that is not zero, `below_normal` the share (0 to 1) of
@@ -33,85 +35,78 @@ class RangeFinding(JsonValue):
 
     node: str
     part: str
-    kind: Literal["overflow", "underflow"]
-    what: Literal["output", "weights"]
+    kind: Kind
+    what: What
     largest: float
     smallest: float
     below_normal: float
 
-    def sentence(self, limit: float, normal: float) -> str:
-        """The finding for people; `limit` and `normal` are the type's largest and smallest normal number."""
-        where = f"{self.part}: {self.what} of {self.node}"
-        if self.kind == "overflow":
-            return f"{where} reaches {self.largest:.3g}, beyond {limit:.5g}"
-        share = f"{self.below_normal:.0%} of its values that are not zero lie"
-        return f"{where}: {share} under {normal:.2g} (from {self.smallest:.2g} to {self.largest:.2g})"
-
-
-@dataclass
-class _Seen:
-    largest: float = 0.0
-    smallest: float = math.inf
-    nonzero: int = 0
-    below: int = 0
-
-    def add(self, values: Tensor, normal: float) -> None:
-        size = values[values != 0].abs()
-        if size.numel():
-            self.largest = max(self.largest, float(size.max()))
-            self.smallest = min(self.smallest, float(size.min()))
-            self.nonzero += size.numel()
-            self.below += int((size < normal).sum())
-
 
 def find_ranges(
-    simulator: Simulator,
-    indices: Sequence[int],
-    precision: Precision,
-    part_of: Callable[[str], str],
+    simulator: Simulator, indices: Sequence[int], precision: Precision, owners: Mapping[str, str]
 ) -> tuple[RangeFinding, ...]:
     """Every node of the graph whose outputs over these frames, or whose weights, do not fit the precision's type.
 
-    `part_of` names a node's part. Overflows come first, the largest first.
+    `owners` names the parts of nodes. Overflows come first, the largest first.
     """
     limits = torch.finfo(precision.torch_type)
     plain = onnx.ModelProto()
     plain.CopyFrom(simulator.graph)
     constants_to_initializers(plain)
-    shapes = tensor_shapes(plain, simulator.shapes)
-    # Only what the original nodes put out: a sampler's insides are its own affair.
-    maker = {
-        node.output[0]: node.name
-        for node in plain.graph.node
-        if node.op_type not in NO_ARITHMETIC and node.output[0] in shapes
-    }
-    seen = {name: _Seen() for name in maker}
+    weights = {t.name: constant(t) for t in plain.graph.initializer if t.data_type == TensorProto.FLOAT}
+    # Only what the graph's own nodes read and put out: a sampler's insides are its own affair.
+    tensors: list[tuple[str, str, What]] = []
+    for node in plain.graph.node:
+        if node.op_type not in NO_ARITHMETIC:
+            tensors.append((node.output[0], node.name, "output"))
+            tensors += [(name, node.name, "weights") for name in node.input if name in weights]
+    wanted = {tensor for tensor, _, _ in tensors}
+    # Largest and least magnitude but zero, how many values are not zero, how many of these below the normal range.
+    seen: dict[str, list[tuple[float, float, int, int]]] = {}
 
-    def see(name: str, value: Tensor) -> None:
-        if name in seen:
-            seen[name].add(value, limits.tiny)
+    def see(name: str, values: Tensor) -> None:
+        if name in wanted:
+            sizes = values[values != 0].abs()
+            if sizes.numel():
+                below = int((sizes < limits.tiny).sum())
+                seen.setdefault(name, []).append((float(sizes.max()), float(sizes.min()), sizes.numel(), below))
 
     simulator.watch(indices, see)
-    found = [f for name, s in seen.items() if (f := _judge(maker[name], part_of, "output", s, limits))]
-    floats = (tensor for tensor in plain.graph.initializer if tensor.data_type == TensorProto.FLOAT)
-    weights = {tensor.name: constant(tensor) for tensor in floats}
-    for node in plain.graph.node:
-        for name in node.input:
-            if name in weights and node.op_type not in NO_ARITHMETIC:
-                s = _Seen()
-                s.add(weights[name], limits.tiny)
-                finding = _judge(node.name, part_of, "weights", s, limits)
-                found += [finding] if finding else []
+    for name, values in weights.items():
+        see(name, values)
+    found = []
+    for tensor, node_name, what in tensors:
+        if tensor not in seen:
+            continue
+        largest, smallest, nonzero, below = zip(*seen[tensor], strict=True)
+        share = sum(below) / sum(nonzero)
+        overflows = max(largest) > limits.max
+        if overflows or share > _MOSTLY:
+            kind: Kind = "overflow" if overflows else "underflow"
+            part = owners.get(node_name, node_name)
+            found.append(RangeFinding(node_name, part, kind, what, max(largest), min(smallest), share))
     return tuple(sorted(found, key=lambda f: (f.kind != "overflow", -f.largest, f.node)))
 
 
-def _judge(
-    node: str, part_of: Callable[[str], str], what: Literal["output", "weights"], seen: _Seen, limits: torch.finfo
-) -> RangeFinding | None:
-    if not seen.nonzero:
-        return None
-    share = seen.below / seen.nonzero
-    if seen.largest <= limits.max and share <= _MOSTLY:
-        return None
-    kind: Literal["overflow", "underflow"] = "overflow" if seen.largest > limits.max else "underflow"
-    return RangeFinding(node, part_of(node), kind, what, seen.largest, seen.smallest, share)
+def range_lines(ranges: Sequence[RangeFinding], compute: ComputeType) -> list[str]:
+    """The findings for people, the first of each kind."""
+    limits = torch.finfo(TORCH_TYPES[compute])
+    if not ranges:
+        return [f"Every activation and weight fits {compute} over these frames."]
+    lines = []
+    titles = {"overflow": f"Beyond {compute}:", "underflow": f"Mostly below {compute}'s normal range:"}
+    for kind, title in titles.items():
+        findings = [finding for finding in ranges if finding.kind == kind]
+        if findings:
+            lines += [title, *(f"  {_sentence(finding, limits)}" for finding in findings[:_SHOWN])]
+        if len(findings) > _SHOWN:
+            lines.append(f"  and {len(findings) - _SHOWN} more, in {REPORT_FILE}")
+    return lines
+
+
+def _sentence(finding: RangeFinding, limits: torch.finfo) -> str:
+    where = f"{finding.part}: {finding.what} of {finding.node}"
+    if finding.kind == "overflow":
+        return f"{where} reaches {finding.largest:.3g}, beyond {limits.max:.5g}"
+    share = f"{finding.below_normal:.0%} of its values that are not zero lie"
+    return f"{where}: {share} under {limits.tiny:.2g} (from {finding.smallest:.2g} to {finding.largest:.2g})"

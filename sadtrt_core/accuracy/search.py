@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sadtrt_core.accuracy.confirm import Confirmed, confirm_all, fastest, loss_words, verdict
-from sadtrt_core.accuracy.drift import simulator_of, versions
-from sadtrt_core.accuracy.findings import Loss
-from sadtrt_core.accuracy.greedy import Kept, Outcome, Search, picture_words
-from sadtrt_core.accuracy.parts import Part, block_parts, node_flops
-from sadtrt_core.accuracy.simulate import Simulator
-from sadtrt_core.accuracy.trials import Budget, Journal, Trials, keeping
+from sadtrt_core.accuracy.confirm import Confirmed, confirm_all, fastest, verdict
+from sadtrt_core.accuracy.findings import Budget, Loss, versions
+from sadtrt_core.accuracy.greedy import Outcome, Trials, cheapest, digest, explained, picture_words
+from sadtrt_core.accuracy.parts import Part, keeping
+from sadtrt_core.accuracy.simulate import Simulator, simulator_of
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import code_digest
@@ -40,16 +39,15 @@ _BUILT_IN = PRECISIONS["fp16-mixed"]
 
 @dataclass(frozen=True)
 class Found:
-    """A plan that holds the budget, or None and why, with what the search saw.
+    """A plan that holds the budget, or None, with what the search saw; `trials` is how many candidates were rendered.
 
-    `beside` is one sentence that sets the plan beside the built-in fp16-mixed, where the base is fp16.
+    `said` are sentences: why there is no plan, and how it compares to the built-in fp16-mixed where the base is fp16.
     """
 
     plan: Plan | None
-    refusal: str | None
+    said: list[str]
     outcome: Outcome
     trials: int
-    beside: str | None = None
 
 
 def search_command(
@@ -72,13 +70,12 @@ def search_command(
             reporter.log("interrupted: what was measured is kept, the same command goes on from there")
             raise
     if found.plan is None:
-        console.print(" ".join(filter(None, (found.refusal, found.beside))), markup=False, soft_wrap=True)
+        console.print(" ".join(found.said), markup=False, soft_wrap=True)
         return False
     write_plan(found.plan, target)
     console.print(_table(found.plan))
-    if found.beside is not None:
-        console.print(found.beside, markup=False, soft_wrap=True)
-    console.print(f"{found.trials} candidates rendered; wrote {target}", markup=False, soft_wrap=True)
+    for line in (*found.said, f"{found.trials} candidates rendered; wrote {target}"):
+        console.print(line, markup=False, soft_wrap=True)
     return True
 
 
@@ -105,13 +102,13 @@ def search_session(
     reporter: Reporter = SILENT,
     kind: RunnerKind | None = None,
     simulator: Simulator | None = None,
-    margins_db: Sequence[float] = MARGINS_DB,
 ) -> Found:
     """The cheapest plan on `base` that holds the budget for the session's renderer and workload.
 
     On a CPU the cost is the arithmetic kept in fp32; on a GPU the plans that the search narrowed down to are built by
-    TensorRT and the fastest that holds the budget there is taken. `kind` is another runner to do so in. Raises
-    UserError for a base that is not low or keeps something, or for a reference that cannot judge.
+    TensorRT and the fastest that holds the budget there is taken. `kind` is another runner to do so in, `simulator`
+    another way to render. Raises UserError for a base that is not low or keeps something, or for a reference that
+    cannot judge.
     """
     if base.compute == "float32" or base != Precision(base.name, base.compute, base.why):
         raise UserError(f"precision {base.name!r} is no base to search from: expected one that is low throughout, fp16")
@@ -127,59 +124,44 @@ def search_session(
             f"{reference.against_float64.psnr_min:.1f} dB against float64"
         )
     simulator = simulator or simulator_of(session)
-    graph = hashlib.sha256(simulator.graph.SerializeToString(deterministic=True)).hexdigest()
+    seen = versions(torch.device("cpu"))
+    seen["graph"] = hashlib.sha256(simulator.graph.SerializeToString(deterministic=True)).hexdigest()
     key = {
+        **seen,
+        "commit": code_digest("accuracy"),
         "weights": session.renderer.weights.digest,
         "workload": session.workload.digest,
-        "graph": graph,
         "base": base.compute,
-        "reference": read_environment(session.device).gpu or "cpu",
-        "code": code_digest("accuracy"),
-        **{what: version for what, version in versions().items() if what != "commit"},
+        "device": read_environment(session.device).gpu or "cpu",
     }
-    journal = Journal.open(session.options.cache / "search", key, reporter)
-    if journal.measured:
-        reporter.log(f"going on from {len(journal.measured)} candidates measured before ({journal.path})")
+    journal = session.options.cache / "search" / f"{digest(key)[:24]}.json"
     trials = Trials(simulator, reference.frames, base.compute, journal, reporter)
-    flops = node_flops(simulator.graph, simulator.shapes)
-    parts = block_parts(simulator.graph)
-
-    def search_for(wanted: Budget) -> Search:
-        return Search(trials, parts, flops, wanted, worst, reporter)
-
-    search = search_for(budget)
-    outcome = search.run()
+    outcome = cheapest(trials, budget, worst)
     if not outcome.met:
-        return Found(None, _refusal(outcome, budget), outcome, trials.rendered)
-    plan = _plan(name, base, budget, outcome, session, graph)
+        return Found(None, [_refusal(outcome, budget)], outcome, trials.rendered)
+    why = f"the least found in fp32 that holds {budget} over {len(trials.every_frame)} frames"
+    keep = _keeps(trials, outcome.kept)
+    facts = _facts(session, budget, outcome)
+    plan = Plan(name, base.compute, why, keep, facts, seen | {"graph": seen["graph"][:16]})
     if kind is None:
-        beside = _beside(plan, search, outcome)
-        return Found(plan, None, outcome, trials.rendered, beside)
-    finalists = _finalists(search_for, outcome, budget, margins_db)
-    plans = {}
-    for number, kept in enumerate(finalists):
-        candidate = f"{name[:60]}-{number}"  # A plan's name has 64 letters at most.
-        keep = _keeps(search.explained(kept, outcome.worst), plan.base)
-        plans[candidate] = replace(plan, name=candidate, keep=keep)
-    return _fastest_engine(
-        session, kind, plan, plans, base, budget, Found(None, None, outcome, trials.rendered), reporter
-    )
+        return Found(plan, _beside(plan, trials, outcome), outcome, trials.rendered)
+    finalists = _finalists(trials, outcome, budget, worst)
+    keeps = [_keeps(trials, explained(trials, parts, outcome.worst)) for parts in finalists]
+    fastest_plan, said = _fastest_engine(session, kind, plan, keeps, base, budget, reporter)
+    return Found(fastest_plan, said, outcome, trials.rendered)
 
 
-def _finalists(
-    search_for: Callable[[Budget], Search], outcome: Outcome, budget: Budget, margins_db: Sequence[float]
-) -> list[tuple[Part, ...]]:
+def _finalists(trials: Trials, outcome: Outcome, budget: Budget, worst: int) -> list[tuple[Part, ...]]:
     """What the search narrowed down to, for the budget and for more than it; no two that are the same graph."""
     found = list(outcome.finalists[:2])
-    for more in margins_db:
+    for more in MARGINS_DB:
         wider = Budget(budget.min_psnr_db + more, budget.max_lsb)
         if not wider.met_by(outcome.fp32):
             break
-        further = search_for(wider).run()
+        further = cheapest(trials, wider, worst)
         if not further.met:
             break
         found += further.finalists[:2]
-    trials = search_for(budget).trials
     distinct: dict[tuple[frozenset[str], bool], tuple[Part, ...]] = {}
     for parts in (*found, *outcome.finalists[2:]):
         precision = keeping(trials.base, parts)
@@ -191,79 +173,71 @@ def _fastest_engine(
     session: Session,
     kind: RunnerKind,
     plan: Plan,
-    plans: Mapping[str, Plan],
+    keeps: Sequence[tuple[Keep, ...]],
     base: Precision,
     budget: Budget,
-    found: Found,
     reporter: Reporter,
-) -> Found:
-    """The fastest engine of `plans` that holds the budget, called as `plan` is, and how the built-in one compares."""
-    beside = [base] if base.compute != _BUILT_IN.compute else [_BUILT_IN, base]
-    done = confirm_all(session, kind, [*(each.precision for each in plans.values()), *beside], reporter)
-    own = [item for item in done if item.precision.name in plans]
+) -> tuple[Plan | None, list[str]]:
+    """`plan` with what the fastest engine keeps that holds the budget, or None; why, and the built-in beside it."""
+    # A plan's name has 64 letters at most.
+    named = {f"{plan.name[:60]}-{number}": keep for number, keep in enumerate(keeps)}
+    precisions = [replace(plan, name=name, keep=keep).precision for name, keep in named.items()]
+    builtin = [_BUILT_IN] if base.compute == _BUILT_IN.compute else []
+    done = confirm_all(session, kind, [*precisions, *builtin, base], reporter)
+    own = [item for item in done if item.precision.name in named]
+    others = [item for item in done if item.precision.name not in named]
     if not own:
-        raise UserError(f"{kind.name} built none of the {len(plans)} plans that hold {budget}")
-    best, holds = fastest(own, budget)
-    builtin = next((item for item in done if item.precision is _BUILT_IN), None)
-    words = None if builtin is None else verdict(plan.name, best, builtin)
-    if not holds:
-        refusal = f"{kind.name} gives {loss_words(Loss.of(best.drift))} at best, where {budget} is asked for"
-        return replace(found, refusal=refusal, beside=words)
-    facts = _engine_facts(session, kind, plan, best, [item for item in done if item.precision in beside])
-    return replace(found, plan=replace(plans[best.precision.name], name=plan.name, measured=facts), beside=words)
+        raise UserError(f"{kind.name} built none of the {len(named)} plans that hold {budget}")
+    best = fastest(own, budget)
+    beside = [verdict(plan.name, best, item) for item in others if item.precision is _BUILT_IN]
+    if not budget.met_by(best.loss):
+        return None, [f"{kind.name} gives {best.loss} at best, where {budget} is asked for", *beside]
+    facts = {**plan.measured, **_engine_facts(session, kind, best, others)}
+    del facts["arithmetic_in_fp32"]
+    return replace(plan, keep=named[best.precision.name], measured=facts), beside
 
 
-def _beside(plan: Plan, search: Search, outcome: Outcome) -> str | None:
+def _beside(plan: Plan, trials: Trials, outcome: Outcome) -> list[str]:
     """The plan beside the built-in one where nothing is timed: by arithmetic and by picture."""
     if plan.base != _BUILT_IN.compute:
-        return None
-    trials = search.trials
-    drift = trials.of(_BUILT_IN, trials.every_frame)
-    share = search.share(kept_nodes(trials.simulator.graph, _BUILT_IN))
-    return (
-        f"{plan.name} keeps {outcome.cost:.3%} of the arithmetic in fp32 and gives "
-        f"{loss_words(Loss.of(outcome.drift))}; the built-in {_BUILT_IN.name} keeps {share:.3%} and gives "
-        f"{loss_words(Loss.of(drift))}"
-    )
-
-
-def _engine_facts(
-    session: Session, kind: RunnerKind, plan: Plan, best: Confirmed, beside: Sequence[Confirmed]
-) -> dict[str, Fact]:
-    facts = {name: value for name, value in plan.measured.items() if name != "arithmetic_in_fp32"}
-    job = session.job(session.case("generator", kind.name, "fp32"))
-    here = read_environment(session.device)
-    facts |= {**_drift_facts(best.drift), "runner": kind.name, "latency_ms": round(best.latency_ms, 4)}
-    facts |= {"device": here.gpu or here.cpu, "grid_sample": grid_sample_label(kind, job.stage, job.grid_sample)}
-    if here.gpu is not None:
-        facts |= {"tensorrt": here.tensorrt or "unknown", "optimization_level": job.optimization_level}
-    for item in beside:
-        word = item.precision.name.replace("-", "_")
-        facts |= {f"{word}_latency_ms": round(item.latency_ms, 4), f"{word}_max_lsb": item.drift.max_lsb_worst}
-        if not item.drift.has_non_finite:
-            facts[f"{word}_psnr_min_db"] = item.drift.psnr_min
-    return facts
+        return []
+    loss = Loss.of(trials.of(_BUILT_IN, trials.every_frame))
+    share = trials.cost(kept_nodes(trials.simulator.graph, _BUILT_IN))
+    own = f"{plan.name} keeps {outcome.cost:.3%} of the arithmetic in fp32 and gives {Loss.of(outcome.drift)}"
+    return [f"{own}; the built-in {_BUILT_IN.name} keeps {share:.3%} and gives {loss}"]
 
 
 def _refusal(outcome: Outcome, budget: Budget) -> str:
     if outcome.cost >= 1 - 1e-9:
         return f"only fp32 throughout holds {budget}: no plan is cheaper"
-    kept = ", ".join(item.part.name for item in outcome.kept) or "nothing"
+    kept = ", ".join(part.name for part in outcome.kept) or "nothing"
     return (
         f"no plan holds {budget}: the best found gives {picture_words(Loss.of(outcome.drift))} with {outcome.cost:.1%} "
         f"of the arithmetic in fp32 ({kept}); fp32 throughout gives {picture_words(outcome.fp32)}"
     )
 
 
-def _plan(name: str, base: Precision, budget: Budget, outcome: Outcome, session: Session, graph: str) -> Plan:
+def _keeps(trials: Trials, kept: Mapping[Part, Loss]) -> tuple[Keep, ...]:
+    def why(part: Part, without: Loss) -> str:
+        finite = without.psnr_min_db is not None
+        picture = f"{without.psnr_min_db:.1f} dB" if finite else "frames that are not finite"
+        return (
+            f"were it {trials.base}, the worst frames would come to {picture}, {without.max_lsb} of 255; "
+            f"{trials.cost(part.nodes):.2%} of the arithmetic"
+        )
+
+    return tuple(Keep(part.patterns, why(part, without)) for part, without in kept.items())
+
+
+def _facts(session: Session, budget: Budget, outcome: Outcome) -> dict[str, Fact]:
     weights, workload = session.renderer.weights, session.workload
-    low = Loss.of(outcome.low)
-    measured: dict[str, Fact] = {
-        "budget_min_psnr_db": float(budget.min_psnr_db),
-        **({} if budget.max_lsb is None else {"budget_max_lsb": budget.max_lsb}),
+    facts: dict[str, Fact] = {"budget_min_psnr_db": float(budget.min_psnr_db)}
+    if budget.max_lsb is not None:
+        facts["budget_max_lsb"] = budget.max_lsb
+    facts |= {
         **_drift_facts(outcome.drift),
         "arithmetic_in_fp32": round(outcome.cost, 6),
-        "runner": "onnxruntime" if session.device.type == "cpu" else "pytorch, the rounded graph",
+        "runner": "pytorch, the rounded graph" if session.on_gpu else "onnxruntime",
         "reference": outcome.drift.reference,
         "meaningful": session.drift_is_meaningful,
         "frames": workload.kp_driving.shape[0],
@@ -271,12 +245,29 @@ def _plan(name: str, base: Precision, budget: Budget, outcome: Outcome, session:
         "workload": f"{workload.name} {workload.digest[:16]}",
         "weights": f"{weights.kind} {weights.name} {weights.digest[:16]}",
     }
-    if low.psnr_min_db is not None:
-        measured["psnr_min_db_without"] = low.psnr_min_db
-    why = f"the least found in fp32 that holds {budget} over {len(outcome.drift.psnr_db)} frames"
-    return Plan(
-        name, base.compute, why, _keeps(outcome.kept, base.compute), measured, {**versions(), "graph": graph[:16]}
-    )
+    if outcome.low.psnr_min_db is not None:
+        facts["psnr_min_db_without"] = outcome.low.psnr_min_db
+    return facts
+
+
+def _engine_facts(session: Session, kind: RunnerKind, best: Confirmed, others: Sequence[Confirmed]) -> dict[str, Fact]:
+    job = session.job(session.case("generator", kind.name, "fp32"))
+    here = read_environment(session.device)
+    facts: dict[str, Fact] = {
+        **_drift_facts(best.drift),
+        "runner": kind.name,
+        "latency_ms": round(best.latency_ms, 4),
+        "device": here.gpu or here.cpu,
+        "grid_sample": grid_sample_label(kind, job.stage, job.grid_sample),
+    }
+    if here.gpu is not None:
+        facts |= {"tensorrt": here.tensorrt or "unknown", "optimization_level": job.optimization_level}
+    for item in others:
+        word = item.precision.name.replace("-", "_")
+        facts |= {f"{word}_latency_ms": round(item.latency_ms, 4), f"{word}_max_lsb": item.drift.max_lsb_worst}
+        if not item.drift.has_non_finite:
+            facts[f"{word}_psnr_min_db"] = item.drift.psnr_min
+    return facts
 
 
 def _drift_facts(drift: Drift) -> dict[str, Fact]:
@@ -286,13 +277,3 @@ def _drift_facts(drift: Drift) -> dict[str, Fact]:
         "ssim_min": drift.ssim_min,
         "max_lsb": drift.max_lsb_worst,
     }
-
-
-def _keeps(kept: tuple[Kept, ...], base: str) -> tuple[Keep, ...]:
-    def why(item: Kept) -> str:
-        loss = item.without
-        without = f"{loss.psnr_min_db:.1f} dB" if loss.psnr_min_db is not None else "frames that are not finite"
-        share = f"{item.cost:.2%} of the arithmetic"
-        return f"were it {base}, the worst frames would come to {without}, {loss.max_lsb} of 255; {share}"
-
-    return tuple(Keep(item.part.patterns, why(item)) for item in kept)

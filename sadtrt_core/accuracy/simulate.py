@@ -15,11 +15,15 @@ from sadtrt_core.accuracy.torch_graph import See, run_graph
 from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.edit import constants_to_initializers
+from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.rounding import explicit_rounding, session_options
 from sadtrt_core.graph.split_k import split_weights
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.precision import PRECISIONS, Precision
+from sadtrt_core.renderer.inputs import frame_inputs
+from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.session import Session
 
 #: Weights of at least so many elements lie on the device once and for all; smaller ones travel with every graph.
 _LARGE_WEIGHT = 1024
@@ -53,34 +57,46 @@ class Simulator:
         """The shape of every input, batch 1."""
         return {name: tuple(tensor.shape) for name, tensor in self.inputs[0].items()}
 
-    def typed(self, precision: Precision) -> onnx.ModelProto:
-        """The graph in a precision, of fixed shapes, its samplers ordinary operators: what `run` takes."""
+    def rounded(self, precision: Precision) -> onnx.ModelProto:
+        """The graph in a precision, of fixed shapes, its samplers ordinary operators, every rounding explicit."""
         # The scales of quantized weights are made from the weights themselves, which then travel with the graph.
         lifted = precision.quantize is None
         model = apply_precision(self._lifted_graph if lifted else self.graph, precision, self.calibration)
         model = resolve_grid_sample(model, "native")
         weights = {name: tuple(tensor.shape) for name, tensor in self._weights.items()} if lifted else {}
         fix_shapes(model, self.shapes | weights)
-        return model
+        return explicit_rounding(model)
 
     def frames(self, precision: Precision, indices: Sequence[int]) -> Tensor:
         """Frames (len(indices), 3, H, W), float32 on the host; not finite where the precision overflows."""
-        model = explicit_rounding(self.typed(precision))
+        model = self.rounded(precision)
         if self.device is not None:
-            return torch.cat([run_graph(model, self._values(model, index)).cpu() for index in indices])
-        session, output = make_session(model), model.graph.output[0].name
+            return torch.cat([run_graph(model, self._values(model, i))["prediction"].cpu() for i in indices])
+        session = make_session(model)
         arrays = ({name: tensor.numpy() for name, tensor in self.inputs[index].items()} for index in indices)
-        return torch.cat([torch.from_numpy(session.run([output], item)[0]) for item in arrays])
+        return torch.cat([torch.from_numpy(session.run(["prediction"], item)[0]) for item in arrays])
 
     def watch(self, indices: Sequence[int], see: See) -> None:
         """Show `see` every tensor that a node makes in fp32, by PyTorch, for each of these frames."""
-        model = explicit_rounding(self.typed(PRECISIONS["fp32"]))
+        model = self.rounded(PRECISIONS["fp32"])
         for index in indices:
             run_graph(model, self._values(model, index), see)
 
     def _values(self, model: onnx.ModelProto, index: int) -> dict[str, Tensor]:
         known = {**self._weights, **self.inputs[index]}
         return {value.name: known[value.name] for value in model.graph.input}
+
+
+def simulator_of(session: Session, quantized: bool = False) -> Simulator:
+    """The session's generator as an fp32 graph, and its inputs for every driving frame.
+
+    PyTorch computes it where the session has a GPU, ONNX Runtime on a CPU. `quantized` adds ranges, which are measured
+    where the cache has none.
+    """
+    calibration = session.calibration if quantized else None
+    graph = cached_export(session.renderer, STAGES["generator"], OPSET, session.options.cache)
+    items = frame_inputs(session.renderer, session.workload, STAGES["generator"], torch.device("cpu"))
+    return Simulator(graph, items, session.device if session.on_gpu else None, calibration)
 
 
 def make_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:

@@ -7,7 +7,6 @@ GPU answers in a tenth of a second what ONNX Runtime on a CPU answers in half a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -32,14 +31,15 @@ _TYPES = {
 Attributes = Mapping[str, Any]
 Operator = Callable[[list[Tensor], Attributes], Tensor]
 See = Callable[[str, Tensor], None]
-Instead = Mapping[str, Operator]
-_NOTHING: Instead = MappingProxyType({})
 
 
 def run_graph(
-    model: onnx.ModelProto, inputs: Mapping[str, Tensor], see: See | None = None, instead: Instead = _NOTHING
-) -> Tensor:
-    """The graph's first output, on the inputs' device; TF32 is off and algorithms are deterministic.
+    model: onnx.ModelProto,
+    inputs: Mapping[str, Tensor],
+    see: See = lambda *_: None,
+    instead: Mapping[str, Operator] | None = None,
+) -> dict[str, Tensor]:
+    """The graph's outputs, on the inputs' device; TF32 is off and algorithms are deterministic.
 
     `see` is shown every tensor a node makes; `instead` has other operators for some nodes, by their names. Raises
     ValueError for an operator that the renderer's graphs do not have.
@@ -49,22 +49,20 @@ def run_graph(
     for tensor in model.graph.initializer:
         values[tensor.name] = constant(tensor).to(device)
     last = {name: index for index, node in enumerate(model.graph.node) for name in node.input}
-    wanted = model.graph.output[0].name
+    outputs = [output.name for output in model.graph.output]
     with torch.inference_mode(), matrix_arithmetic(tf32=False, benchmark=False):
         for index, node in enumerate(model.graph.node):
-            operator = instead.get(node.name) or _OPERATORS.get(node.op_type)
+            operator = (instead or {}).get(node.name) or _OPERATORS.get(node.op_type)
             if operator is None:
                 raise ValueError(f"node {node.name}: operator {node.op_type} is not one PyTorch is taught here")
             attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-            made = operator([values[name] for name in node.input if name], attributes)
-            values[node.output[0]] = made
-            if see is not None:
-                see(node.output[0], made)
+            values[node.output[0]] = operator([values[name] for name in node.input if name], attributes)
+            see(node.output[0], values[node.output[0]])
             for name in node.input:
                 # What nobody reads any more is freed, or the whole graph's activations would pile up.
-                if name and last[name] == index and name != wanted:
+                if name and last[name] == index and name not in outputs:
                     values.pop(name, None)
-    return values[wanted]
+    return {name: values[name] for name in outputs}
 
 
 def rounded_graph(
@@ -118,20 +116,16 @@ def _slice(given: list[Tensor], attributes: Attributes) -> Tensor:
     axes = _integers(given[3]) if len(given) > 3 else list(range(len(starts)))
     steps = _integers(given[4]) if len(given) > 4 else [1] * len(starts)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        if step == 1:
-            value = value[(slice(None),) * axis + (slice(start, end),)]
-        else:
-            indices = list(range(value.shape[axis]))[start : None if end < -value.shape[axis] else end : step]
-            value = value.index_select(axis, torch.tensor(indices, device=value.device))
+        places = list(range(value.shape[axis])[start:end:step])
+        value = value.index_select(axis, torch.tensor(places, dtype=torch.long, device=value.device))
     return value
 
 
 def _pad(given: list[Tensor], attributes: Attributes) -> Tensor:
     sizes = _integers(given[1])
     half = len(sizes) // 2
-    pairs = [(sizes[axis], sizes[half + axis]) for axis in reversed(range(half))]
-    fill = float(given[2]) if len(given) > 2 else 0.0
-    return F.pad(given[0], [size for pair in pairs for size in pair], value=fill)
+    sides = [size for axis in reversed(range(half)) for size in (sizes[axis], sizes[half + axis])]
+    return F.pad(given[0], sides, value=float(given[2]) if len(given) > 2 else 0.0)
 
 
 def _gather(given: list[Tensor], attributes: Attributes) -> Tensor:
@@ -146,10 +140,6 @@ def _unsqueeze(given: list[Tensor], attributes: Attributes) -> Tensor:
     for axis in sorted(axis % rank for axis in _integers(given[1])):
         value = value.unsqueeze(axis)
     return value
-
-
-def _reduce_sum(given: list[Tensor], attributes: Attributes) -> Tensor:
-    return given[0].sum(dim=_integers(given[1]), keepdim=bool(attributes.get("keepdims", 1)))
 
 
 def _resize(given: list[Tensor], attributes: Attributes) -> Tensor:
@@ -216,6 +206,7 @@ _OPERATORS: dict[str, Operator] = {
     "Identity": lambda given, _: given[0],
     "LeakyRelu": lambda given, attributes: F.leaky_relu(given[0], attributes.get("alpha", 0.01)),
     "Softmax": lambda given, attributes: given[0].softmax(attributes.get("axis", -1)),
+    "ReduceSum": lambda given, attributes: given[0].sum(_integers(given[1]), bool(attributes.get("keepdims", 1))),
     "Cast": lambda given, attributes: given[0].to(_TYPES[attributes["to"]]),
     "Concat": lambda given, attributes: torch.cat(given, dim=attributes["axis"]),
     "Transpose": lambda given, attributes: given[0].permute(list(attributes["perm"])),
@@ -229,7 +220,6 @@ _OPERATORS: dict[str, Operator] = {
     "InstanceNormalization": _instance_norm,
     "Pad": _pad,
     "QuantizeLinear": _quantize,
-    "ReduceSum": _reduce_sum,
     "Reshape": _reshape,
     "Resize": _resize,
     "Slice": _slice,

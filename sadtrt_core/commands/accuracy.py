@@ -43,10 +43,8 @@ def drift(
     --half-sums what kernels add to the types that sum in half.
     """
     from sadtrt_core.accuracy.accumulation import sum_losses
-    from sadtrt_core.accuracy.drift import session_losses, write_report
     from sadtrt_core.accuracy.engines import engine_losses, prepare_engines
-    from sadtrt_core.accuracy.findings import EngineReport
-    from sadtrt_core.accuracy.tables import Report, renderables
+    from sadtrt_core.accuracy.losses import session_losses
     from sadtrt_core.progress import ConsoleReporter
 
     if engines and half_sums:
@@ -55,7 +53,6 @@ def drift(
     session = make_session(config)
     if engines:
         prepare_engines(session, precision, errors)
-    found: Report
     with ConsoleReporter(errors) as reporter:
         if engines:
             found = engine_losses(session, precision, worst, reporter)
@@ -63,11 +60,11 @@ def drift(
             found = sum_losses(session, session.precision(precision), worst, reporter)
         else:
             found = session_losses(session, session.precision(precision), worst, reporter)
-    folder = write_report(found, config.results)
-    for one in renderables(found):
+    folder = found.write(config.results)
+    for one in found.shown:
         console.print(one)
     console.print(f"results: {folder}", soft_wrap=True)
-    raise typer.Exit(0 if isinstance(found, EngineReport) or found.complete else 130)
+    raise typer.Exit(0 if found.complete else 130)
 
 
 @takes(*_SESSION, "cache", precisions="fp16", frames=16)
@@ -84,8 +81,8 @@ def search(
     built and timed beside the built-in fp16-mixed; the fastest that holds the budget is written. Without a GPU the
     arithmetic kept in fp32 stands for time.
     """
+    from sadtrt_core.accuracy.findings import Budget
     from sadtrt_core.accuracy.search import search_command
-    from sadtrt_core.accuracy.trials import Budget
 
     try:
         found = search_command(make_session(config), Budget(min_psnr, max_lsb), worst, out, console, errors)

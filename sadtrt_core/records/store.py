@@ -46,7 +46,7 @@ class RunWriter:
             SCHEMA_VERSION, _iso(started), None, False, environment, weights, workload, dict(options), records=()
         )
         _check_readable(self.run)
-        self.folder = _make_folder(self.root, _folder_name(started, environment))
+        self.folder = make_folder(self.root, _folder_name(started, environment))
         write_run(self.run, self.folder / RECORDS_FILE)
 
     def add(self, record: Record) -> Record:
@@ -213,7 +213,7 @@ def _folder_name(started: datetime, environment: Environment) -> str:
     return f"{started:%Y%m%dT%H%M%SZ}-{device}-{commit}"
 
 
-def _make_folder(root: Path, name: str) -> Path:
+def make_folder(root: Path, name: str) -> Path:
     """A new folder of this name, numbered from 2 where another run that started in the same second has it already."""
     try:
         root.mkdir(parents=True, exist_ok=True)

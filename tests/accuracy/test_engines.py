@@ -9,20 +9,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from sadtrt_core.accuracy.drift import write_report
 from sadtrt_core.accuracy.engines import (
     TOGETHER,
-    StageChain,
+    beyond,
     by_pytorch,
     engine_losses,
     measure_stages,
     prepare_engines,
+    stage_table,
 )
-from sadtrt_core.accuracy.findings import EngineReport, Loss, Pair
-from sadtrt_core.accuracy.tables import as_text, renderables
+from sadtrt_core.accuracy.findings import Loss, Report
 from sadtrt_core.config import RunConfig
 from sadtrt_core.precision import PRECISIONS
-from sadtrt_core.progress import SILENT
 from sadtrt_core.renderer.inputs import frame_inputs
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES
 from sadtrt_core.renderer.workload import make_workload
@@ -44,29 +42,34 @@ def report(tmp_path_factory):
 
 
 def test_onnx_runtime_loses_what_its_types_lose(report):
-    assert (report.runner, report.precision, report.meaningful) == ("onnxruntime", "fp16-mixed", True)
-    assert [stage.stage for stage in report.stages] == [*GENERATOR_PARTS, TOGETHER, "generator"]
-    pairs = [pair for stage in report.stages for pair in (stage.lowered, stage.excluded) if pair is not None]
+    found = report.content
+    assert (found["runner"], found["precision"], found["meaningful"]) == ("onnxruntime", "fp16-mixed", True)
+    assert [stage["stage"] for stage in found["stages"]] == [*GENERATOR_PARTS, TOGETHER, "generator"]
+    pairs = [pair for stage in found["stages"] for pair in (stage["lowered"], stage["excluded"]) if pair is not None]
     assert len(pairs) == 10
     for pair in pairs:
         # The same roundings by two libraries, whose sums in fp32 differ in their last bits.
-        assert pair.runner.decibels == pytest.approx(pair.simulated.decibels, abs=1.5)
-    whole = report.stages[-1].lowered.runner
-    assert 65 < whole.decibels < 90
+        assert decibels(pair, "runner") == pytest.approx(decibels(pair, "simulated"), abs=1.5)
+    whole = decibels(found["stages"][-1]["lowered"])
+    assert 65 < whole < 90
     # Every stage costs something, none more than all of them.
-    for stage in report.ranked()[:4]:
-        assert whole.decibels - 1 < stage.lowered.runner.decibels < 120
-        assert stage.excluded.runner.decibels > whole.decibels - 1
+    for stage in found["stages"][:4]:
+        assert whole - 1 < decibels(stage["lowered"]) < 120
+        assert decibels(stage["excluded"]) > whole - 1
+
+
+def decibels(pair, way="runner"):
+    return pair[way]["psnr_min_db"]
 
 
 def test_the_findings_are_kept_whole(report, tmp_path):
-    folder = write_report(report, tmp_path)
+    folder = report.write(tmp_path)
     assert "-drift-onnxruntime-fp16-mixed" in folder.name
-    assert EngineReport.from_json(json.loads((folder / "drift.json").read_text())) == report
+    assert json.loads((folder / "drift.json").read_text()) == report.content
     text = (folder / "drift.txt").read_text()
     assert text.startswith("fp16-mixed by onnxruntime (native grid sample), astronaut, 256 pixels, under demo weights")
-    for stage in report.stages:
-        assert f"{stage.lowered.runner.psnr_min_db:.1f}" in text
+    for stage in report.content["stages"]:
+        assert f"{decibels(stage['lowered']):.1f}" in text
 
 
 def test_the_stage_where_the_runner_adds_to_its_types_is_named(tiny, tmp_path):
@@ -80,21 +83,23 @@ def test_the_stage_where_the_runner_adds_to_its_types_is_named(tiny, tmp_path):
             ways[way, name] = with_noise(exact, 0.0)
     ways["simulated", "warp"] = ways["runner", "warp"] = with_noise(ways["fp32", "warp"], 1e-3)
     ways["runner", "decode"] = with_noise(ways["fp32", "decode"], 1e-4)
-    frames, stages = measure_stages(StageChain(ways, inputs), 1, SILENT)
+    frames, stages = measure_stages(ways, inputs, 1)
     assert len(frames) == 1
     found = {stage.stage: stage for stage in stages}
-    assert found["decode"].lowered.beyond == pytest.approx(80, abs=1)
-    assert found[TOGETHER].lowered.beyond == pytest.approx(80, abs=2)
+    assert beyond(found["decode"].lowered) == pytest.approx(80, abs=1)
+    assert beyond(found[TOGETHER].lowered) == pytest.approx(80, abs=2)
     for name in ("appearance", "motion", "warp"):
-        assert found[name].lowered.beyond == math.inf
-    assert found["warp"].lowered.runner.decibels < found["appearance"].lowered.runner.decibels
+        assert beyond(found[name].lowered) == math.inf
+    assert found["warp"].lowered["runner"].decibels < found["appearance"].lowered["runner"].decibels
     # Without the faulty stage what is left is the types'.
-    assert found["decode"].excluded.runner == found["decode"].excluded.simulated == found["warp"].lowered.simulated
-    ranked = a_report(frames, stages).ranked()
-    assert [stage.stage for stage in ranked][:1] == ["decode"]
-    assert [stage.stage for stage in ranked][-2:] == [TOGETHER, "generator"]
-    rows = [line for line in as_text(renderables(a_report(frames, stages))).splitlines() if "warp" in line]
-    assert "none" in rows[0]
+    types = found["decode"].excluded
+    assert types["runner"] == types["simulated"] == found["warp"].lowered["simulated"]
+    text = Report("", {}, (stage_table("fp16 by a runner", stages),), complete=True).text
+    rows = [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")]
+    assert rows[0] == "decode"
+    assert rows[-2:] == [TOGETHER, "generator"]
+    (row,) = [line for line in text.splitlines() if "warp" in line]
+    assert "none" in row
 
 
 def with_noise(compute, size):
@@ -106,32 +111,17 @@ def with_noise(compute, size):
     return noisy if size else compute
 
 
-def a_report(frames, stages):
-    from sadtrt_core.records import schema
-
-    return EngineReport(
-        version=1,
-        precision="fp16",
-        runner="a runner",
-        grid_sample="native",
-        optimization_level=3,
-        meaningful=False,
-        weights=schema.Weights("seeded", "tiny", "0"),
-        workload=schema.Workload("astronaut", 2, 256, "0"),
-        frames=frames,
-        stages=stages,
-        versions={},
-    )
-
-
 def test_what_lies_beyond_the_types_is_an_error_of_its_own():
     def loss(decibels):
         return Loss(decibels, None, 1, 0 if decibels else 4)
 
-    assert Pair(loss(72.0), loss(80.0)).beyond == pytest.approx(72.75, abs=0.01)
-    assert Pair(loss(80.0), loss(80.0)).beyond == math.inf
-    assert Pair(loss(None), loss(80.0)).beyond == -math.inf
-    assert Pair(loss(None), loss(None)).beyond == math.inf
+    def added(runner, simulated):
+        return beyond({"runner": loss(runner), "simulated": loss(simulated)})
+
+    assert added(72.0, 80.0) == pytest.approx(72.75, abs=0.01)
+    assert added(80.0, 80.0) == math.inf
+    assert added(None, 80.0) == -math.inf
+    assert added(None, None) == math.inf
 
 
 def test_a_precision_the_runner_has_not_is_refused_before_anything_is_computed(tmp_path):

@@ -8,10 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sadtrt_core.accuracy.accumulation import SummedGraph, squared_error, sum_losses
-from sadtrt_core.accuracy.drift import write_report
-from sadtrt_core.accuracy.findings import SumsReport
-from sadtrt_core.accuracy.tables import as_text, renderables
+from sadtrt_core.accuracy.accumulation import half_convolutions, squared_error, sum_losses
 from sadtrt_core.config import RunConfig
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import PRECISIONS
@@ -28,48 +25,43 @@ def suite(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(suite):
-    """Of fp16-mixed with its sums whole, over three convolutions only: each more takes a third of a second."""
-    graphs = SummedGraph.__init__
-
-    def few(self, *given):
-        graphs(self, *given)
-        self.halves = {name: self.halves[name] for name in ("/decoder/fc/Conv", MASK, "/decoder/up_1/conv_1/Conv")}
-
-    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(SummedGraph, "__init__", few)
-        yield sum_losses(suite, replace(PRECISIONS["fp16-mixed"], split_k=False), 1)
+    """Of sums that are whole, in three convolutions only: each more takes a third of a second."""
+    three = ("/decoder/fc/Conv", MASK, "/decoder/up_1/conv_1/Conv")
+    with torch.inference_mode():
+        return sum_losses(suite, replace(PRECISIONS["fp16"], only_nodes=three), 1)
 
 
 def test_the_longest_sum_is_named_first(report):
-    assert report.ranked()[0].node == MASK
-    assert report.ranked()[0].products == 12348
-    assert report.in_float.decibels > report.in_half.decibels + 0.5
+    found = report.content
+    worst = max(found["convolutions"], key=lambda one: one["squared_error"])
+    assert len(found["convolutions"]) == 3
+    assert (worst["node"], worst["products"]) == (MASK, 12348)
+    assert found["in_float"]["psnr_min_db"] > found["in_half"]["psnr_min_db"] + 0.5
     # All but the worst one: what is left costs less than all three did.
-    assert report.excluded[0].count == 1
-    assert report.excluded[0].loss.decibels > report.in_half.decibels
-    assert report.complete
+    assert found["excluded"][0]["count"] == 1
+    assert found["excluded"][0]["loss"]["psnr_min_db"] > found["in_half"]["psnr_min_db"]
+    assert found["complete"]
 
 
 def test_it_is_kept_whole_and_read_by_people(report, tmp_path):
-    folder = write_report(report, tmp_path)
-    assert "-drift-half-sums-fp16-mixed" in folder.name
-    assert SumsReport.from_json(json.loads((folder / "drift.json").read_text())) == report
+    folder = report.write(tmp_path)
+    assert "-drift-half-sums-fp16" in folder.name
+    assert json.loads((folder / "drift.json").read_text()) == report.content
     text = (folder / "drift.txt").read_text()
-    assert text == as_text(renderables(report))
+    assert text == report.text
     assert text.index(MASK) < text.index("/decoder/fc/Conv")
     assert "12,348" in text
 
 
 def test_parting_long_sums_helps_and_what_is_kept_in_fp32_sums_in_float(suite):
     mixed = PRECISIONS["fp16-mixed"]
+    losses = []
     with torch.inference_mode():
-        whole, parted = (SummedGraph(suite, replace(mixed, split_k=short)) for short in (False, True))
-        assert LAST not in whole.halves
-        assert whole.halves[MASK] > 8192 >= max(parted.halves.values())
-        losses = [
-            measure_drift(graph.pictures({}, [0]), graph.pictures(dict.fromkeys(graph.halves), [0])).psnr_min
-            for graph in (whole, parted)
-        ]
+        for split_k in (False, True):
+            products, render = half_convolutions(suite, replace(mixed, split_k=split_k))
+            assert LAST not in products
+            assert (max(products.values()) > 8192) is not split_k
+            losses.append(measure_drift(render((), [0]), render(products, [0])).psnr_min)
     assert losses[1] > losses[0] + 1
 
 

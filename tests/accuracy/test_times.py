@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sadtrt_core.accuracy.drift import latest_time_shares
+from sadtrt_core.accuracy.losses import latest_time_shares
 from sadtrt_core.case import Case
 from sadtrt_core.environment import read_environment
 from sadtrt_core.records.measurements import Latency

@@ -127,7 +127,9 @@ def test_quantized_values_are_those_of_the_definition(decode, calibration, kind,
     expected = torch.conv2d(rounded(x, np.float32(4 / largest)), rounded(weight, per_channel), bias, padding=1)
     found = make_session(cut).run(None, {"feature_map": x.numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(run_graph(cut, {"feature_map": x}), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        run_graph(cut, {"feature_map": x})[cut.graph.output[0].name], expected, atol=1e-4, rtol=1e-5
+    )
 
 
 def test_a_channel_of_zeros_or_of_next_to_nothing_stays_finite(decode, calibration):
