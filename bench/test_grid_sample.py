@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from sadtrt_core.engine.build import BuildOptions
-from sadtrt_core.engine.sampler_check import TOLERANCE
+from sadtrt_core.engine.job import TOLERANCE
 from sadtrt_core.errors import BuildError
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS, TORCH_TYPES, ComputeType

@@ -29,7 +29,7 @@ INPUTS = ("volume", "grid")
 def described(layer: EngineLayer) -> str:
     """A layer in one line: kind, name, what it reads and writes."""
     read, written = (
-        " + ".join(f"{'x'.join(map(str, tensor.shape))} {tensor.format}" for tensor in tensors)
+        " + ".join(f"{'x'.join(map(str, shape))} {layout}" for _, shape, layout in tensors)
         for tensors in (layer.inputs, layer.outputs)
     )
     return f"{layer.kind} {layer.name!r}: {read or 'nothing'} -> {written}{' REPEATS' if layer.repeats else ''}"

@@ -65,8 +65,8 @@ def confirm_all(
     if session.on_gpu:
         reporter.log(f"building {len(jobs)} engines, at most {session.options.jobs} at a time")
         builds = [engine_job(job, BuildOptions(optimization_level=job.optimization_level)) for job in jobs]
-        outcomes = build_all(builds, session.options.jobs, reporter)
-        failed = {outcome.job.precision.name: outcome.failure for outcome in outcomes if outcome.failure is not None}
+        failures = build_all(builds, session.options.jobs, reporter)
+        failed = {job.precision.name: why for job, why in zip(jobs, failures, strict=True) if why is not None}
     confirmed = []
     for precision in precisions:
         if precision.name in failed:

@@ -33,9 +33,9 @@ def engine_file_absence(path: Path, job: Job) -> Unavailable | None:
 
 def _misfit(key: Key) -> Unavailable | None:
     """Why an engine of that key does not belong on this machine; None where it does."""
-    trt, gpu = api.tensorrt_module(), api.current_gpu()
+    trt, (gpu, _) = api.tensorrt_module(), api.current_gpu()
     assert not isinstance(trt, Unavailable)  # `tensorrt_absence` has asked.
-    here = (api.flavour(trt), api.version_text(trt), gpu.name)
+    here = (api.flavour(trt), api.version_text(trt), gpu)
     built = (key["flavour"], key["tensorrt"], key["gpu"])
     if built != here:
         words = [f"{flavour} {version} on {name}" for flavour, version, name in (built, here)]

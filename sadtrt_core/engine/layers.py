@@ -32,20 +32,8 @@ _ACCUMULATOR_TYPES = {
     "float64": ("f64",),
     "int32": ("i32", "int32", "i"),
 }
-UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True)
-class LayerTensor:
-    """One tensor at a layer's door. `format` is the inspector's text for type and layout."""
-
-    name: str
-    shape: tuple[int, ...]
-    format: str
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
+#: A tensor at a layer's door: its name, its shape, and the inspector's text for its type and layout.
+LayerTensor = tuple[str, tuple[int, ...], str]
 
 
 @dataclass(frozen=True)
@@ -69,23 +57,29 @@ class EngineLayer:
 
     @property
     def accumulator(self) -> str:
-        """The type its sums are kept in, as far as its tactic's name tells; else UNKNOWN."""
+        """The type its sums are kept in, as far as its tactic's name tells; else `unknown`."""
         matches = (pattern.search(self.tactic) for pattern in _ACCUMULATORS)
         word = next((match.group(1).lower() for match in matches if match), "")
-        return next((name for name, words in _ACCUMULATOR_TYPES.items() if word in words), UNKNOWN)
+        return next((name for name, words in _ACCUMULATOR_TYPES.items() if word in words), "unknown")
 
     @property
     def copies(self) -> bool:
         """Whether it only moves its inputs about, as far as its kind and name tell."""
-        if self.plugin:
-            return False
-        return bool(_COPYING_KINDS.search(self.kind) or _COPYING_NAMES.search(self.name))
+        return not self.plugin and bool(_COPYING_KINDS.search(self.kind) or _COPYING_NAMES.search(self.name))
 
     @property
     def repeats(self) -> bool:
         """Whether it copies and writes more than all it reads: something is written more than once."""
-        written, read = (sum(tensor.elements for tensor in tensors) for tensors in (self.outputs, self.inputs))
+        written, read = (sum(math.prod(shape) for _, shape, _ in door) for door in (self.outputs, self.inputs))
         return self.copies and written > read
+
+
+def _inspected(trt: Any, plan: bytes, refused: str) -> str:
+    """The inspector's JSON; RuntimeError with the sentence `refused` where TensorRT does not load the engine."""
+    engine = create_runtime(trt).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise RuntimeError(refused)
+    return engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
 
 
 def read_layers(trt: Any, plan: bytes) -> tuple[EngineLayer, ...]:
@@ -94,16 +88,18 @@ def read_layers(trt: Any, plan: bytes) -> tuple[EngineLayer, ...]:
     Needs the GPU the engine was built on and the plugins it uses. Raises RuntimeError where the engine cannot be
     loaded or its layers bear names alone, ValueError where the inspector's answer is not JSON.
     """
-    engine = create_runtime(trt).deserialize_cuda_engine(plan)
-    if engine is None:
-        raise RuntimeError("the engine cannot be loaded by this TensorRT on this GPU: build it again")
-    return parse_layers(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    refused = "the engine cannot be loaded by this TensorRT on this GPU: build it again"
+    return parse_layers(_inspected(trt, plan, refused))
+
+
+def _entries(text: str) -> list[Any]:
+    # 8.6 leaves control characters in names: strict JSON has none.
+    return json.loads(text, strict=False).get("Layers", [])
 
 
 def parse_layers(text: str) -> tuple[EngineLayer, ...]:
     """The layers in an inspector's JSON. Raises as `read_layers` does."""
-    # 8.6 leaves control characters in names: strict JSON has none.
-    layers = json.loads(text, strict=False).get("Layers", [])
+    layers = _entries(text)
     if any(not isinstance(layer, dict) for layer in layers):
         raise RuntimeError("the engine names its layers only: it was built without detailed profiling verbosity")
     return tuple(
@@ -127,10 +123,10 @@ def _tactic(layer: Mapping[str, Any]) -> str:
 
 def _tensors(entries: Sequence[Any]) -> tuple[LayerTensor, ...]:
     return tuple(
-        LayerTensor(
-            name=str(entry.get("Name", "")),
-            shape=tuple(int(size) for size in entry.get("Dimensions", ())),
-            format=next((str(value) for key, value in entry.items() if key.startswith("Format")), ""),
+        (
+            str(entry.get("Name", "")),
+            tuple(int(size) for size in entry.get("Dimensions", ())),
+            next((str(value) for key, value in entry.items() if key.startswith("Format")), ""),
         )
         for entry in entries
         if isinstance(entry, dict)
@@ -149,14 +145,36 @@ def accumulators(layers: Sequence[EngineLayer]) -> Counter[str]:
 
 def copies_before(layers: Sequence[EngineLayer], plugin: str, position: int) -> tuple[EngineLayer, ...]:
     """The copying layers between a plugin's input number `position` and the first layers that compute it."""
-    makers = {tensor.name: layer for layer in layers for tensor in layer.outputs}
+    makers = {name: layer for layer in layers for name, _, _ in layer.outputs}
     found: dict[str, EngineLayer] = {}
-    waiting = [
-        layer.inputs[position].name for layer in layers if layer.plugin == plugin and len(layer.inputs) > position
-    ]
+    waiting = [layer.inputs[position][0] for layer in layers if layer.plugin == plugin and len(layer.inputs) > position]
     while waiting:
         maker = makers.get(waiting.pop())
         if maker is not None and maker.copies and maker.name not in found:
             found[maker.name] = maker
-            waiting.extend(tensor.name for tensor in maker.inputs)
+            waiting.extend(name for name, _, _ in maker.inputs)
     return tuple(found.values())
+
+
+def kept_sentence(trt: Any, plan: bytes, kept: frozenset[str]) -> str:
+    """How many of the tensors that a mixed graph keeps in float32 the engine that was just built has in half.
+
+    `kept` comes from `constraints.kept_names`. Those that are no output of any layer any more were fused away. Where
+    the engine cannot be inspected the sentence says why.
+    """
+    try:
+        layers = _entries(_inspected(trt, plan, "the engine that was just built cannot be loaded"))
+    except (RuntimeError, json.JSONDecodeError) as error:
+        return f"the types of the engine's layers could not be read back: {error}"
+    shown: dict[str, bool] = {}
+    for layer in layers:
+        if not isinstance(layer, dict):
+            continue  # Names alone: the engine was built without detailed verbosity.
+        for output in layer.get("Outputs", []):
+            name = output.get("Name")
+            if name in kept:
+                kind = " ".join(str(value) for key, value in output.items() if key != "Name")
+                shown[name] = "FP16" in kind or "Half" in kind
+    in_half = sorted(name for name, half in shown.items() if half)
+    text = f"of {len(kept)} tensors kept in float32 the engine shows {len(shown)}, {len(in_half)} in half"
+    return f"{text} ({', '.join(in_half[:3])})" if in_half else text

@@ -388,7 +388,7 @@ def test_an_engine_of_another_stage_or_size_is_refused(tmp_path):
 def test_an_engine_that_was_built_elsewhere_is_refused(monkeypatch, change, words):
     monkeypatch.setattr(compare_engine.api, "tensorrt_module", lambda: SimpleNamespace(__name__="tensorrt"))
     monkeypatch.setattr(compare_engine.api, "version_text", lambda trt: "8.6.0")
-    monkeypatch.setattr(compare_engine.api, "current_gpu", lambda: compare_engine.api.Gpu("NVIDIA H200", "9.0"))
+    monkeypatch.setattr(compare_engine.api, "current_gpu", lambda: ("NVIDIA H200", "9.0"))
     monkeypatch.setattr(compare_engine.api, "flavour", lambda trt: "tensorrt")
     found = compare_engine._misfit({**KEY, **change})
     assert found is None if words is None else words in str(found)

@@ -27,7 +27,7 @@ from sadtrt_core.precision import PRECISIONS
 MakeJob = Callable[..., BuildJob]
 MakeGraph = Callable[..., onnx.ModelProto]
 RTX = SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.1")
-GPU = api.Gpu("NVIDIA H200", "9.0")
+GPU = ("NVIDIA H200", "9.0")
 
 
 class CountingBuilder:
@@ -88,8 +88,8 @@ def test_every_part_of_the_key_makes_another_engine(half_graph: MakeGraph, make_
     keys["graph"] = engine_key(make_job(half_graph("Tanh").SerializeToString()), RTX, GPU)
     keys["version"] = engine_key(job, SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.2"), GPU)
     keys["product"] = engine_key(job, SimpleNamespace(__name__="tensorrt", __version__="1.7.1"), GPU)
-    keys["gpu"] = engine_key(job, RTX, api.Gpu("NVIDIA H100", "9.0"))
-    keys["capability"] = engine_key(job, RTX, api.Gpu("NVIDIA H200", "10.0"))
+    keys["gpu"] = engine_key(job, RTX, ("NVIDIA H100", "9.0"))
+    keys["capability"] = engine_key(job, RTX, ("NVIDIA H200", "10.0"))
     digests = {name: key_digest(key) for name, key in keys.items()}
     assert len(set(digests.values())) == len(digests), digests
 
@@ -152,7 +152,7 @@ def damage_other_gpu(path: Path) -> None:
 def test_a_damaged_engine_is_rebuilt_with_the_reason(
     damage: Callable[[Path], None], reason: str, make_job: MakeJob, builder: CountingBuilder, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(api, "current_gpu", lambda: api.Gpu("none", ""))
+    monkeypatch.setattr(api, "current_gpu", lambda: ("none", ""))
     whole = ensure_engine(make_job(), builder=builder)
     damage(whole.path)
     kept = Kept()
