@@ -17,11 +17,11 @@ from sadtrt_core.engine.constraints import (
     has_low_precision,
     is_quantized,
     kept_names,
+    kept_sentence,
     layer_types,
 )
-from sadtrt_core.engine.fixed_shapes import fix_shapes
-from sadtrt_core.engine.layers import kept_sentence
 from sadtrt_core.errors import BuildError, UserError
+from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.graph.instance_norm import decompose_instance_norm
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.sampling import NODE_TYPE

@@ -6,12 +6,14 @@ that is known."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import onnx
 from onnx import TensorProto
 
+from sadtrt_core.engine.tensorrt_api import create_runtime
 from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
 
 #: Which layers are pinned: all of them, or those the graph keeps in float32 alone.
@@ -95,6 +97,35 @@ def _pin(trt: Any, layer: Any, kind: int, pinned: Pinned) -> bool:
     for i in outputs:
         layer.set_output_type(i, target)
     return True
+
+
+def kept_sentence(trt: Any, plan: bytes, kept: frozenset[str]) -> str:
+    """How many of the tensors that a mixed graph keeps in float32 the engine that was just built has in half.
+
+    `kept` comes from `kept_names`. Those that are no output of any layer any more were fused away. Where
+    the engine cannot be inspected the sentence says why.
+    """
+    unread = "the types of the engine's layers could not be read back"
+    try:
+        engine = create_runtime(trt).deserialize_cuda_engine(plan)
+        if engine is None:
+            return f"{unread}: the engine that was just built cannot be loaded"
+        text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+        layers = json.loads(text, strict=False).get("Layers", [])  # 8.6 leaves control characters in names.
+    except (RuntimeError, json.JSONDecodeError) as error:
+        return f"{unread}: {error}"
+    shown: dict[str, bool] = {}
+    for layer in layers:
+        if not isinstance(layer, dict):
+            continue  # Names alone: the engine was built without detailed verbosity.
+        for output in layer.get("Outputs", []):
+            name = output.get("Name")
+            if name in kept:
+                kind = " ".join(str(value) for key, value in output.items() if key != "Name")
+                shown[name] = "FP16" in kind or "Half" in kind
+    in_half = sorted(name for name, half in shown.items() if half)
+    text = f"of {len(kept)} tensors kept in float32 the engine shows {len(shown)}, {len(in_half)} in half"
+    return f"{text} ({', '.join(in_half[:3])})" if in_half else text
 
 
 # The graph says that a quantized convolution reads and makes float32, the type of its scales. 8.6 fuses it with the

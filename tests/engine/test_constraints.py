@@ -11,8 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sadtrt_core.engine.constraints import arithmetic_types, constrain_layers, has_low_precision, kept_names
-from sadtrt_core.engine.layers import kept_sentence
+from sadtrt_core.engine.constraints import (
+    arithmetic_types,
+    constrain_layers,
+    has_low_precision,
+    kept_names,
+    kept_sentence,
+)
 
 MakeGraph = Callable[..., onnx.ModelProto]
 TRT = SimpleNamespace(float32="float32", float16="float16")

@@ -20,7 +20,7 @@ from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, call_stage, stage_module
 from sadtrt_core.runners import tensorrt as runner_module
 from sadtrt_core.runners.base import Job
-from sadtrt_core.runners.tensorrt import TensorRTEnqueueRunner, TensorRTRunner, tensorrt_absence
+from sadtrt_core.runners.tensorrt import TensorRTRunner, tensorrt_absence
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 QUICK = BuildOptions(optimization_level=0)
@@ -158,9 +158,9 @@ def expected(job: Job, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return {spec.name: tensor for spec, tensor in zip(job.outputs, outputs, strict=True)}
 
 
-@pytest.mark.parametrize("kind", [TensorRTRunner, TensorRTEnqueueRunner])
-def test_frames_are_those_of_pytorch(kind: type[TensorRTRunner], gpu_job: Job) -> None:
-    with kind(gpu_job, QUICK) as runner:
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_frames_are_those_of_pytorch(cuda_graph: bool, gpu_job: Job) -> None:
+    with TensorRTRunner(gpu_job, QUICK, cuda_graph) as runner:
         for seed in range(3):
             inputs = inputs_of(gpu_job, seed)
             outputs = runner.infer(inputs)

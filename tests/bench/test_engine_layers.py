@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sadtrt_core.engine.layers import accumulators, copies_before, kinds, parse_layers
+from bench.studies.engine_layers import accumulators, copies_before, kinds, parse_layers
 
 
 def tensor(name, *shape, kind="Row major linear FP16 format"):
