@@ -6,6 +6,7 @@ its key is the one asked for and its bytes are those that were written; else it 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -209,11 +210,11 @@ def _why_stale(job: BuildJob, key: Key, path: Path) -> str:
 
 def _difference(old: Key, new: Key) -> str:
     """Which parts of two keys differ, digests by name alone."""
-    parts = []
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
-        if before != after:
-            parts.append(f"{name} changed" if name.endswith("sha256") else f"{name} was {before}, is {after}")
+    parts = [
+        f"{name} changed" if name.endswith("sha256") else f"{name} was {old.get(name)}, is {new.get(name)}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
     return "; ".join(parts) or "nothing that is known"
 
 
@@ -231,13 +232,11 @@ def _check_sampler(job: BuildJob, trt: Any, report: Reporter, builder: Builder) 
         import pycuda.driver  # noqa: F401
     except ImportError:
         return Unavailable("pycuda is not installed", "pip install pycuda")
-    session = EngineSession(trt, ensure_engine(job, report, builder).plan, torch.device("cuda"), cuda_graph=False)
-    try:
+    plan = ensure_engine(job, report, builder).plan
+    with contextlib.closing(EngineSession(trt, plan, torch.device("cuda"), cuda_graph=False)) as session:
         session.set_inputs(sampler_case())
         session.execute()
         samples = session.views()["samples"].cpu()
-    finally:
-        session.close()
     fault = sampler_fault(samples, job.precision.compute)
     if fault:
         raise BuildError(f"{job.label}: {fault}: choose another --grid-sample")

@@ -86,8 +86,8 @@ class EngineSession:
         self._engine: Any = None
         self._context: Any = None
         self._stream: Any = None
-        self.inputs: tuple[str, ...] = ()
-        self.outputs: tuple[str, ...] = ()
+        self._inputs: list[str] = []
+        self._outputs: list[str] = []
         self.stream: torch.cuda.Stream | None = None
         captures_by_itself = hasattr(trt, "CudaGraphStrategy")
         try:
@@ -126,11 +126,9 @@ class EngineSession:
         with active_context(self._device.index):
             self._stream = cuda.Stream(_NON_BLOCKING)
             self.stream = torch.cuda.ExternalStream(self._stream.handle, device=self._device)
-            names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-            modes = {name: self._engine.get_tensor_mode(name) for name in names}
-            self.inputs = tuple(name for name in names if modes[name] == self._trt.TensorIOMode.INPUT)
-            self.outputs = tuple(name for name in names if modes[name] == self._trt.TensorIOMode.OUTPUT)
-            for name in (*self.inputs, *self.outputs):
+            for name in [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]:
+                is_input = self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
+                (self._inputs if is_input else self._outputs).append(name)
                 if self._engine.get_tensor_dtype(name) != self._trt.float32:
                     raise EngineRefused(f"tensor {name!r} of the engine is {self._engine.get_tensor_dtype(name)}")
                 shape = tuple(int(size) for size in self._context.get_tensor_shape(name))
@@ -178,7 +176,7 @@ class EngineSession:
         stream, current = self._require_stream(), torch.cuda.current_stream(self._device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream), torch.no_grad():
-            for name in self.inputs:
+            for name in self._inputs:
                 self._views[name].copy_(tensors[name], non_blocking=True)
         current.wait_stream(stream)
 
@@ -193,7 +191,7 @@ class EngineSession:
     def views(self) -> dict[str, Tensor]:
         """The output buffers as tensors; torch's current stream waits for what was executed. Valid until `execute`."""
         torch.cuda.current_stream(self._device).wait_stream(self._require_stream())
-        return {name: self._views[name] for name in self.outputs}
+        return {name: self._views[name] for name in self._outputs}
 
     def close(self) -> None:
         """Free the engine, its memory and its stream; safe to call twice."""
