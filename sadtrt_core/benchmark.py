@@ -12,8 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from sadtrt_core.case import Case
-from sadtrt_core.engine.build import BuildOptions
-from sadtrt_core.engine.job import BuildJob
+from sadtrt_core.engine.job import BuildJob, BuildOptions
 from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import BuildError, Unavailable, UserError
 from sadtrt_core.measure.drift import REFERENCE_FLOOR_DB

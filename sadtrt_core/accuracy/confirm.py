@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sadtrt_core.accuracy.findings import Loss
 from sadtrt_core.accuracy.trials import Budget
-from sadtrt_core.engine.build import BuildOptions
+from sadtrt_core.engine.job import BuildOptions
 from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import UserError
 from sadtrt_core.measure.interleave import Repetitions

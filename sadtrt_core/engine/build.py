@@ -1,9 +1,8 @@
-"""From the bytes of a typed ONNX graph to the bytes of an engine, with every failure as one readable sentence."""
+"""From a typed ONNX graph to the bytes of an engine, with every failure as one readable sentence."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,28 +19,12 @@ from sadtrt_core.engine.constraints import (
     kept_sentence,
     layer_types,
 )
-from sadtrt_core.errors import BuildError, UserError
+from sadtrt_core.engine.job import BuildJob
+from sadtrt_core.errors import BuildError
 from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.graph.instance_norm import decompose_instance_norm
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.sampling import NODE_TYPE
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What the builder is told. `workspace_mb` is the most scratch memory a tactic may take, in MiB.
-
-    `optimization_level` is TensorRT's own scale of 0 (builds in a minute, runs slowly) to 5; 3 is its default.
-    """
-
-    optimization_level: int = 3
-    workspace_mb: int = 4096
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.optimization_level <= 5:
-            raise UserError(f"optimization level {self.optimization_level} is not known: expected 0 to 5")
-        if self.workspace_mb < 1:
-            raise UserError(f"workspace of {self.workspace_mb} MiB is too small: expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -54,28 +37,16 @@ class BuiltEngine:
     notes: tuple[str, ...]
 
 
-def build_engine(
-    trt: Any,
-    graph: bytes,
-    *,
-    label: str,
-    input_shapes: Mapping[str, tuple[int, ...]],
-    tf32: bool,
-    options: BuildOptions,
-    timing_cache: bytes = b"",
-    has_plugin: bool = False,
-    report: Reporter = SILENT,
-) -> BuiltEngine:
-    """Build the typed ONNX `graph` for exactly `input_shapes` (name to shape, batch included).
+def build_engine(trt: Any, job: BuildJob, timing_cache: bytes = b"", report: Reporter = SILENT) -> BuiltEngine:
+    """Build the job's typed graph for exactly its input shapes; its plugin library, if any, is loaded already.
 
-    `label` names the engine in errors. `has_plugin` says that the plugin library is loaded. A timing cache that
-    TensorRT refuses, or that breaks the build, is left out and that is said. On 8.6 the graph's types become layer
-    precisions; where no tactic obeys all of them, only the float32 ones are kept, and that is noted.
+    A timing cache that TensorRT refuses, or that breaks the build, is left out and that is said. On 8.6 the graph's
+    types become layer precisions; where no tactic obeys all of them, only the float32 ones are kept, and that is noted.
 
     Raises BuildError.
     """
     started = time.monotonic()
-    model = _checked_model(graph, label, input_shapes, has_plugin)
+    model = _checked_model(job)
     if not api.strongly_typed(trt):
         decompose_instance_norm(model)
     pinned: tuple[Pinned | None, ...] = (None,)
@@ -91,18 +62,17 @@ def build_engine(
                 if pins == pinned[0]
                 else f"with the types of the {pins} pinned and no others"
             )
-            report.log(f"{label}: the build failed ({failure}); trying again {how}")
-        built = _attempt(trt, model, label, tf32, options, pins, cache, report, started)
+            report.log(f"{job.label}: the build failed ({failure}); trying again {how}")
+        built = _attempt(trt, model, job, pins, cache, report, started)
         if isinstance(built, BuiltEngine):
             return built
         failure = built
-    raise BuildError(f"{label}: TensorRT {api.version_text(trt)} built no engine: {failure}")
+    raise BuildError(f"{job.label}: TensorRT {api.version_text(trt)} built no engine: {failure}")
 
 
-def _checked_model(
-    graph: bytes, label: str, input_shapes: Mapping[str, tuple[int, ...]], has_plugin: bool
-) -> onnx.ModelProto:
+def _checked_model(job: BuildJob) -> onnx.ModelProto:
     """The parsed graph with its inputs' shapes fixed; errors that TensorRT words badly or dies of are caught here."""
+    label, graph, input_shapes = job.label, job.graph.read_bytes(), dict(job.input_shapes)
     try:
         model = onnx.load_from_string(graph)
     except DecodeError as error:
@@ -114,7 +84,7 @@ def _checked_model(
             f"expected {', '.join(sorted(input_shapes))}"
         )
     for node in model.graph.node:
-        if node.op_type == NODE_TYPE and not has_plugin:
+        if node.op_type == NODE_TYPE and job.plugin is None:
             raise BuildError(
                 f"{label}: node {node.name!r} ({node.op_type}) needs the plugin, which is not loaded: run "
                 "`sadtrt build-plugin`, or use --grid-sample native"
@@ -128,9 +98,7 @@ def _checked_model(
 def _attempt(
     trt: Any,
     model: onnx.ModelProto,
-    label: str,
-    tf32: bool,
-    options: BuildOptions,
+    job: BuildJob,
     pinned: Pinned | None,
     timing_cache: bytes,
     report: Reporter,
@@ -140,6 +108,7 @@ def _attempt(
 
     `started` is when the first try began. Raises BuildError for a graph that cannot be read.
     """
+    label = job.label
 
     def told(phase: str, fraction: float | None) -> None:
         report.progress(f"{label}: {phase}", fraction or 0.0, None if fraction is None else 1.0)
@@ -157,9 +126,9 @@ def _attempt(
         config = api.create_config(
             trt,
             builder,
-            optimization_level=options.optimization_level,
-            workspace_mb=options.workspace_mb,
-            tf32=tf32,
+            optimization_level=job.options.optimization_level,
+            workspace_mb=job.options.workspace_mb,
+            tf32=job.precision.tf32,
         )
         if not api.strongly_typed(trt) and is_quantized(model):
             config.set_flag(trt.BuilderFlag.INT8)

@@ -28,7 +28,7 @@ from sadtrt_core.progress import SILENT, Reporter
 
 KEY_VERSION = 2
 Key = dict[str, Any]
-Builder = Callable[..., BuiltEngine]
+Builder = Callable[[Any, BuildJob, bytes, Reporter], BuiltEngine]
 
 
 @dataclass(frozen=True)
@@ -125,17 +125,8 @@ def _build(job: BuildJob, trt: Any, key: Key, path: Path, report: Reporter, buil
     # One timing cache for each product, version and GPU, where the product keeps any.
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{key['flavour']}-{key['tensorrt']}-{key['gpu']}").strip("-")
     timing = job.cache / "timing" / f"{name}.timing" if api.keeps_timing_cache(trt) else None
-    built = builder(
-        trt,
-        job.graph.read_bytes(),
-        label=job.label,
-        input_shapes=dict(job.input_shapes),
-        tf32=job.precision.tf32,
-        options=job.options,
-        timing_cache=timing.read_bytes() if timing is not None and timing.exists() else b"",
-        has_plugin=job.plugin is not None,
-        report=report,
-    )
+    timed = timing.read_bytes() if timing is not None and timing.exists() else b""
+    built = builder(trt, job, timed, report)
     notes = built.notes
     if unchecked is not None:
         notes = (f"its sampler was not checked against PyTorch: {unchecked}", *notes)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from sadtrt_core.case import Case, GridSample
-from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.plugin import PluginLibrary, built_plugin
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_whole
@@ -34,6 +33,23 @@ _PLACES = (2, 3, 4)
 _FILE_NAME = re.compile(
     r"(?P<stage>[^-]+)-(?P<precision>.+)-(?P<grid>plugin|native|builtin)-b(?P<batch>\d+)-(?P<size>\d+)-.+"
 )
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the builder is told. `workspace_mb` is the most scratch memory a tactic may take, in MiB.
+
+    `optimization_level` is TensorRT's own scale of 0 (builds in a minute, runs slowly) to 5; 3 is its default.
+    """
+
+    optimization_level: int = 3
+    workspace_mb: int = 4096
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.optimization_level <= 5:
+            raise UserError(f"optimization level {self.optimization_level} is not known: expected 0 to 5")
+        if self.workspace_mb < 1:
+            raise UserError(f"workspace of {self.workspace_mb} MiB is too small: expected at least 1")
 
 
 @dataclass(frozen=True)

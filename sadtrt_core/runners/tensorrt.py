@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.cache import Engine, Key, discard, ensure_engine, stored_engine
-from sadtrt_core.engine.job import BuildJob, build_job, parse_file_name
+from sadtrt_core.engine.job import BuildJob, BuildOptions, build_job, parse_file_name
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin, plugin_absence
 from sadtrt_core.engine.session import EngineSession
 from sadtrt_core.errors import EngineRefused, Unavailable, UserError

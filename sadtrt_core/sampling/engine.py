@@ -13,9 +13,8 @@ from torch import Tensor
 
 from sadtrt_core.case import Case
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.cache import ensure_engine
-from sadtrt_core.engine.job import BuildJob, stored_graph
+from sadtrt_core.engine.job import BuildJob, BuildOptions, stored_graph
 from sadtrt_core.engine.plugin import built_plugin, load_plugin, plugin_absence
 from sadtrt_core.errors import Unavailable
 from sadtrt_core.graph.export import OPSET

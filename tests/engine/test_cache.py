@@ -17,12 +17,13 @@ from reports import Kept
 
 from sadtrt_core.engine import cache as engine_cache
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuildOptions, BuiltEngine
+from sadtrt_core.engine.build import BuiltEngine
 from sadtrt_core.engine.cache import discard, engine_key, ensure_engine, key_digest
-from sadtrt_core.engine.job import BuildJob
+from sadtrt_core.engine.job import BuildJob, BuildOptions
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.errors import BuildError
 from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.progress import Reporter
 
 MakeJob = Callable[..., BuildJob]
 MakeGraph = Callable[..., onnx.ModelProto]
@@ -37,10 +38,10 @@ class CountingBuilder:
         self.builds = 0
         self.timing_caches: list[bytes] = []
 
-    def __call__(self, trt: Any, graph: bytes, **settings: Any) -> BuiltEngine:
+    def __call__(self, trt: Any, job: BuildJob, timing_cache: bytes, report: Reporter) -> BuiltEngine:
         self.builds += 1
-        self.timing_caches.append(settings["timing_cache"])
-        return BuiltEngine(b"plan of " + graph, b"tactics", 12.5, ("2 layers pinned",))
+        self.timing_caches.append(timing_cache)
+        return BuiltEngine(b"plan of " + job.graph.read_bytes(), b"tactics", 12.5, ("2 layers pinned",))
 
 
 @pytest.fixture
@@ -171,7 +172,7 @@ def test_a_discarded_engine_is_built_again(make_job: MakeJob, builder: CountingB
 
 
 def test_a_failing_build_leaves_nothing_that_looks_like_an_engine(make_job: MakeJob, builder: CountingBuilder) -> None:
-    def failing(*arguments: Any, **settings: Any) -> BuiltEngine:
+    def failing(*arguments: Any) -> BuiltEngine:
         raise BuildError("no tactic")
 
     job = make_job()
@@ -183,9 +184,9 @@ def test_a_failing_build_leaves_nothing_that_looks_like_an_engine(make_job: Make
 def test_two_that_want_the_same_engine_build_it_once(make_job: MakeJob, builder: CountingBuilder) -> None:
     waiting = threading.Event()
 
-    def slow(*arguments: Any, **settings: Any) -> BuiltEngine:
+    def slow(*arguments: Any) -> BuiltEngine:
         assert waiting.wait(20), "the second caller did not wait"
-        return builder(*arguments, **settings)
+        return builder(*arguments)
 
     class Waiting(Kept):
         def log(self, line: str) -> None:

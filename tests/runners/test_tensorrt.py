@@ -13,7 +13,7 @@ import torch
 
 from sadtrt_core.case import GridSample
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuildOptions
+from sadtrt_core.engine.job import BuildOptions
 from sadtrt_core.errors import Unavailable
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sadtrt_core.engine.build import BuildOptions
+from sadtrt_core.engine.job import BuildOptions
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.sampling import engine as sampler
 from sadtrt_core.sampling.shapes import SamplingShape
