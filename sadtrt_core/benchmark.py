@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from sadtrt_core.case import Case
-from sadtrt_core.engine.job import BuildJob, BuildOptions
+from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import BuildError, Unavailable, UserError
 from sadtrt_core.measure.drift import REFERENCE_FLOOR_DB
@@ -65,12 +65,7 @@ def engine_cases(case: Case) -> list[Case]:
 def engines_for(session: Session, cases: Iterable[Case]) -> dict[Case, BuildJob]:
     """The engines of those cases that TensorRT can serve here, each once."""
     wanted = dict.fromkeys(part for case in cases for part in engine_cases(case))
-    return {
-        part: engine_job(job, BuildOptions(optimization_level=job.optimization_level))
-        for part in wanted
-        if session.unavailable(part) is None
-        for job in (session.job(part),)
-    }
+    return {part: engine_job(session.job(part)) for part in wanted if session.unavailable(part) is None}
 
 
 def prebuild(session: Session, cases: Iterable[Case], console: Console) -> None:

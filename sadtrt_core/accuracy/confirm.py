@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from sadtrt_core.accuracy.findings import Loss
 from sadtrt_core.accuracy.trials import Budget
-from sadtrt_core.engine.job import BuildOptions
 from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import UserError
 from sadtrt_core.measure.interleave import Repetitions
@@ -64,8 +63,7 @@ def confirm_all(
     failed: dict[str, str] = {}
     if session.on_gpu:
         reporter.log(f"building {len(jobs)} engines, at most {session.options.jobs} at a time")
-        builds = [engine_job(job, BuildOptions(optimization_level=job.optimization_level)) for job in jobs]
-        failures = build_all(builds, session.options.jobs, reporter)
+        failures = build_all([engine_job(job) for job in jobs], session.options.jobs, reporter)
         failed = {job.precision.name: why for job, why in zip(jobs, failures, strict=True) if why is not None}
     confirmed = []
     for precision in precisions:

@@ -52,8 +52,9 @@ def tensorrt_absence(job: Job) -> Unavailable | None:
     return None
 
 
-def engine_job(job: Job, options: BuildOptions) -> BuildJob:
+def engine_job(job: Job) -> BuildJob:
     """The engine a runner of this job loads; exports the stage's graph into the cache. Raises as `build_job` does."""
+    options = BuildOptions(optimization_level=job.optimization_level)
     return build_job(
         job.renderer, job.stage, job.precision, job.grid_sample, job.batch, job.cache, options, job.calibration
     )
@@ -105,11 +106,8 @@ class TensorRTRunner(StageRunner):
     on the runner's stream.
     """
 
-    def __init__(
-        self, job: Job, options: BuildOptions | None = None, cuda_graph: bool = True, engine_file: Path | None = None
-    ) -> None:
+    def __init__(self, job: Job, cuda_graph: bool = True, engine_file: Path | None = None) -> None:
         super().__init__(job)
-        self._options = options or BuildOptions(optimization_level=job.optimization_level)
         self._cuda_graph, self._engine_file = cuda_graph, engine_file
         self._session: EngineSession | None = None
 
@@ -124,7 +122,7 @@ class TensorRTRunner(StageRunner):
         reason = tensorrt_absence(self.job)
         if reason is not None:
             raise RuntimeError(f"{self.job.stage.name} {self.job.precision.name}: {reason}")
-        build = engine_job(self.job, self._options)
+        build = engine_job(self.job)
         with torch.cuda.device(self.job.device):
             engine = ensure_engine(build)
             try:
