@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from sadtrt_core.engine.build import BuildOptions
-from sadtrt_core.engine.sampler_check import TOLERANCE
+from sadtrt_core.engine.job import TOLERANCE, BuildOptions
 from sadtrt_core.errors import BuildError
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS, TORCH_TYPES, ComputeType

@@ -12,9 +12,8 @@ from rich.console import Console
 from torch import Tensor
 
 from sadtrt_core.case import Case
-from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.job import BuildJob
-from sadtrt_core.engine.parallel import BuildOutcome, build_all
+from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import BuildError, Unavailable, UserError
 from sadtrt_core.measure.drift import REFERENCE_FLOOR_DB
 from sadtrt_core.measure.interleave import Interleaver, Repetitions
@@ -67,21 +66,16 @@ def engine_cases(case: Case) -> list[Case]:
 def engines_for(session: Session, cases: Iterable[Case]) -> dict[Case, BuildJob]:
     """The engines of those cases that TensorRT can serve here, each once."""
     wanted = dict.fromkeys(part for case in cases for part in engine_cases(case))
-    return {
-        part: engine_job(job, BuildOptions(optimization_level=job.optimization_level))
-        for part in wanted
-        if session.unavailable(part) is None
-        for job in (session.job(part),)
-    }
+    return {part: engine_job(session.job(part)) for part in wanted if session.unavailable(part) is None}
 
 
 def prebuild(session: Session, cases: Iterable[Case], console: Console) -> None:
     """Build what the cases need, in parallel, so that none of them builds while another is measured."""
     engines = engines_for(session, [case for case in cases if case.runner.startswith("tensorrt")])
-    outcomes = build_engines(list(engines.values()), session.options.jobs, console)
-    for case, outcome in zip(engines, outcomes, strict=True):
-        if outcome.failure is not None:
-            session.unbuilt[case] = outcome.failure
+    failures = build_engines(list(engines.values()), session.options.jobs, console)
+    for case, failure in zip(engines, failures, strict=True):
+        if failure is not None:
+            session.unbuilt[case] = failure
 
 
 def require_built(session: Session, case: Case) -> None:
@@ -91,16 +85,19 @@ def require_built(session: Session, case: Case) -> None:
             raise BuildError(reason)
 
 
-def build_engines(jobs: list[BuildJob], processes: int, console: Console) -> tuple[BuildOutcome, ...]:
-    """Build what the cache lacks, with a progress display; the reasons of failed builds are printed."""
+def build_engines(jobs: list[BuildJob], processes: int, console: Console) -> tuple[str | None, ...]:
+    """Build what the cache lacks, with a progress display; the reasons of failed builds are printed.
+
+    Returns them in the order of `jobs`, None where the engine is in the cache.
+    """
     if not jobs:
         return ()
     with ConsoleReporter(console) as report:
-        outcomes = build_all(jobs, processes, report)
-    for outcome in outcomes:
-        if outcome.failure is not None:
-            console.print(f"not built: {outcome.failure}", style="red", markup=False, soft_wrap=True)
-    return outcomes
+        failures = build_all(jobs, processes, report)
+    for failure in failures:
+        if failure is not None:
+            console.print(f"not built: {failure}", style="red", markup=False, soft_wrap=True)
+    return failures
 
 
 def measure_latency(

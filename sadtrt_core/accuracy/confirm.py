@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sadtrt_core.accuracy.findings import Budget, Loss
-from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import UserError
 from sadtrt_core.measure.interleave import Repetitions
@@ -61,9 +60,8 @@ def confirm_all(
     failed: dict[str, str] = {}
     if session.on_gpu:
         reporter.log(f"building {len(jobs)} engines, at most {session.options.jobs} at a time")
-        builds = [engine_job(job, BuildOptions(optimization_level=job.optimization_level)) for job in jobs]
-        outcomes = build_all(builds, session.options.jobs, reporter)
-        failed = {outcome.job.precision.name: outcome.failure for outcome in outcomes if outcome.failure is not None}
+        failures = build_all([engine_job(job) for job in jobs], session.options.jobs, reporter)
+        failed = {job.precision.name: why for job, why in zip(jobs, failures, strict=True) if why is not None}
     confirmed = []
     for precision in precisions:
         if precision.name in failed:

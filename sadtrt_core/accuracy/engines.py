@@ -114,9 +114,9 @@ def prepare_engines(session: Session, precision: str, console: Console) -> None:
         if absence is not None:
             raise UserError(f"{case.stage} in {precision} cannot be computed by {kind.name}: {absence}")
     engines = engines_for(session, cases) if kind.name == "tensorrt" else {}
-    for outcome in build_engines(list(engines.values()), session.options.jobs, console):
-        if outcome.failure is not None:
-            raise BuildError(outcome.failure)
+    for failure in build_engines(list(engines.values()), session.options.jobs, console):
+        if failure is not None:
+            raise BuildError(failure)
 
 
 def engine_losses(session: Session, precision: str, worst: int, reporter: Reporter = SILENT) -> Report:

@@ -10,8 +10,8 @@ from typing import Literal
 
 import onnx
 
-from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.edit import constants_to_initializers
+from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.rounding import EXACT
 from sadtrt_core.graph.typed import coordinate_slice, matching

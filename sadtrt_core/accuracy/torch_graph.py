@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from sadtrt_core.engine.fixed_shapes import fix_shapes
+from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.graph.rounding import explicit_rounding
 from sadtrt_core.renderer.stages import matrix_arithmetic
 

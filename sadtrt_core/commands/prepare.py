@@ -40,8 +40,8 @@ def build(config: RunConfig) -> None:
     for case in cases:
         if (missing := session.unavailable(case)) is not None:
             raise UserError(f"{case.stage} in {case.precision} cannot be built: {missing}")
-    outcomes = build_engines(list(engines_for(session, cases).values()), config.jobs, console)
-    raise typer.Exit(1 if any(outcome.failure is not None for outcome in outcomes) else 0)
+    failures = build_engines(list(engines_for(session, cases).values()), config.jobs, console)
+    raise typer.Exit(1 if any(failure is not None for failure in failures) else 0)
 
 
 def build_plugin(

@@ -101,8 +101,7 @@ def compare(
     table = Table(title=f"A: {escape(names[0])}, B: {escape(names[1])}", title_justify="left")
     for heading in ("stage", "clock", "A ms", "B ms", "B / A", "95% interval", "samples"):
         table.add_column(heading, justify="left" if heading in ("stage", "clock") else "right")
-    for stage, comparison in zip(config.stages, found, strict=True):
-        one = comparison.latency
+    for stage, one in zip(config.stages, found, strict=True):
         interval = f"{one.interval.low:.4f} to {one.interval.high:.4f}"
         figures = (f"{one.a_ms:.4g}", f"{one.b_ms:.4g}", f"{one.ratio:.4f}", interval, str(one.samples))
         table.add_row(stage, one.clock, *figures)

@@ -21,10 +21,12 @@ ROUNDS_MIN, ROUNDS_MAX = 10, 200
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Comparison:
     """Medians in ms of both sides on one clock, and the ratio B over A with its interval; above 1, B is slower.
 
-    `launch_bound` says that most device times of a side include waiting for the host.
+    `launch_bound` says that most device times of a side include waiting for the host. `pictures` is the drift of B's
+    frames against A's. It is None where the stage makes no pictures, where seeded weights make none that mean anything,
+    and where B's checkout cannot hand them over.
     """
 
     clock: str
@@ -35,19 +37,44 @@ class Outcome:
     rounds: int
     samples: int
     launch_bound: bool = False
+    pictures: Drift | None = None
 
-    def sentence(self, a: str, b: str) -> str:
-        """What a person may conclude."""
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON has them."""
+        pictures = self.pictures.to_json() if self.pictures else None
+        return {**dataclasses.asdict(self), "pictures": pictures}
+
+    def sentences(self, a: str, b: str) -> tuple[str, ...]:
+        """What a person may conclude: on the latency and, where known, on the pictures."""
         low, high = self.interval.low, self.interval.high
         level = f"{100 * self.interval.coverage:.0f}%"
         if high < 1:
-            return f"{b} is {1 / self.ratio:.3g} times as fast as {a} ({level}: {1 / high:.4g} to {1 / low:.4g})"
-        if low > 1:
-            return f"{b} takes {self.ratio:.3g} times as long as {a} ({level}: {low:.4g} to {high:.4g})"
-        return f"no difference shown: {b} takes {low:.4g} to {high:.4g} times as long as {a} ({level})"
+            found = f"{b} is {1 / self.ratio:.3g} times as fast as {a} ({level}: {1 / high:.4g} to {1 / low:.4g})"
+        elif low > 1:
+            found = f"{b} takes {self.ratio:.3g} times as long as {a} ({level}: {low:.4g} to {high:.4g})"
+        else:
+            found = f"no difference shown: {b} takes {low:.4g} to {high:.4g} times as long as {a} ({level})"
+        times: tuple[str, ...] = (found,)
+        if self.launch_bound:
+            times += ("most device times include waiting for the host, which enqueues for longer than it can be given",)
+        drift = self.pictures
+        if drift is None:
+            return times
+        frames = len(drift.psnr_db)
+        if drift.has_non_finite:
+            apart = f"{sum(drift.non_finite)} of {frames} frames of {b} hold NaN or infinity"
+        elif drift.max_lsb_worst == 0 and all(value is None for value in drift.psnr_db):
+            apart = f"the same pictures, bit for bit, over {frames} frames"
+        else:
+            lsb = drift.max_lsb_worst
+            apart = (
+                f"pictures agree to {drift.psnr_min:.1f} dB in the worst of {frames} frames, no pixel more than "
+                f"{lsb} level{'' if lsb == 1 else 's'} apart"
+            )
+        return *times, apart
 
 
-def compare_interleaved(a: Sampler, b: Sampler, seconds: float) -> Outcome:
+def compare_interleaved(a: Sampler, b: Sampler, seconds: float) -> Comparison:
     """Time both for about `seconds` together, in rounds of A B B A, and compare them on the best clock both have.
 
     In a round of A B B A a slow linear drift adds the same to both sides; the interval resamples whole rounds
@@ -66,7 +93,8 @@ def compare_interleaved(a: Sampler, b: Sampler, seconds: float) -> Outcome:
     a_ms, b_ms = (_times(pairs, on_device) for pairs in (a_samples, b_samples))
     ratio, interval = stats.interleaved_ratio(b_ms, a_ms, CONFIDENCE)
     every_a, every_b = ([ms for row in rows for ms in row] for rows in (a_ms, b_ms))
-    return Outcome(
+    late = max(sum(one.late for pair in pairs for one in pair) for pairs in (a_samples, b_samples))
+    return Comparison(
         clock="device" if on_device else "host",
         a_ms=stats.median(every_a),
         b_ms=stats.median(every_b),
@@ -74,55 +102,13 @@ def compare_interleaved(a: Sampler, b: Sampler, seconds: float) -> Outcome:
         interval=interval,
         rounds=rounds,
         samples=len(every_a),
-        launch_bound=on_device and any(2 * _late(pairs) > len(every_a) for pairs in (a_samples, b_samples)),
+        launch_bound=on_device and 2 * late > len(every_a),
     )
-
-
-def _late(pairs: list[tuple[Samples, Samples]]) -> int:
-    return sum(one.late for pair in pairs for one in pair)
 
 
 def _times(pairs: list[tuple[Samples, Samples]], on_device: bool) -> list[list[float]]:
     """One list of times in ms a round."""
     return [[ms for one in pair for ms in ((one.device_ms if on_device else one.host_ms) or ())] for pair in pairs]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a comparison found. `pictures` is the drift of B's frames against A's.
-
-    It is None where the stage makes no pictures, where seeded weights make none that mean anything, and where B's
-    checkout cannot hand them over.
-    """
-
-    latency: Outcome
-    pictures: Drift | None
-
-    def to_json(self) -> dict[str, Any]:
-        """The figures of both as JSON has them."""
-        pictures = self.pictures.to_json() if self.pictures else None
-        return {**dataclasses.asdict(self.latency), "pictures": pictures}
-
-    def sentences(self, a: str, b: str) -> tuple[str, ...]:
-        """What a person may conclude: on the latency and, where known, on the pictures."""
-        drift = self.pictures
-        times: tuple[str, ...] = (self.latency.sentence(a, b),)
-        if self.latency.launch_bound:
-            times += ("most device times include waiting for the host, which enqueues for longer than it can be given",)
-        if drift is None:
-            return times
-        frames = len(drift.psnr_db)
-        if drift.has_non_finite:
-            apart = f"{sum(drift.non_finite)} of {frames} frames of {b} hold NaN or infinity"
-        elif drift.max_lsb_worst == 0 and all(value is None for value in drift.psnr_db):
-            apart = f"the same pictures, bit for bit, over {frames} frames"
-        else:
-            lsb = drift.max_lsb_worst
-            apart = (
-                f"pictures agree to {drift.psnr_min:.1f} dB in the worst of {frames} frames, no pixel more than "
-                f"{lsb} level{'' if lsb == 1 else 's'} apart"
-            )
-        return *times, apart
 
 
 def compare_sides(a: Side, b: Side, session: Session, checkout: Path | None, seconds: float) -> Comparison:
@@ -136,13 +122,13 @@ def compare_sides(a: Side, b: Side, session: Session, checkout: Path | None, sec
             other = remote = stack.enter_context(remote_side(b, session.options, checkout))
             if not remote.times_alike and session.on_gpu:
                 session.report.log(f"{checkout} takes device times in another way: host times are compared")
-        latency = compare_interleaved(here, other, seconds)
-        pictures = None
-        if a.case.stage == "generator" and session.drift_is_meaningful:
-            pictures = compare_pictures(here, other, a.label)
-            if pictures is None:
-                session.report.log("pictures are not compared: the other checkout is too old to hand them over")
-    return Comparison(latency, pictures)
+        found = compare_interleaved(here, other, seconds)
+        if a.case.stage != "generator" or not session.drift_is_meaningful:
+            return found
+        pictures = compare_pictures(here, other, a.label)
+        if pictures is None:
+            session.report.log("pictures are not compared: the other checkout is too old to hand them over")
+        return dataclasses.replace(found, pictures=pictures)
 
 
 def compare_pictures(a: Sampler, b: Sampler, name: str) -> Drift | None:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +19,13 @@ from torch import Tensor
 
 from sadtrt_core.benchmark import BENCHMARK_VERSION
 from sadtrt_core.case import GRAPH_GRID_SAMPLES, Case
-from sadtrt_core.compare.engine_file import EngineFileRunner, engine_file_absence
 from sadtrt_core.config import RunConfig
 from sadtrt_core.engine.job import parse_file_name
 from sadtrt_core.errors import UserError
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.precision import PLAN_SUFFIX
 from sadtrt_core.runners.base import StageRunner
+from sadtrt_core.runners.tensorrt import TensorRTRunner, engine_file_absence
 from sadtrt_core.session import Session
 
 PICTURE_FRAMES = 4
@@ -54,12 +54,6 @@ class Side:
             return self.engine.name
         words = (self.case.runner, self.case.precision, self.case.grid_sample)
         return ":".join(word for word in words if word != AUTO)
-
-    def resolved(self, session: Session) -> Case:
-        """The case that this machine runs. Raises UserError for a name that is not known."""
-        asked = self.case
-        found = session.case(asked.stage, asked.runner, asked.precision, asked.batch)
-        return found if asked.grid_sample == AUTO else replace(found, grid_sample=asked.grid_sample)
 
 
 def parse_side(text: str, stage: str, batch: int) -> Side:
@@ -125,18 +119,6 @@ class Samples:
     late: int = 0
 
 
-class Sampler(Protocol):
-    """A side that is warm: a runner in this process or one behind a pipe."""
-
-    call_seconds: float
-
-    def render(self) -> Tensor | None:
-        """The workload's frames (T, 3, H, W), float32 on the host; None from a checkout that does not know how."""
-
-    def sample(self, count: int) -> Samples:
-        """Run once uncounted, to bring back what the other side drove from the caches, then `count` samples."""
-
-
 class LocalSide:
     """An activated and bound runner of this process, warmed up."""
 
@@ -147,6 +129,7 @@ class LocalSide:
         self.call_seconds = calls * self._sampler.warm_up(session.timing_plan)
 
     def sample(self, count: int) -> Samples:
+        """Run once uncounted, to bring back what the other side drove from the caches, then `count` samples."""
         self._runner.execute()
         self._runner.synchronize()
         sampler = self._sampler
@@ -157,7 +140,7 @@ class LocalSide:
         return Samples(tuple(sampler.host_ms[begin:]), device, len(sampler.late) - late)
 
     def render(self) -> Tensor:
-        """Every frame of the workload through the runner, which has to be the generator's."""
+        """The workload's frames (T, 3, H, W), float32 on the host. The runner has to be the generator's."""
         items, batch = self._session.frame_inputs, self._runner.job.batch
         chunks = [items[i : i + batch] for i in range(0, len(items), batch)]
         together = [{name: torch.cat([item[name] for item in chunk]) for name in chunk[0]} for chunk in chunks]
@@ -166,13 +149,16 @@ class LocalSide:
 
 @contextlib.contextmanager
 def local_side(side: Side, session: Session) -> Iterator[LocalSide]:
-    """A side of this process. Raises UserError, which says why the runner cannot serve here."""
-    case = side.resolved(session)
+    """A side of this process. Raises UserError for a name that is not known, or saying why the runner cannot serve."""
+    asked = side.case
+    case = session.case(asked.stage, asked.runner, asked.precision, asked.batch)
+    if asked.grid_sample != AUTO:
+        case = replace(case, grid_sample=asked.grid_sample)
     job = session.job(case)
     missing = session.unavailable(case) if side.engine is None else engine_file_absence(side.engine, job)
     if missing is not None:
         raise UserError(f"{side.label} cannot run {case.stage} here: {missing}")
-    with session.runner(case) if side.engine is None else EngineFileRunner(job, side.engine) as runner:
+    with session.runner(case) if side.engine is None else TensorRTRunner(job, engine_file=side.engine) as runner:
         runner.bind(session.inputs(job))
         yield LocalSide(runner, session)
 
@@ -180,28 +166,25 @@ def local_side(side: Side, session: Session) -> Iterator[LocalSide]:
 class RemoteSide:
     """A runner of another checkout, in a process of that checkout, asked through a pipe."""
 
-    def __init__(self, process: subprocess.Popen[str], checkout: Path) -> None:
-        self._process, self._checkout = process, checkout
-        self.call_seconds = 0.0
-        self._renders = False
-        #: Whether that checkout takes device times as this one does; where not, only host times compare.
-        self.times_alike = False
-
-    def start(self, side: Side, config: RunConfig) -> None:
+    def __init__(self, process: subprocess.Popen[str], checkout: Path, side: Side, config: RunConfig) -> None:
         """Tell the worker what to run and wait until it is warm."""
+        self._process, self._checkout = process, checkout
         # An older checkout does not read the version.
         answer = self._ask({**question(side, config), "benchmark_version": BENCHMARK_VERSION})
         self.call_seconds = float(answer["call_seconds"])
         self._renders = bool(answer.get("renders", False))
-        self.times_alike = answer.get("benchmark_version") == BENCHMARK_VERSION
+        #: Whether that checkout takes device times as this one does; where not, only host times compare.
+        self.times_alike: bool = answer.get("benchmark_version") == BENCHMARK_VERSION
 
     def sample(self, count: int) -> Samples:
+        """As `LocalSide.sample`."""
         answer = self._ask({"take": count})
         device = answer["device_ms"] if self.times_alike else None
         host = tuple(map(float, answer["host_ms"]))
         return Samples(host, None) if device is None else Samples(host, tuple(map(float, device)), int(answer["late"]))
 
     def render(self) -> Tensor | None:
+        """As `LocalSide.render`; None from a checkout that does not know how."""
         if not self._renders:
             return None
         with tempfile.TemporaryDirectory() as folder:
@@ -230,6 +213,10 @@ class RemoteSide:
         return answer
 
 
+#: A side that is warm.
+Sampler = LocalSide | RemoteSide
+
+
 @contextlib.contextmanager
 def remote_side(side: Side, config: RunConfig, checkout: Path) -> Iterator[RemoteSide]:
     """A side of another checkout of this project, by the same Python. Raises UserError where it cannot take part."""
@@ -246,9 +233,7 @@ def remote_side(side: Side, config: RunConfig, checkout: Path) -> Iterator[Remot
         text=True,
     )
     try:
-        remote = RemoteSide(process, checkout)
-        remote.start(side, config)
-        yield remote
+        yield RemoteSide(process, checkout, side, config)
     finally:
         # The end of its input tells the worker to leave.
         with contextlib.suppress(BrokenPipeError):

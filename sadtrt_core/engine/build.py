@@ -1,11 +1,9 @@
-"""From the bytes of a typed ONNX graph to the bytes of an engine, with every failure as one readable sentence."""
+"""From a typed ONNX graph to the bytes of an engine, with every failure as one readable sentence."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -18,36 +16,15 @@ from sadtrt_core.engine.constraints import (
     has_low_precision,
     is_quantized,
     kept_names,
-    kept_tensors,
+    kept_sentence,
     layer_types,
 )
-from sadtrt_core.engine.fixed_shapes import fix_shapes
-from sadtrt_core.engine.messages import in_one_line, message_log
-from sadtrt_core.errors import BuildError, UserError
+from sadtrt_core.engine.job import BuildJob
+from sadtrt_core.errors import BuildError
+from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.graph.instance_norm import decompose_instance_norm
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.sampling import NODE_TYPE
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What the builder is told. `workspace_mb` is the most scratch memory a tactic may take, in MiB.
-
-    `optimization_level` is TensorRT's own scale of 0 (builds in a minute, runs slowly) to 5; 3 is its default.
-    """
-
-    optimization_level: int = 3
-    workspace_mb: int = 4096
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.optimization_level <= 5:
-            raise UserError(f"optimization level {self.optimization_level} is not known: expected 0 to 5")
-        if self.workspace_mb < 1:
-            raise UserError(f"workspace of {self.workspace_mb} MiB is too small: expected at least 1")
-
-    def parts(self) -> dict[str, int]:
-        """As plain data, for the cache key."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -60,28 +37,16 @@ class BuiltEngine:
     notes: tuple[str, ...]
 
 
-def build_engine(
-    trt: Any,
-    graph: bytes,
-    *,
-    label: str,
-    input_shapes: Mapping[str, tuple[int, ...]],
-    tf32: bool,
-    options: BuildOptions,
-    timing_cache: bytes = b"",
-    has_plugin: bool = False,
-    report: Reporter = SILENT,
-) -> BuiltEngine:
-    """Build the typed ONNX `graph` for exactly `input_shapes` (name to shape, batch included).
+def build_engine(trt: Any, job: BuildJob, timing_cache: bytes = b"", report: Reporter = SILENT) -> BuiltEngine:
+    """Build the job's typed graph for exactly its input shapes; its plugin library, if any, is loaded already.
 
-    `label` names the engine in errors. `has_plugin` says that the plugin library is loaded. A timing cache that
-    TensorRT refuses, or that breaks the build, is left out and that is said. On 8.6 the graph's types become layer
-    precisions; where no tactic obeys all of them, only the float32 ones are kept, and that is noted.
+    A timing cache that TensorRT refuses, or that breaks the build, is left out and that is said. On 8.6 the graph's
+    types become layer precisions; where no tactic obeys all of them, only the float32 ones are kept, and that is noted.
 
     Raises BuildError.
     """
     started = time.monotonic()
-    model = _checked_model(graph, label, input_shapes, has_plugin)
+    model = _checked_model(job)
     if not api.strongly_typed(trt):
         decompose_instance_norm(model)
     pinned: tuple[Pinned | None, ...] = (None,)
@@ -97,20 +62,17 @@ def build_engine(
                 if pins == pinned[0]
                 else f"with the types of the {pins} pinned and no others"
             )
-            report.log(f"{label}: the build failed ({failure}); trying again {how}")
-        attempt = _Attempt(trt, model, label, tf32, options, pins, cache, report)
-        plan = attempt.run()
-        if plan is not None:
-            notes = attempt.notes(plan, looser=pins != pinned[0])
-            return BuiltEngine(plan, attempt.timing_cache, time.monotonic() - started, notes)
-        failure = attempt.failure
-    raise BuildError(f"{label}: TensorRT {api.version_text(trt)} built no engine: {failure}")
+            report.log(f"{job.label}: the build failed ({failure}); trying again {how}")
+        built = _attempt(trt, model, job, pins, cache, report, started)
+        if isinstance(built, BuiltEngine):
+            return built
+        failure = built
+    raise BuildError(f"{job.label}: TensorRT {api.version_text(trt)} built no engine: {failure}")
 
 
-def _checked_model(
-    graph: bytes, label: str, input_shapes: Mapping[str, tuple[int, ...]], has_plugin: bool
-) -> onnx.ModelProto:
+def _checked_model(job: BuildJob) -> onnx.ModelProto:
     """The parsed graph with its inputs' shapes fixed; errors that TensorRT words badly or dies of are caught here."""
+    label, graph, input_shapes = job.label, job.graph.read_bytes(), dict(job.input_shapes)
     try:
         model = onnx.load_from_string(graph)
     except DecodeError as error:
@@ -122,7 +84,7 @@ def _checked_model(
             f"expected {', '.join(sorted(input_shapes))}"
         )
     for node in model.graph.node:
-        if node.op_type == NODE_TYPE and not has_plugin:
+        if node.op_type == NODE_TYPE and job.plugin is None:
             raise BuildError(
                 f"{label}: node {node.name!r} ({node.op_type}) needs the plugin, which is not loaded: run "
                 "`sadtrt build-plugin`, or use --grid-sample native"
@@ -133,104 +95,85 @@ def _checked_model(
     return model
 
 
-class _Attempt:
-    """One try at a build: a builder of its own, because a failed one is not fit for a second."""
+def _attempt(
+    trt: Any,
+    model: onnx.ModelProto,
+    job: BuildJob,
+    pinned: Pinned | None,
+    timing_cache: bytes,
+    report: Reporter,
+    started: float,
+) -> BuiltEngine | str:
+    """One try at a build, or why it failed. Its builder is its own, because a failed one is not fit for a second.
 
-    def __init__(
-        self,
-        trt: Any,
-        model: onnx.ModelProto,
-        label: str,
-        tf32: bool,
-        options: BuildOptions,
-        pinned: Pinned | None,
-        timing_cache: bytes,
-        report: Reporter,
-    ) -> None:
-        self._trt, self._model, self._label = trt, model, label
-        self._types = {} if api.strongly_typed(trt) else layer_types(model)
-        self._tf32, self._options, self._pinned = tf32, options, pinned
-        self._report = report
-        self._layers_pinned = 0
-        self._disobeyed = 0
-        self.timing_cache = timing_cache
-        self.failure = ""
+    `started` is when the first try began. Raises BuildError for a graph that cannot be read.
+    """
+    label = job.label
 
-    def run(self) -> bytes | None:
-        """The serialized engine, or None with the cause in `failure`. A graph that cannot be read raises at once."""
-        trt = self._trt
-        with message_log(trt).collect() as messages:
-            try:
-                builder = api.create_builder(trt)
-            except RuntimeError as error:
-                raise BuildError(f"{self._label}: {error}") from error
-            network = api.create_network(trt, builder)
-            parser = api.create_parser(trt, network)
-            if not parser.parse(self._model.SerializeToString()):
-                raise BuildError(self._parser_error(parser, messages))
-            config = api.create_config(
-                trt,
-                builder,
-                optimization_level=self._options.optimization_level,
-                workspace_mb=self._options.workspace_mb,
-                tf32=self._tf32,
-            )
-            if not api.strongly_typed(trt) and is_quantized(self._model):
-                config.set_flag(trt.BuilderFlag.INT8)
-            if self._pinned is not None:
-                config.set_flag(trt.BuilderFlag.FP16)
-                config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-                self._layers_pinned = constrain_layers(trt, network, self._types, self._pinned)
-            if not self._attach_timing_cache(config, messages):
-                self._report.log(f"{self._label}: TensorRT refused the timing cache; building without it")
-            monitor = api.attach_progress(trt, config, self._told)
-            del messages[:]  # What the parser had to say is of no interest once it has succeeded.
-            plan = builder.build_serialized_network(network, config)
-            del monitor
-            self._disobeyed = sum("obeys the requested constraints" in message for message in messages)
-            if plan is None:
-                self.failure = in_one_line(messages)
-                return None
-            if api.keeps_timing_cache(trt):
-                self.timing_cache = api.serialized_timing_cache(config)
-            return bytes(plan)
+    def told(phase: str, fraction: float | None) -> None:
+        report.progress(f"{label}: {phase}", fraction or 0.0, None if fraction is None else 1.0)
 
-    def _told(self, phase: str, fraction: float | None) -> None:
-        self._report.progress(f"{self._label}: {phase}", fraction or 0.0, None if fraction is None else 1.0)
-
-    def _attach_timing_cache(self, config: Any, messages: list[str]) -> bool:
-        if not self.timing_cache and not api.keeps_timing_cache(self._trt):
-            return True
-        start = len(messages)
-        attached = api.attach_timing_cache(config, self.timing_cache)
-        # Some generations put an empty cache in a refused one's place and only log it.
-        complained = any("timing cache" in message.lower() for message in messages[start:])
-        return attached and not (self.timing_cache and complained)
-
-    def notes(self, plan: bytes, looser: bool) -> tuple[str, ...]:
-        """What a reader of this engine's figures has to know."""
-        if self._pinned is None:
-            return ()
-        notes = [f"{self._layers_pinned} layers pinned to the graph's types"]
-        if looser:
+    with api.collected_messages(trt) as messages:
+        try:
+            builder = api.create_builder(trt)
+        except RuntimeError as error:
+            raise BuildError(f"{label}: {error}") from error
+        network = api.create_network(trt, builder)
+        parser = api.create_parser(trt, network)
+        if not parser.parse(model.SerializeToString()):
+            problem = _parser_error(parser, model, messages)
+            raise BuildError(f"{label}: TensorRT {api.version_text(trt)} cannot read the graph{problem}")
+        config = api.create_config(
+            trt,
+            builder,
+            optimization_level=job.options.optimization_level,
+            workspace_mb=job.options.workspace_mb,
+            tf32=job.precision.tf32,
+        )
+        if not api.strongly_typed(trt) and is_quantized(model):
+            config.set_flag(trt.BuilderFlag.INT8)
+        layers_pinned = 0
+        if pinned is not None:
+            config.set_flag(trt.BuilderFlag.FP16)
+            config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+            layers_pinned = constrain_layers(trt, network, layer_types(model), pinned)
+        if timing_cache or api.keeps_timing_cache(trt):
+            start = len(messages)
+            attached = api.attach_timing_cache(config, timing_cache)
+            # Some generations put an empty cache in a refused one's place and only log it.
+            complained = any("timing cache" in message.lower() for message in messages[start:])
+            if not attached or (timing_cache and complained):
+                report.log(f"{label}: TensorRT refused the timing cache; building without it")
+        monitor = api.attach_progress(trt, config, told)
+        del messages[:]  # What the parser had to say is of no interest once it has succeeded.
+        plan = builder.build_serialized_network(network, config)
+        del monitor
+        if plan is None:
+            return api.in_one_line(messages)
+        disobeyed = sum("obeys the requested constraints" in message for message in messages)
+        if api.keeps_timing_cache(trt):
+            timing_cache = api.serialized_timing_cache(config)
+        plan = bytes(plan)
+    notes = []
+    if pinned is not None:
+        notes.append(f"{layers_pinned} layers pinned to the graph's types")
+        if pinned == "float32 layers":
             notes = ["no tactics obeyed every type of the graph: only the float32 layers are pinned, the rest is free"]
-        if self._disobeyed:
-            notes.append(f"TensorRT disobeyed the types of {self._disobeyed} layers")
-        kept = kept_names(self._model)
+        if disobeyed:
+            notes.append(f"TensorRT disobeyed the types of {disobeyed} layers")
+        kept = kept_names(model)
         if kept:
-            try:
-                notes.append(kept_tensors(self._trt, plan, kept).sentence())
-            except (RuntimeError, json.JSONDecodeError) as error:
-                notes.append(f"the types of the engine's layers could not be read back: {error}")
-        return tuple(notes)
+            notes.append(kept_sentence(trt, plan, kept))
+    return BuiltEngine(plan, timing_cache, time.monotonic() - started, tuple(notes))
 
-    def _parser_error(self, parser: Any, messages: list[str]) -> str:
-        version = api.version_text(self._trt)
-        if parser.num_errors == 0:
-            return f"{self._label}: TensorRT {version} cannot read the graph: {in_one_line(messages)}"
-        error = parser.get_error(0)
-        where = ""
-        if 0 <= error.node() < len(self._model.graph.node):
-            node = self._model.graph.node[error.node()]
-            where = f" at node {node.name!r} ({node.op_type})"
-        return f"{self._label}: TensorRT {version} cannot read the graph{where}: {' '.join(error.desc().split())}"
+
+def _parser_error(parser: Any, model: onnx.ModelProto, messages: list[str]) -> str:
+    """Where in the graph the parser gave up, and why."""
+    if parser.num_errors == 0:
+        return f": {api.in_one_line(messages)}"
+    error = parser.get_error(0)
+    where = ""
+    if 0 <= error.node() < len(model.graph.node):
+        node = model.graph.node[error.node()]
+        where = f" at node {node.name!r} ({node.op_type})"
+    return f"{where}: {' '.join(error.desc().split())}"

@@ -6,11 +6,12 @@ its key is the one asked for and its bytes are those that were written; else it 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ import torch
 
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuiltEngine, build_engine
-from sadtrt_core.engine.job import BuildJob
+from sadtrt_core.engine.job import BuildJob, sampler_case, sampler_fault
 from sadtrt_core.engine.plugin import load_plugin
-from sadtrt_core.engine.sampler_check import sampler_case, sampler_fault
 from sadtrt_core.engine.session import EngineSession
 from sadtrt_core.errors import BuildError, Unavailable, UserError
 from sadtrt_core.files import code_digest, locked, write_whole
@@ -28,7 +28,7 @@ from sadtrt_core.progress import SILENT, Reporter
 
 KEY_VERSION = 2
 Key = dict[str, Any]
-Builder = Callable[..., BuiltEngine]
+Builder = Callable[[Any, BuildJob, bytes, Reporter], BuiltEngine]
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,23 @@ class Engine:
     notes: tuple[str, ...]
 
 
-def engine_key(job: BuildJob, trt: Any, gpu: api.Gpu) -> Key:
-    """Everything an engine depends on, as plain data; any change of it is another engine."""
+def engine_key(job: BuildJob, trt: Any, gpu: tuple[str, str]) -> Key:
+    """Everything an engine depends on, as plain data; any change of it is another engine.
+
+    `gpu` has the name and the compute capability of the GPU that the engine is built on; it runs on no other kind.
+    """
+    name, capability = gpu
     return {
         "key_version": KEY_VERSION,
         "builder_sha256": code_digest("engine"),
         "graph_sha256": hashlib.sha256(job.graph.read_bytes()).hexdigest(),
-        "inputs": {name: list(shape) for name, shape in job.input_shapes},
-        "options": {**job.options.parts(), "tf32": job.precision.tf32},
+        "inputs": {tensor: list(shape) for tensor, shape in job.input_shapes},
+        "options": {**asdict(job.options), "tf32": job.precision.tf32},
         "tensorrt": api.version_text(trt),
         "flavour": api.flavour(trt),
         "plugin_sha256": job.plugin.digest if job.plugin is not None else None,
-        "gpu": gpu.name,
-        "compute_capability": gpu.capability,
+        "gpu": name,
+        "compute_capability": capability,
     }
 
 
@@ -96,12 +100,12 @@ def stored_engine(path: Path) -> tuple[Engine, Key]:
 
     Raises UserError in one sentence for a file that `ensure_engine` did not write or that changed since.
     """
-    record = _read_record(_key_file(path))
-    found = _read(path, record["key"]) if isinstance(record, dict) else ""
     if not path.is_file():
         raise UserError(f"there is no engine {path}")
+    record = _read_record(path.with_suffix(".json"))
     if isinstance(record, str):
         raise UserError(f"{path} is no engine of this harness: {record}")
+    found = _read(path, record["key"])
     if not isinstance(found, Engine):
         raise UserError(f"{path} cannot be used: {found}")
     if not path.stem.endswith(f"-{key_digest(record['key'])[:12]}"):
@@ -111,30 +115,21 @@ def stored_engine(path: Path) -> tuple[Engine, Key]:
 
 def discard(engine: Engine) -> None:
     """Forget an engine that TensorRT refuses to load, so that the next `ensure_engine` builds it again."""
-    _key_file(engine.path).unlink(missing_ok=True)
+    engine.path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def _build(job: BuildJob, trt: Any, key: Key, path: Path, report: Reporter, builder: Builder) -> Engine:
     if job.plugin is not None:
         load_plugin(job.plugin, trt)
-    notes: tuple[str, ...] = ()
-    if job.sampler is not None:
-        unchecked = check_sampler(job.sampler, trt, report, builder)
-        if unchecked:
-            notes = (f"its sampler was not checked against PyTorch: {unchecked}",)
-    timing = _timing_cache_path(job.cache, trt, key)
-    built = builder(
-        trt,
-        job.graph.read_bytes(),
-        label=job.label,
-        input_shapes=dict(job.input_shapes),
-        tf32=job.precision.tf32,
-        options=job.options,
-        timing_cache=timing.read_bytes() if timing is not None and timing.exists() else b"",
-        has_plugin=job.plugin is not None,
-        report=report,
-    )
-    notes = (*notes, *built.notes)
+    unchecked = None if job.sampler is None else _check_sampler(job.sampler, trt, report, builder)
+    # One timing cache for each product, version and GPU, where the product keeps any.
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{key['flavour']}-{key['tensorrt']}-{key['gpu']}").strip("-")
+    timing = job.cache / "timing" / f"{name}.timing" if api.keeps_timing_cache(trt) else None
+    timed = timing.read_bytes() if timing is not None and timing.exists() else b""
+    built = builder(trt, job, timed, report)
+    notes = built.notes
+    if unchecked is not None:
+        notes = (f"its sampler was not checked against PyTorch: {unchecked}", *notes)
     for note in notes:
         report.log(f"{job.label}: {note}")
     # The key last: without it the engine counts as foreign.
@@ -146,21 +141,21 @@ def _build(job: BuildJob, trt: Any, key: Key, path: Path, report: Reporter, buil
         "build_seconds": round(built.seconds, 3),
         "notes": list(notes),
     }
-    write_whole(_key_file(path), json.dumps(record, indent=2).encode())
-    if timing is not None:
-        _merge_timing_cache(timing, trt, built.timing_cache)
+    write_whole(path.with_suffix(".json"), json.dumps(record, indent=2).encode())
+    if timing is not None and built.timing_cache:
+        with locked(timing):
+            # Another process may have written it since it was read.
+            others = timing.read_bytes() if timing.exists() else b""
+            merged = api.merge_timing_caches(trt, built.timing_cache, others) if others else built.timing_cache
+            write_whole(timing, merged)
     return Engine(path, built.plan, built.seconds, notes)
-
-
-def _key_file(path: Path) -> Path:
-    return path.with_suffix(".json")
 
 
 def _read(path: Path, key: Key) -> Engine | str:
     """The engine at `path`, or why it cannot be used; an empty reason where there is none."""
     if not path.exists():
         return ""
-    record = _read_record(_key_file(path))
+    record = _read_record(path.with_suffix(".json"))
     if isinstance(record, str):
         return f"{path.name} is foreign: {record}"
     if record["key"] != key:
@@ -206,32 +201,15 @@ def _why_stale(job: BuildJob, key: Key, path: Path) -> str:
 
 def _difference(old: Key, new: Key) -> str:
     """Which parts of two keys differ, digests by name alone."""
-    parts = []
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
-        if before != after:
-            parts.append(f"{name} changed" if name.endswith("sha256") else f"{name} was {before}, is {after}")
+    parts = [
+        f"{name} changed" if name.endswith("sha256") else f"{name} was {old.get(name)}, is {new.get(name)}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
     return "; ".join(parts) or "nothing that is known"
 
 
-def _timing_cache_path(cache: Path, trt: Any, key: Key) -> Path | None:
-    """One timing cache for each product, version and GPU; None where the product keeps none."""
-    if not api.keeps_timing_cache(trt):
-        return None
-    name = f"{key['flavour']}-{key['tensorrt']}-{key['gpu']}"
-    return cache / "timing" / (re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") + ".timing")
-
-
-def _merge_timing_cache(path: Path, trt: Any, newest: bytes) -> None:
-    """Add what a build has timed to the shared file, which other processes may have written since it was read."""
-    if not newest:
-        return
-    with locked(path):
-        present = path.read_bytes() if path.exists() else b""
-        write_whole(path, api.merge_timing_caches(trt, newest, present) if present else newest)
-
-
-def check_sampler(job: BuildJob, trt: Any, report: Reporter, builder: Builder = build_engine) -> Unavailable | None:
+def _check_sampler(job: BuildJob, trt: Any, report: Reporter, builder: Builder) -> Unavailable | None:
     """Run the one-node sampler engine once and compare it with PyTorch.
 
     Returns why it could not be run (no GPU, say), or None where it agrees. Raises BuildError where it does not.
@@ -245,14 +223,11 @@ def check_sampler(job: BuildJob, trt: Any, report: Reporter, builder: Builder = 
         import pycuda.driver  # noqa: F401
     except ImportError:
         return Unavailable("pycuda is not installed", "pip install pycuda")
-    engine = ensure_engine(job, report, builder)
-    session = EngineSession(trt, engine.plan, torch.device("cuda"), cuda_graph=False)
-    try:
+    plan = ensure_engine(job, report, builder).plan
+    with contextlib.closing(EngineSession(trt, plan, torch.device("cuda"), cuda_graph=False)) as session:
         session.set_inputs(sampler_case())
         session.execute()
-        samples = torch.from_numpy(session.to_host()["samples"].copy())
-    finally:
-        session.close()
+        samples = session.views()["samples"].cpu()
     fault = sampler_fault(samples, job.precision.compute)
     if fault:
         raise BuildError(f"{job.label}: {fault}: choose another --grid-sample")

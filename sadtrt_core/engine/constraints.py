@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import onnx
@@ -100,37 +99,23 @@ def _pin(trt: Any, layer: Any, kind: int, pinned: Pinned) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class KeptTensors:
-    """What became of the tensors that a graph keeps in float32, as far as the engine shows them.
+def kept_sentence(trt: Any, plan: bytes, kept: frozenset[str]) -> str:
+    """How many of the tensors that a mixed graph keeps in float32 the engine that was just built has in half.
 
-    `declared` counts them in the graph, `visible` those that are still an output of some layer of the engine (the
-    others were fused away), `in_half` names the visible ones that are half all the same.
+    `kept` comes from `kept_names`. Those that are no output of any layer any more were fused away. Where
+    the engine cannot be inspected the sentence says why.
     """
-
-    declared: int
-    visible: int
-    in_half: tuple[str, ...]
-
-    def sentence(self) -> str:
-        text = (
-            f"of {self.declared} tensors kept in float32 the engine shows {self.visible}, {len(self.in_half)} in half"
-        )
-        return f"{text} ({', '.join(self.in_half[:3])})" if self.in_half else text
-
-
-def kept_tensors(trt: Any, plan: bytes, kept: frozenset[str]) -> KeptTensors:
-    """Read back, with the engine inspector, whether the float32 layers of a mixed graph stayed float32.
-
-    `kept` comes from `kept_names`. Needs the GPU the engine was built on. Raises RuntimeError where the engine cannot
-    be loaded, ValueError where the inspector's answer is not JSON.
-    """
-    engine = create_runtime(trt).deserialize_cuda_engine(plan)
-    if engine is None:
-        raise RuntimeError("the engine that was just built cannot be loaded")
-    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    unread = "the types of the engine's layers could not be read back"
+    try:
+        engine = create_runtime(trt).deserialize_cuda_engine(plan)
+        if engine is None:
+            return f"{unread}: the engine that was just built cannot be loaded"
+        text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+        layers = json.loads(text, strict=False).get("Layers", [])  # 8.6 leaves control characters in names.
+    except (RuntimeError, json.JSONDecodeError) as error:
+        return f"{unread}: {error}"
     shown: dict[str, bool] = {}
-    for layer in json.loads(text, strict=False).get("Layers", []):
+    for layer in layers:
         if not isinstance(layer, dict):
             continue  # Names alone: the engine was built without detailed verbosity.
         for output in layer.get("Outputs", []):
@@ -138,7 +123,9 @@ def kept_tensors(trt: Any, plan: bytes, kept: frozenset[str]) -> KeptTensors:
             if name in kept:
                 kind = " ".join(str(value) for key, value in output.items() if key != "Name")
                 shown[name] = "FP16" in kind or "Half" in kind
-    return KeptTensors(len(kept), len(shown), tuple(sorted(name for name, half in shown.items() if half)))
+    in_half = sorted(name for name, half in shown.items() if half)
+    text = f"of {len(kept)} tensors kept in float32 the engine shows {len(shown)}, {len(in_half)} in half"
+    return f"{text} ({', '.join(in_half[:3])})" if in_half else text
 
 
 # The graph says that a quantized convolution reads and makes float32, the type of its scales. 8.6 fuses it with the

@@ -1,4 +1,9 @@
-"""What one engine is made of, in a form that another process can be handed: paths and numbers, no modules."""
+"""What one engine is made of, in a form that another process can be handed: paths and numbers, no modules.
+
+And the numeric case that is compared with PyTorch whenever engines that sample are built. Some parsers take a sampler's
+mode for another one without a word (opset 20's `linear` became nearest), and the picture only looks a little worse. The
+case goes the same way as a stage: it is a Stage of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +12,44 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
 from sadtrt_core.case import Case, GridSample
-from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.plugin import PluginLibrary, built_plugin
-from sadtrt_core.engine.sampler_check import SAMPLER_STAGE, sampler_precision
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_whole
 from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.export import typed_graph
-from sadtrt_core.precision import Precision
+from sadtrt_core.precision import ComputeType, Precision
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.renderer.stages import Stage
+from sadtrt_core.renderer.sampling import sample_volume
+from sadtrt_core.renderer.stages import Stage, TensorSpec
+
+#: Largest difference from PyTorch fp32 that rounding explains; nearest instead of linear differs by about 1.
+TOLERANCE: dict[ComputeType, float] = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}
+_VOLUME = (3, 4, 5, 6)
+_PLACES = (2, 3, 4)
+_FILE_NAME = re.compile(
+    r"(?P<stage>[^-]+)-(?P<precision>.+)-(?P<grid>plugin|native|builtin)-b(?P<batch>\d+)-(?P<size>\d+)-.+"
+)
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the builder is told. `workspace_mb` is the most scratch memory a tactic may take, in MiB.
+
+    `optimization_level` is TensorRT's own scale of 0 (builds in a minute, runs slowly) to 5; 3 is its default.
+    """
+
+    optimization_level: int = 3
+    workspace_mb: int = 4096
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.optimization_level <= 5:
+            raise UserError(f"optimization level {self.optimization_level} is not known: expected 0 to 5")
+        if self.workspace_mb < 1:
+            raise UserError(f"workspace of {self.workspace_mb} MiB is too small: expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -48,11 +80,6 @@ class BuildJob:
         """The readable part of the engine's file name."""
         case = self.case
         return f"{case.stage}-{case.precision}-{case.grid_sample}-b{case.batch}-{self.image_size}"
-
-
-_FILE_NAME = re.compile(
-    r"(?P<stage>[^-]+)-(?P<precision>.+)-(?P<grid>plugin|native|builtin)-b(?P<batch>\d+)-(?P<size>\d+)-.+"
-)
 
 
 def parse_file_name(path: Path) -> tuple[Case, int]:
@@ -112,3 +139,47 @@ def build_job(
     if stage.samples:
         sampler = describe(SAMPLER_STAGE, sampler_precision(precision), 1, None)
     return describe(stage, precision, batch, sampler)
+
+
+class _Sampler(nn.Module):
+    def forward(self, volume: Tensor, grid: Tensor) -> Tensor:
+        return sample_volume(volume, grid)
+
+
+SAMPLER_STAGE = Stage(
+    "sampler-check",
+    "a clip",
+    inputs=lambda config: (TensorSpec("volume", _VOLUME), TensorSpec("grid", (*_PLACES, 3))),
+    outputs=lambda config: (TensorSpec("samples", (_VOLUME[0], *_PLACES)),),
+    module=lambda renderer: _Sampler(),
+    samples=True,
+)
+
+
+def sampler_precision(precision: Precision) -> Precision:
+    """The precision of the check: the compute type alone matters, coordinates are fp32 so that little is rounded."""
+    compute = precision.compute
+    return Precision(f"check-{compute}", compute, "for the check of the sampler", keep_coordinates=True)
+
+
+def sampler_case() -> dict[str, Tensor]:
+    """A fixed volume (1, 3, 4, 5, 6) and grid (1, 2, 3, 4, 3), partly outside the volume; float32 on the host."""
+    generator = torch.Generator().manual_seed(20)
+    volume = torch.randn((1, *_VOLUME), generator=generator)
+    grid = torch.rand((1, *_PLACES, 3), generator=generator) * 3 - 1.5
+    return {"volume": volume, "grid": grid}
+
+
+def sampler_fault(samples: Tensor, compute: ComputeType) -> str | None:
+    """What is wrong with the samples an engine took of `sampler_case`, in one sentence; None where nothing is."""
+    case = sampler_case()
+    expected = sample_volume(case["volume"], case["grid"])
+    if samples.shape != expected.shape:
+        return f"the sampler gives shape {tuple(samples.shape)} where PyTorch gives {tuple(expected.shape)}"
+    difference = (samples - expected).abs().max().item()
+    if difference <= TOLERANCE[compute]:  # False for NaN.
+        return None
+    nearest = nn.functional.grid_sample(case["volume"], case["grid"], mode="nearest", align_corners=False)
+    close = torch.allclose(samples, nearest, atol=TOLERANCE[compute])
+    guess = ": it reads 'linear' as nearest" if close else ""
+    return f"the sampler differs from PyTorch by {difference:.3g} (at most {TOLERANCE[compute]} is rounding){guess}"

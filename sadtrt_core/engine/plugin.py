@@ -101,28 +101,26 @@ def find_plugin(
         generation = None if isinstance(installed, Unavailable) else tensorrt_generation(installed)
     named = environment.get(PATH_VARIABLE)
     if named:
-        found = read_plugin(Path(named))
-        if isinstance(found, Unavailable):
-            return Unavailable(f"{PATH_VARIABLE}: {found.reason}")
-        if generation is not None and not fits(found, generation):
-            return Unavailable(f"{PATH_VARIABLE}: {_misfit(found, generation)}")
-        return found
-    libraries, reasons = [], []
-    for path in sorted(folder.glob("libsadtrt_plugin_*.so")):
-        found = read_plugin(path)
-        if isinstance(found, Unavailable):
-            reasons.append(found.reason)
-        elif generation is not None and not fits(found, generation):
-            reasons.append(_misfit(found, generation))
-        else:
-            libraries.append(found)
+        found = _usable(Path(named), generation)
+        return Unavailable(f"{PATH_VARIABLE}: {found.reason}") if isinstance(found, Unavailable) else found
+    read = [_usable(path, generation) for path in sorted(folder.glob("libsadtrt_plugin_*.so"))]
+    libraries = [found for found in read if isinstance(found, PluginLibrary)]
     if libraries:
         return max(libraries, key=lambda library: (library.generation == generation, _age(library)))
-    return Unavailable(reasons[0] if reasons else f"no GridSample3D plugin library in {folder}; {HOW_TO_BUILD}")
+    absences = [found for found in read if isinstance(found, Unavailable)]
+    return absences[0] if absences else Unavailable(f"no GridSample3D plugin library in {folder}; {HOW_TO_BUILD}")
+
+
+def _usable(path: Path, generation: str | None) -> PluginLibrary | Unavailable:
+    """The library at `path`, or why a TensorRT of that generation (None: any) cannot use it."""
+    found = read_plugin(path)
+    if isinstance(found, PluginLibrary) and generation is not None and not fits(found, generation):
+        return Unavailable(_misfit(found, generation))
+    return found
 
 
 def built_plugin() -> PluginLibrary:
-    """The library for the TensorRT that is installed. Raises PluginError where there is none."""
+    """The library for the TensorRT that is installed. Raises UserError where there is none."""
     found = find_plugin()
     if isinstance(found, Unavailable):
         raise UserError(f"the GridSample3D plugin is not built: {found.reason}")
@@ -141,7 +139,7 @@ def plugin_absence() -> Unavailable | None:
 def load_plugin(library: PluginLibrary, tensorrt: ModuleType) -> None:
     """Make GridSample3D known to the registry of an imported TensorRT module; a second call changes nothing.
 
-    Raises PluginError when the library is for another generation, when it cannot be loaded, or when TensorRT for
+    Raises UserError when the library is for another generation, when it cannot be loaded, or when TensorRT for
     RTX could not use it afterwards.
     """
     generation = tensorrt_generation(tensorrt)

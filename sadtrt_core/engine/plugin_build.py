@@ -33,16 +33,15 @@ def build_plugin(
     include_dir: Path | None = None,
     build_dir: Path | None = None,
     architectures: str | Sequence[str] | None = None,
-    environment: Mapping[str, str] = os.environ,
 ) -> PluginLibrary:
     """Compile libsadtrt_plugin_<generation>.so into build_dir (plugin/build) and return it.
 
     include_dir holds NvInfer.h; None takes it from TENSORRT_INCLUDE, TENSORRT_ROOT or TensorRT_ROOT. architectures
     are compute capabilities without the dot ("90", "80;90" or a sequence); None takes those of the GPUs present.
-    Raises PluginError, leaving an older library as it was, when nvcc, the headers or a GPU to build for are missing
+    Raises UserError, leaving an older library as it was, when nvcc, the headers or a GPU to build for are missing
     or nvcc fails.
     """
-    include_dir = include_dir if include_dir is not None else headers_folder(environment)
+    include_dir = include_dir if include_dir is not None else headers_folder(os.environ)
     generation, _ = headers_version(include_dir)
     output = (build_dir or BUILD_FOLDER) / f"libsadtrt_plugin_{generation}.so"
     _compile(PLUGIN_SOURCES, output, architectures, ["-DSADTRT_WITH_TENSORRT", "-isystem", str(include_dir)])
@@ -59,8 +58,8 @@ def build_kernel(build_dir: Path = BUILD_FOLDER, architectures: str | Sequence[s
     return output
 
 
-def headers_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder of TensorRT's headers that the environment names. Raises PluginError when it names none."""
+def headers_folder(environment: Mapping[str, str]) -> Path:
+    """The folder of TensorRT's headers that the environment names. Raises UserError when it names none."""
     if environment.get("TENSORRT_INCLUDE"):
         return Path(environment["TENSORRT_INCLUDE"])
     for variable in ("TENSORRT_ROOT", "TensorRT_ROOT"):
@@ -72,7 +71,7 @@ def headers_folder(environment: Mapping[str, str] = os.environ) -> Path:
 def headers_version(include_dir: Path) -> tuple[str, str]:
     """Generation and full version of a folder of headers, such as ("trt8", "8.6.0").
 
-    Raises PluginError when the folder has no NvInferVersion.h or that file states no version.
+    Raises UserError when the folder has no NvInferVersion.h or that file states no version.
     """
     path = include_dir / "NvInferVersion.h"
     try:
@@ -93,7 +92,7 @@ def headers_version(include_dir: Path) -> tuple[str, str]:
 
 
 def present_architectures() -> list[str]:
-    """Compute capabilities of the GPUs of this machine, such as ["90"]. Raises PluginError when there is none."""
+    """Compute capabilities of the GPUs of this machine, such as ["90"]. Raises UserError when there is none."""
     try:
         answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
@@ -125,20 +124,13 @@ def _compile(
         command += ["-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xlinker", "--no-undefined", *options]
         for target in targets:
             command += ["-gencode", f"arch=compute_{target},code=sm_{target}"]
-        command += [
-            "-o",
-            str(unfinished),
-            *(str(path) for pattern in sources for path in sorted(SOURCE_FOLDER.glob(pattern))),
-        ]
+        command += ["-o", str(unfinished)]
+        command += [str(path) for pattern in sources for path in sorted(SOURCE_FOLDER.glob(pattern))]
         try:
             subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=True)
         except subprocess.CalledProcessError as error:
-            raise UserError(f"nvcc could not build {output.name}: {_last_lines(error.stderr)}") from error
+            said = " | ".join([line for line in error.stderr.splitlines() if line.strip()][-6:])
+            raise UserError(f"nvcc could not build {output.name}: {said or 'it said nothing'}") from error
         except subprocess.TimeoutExpired as error:
             raise UserError(f"nvcc took longer than {_COMPILE_SECONDS} s to build {output.name}") from error
         unfinished.replace(output)
-
-
-def _last_lines(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return " | ".join(lines[-6:]) or "it said nothing"

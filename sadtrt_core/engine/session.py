@@ -13,12 +13,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.messages import in_one_line, message_log
 from sadtrt_core.errors import EngineRefused
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the legacy default stream, which a capture forbids.
@@ -49,7 +47,7 @@ def active_context(device_index: int) -> Iterator[None]:
 
 
 class DeviceBuffer:
-    """pycuda's device memory of float32 that torch can view. Freed when neither its maker nor a view refers to it.
+    """pycuda's device memory of float32 that torch can view. Freed when no view refers to it any more.
 
     Made where `active_context` is active.
     """
@@ -57,12 +55,11 @@ class DeviceBuffer:
     def __init__(self, shape: tuple[int, ...]) -> None:
         import pycuda.driver as cuda
 
-        self.shape = shape
-        self.allocation = cuda.mem_alloc(4 * math.prod(shape))
+        self._allocation = cuda.mem_alloc(4 * math.prod(shape))
         self.__cuda_array_interface__ = {
             "shape": shape,
             "typestr": "<f4",
-            "data": (int(self.allocation), False),
+            "data": (int(self._allocation), False),
             "strides": None,
             "version": 2,
         }
@@ -83,81 +80,69 @@ class EngineSession:
         """
         self._trt = trt
         self._device = torch.device("cuda", device.index if device.index is not None else torch.cuda.current_device())
-        self._index: int = self._device.index
-        self._buffers: dict[str, DeviceBuffer] = {}
         self._views: dict[str, Tensor] = {}
-        self._pinned: dict[str, np.ndarray] = {}
         self._graph: torch.cuda.CUDAGraph | None = None
         self._runtime: Any = None
         self._engine: Any = None
         self._context: Any = None
         self._stream: Any = None
-        self.inputs: tuple[str, ...] = ()
-        self.outputs: tuple[str, ...] = ()
+        self._inputs: list[str] = []
+        self._outputs: list[str] = []
         self.stream: torch.cuda.Stream | None = None
+        captures_by_itself = hasattr(trt, "CudaGraphStrategy")
         try:
             with torch.cuda.device(self._device):
-                self._load(plan, cuda_graph)
+                self._load(plan, cuda_graph and captures_by_itself)
                 self._allocate()
                 # The first call allocates and may compile: never part of a capture or a measurement.
                 self._enqueue()
                 self._require_stream().synchronize()
-                if cuda_graph and not self._captures_by_itself:
+                if cuda_graph and not captures_by_itself:
                     self._capture()
         except BaseException:
             self.close()
             raise
 
-    @property
-    def _captures_by_itself(self) -> bool:
-        return hasattr(self._trt, "CudaGraphStrategy")
-
-    def _load(self, plan: bytes, cuda_graph: bool) -> None:
-        _primary_context(self._index)
-        with message_log(self._trt).collect() as messages:
+    def _load(self, plan: bytes, capturing: bool) -> None:
+        """`capturing` has the runtime capture a CUDA graph by itself."""
+        _primary_context(self._device.index)
+        with api.collected_messages(self._trt) as messages:
             self._runtime = api.create_runtime(self._trt)
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
-                raise EngineRefused(f"TensorRT refused the engine: {in_one_line(messages)}")
-            if cuda_graph and self._captures_by_itself:
+                raise EngineRefused(f"TensorRT refused the engine: {api.in_one_line(messages)}")
+            if capturing:
                 runtime_config = self._engine.create_runtime_config()
                 runtime_config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
                 self._context = self._engine.create_execution_context(runtime_config)
             else:
                 self._context = self._engine.create_execution_context()
             if self._context is None:
-                raise RuntimeError(f"TensorRT made no execution context: {in_one_line(messages)}")
+                raise RuntimeError(f"TensorRT made no execution context: {api.in_one_line(messages)}")
 
     def _allocate(self) -> None:
         import pycuda.driver as cuda
 
-        assert self._engine is not None
-        assert self._context is not None
-        with active_context(self._index):
+        with active_context(self._device.index):
             self._stream = cuda.Stream(_NON_BLOCKING)
             self.stream = torch.cuda.ExternalStream(self._stream.handle, device=self._device)
-            names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-            modes = {name: self._engine.get_tensor_mode(name) for name in names}
-            self.inputs = tuple(name for name in names if modes[name] == self._trt.TensorIOMode.INPUT)
-            self.outputs = tuple(name for name in names if modes[name] == self._trt.TensorIOMode.OUTPUT)
-            for name in (*self.inputs, *self.outputs):
+            for name in [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]:
+                is_input = self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
+                (self._inputs if is_input else self._outputs).append(name)
                 if self._engine.get_tensor_dtype(name) != self._trt.float32:
                     raise EngineRefused(f"tensor {name!r} of the engine is {self._engine.get_tensor_dtype(name)}")
                 shape = tuple(int(size) for size in self._context.get_tensor_shape(name))
                 if min(shape, default=1) < 0:
                     raise EngineRefused(f"tensor {name!r} of the engine has no fixed shape: {shape}")
-                buffer = DeviceBuffer(shape)
-                self._buffers[name] = buffer
                 with torch.inference_mode(False):  # Else nobody outside that mode could bind inputs.
-                    self._views[name] = torch.as_tensor(buffer, device=self._device)
-                if not self._context.set_tensor_address(name, int(buffer.allocation)):
+                    view = self._views[name] = torch.as_tensor(DeviceBuffer(shape), device=self._device)
+                if not self._context.set_tensor_address(name, view.data_ptr()):
                     raise RuntimeError(f"TensorRT refused the buffer of tensor {name!r}")
             with torch.cuda.stream(self.stream):
                 for view in self._views.values():
                     view.zero_()  # The first call must not read coordinates from what was there before.
 
     def _enqueue(self) -> None:
-        assert self._context is not None
         if not self._context.execute_async_v3(self._require_stream().cuda_stream):
             raise RuntimeError("TensorRT could not enqueue the engine")
 
@@ -180,7 +165,7 @@ class EngineSession:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every input and output by name."""
-        return {name: buffer.shape for name, buffer in self._buffers.items()}
+        return {name: tuple(view.shape) for name, view in self._views.items()}
 
     def set_inputs(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy every input into its buffer, after all that torch's current stream has enqueued so far.
@@ -191,7 +176,7 @@ class EngineSession:
         stream, current = self._require_stream(), torch.cuda.current_stream(self._device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream), torch.no_grad():
-            for name in self.inputs:
+            for name in self._inputs:
                 self._views[name].copy_(tensors[name], non_blocking=True)
         current.wait_stream(stream)
 
@@ -203,33 +188,10 @@ class EngineSession:
         with torch.cuda.stream(self._require_stream()):
             self._graph.replay()
 
-    def profile(self, profiler: Any) -> None:
-        """Have a `trt.IProfiler` told every layer's time from the next `execute` on; a captured graph tells none.
-
-        Raises ValueError where the engine runs as a captured graph.
-        """
-        if self._graph is not None or self._context is None:
-            raise ValueError("layers are timed in an open session without a CUDA graph")
-        self._context.profiler = profiler
-
     def views(self) -> dict[str, Tensor]:
         """The output buffers as tensors; torch's current stream waits for what was executed. Valid until `execute`."""
         torch.cuda.current_stream(self._device).wait_stream(self._require_stream())
-        return {name: self._views[name] for name in self.outputs}
-
-    def to_host(self) -> dict[str, np.ndarray]:
-        """The outputs in pinned host memory, float32, after waiting for them. Valid until the next call."""
-        import pycuda.driver as cuda
-
-        self._require_stream()
-        assert self._stream is not None
-        with active_context(self._index):
-            for name in self.outputs:
-                if name not in self._pinned:
-                    self._pinned[name] = cuda.pagelocked_empty(self._buffers[name].shape, np.float32)
-                cuda.memcpy_dtoh_async(self._pinned[name], self._buffers[name].allocation, self._stream)
-            self._stream.synchronize()
-        return dict(self._pinned)
+        return {name: self._views[name] for name in self._outputs}
 
     def close(self) -> None:
         """Free the engine, its memory and its stream; safe to call twice."""
@@ -243,7 +205,5 @@ class EngineSession:
         self._engine = None
         self._runtime = None
         self._views.clear()
-        self._buffers.clear()
-        self._pinned.clear()
         self.stream = None
         self._stream = None

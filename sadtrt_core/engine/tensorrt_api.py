@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
 
-from sadtrt_core.engine.messages import in_one_line, message_log
 from sadtrt_core.errors import Unavailable
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
@@ -56,20 +55,6 @@ def tensorrt_module() -> Any | Unavailable:
     if failures:
         return Unavailable(f"TensorRT is installed but does not load ({'; '.join(failures)}): reinstall with {INSTALL}")
     return Unavailable(f"TensorRT is not installed: {INSTALL}")
-
-
-@dataclass(frozen=True)
-class Installed:
-    """The TensorRT that is installed, for reports."""
-
-    flavour: Flavour
-    version: str
-
-
-def tensorrt_api() -> Installed | Unavailable:
-    """Product and version of the TensorRT that `tensorrt_module` gives, or why there is none."""
-    module = tensorrt_module()
-    return module if isinstance(module, Unavailable) else Installed(flavour(module), version_text(module))
 
 
 def flavour(trt: Any) -> Flavour:
@@ -150,20 +135,49 @@ def runtime_absence(trt: Any, capability: tuple[int, int]) -> Unavailable | None
     return None
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """The GPU an engine is built on; an engine runs on no other kind."""
-
-    name: str
-    capability: str
-
-
-def current_gpu() -> Gpu:
-    """The current CUDA device, or `none` where a builder works without one."""
+def current_gpu() -> tuple[str, str]:
+    """Name and compute capability of the current CUDA device; `none` where a builder works without one."""
     if not torch.cuda.is_available():
-        return Gpu("none", "")
+        return "none", ""
     major, minor = torch.cuda.get_device_capability()
-    return Gpu(torch.cuda.get_device_name(), f"{major}.{minor}")
+    return torch.cuda.get_device_name(), f"{major}.{minor}"
+
+
+@functools.cache
+def logger(trt: Any) -> Any:
+    """The process's logger, of which there is one: the library keeps the first it sees, so it is never freed."""
+
+    class Logger(trt.ILogger):
+        """Gives warnings and errors to whoever collects them; prints nothing."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.collecting: list[list[str]] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            # The lower a severity's number, the worse it is.
+            if int(severity) <= int(trt.ILogger.WARNING):
+                for messages in self.collecting:
+                    messages.append(message)
+
+    return Logger()
+
+
+@contextlib.contextmanager
+def collected_messages(trt: Any) -> Iterator[list[str]]:
+    """A list that fills with the warnings and errors that TensorRT logs inside the block."""
+    collecting = logger(trt).collecting
+    messages: list[str] = []
+    collecting.append(messages)
+    try:
+        yield messages
+    finally:
+        collecting[:] = [other for other in collecting if other is not messages]
+
+
+def in_one_line(messages: list[str]) -> str:
+    """The last three messages joined for an error sentence."""
+    return " | ".join(" ".join(message.split()) for message in messages[-3:]) or "it gave no message"
 
 
 def create_network(trt: Any, builder: Any) -> Any:
@@ -183,7 +197,7 @@ def create_network(trt: Any, builder: Any) -> Any:
 
 def create_parser(trt: Any, network: Any) -> Any:
     """An ONNX parser for a network. Its flags are left alone: graph/instance_norm.py says what setting one did."""
-    return trt.OnnxParser(network, message_log(trt).logger)
+    return trt.OnnxParser(network, logger(trt))
 
 
 def create_config(trt: Any, builder: Any, *, optimization_level: int, workspace_mb: int, tf32: bool) -> Any:
@@ -273,10 +287,9 @@ def create_runtime(trt: Any) -> Any:
 
 
 def _create(trt: Any, kind: Any) -> Any:
-    log = message_log(trt)
-    with log.collect() as messages:
+    with collected_messages(trt) as messages:
         try:
-            return kind(log.logger)
+            return kind(logger(trt))
         except (TypeError, RuntimeError) as error:
             raise RuntimeError(
                 f"TensorRT {version_text(trt)} cannot start its {kind.__name__.lower()} here: {in_one_line(messages)}"

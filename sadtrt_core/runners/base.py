@@ -138,17 +138,11 @@ def check_inputs(job: Job, inputs: Mapping[str, Tensor]) -> None:
         if spec.name not in inputs:
             raise ValueError(f"stage {job.stage.name} lacks its input {spec.name!r}: expected {', '.join(names)}")
         tensor, expected = inputs[spec.name], spec.batched(job.batch)
+        what = f"input {spec.name!r} of stage {job.stage.name}"
         if tuple(tensor.shape) != expected:
-            raise ValueError(
-                f"input {spec.name!r} of stage {job.stage.name} has shape {tuple(tensor.shape)}: expected {expected}"
-            )
+            raise ValueError(f"{what} has shape {tuple(tensor.shape)}: expected {expected}")
+        what += f" {expected}"
         if tensor.dtype != torch.float32:
-            raise ValueError(
-                f"input {spec.name!r} of stage {job.stage.name} {tuple(tensor.shape)} is {tensor.dtype}: "
-                f"expected torch.float32 {expected}"
-            )
+            raise ValueError(f"{what} is {tensor.dtype}: expected torch.float32 {expected}")
         if tensor.device.type != job.input_device.type:
-            raise ValueError(
-                f"input {spec.name!r} of stage {job.stage.name} {tuple(tensor.shape)} is on {tensor.device}: "
-                f"expected {expected} on {job.input_device}"
-            )
+            raise ValueError(f"{what} is on {tensor.device}: expected {expected} on {job.input_device}")

@@ -49,18 +49,24 @@ class _Float32Convolution(nn.Module):
 
 
 class PyTorchRunner(StageRunner):
-    """Eager PyTorch.
+    """Eager PyTorch, or `compiled` by torch.compile.
 
     fp32 and tf32 run float32 weights; fp16 and bf16 convert the module (`.half()`), coordinates included; fp16-mixed
     runs under autocast, which keeps sampling, softmax and sums in float32. Where the picture is kept, the convolution
     that makes it is float32 as well, weights included. Sums are float anyway: no convolution is parted for them.
+
+    torch.compile takes CUDA graphs ("reduce-overhead") on a GPU, its C++ code generator on a CPU. All compiled modules
+    of a process share one pool of CUDA graph memory and one cache of compiled code with a limited number of entries a
+    function, and freeing one of them resets what the others compiled: they are measured singly.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, compiled: bool = False) -> None:
         super().__init__(job)
+        self.one_at_a_time = compiled
         self._inputs: tuple[Tensor, ...] = ()
         self._outputs: tuple[Tensor, ...] = ()
         self._module: nn.Module | None = None
+        self._compiled = compiled
         self._autocast = job.precision.keep_coordinates and job.precision.compute != "float32"
         self._type = torch.float32 if self._autocast else job.precision.torch_type
         self._emulated = job.device.type == "cpu" and self._type in _FLOAT32_ON_CPU
@@ -79,59 +85,38 @@ class PyTorchRunner(StageRunner):
                 if isinstance(part, SpadeDecoder):
                     last = copy.deepcopy(next(exact)).to(self.job.device)
                     part.conv_img = _Float32Convolution(last)  # type: ignore[assignment]
+        if self._compiled:
+            mode = "reduce-overhead" if self.job.device.type == "cuda" else None
+            self._module = torch.compile(self._module, mode=mode, dynamic=False)  # type: ignore[assignment]
 
     def deactivate(self) -> None:
         self._module, self._inputs, self._outputs, self.stream = None, (), (), None
+        if self._compiled:
+            torch.compiler.reset()  # Only now does the compiled graph let go of its memory.
         if self.job.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _bind(self, inputs: dict[str, Tensor]) -> None:
         self._inputs = tuple(inputs[spec.name] for spec in self.job.inputs)
 
-    def _call(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        assert self._module is not None, "execute before activate"
-        return call_stage(self._module, inputs)
-
     def execute(self) -> None:
+        assert self._module is not None, "execute before activate"
         autocast = torch.autocast(self.job.device.type, self.job.precision.torch_type, enabled=self._autocast)
         arithmetic = matrix_arithmetic(self.job.precision.tf32, benchmark=True)
         filled_in = _Float32OnCpu() if self._emulated else contextlib.nullcontext()
         with torch.inference_mode(), arithmetic, autocast, filled_in:
-            outputs = self._call(tuple(t.to(self._type) for t in self._inputs))
+            inputs = tuple(t.to(self._type) for t in self._inputs)
+            if self._compiled:
+                # Outputs live in the CUDA graph's memory until this call says that they are done with.
+                torch.compiler.cudagraph_mark_step_begin()
+            outputs = call_stage(self._module, inputs)
+            if self._compiled:
+                # Copied, because another compiled stage's call takes that memory back while a clip still reads these.
+                outputs = tuple(output.clone() for output in outputs)
             self._outputs = tuple(t.float() for t in outputs)
 
     def fetch(self) -> dict[str, Tensor]:
         return {spec.name: tensor for spec, tensor in zip(self.job.outputs, self._outputs, strict=True)}
-
-
-class TorchCompileRunner(PyTorchRunner):
-    """torch.compile; on a GPU with CUDA graphs ("reduce-overhead"), on a CPU with its C++ code generator.
-
-    All compiled modules of a process share one pool of CUDA graph memory and one cache of compiled code with a limited
-    number of entries a function, and freeing one of them resets what the others compiled: they are measured singly.
-    """
-
-    one_at_a_time = True
-
-    def activate(self) -> None:
-        super().activate()
-        assert self._module is not None
-        if self.job.device.type == "cuda":
-            self._module = torch.compile(self._module, mode="reduce-overhead", dynamic=False)  # type: ignore[assignment]
-        else:
-            self._module = torch.compile(self._module, dynamic=False)  # type: ignore[assignment]
-
-    def deactivate(self) -> None:
-        super().deactivate()
-        torch.compiler.reset()
-        if self.job.device.type == "cuda":
-            torch.cuda.empty_cache()  # Again: only now has the compiled graph let go of its memory.
-
-    def _call(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        # The compiled module's outputs live in its CUDA graph's memory until this call says they are done with.
-        torch.compiler.cudagraph_mark_step_begin()
-        # Copied, because another compiled stage's call takes that memory back while a clip still reads these.
-        return tuple(output.clone() for output in super()._call(inputs))
 
 
 def reference_frames(job: Job, inputs: list[dict[str, Tensor]], dtype: torch.dtype = torch.float32) -> list[Tensor]:

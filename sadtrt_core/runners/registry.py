@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -14,8 +15,8 @@ from sadtrt_core.renderer.stages import STAGES, Stage
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.clip import ClipRunner
 from sadtrt_core.runners.onnxruntime import OnnxRuntimeRunner
-from sadtrt_core.runners.pytorch import PyTorchRunner, TorchCompileRunner
-from sadtrt_core.runners.tensorrt import TensorRTEnqueueRunner, TensorRTRunner, tensorrt_absence
+from sadtrt_core.runners.pytorch import PyTorchRunner
+from sadtrt_core.runners.tensorrt import TensorRTRunner, tensorrt_absence
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,10 @@ RUNNERS: dict[str, RunnerKind] = {
     kind.name: kind
     for kind in (
         RunnerKind("pytorch", PyTorchRunner, _pytorch_absence, graph=False),
-        RunnerKind("torch-compile", TorchCompileRunner, _torch_compile_absence, graph=False),
+        RunnerKind("torch-compile", partial(PyTorchRunner, compiled=True), _torch_compile_absence, graph=False),
         RunnerKind("onnxruntime", OnnxRuntimeRunner, _onnxruntime_absence, graph=True),
         RunnerKind("tensorrt", TensorRTRunner, tensorrt_absence, graph=True),
-        RunnerKind("tensorrt-enqueue", TensorRTEnqueueRunner, tensorrt_absence, graph=True),
+        RunnerKind("tensorrt-enqueue", partial(TensorRTRunner, cuda_graph=False), tensorrt_absence, graph=True),
     )
 }
 

@@ -13,10 +13,8 @@ from torch import Tensor
 
 from sadtrt_core.case import Case
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.cache import ensure_engine
-from sadtrt_core.engine.job import BuildJob, stored_graph
-from sadtrt_core.engine.messages import in_one_line, message_log
+from sadtrt_core.engine.job import BuildJob, BuildOptions, stored_graph
 from sadtrt_core.engine.plugin import built_plugin, load_plugin, plugin_absence
 from sadtrt_core.errors import Unavailable
 from sadtrt_core.graph.export import OPSET
@@ -107,13 +105,13 @@ class SamplerEngine:
             load_plugin(job.plugin, trt)  # The engine may come from the cache: nothing has loaded it yet.
         plan = ensure_engine(job, setting.report).plan
         self._context: Any = None
-        with message_log(trt).collect() as messages:
+        with api.collected_messages(trt) as messages:
             self._runtime = api.create_runtime(trt)
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is not None:
                 self._context = self._engine.create_execution_context()
             if self._context is None:
-                raise RuntimeError(f"{job.label}: TensorRT refused the engine: {in_one_line(messages)}")
+                raise RuntimeError(f"{job.label}: TensorRT refused the engine: {api.in_one_line(messages)}")
         features = {torch.float32: trt.float32, torch.float16: trt.float16}[setting.dtype]
         # What is written where the engine says, not where it should, would be somebody else's memory.
         self._check("volume", features, setting.shape.volume_shape)

@@ -160,5 +160,5 @@ def build_sampler_engines(rows: Iterable[MethodAt], processes: int, console: Con
         for method, setting in rows
         if method.runner == "tensorrt" and method.grid_sample is not None and method.absence(setting) is None
     }
-    outcomes = build_engines(list(jobs.values()), processes, console)
-    return {row: outcome.failure for row, outcome in zip(jobs, outcomes, strict=True) if outcome.failure is not None}
+    failures = build_engines(list(jobs.values()), processes, console)
+    return {row: failure for row, failure in zip(jobs, failures, strict=True) if failure is not None}

@@ -322,13 +322,9 @@ def test_engines_are_built_together_and_one_that_fails_is_left_out(small, monkey
     """What is handed to the builder on a GPU, without one: level and number of processes are the command's."""
     handed = []
 
-    class Built:
-        def __init__(self, job, failure):
-            self.job, self.failure = job, failure
-
     def build_all(jobs, processes, progress):
         handed.append((jobs, processes))
-        return tuple(Built(job, "no tactic" if job.precision.name == "b" else None) for job in jobs)
+        return tuple("no tactic" if job.precision.name == "b" else None for job in jobs)
 
     monkeypatch.setattr("sadtrt_core.accuracy.confirm.build_all", build_all)
     monkeypatch.setattr("sadtrt_core.accuracy.confirm.confirm", lambda suite, kind, p: made(p.name, 60, 1.0))

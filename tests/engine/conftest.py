@@ -13,8 +13,7 @@ from onnx import TensorProto, helper
 
 from sadtrt_core.case import Case
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuildOptions
-from sadtrt_core.engine.job import BuildJob
+from sadtrt_core.engine.job import BuildJob, BuildOptions
 from sadtrt_core.precision import PRECISIONS
 
 

@@ -17,17 +17,18 @@ from reports import Kept
 
 from sadtrt_core.engine import cache as engine_cache
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuildOptions, BuiltEngine
+from sadtrt_core.engine.build import BuiltEngine
 from sadtrt_core.engine.cache import discard, engine_key, ensure_engine, key_digest
-from sadtrt_core.engine.job import BuildJob
+from sadtrt_core.engine.job import BuildJob, BuildOptions
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.errors import BuildError
 from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.progress import Reporter
 
 MakeJob = Callable[..., BuildJob]
 MakeGraph = Callable[..., onnx.ModelProto]
 RTX = SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.1")
-GPU = api.Gpu("NVIDIA H200", "9.0")
+GPU = ("NVIDIA H200", "9.0")
 
 
 class CountingBuilder:
@@ -37,10 +38,10 @@ class CountingBuilder:
         self.builds = 0
         self.timing_caches: list[bytes] = []
 
-    def __call__(self, trt: Any, graph: bytes, **settings: Any) -> BuiltEngine:
+    def __call__(self, trt: Any, job: BuildJob, timing_cache: bytes, report: Reporter) -> BuiltEngine:
         self.builds += 1
-        self.timing_caches.append(settings["timing_cache"])
-        return BuiltEngine(b"plan of " + graph, b"tactics", 12.5, ("2 layers pinned",))
+        self.timing_caches.append(timing_cache)
+        return BuiltEngine(b"plan of " + job.graph.read_bytes(), b"tactics", 12.5, ("2 layers pinned",))
 
 
 @pytest.fixture
@@ -88,8 +89,8 @@ def test_every_part_of_the_key_makes_another_engine(half_graph: MakeGraph, make_
     keys["graph"] = engine_key(make_job(half_graph("Tanh").SerializeToString()), RTX, GPU)
     keys["version"] = engine_key(job, SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.2"), GPU)
     keys["product"] = engine_key(job, SimpleNamespace(__name__="tensorrt", __version__="1.7.1"), GPU)
-    keys["gpu"] = engine_key(job, RTX, api.Gpu("NVIDIA H100", "9.0"))
-    keys["capability"] = engine_key(job, RTX, api.Gpu("NVIDIA H200", "10.0"))
+    keys["gpu"] = engine_key(job, RTX, ("NVIDIA H100", "9.0"))
+    keys["capability"] = engine_key(job, RTX, ("NVIDIA H200", "10.0"))
     digests = {name: key_digest(key) for name, key in keys.items()}
     assert len(set(digests.values())) == len(digests), digests
 
@@ -152,7 +153,7 @@ def damage_other_gpu(path: Path) -> None:
 def test_a_damaged_engine_is_rebuilt_with_the_reason(
     damage: Callable[[Path], None], reason: str, make_job: MakeJob, builder: CountingBuilder, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(api, "current_gpu", lambda: api.Gpu("none", ""))
+    monkeypatch.setattr(api, "current_gpu", lambda: ("none", ""))
     whole = ensure_engine(make_job(), builder=builder)
     damage(whole.path)
     kept = Kept()
@@ -171,7 +172,7 @@ def test_a_discarded_engine_is_built_again(make_job: MakeJob, builder: CountingB
 
 
 def test_a_failing_build_leaves_nothing_that_looks_like_an_engine(make_job: MakeJob, builder: CountingBuilder) -> None:
-    def failing(*arguments: Any, **settings: Any) -> BuiltEngine:
+    def failing(*arguments: Any) -> BuiltEngine:
         raise BuildError("no tactic")
 
     job = make_job()
@@ -183,9 +184,9 @@ def test_a_failing_build_leaves_nothing_that_looks_like_an_engine(make_job: Make
 def test_two_that_want_the_same_engine_build_it_once(make_job: MakeJob, builder: CountingBuilder) -> None:
     waiting = threading.Event()
 
-    def slow(*arguments: Any, **settings: Any) -> BuiltEngine:
+    def slow(*arguments: Any) -> BuiltEngine:
         assert waiting.wait(20), "the second caller did not wait"
-        return builder(*arguments, **settings)
+        return builder(*arguments)
 
     class Waiting(Kept):
         def log(self, line: str) -> None:

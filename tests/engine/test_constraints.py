@@ -12,12 +12,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from sadtrt_core.engine.constraints import (
-    KeptTensors,
     arithmetic_types,
     constrain_layers,
     has_low_precision,
     kept_names,
-    kept_tensors,
+    kept_sentence,
 )
 
 MakeGraph = Callable[..., onnx.ModelProto]
@@ -168,9 +167,8 @@ def test_kept_tensors_that_ended_in_half_are_counted_and_named() -> None:
         {"Name": "b", "Outputs": [{"Name": "sum", "Format/Datatype": "Channel major FP16 format where C % 8 == 0"}]},
         {"Name": "c", "Outputs": [{"Name": "other", "Format/Datatype": "Row major linear FP16 format"}]},
     ]
-    found = kept_tensors(inspected(layers), b"plan", frozenset({"mask", "sum", "fused away"}))
-    assert (found.declared, found.visible, found.in_half) == (3, 2, ("sum",))
-    assert found.sentence() == "of 3 tensors kept in float32 the engine shows 2, 1 in half (sum)"
+    found = kept_sentence(inspected(layers), b"plan", frozenset({"mask", "sum", "fused away"}))
+    assert found == "of 3 tensors kept in float32 the engine shows 2, 1 in half (sum)"
 
 
 def test_an_inspector_that_answers_with_raw_control_characters_is_read() -> None:
@@ -180,4 +178,12 @@ def test_an_inspector_that_answers_with_raw_control_characters_is_read() -> None
     trt = inspected([])
     engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
     trt.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: engine)
-    assert kept_tensors(trt, b"plan", frozenset({"mask"})) == KeptTensors(1, 1, ())
+    found = kept_sentence(trt, b"plan", frozenset({"mask"}))
+    assert found == "of 1 tensors kept in float32 the engine shows 1, 0 in half"
+
+
+def test_an_engine_that_cannot_be_inspected_is_said() -> None:
+    trt = inspected([])
+    trt.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: None)
+    found = kept_sentence(trt, b"plan", frozenset({"mask"}))
+    assert found.endswith("could not be read back: the engine that was just built cannot be loaded")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuildOptions, build_engine
+from sadtrt_core.engine.build import build_engine
+from sadtrt_core.engine.job import BuildOptions, build_job
 from sadtrt_core.graph.calibration import Calibration
-from sadtrt_core.graph.export import typed_graph
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import GRAPH_STAGES, STAGES
@@ -33,10 +33,9 @@ def build(
     how = PRECISIONS[precision]
     if how.compute == "bfloat16" and (reason := api.bfloat16_absence(trt)):
         pytest.skip(str(reason))
-    graph = typed_graph(renderer, STAGES[stage], how, grid_sample, cache, ranges)  # type: ignore[arg-type]
-    shapes = {spec.name: spec.batched(1) for spec in STAGES[stage].inputs(renderer.config)}
     options = BuildOptions(optimization_level=0)
-    return build_engine(trt, graph, label=stage, input_shapes=shapes, tf32=how.tf32, options=options).plan
+    job = build_job(renderer, STAGES[stage], how, grid_sample, 1, cache, options, ranges)  # type: ignore[arg-type]
+    return build_engine(trt, job).plan
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

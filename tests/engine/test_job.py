@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sadtrt_core.engine.build import BuildOptions
-from sadtrt_core.engine.job import build_job
+from sadtrt_core.engine.job import BuildOptions, build_job
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto
 
 from sadtrt_core.engine.constraints import arithmetic_types, free_tensors, is_quantized, kept_names, layer_types
-from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.export import export_stage
+from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.graph.instance_norm import decompose_instance_norm
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.precision import PRECISIONS, Quantization

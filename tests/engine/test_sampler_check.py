@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sadtrt_core.engine.sampler_check import (
+from sadtrt_core.engine.job import (
     SAMPLER_STAGE,
     TOLERANCE,
     sampler_case,

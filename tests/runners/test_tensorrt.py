@@ -13,17 +13,15 @@ import torch
 
 from sadtrt_core.case import GridSample
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.errors import Unavailable
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, call_stage, stage_module
 from sadtrt_core.runners import tensorrt as runner_module
 from sadtrt_core.runners.base import Job
-from sadtrt_core.runners.tensorrt import TensorRTEnqueueRunner, TensorRTRunner, tensorrt_absence
+from sadtrt_core.runners.tensorrt import TensorRTRunner, tensorrt_absence
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-QUICK = BuildOptions(optimization_level=0)
 
 
 def make_job(
@@ -35,7 +33,7 @@ def make_job(
     device: torch.device = CUDA,
     batch: int = 1,
 ) -> Job:
-    return Job(renderer, STAGES[stage], PRECISIONS[precision], grid_sample, batch, device, cache)
+    return Job(renderer, STAGES[stage], PRECISIONS[precision], grid_sample, batch, device, cache, optimization_level=0)
 
 
 def product(name: str, version: str, **types: Any) -> Any:
@@ -158,9 +156,9 @@ def expected(job: Job, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return {spec.name: tensor for spec, tensor in zip(job.outputs, outputs, strict=True)}
 
 
-@pytest.mark.parametrize("kind", [TensorRTRunner, TensorRTEnqueueRunner])
-def test_frames_are_those_of_pytorch(kind: type[TensorRTRunner], gpu_job: Job) -> None:
-    with kind(gpu_job, QUICK) as runner:
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_frames_are_those_of_pytorch(cuda_graph: bool, gpu_job: Job) -> None:
+    with TensorRTRunner(gpu_job, cuda_graph) as runner:
         for seed in range(3):
             inputs = inputs_of(gpu_job, seed)
             outputs = runner.infer(inputs)
@@ -175,7 +173,7 @@ def test_frames_are_those_of_pytorch(kind: type[TensorRTRunner], gpu_job: Job) -
 def test_every_precision_is_close(stage: str, precision: str, gpu_job: Job) -> None:
     job = replace(gpu_job, stage=STAGES[stage], precision=PRECISIONS[precision])
     inputs = inputs_of(job)
-    with TensorRTRunner(job, QUICK) as runner:
+    with TensorRTRunner(job) as runner:
         outputs = {name: tensor.cpu() for name, tensor in runner.infer(inputs).items()}
     for name, tensor in expected(job, inputs).items():
         error = (outputs[name] - tensor).norm() / tensor.norm()
@@ -183,7 +181,7 @@ def test_every_precision_is_close(stage: str, precision: str, gpu_job: Job) -> N
 
 
 def test_an_output_lasts_until_the_next_execute_and_inputs_may_be_reused_at_once(gpu_job: Job) -> None:
-    with TensorRTRunner(gpu_job, QUICK) as runner:
+    with TensorRTRunner(gpu_job) as runner:
         inputs = inputs_of(gpu_job)
         right = {name: tensor.clone() for name, tensor in runner.infer(inputs).items()}
         runner.bind(inputs)
@@ -195,21 +193,21 @@ def test_an_output_lasts_until_the_next_execute_and_inputs_may_be_reused_at_once
 
 
 def test_the_second_activation_builds_nothing(gpu_job: Job) -> None:
-    with TensorRTRunner(gpu_job, QUICK):
+    with TensorRTRunner(gpu_job):
         pass
     written = {path: path.stat().st_mtime_ns for path in (gpu_job.cache / "engines").glob("*.engine")}
-    with TensorRTRunner(gpu_job, QUICK):
+    with TensorRTRunner(gpu_job):
         pass
     assert {path: path.stat().st_mtime_ns for path in (gpu_job.cache / "engines").glob("*.engine")} == written
 
 
 def test_deactivation_frees_the_device(gpu_job: Job) -> None:
-    with TensorRTRunner(gpu_job, QUICK):
+    with TensorRTRunner(gpu_job):
         pass  # What a process takes once is not the runner's.
     torch.cuda.synchronize()
     before, _ = torch.cuda.mem_get_info()
     for _ in range(3):
-        with TensorRTRunner(gpu_job, QUICK) as runner:
+        with TensorRTRunner(gpu_job) as runner:
             runner.infer(inputs_of(gpu_job))
     torch.cuda.empty_cache()
     after, _ = torch.cuda.mem_get_info()
@@ -217,7 +215,7 @@ def test_deactivation_frees_the_device(gpu_job: Job) -> None:
 
 
 def test_a_wrong_shape_is_refused_at_the_door(gpu_job: Job) -> None:
-    with TensorRTRunner(gpu_job, QUICK) as runner:
+    with TensorRTRunner(gpu_job) as runner:
         inputs = inputs_of(gpu_job)
         inputs["occlusion"] = inputs["occlusion"][..., 1:]
         with pytest.raises(ValueError, match="occlusion"):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sadtrt_core.engine.build import BuildOptions
+from sadtrt_core.engine.job import BuildOptions
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.sampling import engine as sampler
 from sadtrt_core.sampling.shapes import SamplingShape
@@ -45,12 +45,12 @@ def loaded(monkeypatch):
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: engine if plan == b"plan" else None)
 
     @contextmanager
-    def collect():
+    def collect(trt):
         yield ["it is of another version"]
 
     trt = SimpleNamespace(float32="float", float16="half")
     monkeypatch.setattr(sampler.api, "tensorrt_module", lambda: trt)
-    monkeypatch.setattr(sampler, "message_log", lambda trt: SimpleNamespace(collect=collect))
+    monkeypatch.setattr(sampler.api, "collected_messages", collect)
     monkeypatch.setattr(sampler.api, "create_runtime", lambda trt: runtime)
     state = SimpleNamespace(types=types, shapes=shapes, context=context, plan=b"plan")
     monkeypatch.setattr(sampler, "ensure_engine", lambda job, report: SimpleNamespace(plan=state.plan))
@@ -95,7 +95,6 @@ def test_an_engine_that_does_not_load_is_refused_in_tensorrts_words(loaded, tmp_
 def test_every_row_with_an_engine_that_can_run_has_it_built_before(monkeypatch, tmp_path):
     from rich.console import Console
 
-    from sadtrt_core.engine.parallel import BuildOutcome
     from sadtrt_core.sampling import methods
 
     library = PluginLibrary(tmp_path / "plugin.so", "1", "trt8", "8.6.0", "digest")
@@ -104,10 +103,7 @@ def test_every_row_with_an_engine_that_can_run_has_it_built_before(monkeypatch, 
 
     def build_engines(jobs, processes, console):
         asked.extend(jobs)
-        return tuple(
-            BuildOutcome(job, "no tactic" if job.case.grid_sample == "native" and job.case.batch == 1 else None, 1.0)
-            for job in jobs
-        )
+        return tuple("no tactic" if job.case.grid_sample == "native" and job.case.batch == 1 else None for job in jobs)
 
     monkeypatch.setattr(methods, "build_engines", build_engines)
     two_volumes = SamplingShape("2 x 2 grids", 3, 5, 2, 4)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.cache import engine_path
+from sadtrt_core.engine.job import BuildOptions
 from sadtrt_core.sampling.engine import Setting, sampler_graph, sampler_job
 from sadtrt_core.sampling.methods import SAMPLING_METHODS
 from sadtrt_core.sampling.shapes import SamplingShape, renderer_grids, renderer_shapes, renderer_volume

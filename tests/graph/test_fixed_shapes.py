@@ -9,8 +9,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.graph.export import typed_graph
+from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES
