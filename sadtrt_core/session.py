@@ -30,11 +30,10 @@ from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records import schema
 from sadtrt_core.records.schema import Drift
 from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
-from sadtrt_core.renderer.inputs import frame_inputs, stage_inputs
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, stage_named
 from sadtrt_core.renderer.standin import choose_weights
-from sadtrt_core.renderer.workload import Workload, make_workload
+from sadtrt_core.renderer.workload import Workload, frame_inputs, make_workload, stage_inputs
 from sadtrt_core.report.html import write_html
 from sadtrt_core.report.summary import summary_csv
 from sadtrt_core.runners.base import Job, StageRunner

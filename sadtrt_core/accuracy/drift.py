@@ -20,8 +20,8 @@ from sadtrt_core.precision import Precision
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records.schema import Run
 from sadtrt_core.records.store import read_run, utc_now
-from sadtrt_core.renderer.inputs import frame_inputs
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES
+from sadtrt_core.renderer.workload import frame_inputs
 from sadtrt_core.session import Session
 from sadtrt_core.stats import median
 

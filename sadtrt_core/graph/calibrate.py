@@ -25,10 +25,9 @@ from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.quantize import CONVOLUTION
 from sadtrt_core.progress import SILENT, Reporter
-from sadtrt_core.renderer.inputs import frame_inputs
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES
-from sadtrt_core.renderer.workload import Workload
+from sadtrt_core.renderer.workload import Workload, frame_inputs
 
 #: Frames that ranges are measured on, spread evenly over the sequence.
 FRAMES = 8

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import COEFFICIENTS, RendererConfig
-from sadtrt_core.renderer.renderer import NETWORKS, Renderer, assemble, build_networks
-from sadtrt_core.renderer.seeded import seeded_state
+from sadtrt_core.renderer.renderer import NETWORKS, Renderer, States, assemble, build_networks, seeded_state
 
 #: SadTalker's full-image mapping network also takes three crop numbers.
 COEFFICIENTS_FULL_IMAGE = 73
@@ -28,8 +27,6 @@ _PICKLE = b"\x80"
 #: The older pickles call the keypoint detector by another name.
 _OTHER_NAMES = {"kp_detector": "kp_extractor"}
 _NAMED = 3
-
-States = dict[str, dict[str, Tensor]]
 
 
 def load_checkpoint(path: Path, image_size: int, mapping_path: Path | None = None) -> Renderer:
@@ -160,7 +157,7 @@ def _value(what: str, value: object, wanted: Tensor) -> Tensor:
         raise UserError(f"{what} is a sparse, quantized or empty-handed tensor: expected plain values")
     if value.is_floating_point() != wanted.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         kind = "float32 (or another float type)" if wanted.is_floating_point() else "int64"
-        raise UserError(f"{what} has type {_type(value)}: expected {kind}")
+        raise UserError(f"{what} has type {str(value.dtype).removeprefix('torch.')}: expected {kind}")
     if value.shape != wanted.shape:
         raise UserError(f"{what} has shape {tuple(value.shape)}: expected {tuple(wanted.shape)}")
     # Cloned: a file may describe any strides, and one that is mapped should not stay open behind the renderer.
@@ -178,10 +175,6 @@ def _some(names: list[str]) -> str:
 
 def _a(value: object) -> str:
     return f"a {type(value).__name__}"
-
-
-def _type(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
 
 
 def _words(error: Exception) -> str:

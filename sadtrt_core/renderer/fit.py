@@ -2,7 +2,7 @@
 
 Self-reconstruction of warped portraits (fit_data.py) with L1 and gradient loss, Adam 2e-4, bfloat16 autocast. The
 keypoint detector learns where the canonical keypoints of a moved portrait are, the mapping network learns the meaning
-of the coefficients (pose.py).
+of the coefficients (keypoints.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +20,12 @@ from torch import Tensor, nn
 from sadtrt_core.progress import Reporter
 from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, RendererConfig, full_config
 from sadtrt_core.renderer.fit_data import PairMaker
-from sadtrt_core.renderer.keypoints import bins_to_radians
-from sadtrt_core.renderer.pose import ANGLES, TRANSLATIONS, pose_of
-from sadtrt_core.renderer.renderer import build_networks
+from sadtrt_core.renderer.keypoints import ANGLES, TRANSLATIONS, bins_to_radians, pose_of
+from sadtrt_core.renderer.renderer import NETWORKS, States, build_networks
 
 LEARNING_RATE = 2e-4
 GRADIENT_WEIGHT = 1.0
-DETECTOR_LEARNING_RATE = 1e-3
-MAPPING_LEARNING_RATE = 1e-3
+SMALL_LEARNING_RATE = 1e-3  # of the detector and the mapping network
 MAPPING_BATCH = 256
 HELD_OUT_SEED = 1_000_003
 HELD_OUT_BATCHES = 4
@@ -55,7 +53,7 @@ class FitPlan:
 class Fitted:
     """State dicts of the three networks and how well the generator reconstructs held-out pairs, in dB."""
 
-    states: dict[str, dict[str, Tensor]]
+    states: States
     held_out_psnr: float
     steps: int
 
@@ -66,18 +64,26 @@ def fit(
     """Fit the three networks on pictures (3, H, W) in 0..1. The same seed draws the same weights and pairs."""
     torch.manual_seed(plan.seed)
     networks = {name: module.to(device) for name, module in build_networks(config).items()}
+    generator, detector, mapping = (networks[name] for name in NETWORKS)
     pairs = PairMaker(pictures, config.image_size, plan.seed, device)
+    # Narrow networks bear, and in the same time need, longer steps.
+    rate = plan.learning_rate * math.sqrt(full_config().generator_width / config.generator_width)
+    tenth = replace(plan, seconds=plan.seconds / 10, learning_rate=SMALL_LEARNING_RATE)
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
-        # Narrow networks bear, and in the same time need, longer steps.
-        rate = plan.learning_rate * math.sqrt(full_config().generator_width / config.generator_width)
-        steps = _fit_generator(networks["generator"], pairs, plan, rate, report)
-        _fit_detector(networks["kp_extractor"], pairs, plan, report)
-        _fit_mapping(networks["mapping"], config, pairs, plan, report)
+        steps = _train(
+            "generator",
+            generator,
+            lambda: _generator_loss(generator, pairs, plan.batch),
+            replace(plan, learning_rate=rate),
+            report,
+        )
+        _train("keypoint detector", detector, lambda: _detector_loss(detector, pairs, plan.batch), tenth, report)
+        _train("mapping", mapping, lambda: _mapping_loss(mapping, pairs, config.coefficients), tenth, report)
     finally:
         torch.backends.cudnn.benchmark = before
-    quality = held_out_psnr(networks["generator"], pictures, config.image_size, plan.batch, device)
+    quality = held_out_psnr(generator, pictures, config.image_size, plan.batch, device)
     states = {
         name: {key: value.detach().cpu().clone() for key, value in module.eval().state_dict().items()}
         for name, module in networks.items()
@@ -100,35 +106,27 @@ def held_out_psnr(
     return torch.cat(found).mean().item()
 
 
-def _train(
-    name: str,
-    module: nn.Module,
-    loss_of: Callable[[], Tensor],
-    plan: FitPlan,
-    seconds: float,
-    learning_rate: float,
-    report: Reporter,
-) -> int:
-    """Adam down `loss_of()` for so many seconds or `plan.steps`; the number of steps it took.
+def _train(name: str, module: nn.Module, loss_of: Callable[[], Tensor], plan: FitPlan, report: Reporter) -> int:
+    """Adam down `loss_of()` for the plan's seconds or steps; the number of steps it took.
 
     The rate falls as a cosine of the budget. For its last fifth the batch norms stand still at statistics of many
     batches, as they will when rendering. Raises FloatingPointError when the loss is not finite.
     """
     on_gpu = next(module.train().parameters()).device.type == "cuda"
-    optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=on_gpu)
-    started, share, settled, taken = time.perf_counter(), 0.0, False, 0
+    optimizer = torch.optim.Adam(module.parameters(), lr=plan.learning_rate, fused=on_gpu)
+    settled = False
     for step in itertools.count():
-        if step == WARM_UP_STEPS:
+        if step <= WARM_UP_STEPS:
             started = time.perf_counter()  # The first steps choose convolution algorithms, which takes its own time.
         spent = time.perf_counter() - started if step >= WARM_UP_STEPS else 0.0
-        share = max(spent / seconds, step / plan.steps if plan.steps else 0.0)
+        share = max(spent / plan.seconds, step / plan.steps if plan.steps else 0.0)
         if share >= 1:
             break
         if share >= SETTLED_SHARE and not settled:
             _settle_batch_norms(module, loss_of)
             settled = True
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+            group["lr"] = plan.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of()
         loss.backward()
@@ -137,11 +135,10 @@ def _train(
         if not math.isfinite(value):
             raise FloatingPointError(f"the fit of {name} diverged: use another seed or a lower learning rate")
         optimizer.step()
-        taken += 1
         if step % 20 == 0:
-            report.progress(f"{name}: step {step}, loss {value:.4f}", min(spent, seconds), seconds)
-    report.progress(f"{name}: fitted", seconds, seconds)
-    return taken
+            report.progress(f"{name}: step {step}, loss {value:.4f}", min(spent, plan.seconds), plan.seconds)
+    report.progress(f"{name}: fitted", plan.seconds, plan.seconds)
+    return step
 
 
 def _settle_batch_norms(module: nn.Module, run: Callable[[], Tensor]) -> None:
@@ -160,45 +157,30 @@ def _settle_batch_norms(module: nn.Module, run: Callable[[], Tensor]) -> None:
         norm.eval()
 
 
-def _fit_generator(
-    generator: nn.Module, pairs: PairMaker, plan: FitPlan, learning_rate: float, report: Reporter
-) -> int:
-    def loss() -> Tensor:
-        source, driving, origin, target = pairs.batch(plan.batch)
-        with torch.autocast(pairs.device.type, torch.bfloat16):
-            prediction = generator(source, driving, origin)
-        return _picture_loss(prediction.float(), target)
-
-    return _train("generator", generator, loss, plan, plan.seconds, learning_rate, report)
-
-
-def _picture_loss(prediction: Tensor, target: Tensor) -> Tensor:
+def _generator_loss(generator: nn.Module, pairs: PairMaker, batch: int) -> Tensor:
     """L1 of the pictures plus L1 of their horizontal and vertical differences."""
+    source, driving, origin, target = pairs.batch(batch)
+    with torch.autocast(pairs.device.type, torch.bfloat16):
+        prediction = generator(source, driving, origin)
+    prediction = prediction.float()
     across, down = (F.l1_loss(prediction.diff(dim=axis), target.diff(dim=axis)) for axis in (3, 2))
     return F.l1_loss(prediction, target) + GRADIENT_WEIGHT * (across + down)
 
 
-def _fit_detector(detector: nn.Module, pairs: PairMaker, plan: FitPlan, report: Reporter) -> None:
-    def loss() -> Tensor:
-        # No autocast: in bfloat16 the expectation of the coordinates would be off by a pixel.
-        pictures, points = pairs.moved_portraits(plan.batch)
-        return F.l1_loss(detector(pictures), points)
-
-    _train("keypoint detector", detector, loss, plan, plan.seconds / 10, DETECTOR_LEARNING_RATE, report)
+def _detector_loss(detector: nn.Module, pairs: PairMaker, batch: int) -> Tensor:
+    # No autocast: in bfloat16 the expectation of the coordinates would be off by a pixel.
+    pictures, points = pairs.moved_portraits(batch)
+    return F.l1_loss(detector(pictures), points)
 
 
-def _fit_mapping(mapping: nn.Module, config: RendererConfig, pairs: PairMaker, plan: FitPlan, report: Reporter) -> None:
-    def loss() -> Tensor:
-        coefficients = random_coefficients(pairs, MAPPING_BATCH, config.coefficients)
-        pose = pose_of(coefficients)
-        yaw, pitch, roll, translation, expression = mapping(coefficients)
-        angles = zip((yaw, pitch, roll), (pose.yaw, pose.pitch, pose.roll), strict=True)
-        total = F.l1_loss(translation, pose.translation) + 10 * F.l1_loss(expression, pose.expression)
-        for bins, angle in angles:
-            total = total + F.l1_loss(bins_to_radians(bins), angle)
-        return total
-
-    _train("mapping", mapping, loss, plan, plan.seconds / 10, MAPPING_LEARNING_RATE, report)
+def _mapping_loss(mapping: nn.Module, pairs: PairMaker, coefficients: int) -> Tensor:
+    windows = random_coefficients(pairs, MAPPING_BATCH, coefficients)
+    *angles, translation, expression = pose_of(windows)
+    *bins, found_translation, found_expression = mapping(windows)
+    total = F.l1_loss(found_translation, translation) + 10 * F.l1_loss(found_expression, expression)
+    for logits, angle in zip(bins, angles, strict=True):
+        total = total + F.l1_loss(bins_to_radians(logits), angle)
+    return total
 
 
 def random_coefficients(pairs: PairMaker, count: int, coefficients: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training pairs for stand-in weights: portraits, and the same portraits warped by moved keypoints."""
+"""Pictures, and training pairs for stand-in weights: portraits and the same portraits warped by moved keypoints."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from sadtrt_core.renderer.keypoints import rotation_matrix
-from sadtrt_core.renderer.pose import canonical_keypoints
+from sadtrt_core.errors import UserError
+from sadtrt_core.renderer.keypoints import canonical_keypoints, rotation_matrix
 
 #: The astronaut's face in scikit-image's picture: left, top, right, bottom in pixels.
 PORTRAIT_BOX = (96, 0, 352, 256)
@@ -31,21 +31,24 @@ def portrait() -> Tensor:
 def training_pictures(portraits: Sequence[Path]) -> list[Tensor]:
     """The pictures to fit on, each (3, H, W) in 0..1: those given, or scikit-image's bundled ones, portrait first.
 
-    Raises ValueError naming a file that is not a picture.
+    Raises UserError naming a file that is not a picture.
     """
     if portraits:
-        return [_open(path) for path in portraits]
+        return [load_picture(path) for path in portraits]
     return [portrait(), portrait(), _tensor(skimage.data.astronaut()), _tensor(skimage.data.chelsea())]
 
 
-def _open(path: Path) -> Tensor:
+def load_picture(path: Path, size: int | None = None) -> Tensor:
+    """Any picture that Pillow opens, upright, its middle square in 0..1, scaled to (3, size, size) where one is given.
+
+    Raises UserError.
+    """
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a picture ({error}): give a PNG or JPEG file") from error
-    # The middle square, as the workload takes it: a face squeezed into a square is another face.
-    edge = min(upright.size)
+        raise UserError(f"{path} cannot be read as a picture ({error}): give a PNG or JPEG file") from error
+    edge = size or min(upright.size)
     return _tensor(np.asarray(ImageOps.fit(upright, (edge, edge), Image.Resampling.LANCZOS)))
 
 

@@ -19,14 +19,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, NUM_KEYPOINTS, RendererConfig
-from sadtrt_core.renderer.generator import Generator
+from sadtrt_core.renderer.generator import Generator, SpadeDecoder
 from sadtrt_core.renderer.keypoints import PosedKeypoints
 from sadtrt_core.renderer.renderer import Renderer
 
@@ -70,43 +70,21 @@ class Stage:
     build_cost: int = 0
 
 
-class _Appearance(nn.Module):
-    def __init__(self, generator: Generator) -> None:
+class _Part(nn.Module):
+    """A part of the generator as `run(network, *inputs)`.
+
+    The network keeps the name it has in the generator, so that a plan's node names mean the same in both graphs.
+    """
+
+    def __init__(self, name: str, network: nn.Module, run: Callable[..., Any]) -> None:
         super().__init__()
-        self.generator = generator
+        self.add_module(name, network)
+        self.name = name
+        self.run = run
 
-    def forward(self, source_image: Tensor) -> Tensor:
-        return self.generator.appearance(source_image)
-
-
-class _Motion(nn.Module):
-    def __init__(self, generator: Generator) -> None:
-        super().__init__()
-        self.dense_motion_network = generator.dense_motion_network
-
-    def forward(self, feature_3d: Tensor, kp_driving: Tensor, kp_source: Tensor) -> tuple[Tensor, Tensor]:
-        deformation, occlusion, _ = self.dense_motion_network(feature_3d, kp_driving, kp_source)
-        return deformation, occlusion
-
-
-class _Warp(nn.Module):
-    def __init__(self, generator: Generator) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def forward(self, feature_3d: Tensor, deformation: Tensor, occlusion: Tensor) -> Tensor:
-        return self.generator.warp(feature_3d, deformation, occlusion)
-
-
-class _Decode(nn.Module):
-    """The decoder under the name it has in the generator, so that a plan's node names mean the same in both graphs."""
-
-    def __init__(self, generator: Generator) -> None:
-        super().__init__()
-        self.decoder = generator.decoder
-
-    def forward(self, feature_map: Tensor) -> Tensor:
-        return self.decoder(feature_map)
+    def forward(self, *inputs: Tensor) -> Any:
+        # Looked up in each call, because a copy of this module has a network of its own.
+        return self.run(getattr(self, self.name), *inputs)
 
 
 def _image(config: RendererConfig, name: str) -> TensorSpec:
@@ -161,7 +139,7 @@ STAGES: dict[str, Stage] = {
             "once a clip",
             inputs=lambda c: (_image(c, "source_image"),),
             outputs=lambda c: (_feature_3d(c),),
-            module=lambda r: _Appearance(r.generator),
+            module=lambda r: _Part("generator", r.generator, Generator.appearance),
             in_clip=True,
             in_generator=True,
             build_cost=4,
@@ -171,7 +149,9 @@ STAGES: dict[str, Stage] = {
             "each frame",
             inputs=lambda c: (_feature_3d(c), _keypoints("kp_driving"), _keypoints("kp_source")),
             outputs=_motion_outputs,
-            module=lambda r: _Motion(r.generator),
+            module=lambda r: _Part(
+                "dense_motion_network", r.generator.dense_motion_network, lambda network, *inputs: network(*inputs)[:2]
+            ),
             in_clip=True,
             in_generator=True,
             build_cost=5,
@@ -182,7 +162,7 @@ STAGES: dict[str, Stage] = {
             "each frame",
             inputs=lambda c: (_feature_3d(c), *_motion_outputs(c)),
             outputs=lambda c: (_feature_map(c),),
-            module=lambda r: _Warp(r.generator),
+            module=lambda r: _Part("generator", r.generator, Generator.warp),
             in_clip=True,
             in_generator=True,
             build_cost=2,
@@ -193,7 +173,7 @@ STAGES: dict[str, Stage] = {
             "each frame",
             inputs=lambda c: (_feature_map(c),),
             outputs=lambda c: (_image(c, "prediction"),),
-            module=lambda r: _Decode(r.generator),
+            module=lambda r: _Part("decoder", r.generator.decoder, SpadeDecoder.__call__),
             in_clip=True,
             in_generator=True,
             build_cost=6,
@@ -254,20 +234,17 @@ def call_stage(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, .
 @contextlib.contextmanager
 def matrix_arithmetic(tf32: bool, benchmark: bool) -> Iterator[None]:
     """Allow or forbid TF32 and cuDNN's algorithm search inside the block; what was set before returns after it."""
-    before = (
-        torch.backends.cuda.matmul.allow_tf32,
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cudnn.benchmark,
-        torch.backends.cudnn.deterministic,
+    settings: tuple[tuple[Any, str, bool], ...] = (
+        (torch.backends.cuda.matmul, "allow_tf32", tf32),
+        (torch.backends.cudnn, "allow_tf32", tf32),
+        (torch.backends.cudnn, "benchmark", benchmark),
+        (torch.backends.cudnn, "deterministic", not benchmark),
     )
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, not benchmark
+    before = [getattr(where, name) for where, name, _ in settings]
+    for where, name, value in settings:
+        setattr(where, name, value)
     try:
         yield
     finally:
-        (
-            torch.backends.cuda.matmul.allow_tf32,
-            torch.backends.cudnn.allow_tf32,
-            torch.backends.cudnn.benchmark,
-            torch.backends.cudnn.deterministic,
-        ) = before
+        for (where, name, _), value in zip(settings, before, strict=True):
+            setattr(where, name, value)
