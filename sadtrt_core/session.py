@@ -20,7 +20,7 @@ from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.files import write_file
 from sadtrt_core.graph.calibrate import calibrated
-from sadtrt_core.graph.calibration import Calibration
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.measure.drift import Reference, checked_reference, measure_drift, worst_frame_picture
 from sadtrt_core.measure.sensors import Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan

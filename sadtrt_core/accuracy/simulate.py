@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sadtrt_core.accuracy.torch_graph import See, run_graph
 from sadtrt_core.engine.fixed_shapes import fix_shapes
-from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.rounding import explicit_rounding, session_options
 from sadtrt_core.graph.split_k import split_weights
 from sadtrt_core.graph.typed import apply_precision

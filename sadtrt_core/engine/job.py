@@ -13,8 +13,8 @@ from sadtrt_core.engine.plugin import PluginLibrary, built_plugin
 from sadtrt_core.engine.sampler_check import SAMPLER_STAGE, sampler_precision
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_whole
-from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.export import typed_graph
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.precision import Precision
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import Stage

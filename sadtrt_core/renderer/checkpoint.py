@@ -43,16 +43,18 @@ def load_checkpoint(path: Path, image_size: int, mapping_path: Path | None = Non
             raise UserError(
                 f"{path} has no {network}: expected SadTalker's renderer checkpoint, with generator and kp_extractor"
             )
-    sources = {"generator": path, "kp_extractor": path, "mapping": mapping_path or path}
     if mapping_path is not None:
-        found.pop("mapping", None)
         separate = _networks(mapping_path)
         if "mapping" not in separate:
             raise UserError(f"{mapping_path} has no mapping network: expected SadTalker's mapping checkpoint")
         found["mapping"] = separate["mapping"]
-    config = RendererConfig(image_size=image_size, coefficients=_coefficients(found.get("mapping", {})))
+    first = found.get("mapping", {}).get("first.0.weight")
+    wide = first is not None and first.dim() == 3 and first.shape[1] == COEFFICIENTS_FULL_IMAGE
+    # The shape check below refuses what is neither.
+    config = RendererConfig(image_size, coefficients=COEFFICIENTS_FULL_IMAGE if wide else COEFFICIENTS)
     with torch.device("meta"):
         expected = {name: module.state_dict() for name, module in build_networks(config).items()}
+    sources = {"generator": path, "kp_extractor": path, "mapping": mapping_path or path}
     states = {name: _checked(sources[name], name, found[name], expected[name]) for name in NETWORKS if name in found}
     name = path.name
     if "mapping" in states:
@@ -62,13 +64,6 @@ def load_checkpoint(path: Path, image_size: int, mapping_path: Path | None = Non
         states["mapping"] = seeded_state(build_networks(config)["mapping"].state_dict())
         name += ", mapping network seeded by entry name"
     return assemble(config, states, "checkpoint", name)
-
-
-def _coefficients(mapping: Mapping[str, Tensor]) -> int:
-    """How many coefficients a frame has for this mapping network; the shape check refuses what is neither."""
-    first = mapping.get("first.0.weight")
-    wide = first is not None and first.dim() == 3 and first.shape[1] == COEFFICIENTS_FULL_IMAGE
-    return COEFFICIENTS_FULL_IMAGE if wide else COEFFICIENTS
 
 
 def _networks(path: Path) -> States:

@@ -39,11 +39,10 @@ class HourglassDecoder(nn.Module):
 
     def __init__(self, widths: list[int], channels: int) -> None:
         super().__init__()
-        ups = []
-        for i in reversed(range(len(widths) - 1)):
-            doubled = 1 if i == len(widths) - 2 else 2
-            ups.append(ConvBlock(doubled * widths[i + 1], widths[i], axes=3, resize="up"))
-        self.up_blocks = nn.ModuleList(ups)
+        # Every block but the first reads the skip as well.
+        read = [widths[-1], *(2 * width for width in widths[-2:0:-1])]
+        pairs = zip(read, widths[-2::-1], strict=True)
+        self.up_blocks = nn.ModuleList(ConvBlock(*pair, axes=3, resize="up") for pair in pairs)
         self.out_channels = widths[0] + channels
         self.conv = nn.Conv3d(self.out_channels, self.out_channels, 3, padding=1)
         self.norm = nn.BatchNorm3d(self.out_channels)
@@ -79,15 +78,10 @@ class DenseMotion(nn.Module):
         self.volume_shape = (config.feature_depth, config.feature_size, config.feature_size)
         self.register_buffer("grid", coordinate_grid(*self.volume_shape), persistent=False)
 
-    def heatmaps(self, kp_driving: Tensor, kp_source: Tensor) -> Tensor:
-        """Gaussian at each driving keypoint minus the one at its source, (N, 16, D, H, W); zero for the background."""
-
-        def gaussian(keypoints: Tensor) -> Tensor:
-            offset = self.grid - keypoints[:, :, None, None, None]
-            return torch.exp(-0.5 / GAUSSIAN_VARIANCE * (offset * offset).sum(dim=-1))
-
-        difference = gaussian(kp_driving) - gaussian(kp_source)
-        return F.pad(difference, (0, 0, 0, 0, 0, 0, 1, 0))
+    def _gaussians(self, keypoints: Tensor) -> Tensor:
+        """One for each keypoint, (N, 15, D, H, W)."""
+        offset = self.grid - keypoints[:, :, None, None, None]
+        return torch.exp(-0.5 / GAUSSIAN_VARIANCE * (offset * offset).sum(dim=-1))
 
     def forward(self, feature_3d: Tensor, kp_driving: Tensor, kp_source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         depth, height, width = self.volume_shape
@@ -98,7 +92,9 @@ class DenseMotion(nn.Module):
         motions = self.grid - driving + source
         sampled = sample_volume(volume, motions.reshape(-1, *self.volume_shape, 3))
         sampled = sampled.reshape(-1, MOTIONS, volume.shape[1], *self.volume_shape)
-        features = torch.cat((self.heatmaps(kp_driving, kp_source)[:, :, None], sampled), dim=2)
+        # The background's heatmap is zero.
+        heatmaps = F.pad(self._gaussians(kp_driving) - self._gaussians(kp_source), (0, 0, 0, 0, 0, 0, 1, 0))
+        features = torch.cat((heatmaps[:, :, None], sampled), dim=2)
         features = self.hourglass(features.reshape(-1, MOTIONS * (volume.shape[1] + 1), *self.volume_shape))
 
         mask = torch.softmax(self.mask(features), dim=1)
@@ -178,12 +174,14 @@ class Generator(nn.Module):
 
     def __init__(self, config: RendererConfig) -> None:
         super().__init__()
-        self.config = config
         width, width_max = config.generator_width, config.generator_width_max
         widths = [min(width_max, width * 2**i) for i in range(3)]
         self.first = ConvBlock(3, widths[0])
         self.down_blocks = nn.ModuleList(ConvBlock(*pair, resize="down") for pair in itertools.pairwise(widths))
         volume_channels = config.feature_channels * config.feature_depth
+        size = config.feature_size
+        self.volume_shape = (config.feature_channels, config.feature_depth, size, size)
+        self.map_shape = (volume_channels, size, size)
         self.second = nn.Conv2d(widths[2], volume_channels, 1)
         self.resblocks_3d = nn.Sequential()
         for i in range(RESIDUAL_BLOCKS):
@@ -198,15 +196,11 @@ class Generator(nn.Module):
         x = self.first(source_image)
         for block in self.down_blocks:
             x = block(x)
-        size = self.config.feature_size
-        x = self.second(x).reshape(-1, self.config.feature_channels, self.config.feature_depth, size, size)
-        return self.resblocks_3d(x)
+        return self.resblocks_3d(self.second(x).reshape(-1, *self.volume_shape))
 
     def warp(self, feature_3d: Tensor, deformation: Tensor, occlusion: Tensor) -> Tensor:
         """The volume sampled at the deformation (N, D, H/4, W/4, 3) and flattened to a map (N, C, H/4, W/4)."""
-        x = sample_volume(feature_3d, deformation)
-        size = self.config.feature_size
-        x = x.reshape(-1, self.config.feature_channels * self.config.feature_depth, size, size)
+        x = sample_volume(feature_3d, deformation).reshape(-1, *self.map_shape)
         return self.fourth(self.third(x)) * occlusion
 
     def forward(self, source_image: Tensor, kp_driving: Tensor, kp_source: Tensor) -> Tensor:

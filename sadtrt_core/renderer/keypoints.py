@@ -9,12 +9,14 @@ A pose is yaw, pitch and roll (N,) in radians, translation (N, 3) and expression
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, COEFFICIENTS, NUM_KEYPOINTS, RendererConfig
+from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, NUM_KEYPOINTS, RendererConfig
 from sadtrt_core.renderer.layers import ConvBlock, coordinate_grid
 
 BLUR_SIGMA = 1.5
@@ -56,15 +58,14 @@ class KeypointPredictor(nn.Module):
         super().__init__()
         widths = [min(config.keypoint_width_max, config.keypoint_width * 2**i) for i in range(PREDICTOR_BLOCKS + 1)]
         self.down_blocks = nn.Sequential()
-        for i in range(PREDICTOR_BLOCKS):
-            block = ConvBlock(3 if i == 0 else widths[i], widths[i + 1], resize="down")
-            self.down_blocks.add_module(f"down{i}", block)
+        for i, pair in enumerate(itertools.pairwise([3, *widths[1:]])):
+            self.down_blocks.add_module(f"down{i}", ConvBlock(*pair, resize="down"))
         size = config.feature_size // 2**PREDICTOR_BLOCKS
         self.volume_shape = (widths[-1], config.keypoint_depth, size, size)
         self.conv = nn.Conv2d(widths[-1], widths[-1] * config.keypoint_depth, 1)
         self.up_blocks = nn.Sequential()
-        for i in range(PREDICTOR_BLOCKS):
-            self.up_blocks.add_module(f"up{i}", ConvBlock(widths[-1 - i], widths[-2 - i], axes=3, resize="up"))
+        for i, pair in enumerate(itertools.pairwise(reversed(widths))):
+            self.up_blocks.add_module(f"up{i}", ConvBlock(*pair, axes=3, resize="up"))
         self.out_channels = widths[0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -200,7 +201,7 @@ def pose_of(coefficients: Tensor) -> Pose:
     return yaw, pitch, roll, middle[:, TRANSLATIONS], middle[:, :EXPRESSIONS] @ basis.to(middle)
 
 
-def windows(vectors: Tensor, coefficients: int = COEFFICIENTS) -> Tensor:
+def windows(vectors: Tensor, coefficients: int) -> Tensor:
     """Coefficient vectors (T, 70) as mapping inputs (T, coefficients, 27), the ends repeated.
 
     Models that take more than 70 coefficients get zeros for the rest.

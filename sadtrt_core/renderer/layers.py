@@ -95,22 +95,20 @@ class SpectralConv2d(nn.Module):
     def folded(self) -> nn.Conv2d:
         """The same convolution with the norm divided out once, in double precision."""
         out, channels, kernel, _ = self.weight_orig.shape
-        plain = nn.Conv2d(channels, out, kernel, padding=self.padding, bias=self.bias is not None)
+        plain = nn.Conv2d(channels, out, kernel, padding=self.padding, bias=False)
         weight = self.weight_orig.detach().double()
         sigma = torch.dot(self.weight_u.double(), weight.flatten(1) @ self.weight_v.double())
         with torch.no_grad():
             plain.weight.copy_(weight / sigma)
-            if self.bias is not None and plain.bias is not None:
-                plain.bias.copy_(self.bias)
-        return plain
+        plain.bias = self.bias
+        return plain.train(self.training)
 
 
 def fold_spectral_norm(module: nn.Module) -> None:
-    """Replace every SpectralConv2d below `module` by its plain convolution, in place."""
+    """Replace every SpectralConv2d below `module`, on the host in float32, by its plain convolution, in place."""
     for name, child in module.named_children():
         if isinstance(child, SpectralConv2d):
-            folded = child.folded().to(device=child.weight_orig.device, dtype=child.weight_orig.dtype)
-            setattr(module, name, folded.train(child.training))
+            setattr(module, name, child.folded())
         else:
             fold_spectral_norm(child)
 

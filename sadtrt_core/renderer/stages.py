@@ -1,15 +1,7 @@
 """The Stage table: the parts of the renderer that are timed, exported and built by themselves.
 
-| stage | when | in -> out |
-|---|---|---|
-| keypoints | once a clip | source image -> canonical keypoints |
-| mapping | each frame | coefficients and canonical keypoints -> keypoints |
-| appearance | once a clip | source image -> feature volume |
-| motion | each frame | volume and keypoints -> deformation, occlusion |
-| warp | each frame | volume, deformation, occlusion -> map |
-| decode | each frame | map -> frame |
-| generator | each frame | image and keypoints -> frame: the last four as SadTalker runs them |
-| clip | a clip | image and coefficients -> uint8 frames on the host, transfers included |
+The generator is its four parts as SadTalker runs them. A clip is made of all parts and ends in uint8 frames on the
+host, transfers included.
 
 Every tensor at a stage's door is float32, whatever precision computes inside.
 """
@@ -87,30 +79,20 @@ class _Part(nn.Module):
         return self.run(getattr(self, self.name), *inputs)
 
 
-def _image(config: RendererConfig, name: str) -> TensorSpec:
-    return TensorSpec(name, (3, config.image_size, config.image_size))
-
-
-def _keypoints(name: str) -> TensorSpec:
-    return TensorSpec(name, (NUM_KEYPOINTS, 3))
-
-
-def _coefficients(config: RendererConfig, name: str) -> TensorSpec:
-    return TensorSpec(name, (config.coefficients, COEFFICIENT_WINDOW))
-
-
-def _feature_3d(config: RendererConfig) -> TensorSpec:
-    size = config.feature_size
-    return TensorSpec("feature_3d", (config.feature_channels, config.feature_depth, size, size))
-
-
-def _motion_outputs(config: RendererConfig) -> tuple[TensorSpec, TensorSpec]:
-    size = config.feature_size
-    return TensorSpec("deformation", (config.feature_depth, size, size, 3)), TensorSpec("occlusion", (1, size, size))
-
-
-def _feature_map(config: RendererConfig) -> TensorSpec:
-    return TensorSpec("feature_map", (config.warped_channels, config.feature_size, config.feature_size))
+def _tensors(config: RendererConfig, *names: str) -> tuple[TensorSpec, ...]:
+    """The tensors of these names, which mean the same at every stage's door."""
+    size, image = config.feature_size, (3, config.image_size, config.image_size)
+    coefficients = (config.coefficients, COEFFICIENT_WINDOW)
+    shapes: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("source_image", "prediction", "frames"), image),
+        **dict.fromkeys(("kp_canonical", "kp_source", "kp_driving", "keypoints"), (NUM_KEYPOINTS, 3)),
+        **dict.fromkeys(("coefficients", "source_coefficients", "driving_coefficients"), coefficients),
+        "feature_3d": (config.feature_channels, config.feature_depth, size, size),
+        "deformation": (config.feature_depth, size, size, 3),
+        "occlusion": (1, size, size),
+        "feature_map": (config.warped_channels, size, size),
+    }
+    return tuple(TensorSpec(name, shapes[name]) for name in names)
 
 
 STAGES: dict[str, Stage] = {
@@ -119,8 +101,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "keypoints",
             "once a clip",
-            inputs=lambda c: (_image(c, "source_image"),),
-            outputs=lambda c: (_keypoints("kp_canonical"),),
+            inputs=lambda c: _tensors(c, "source_image"),
+            outputs=lambda c: _tensors(c, "kp_canonical"),
             module=lambda r: r.kp_extractor,
             in_clip=True,
             build_cost=3,
@@ -128,8 +110,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "mapping",
             "each frame",
-            inputs=lambda c: (_coefficients(c, "coefficients"), _keypoints("kp_canonical")),
-            outputs=lambda c: (_keypoints("keypoints"),),
+            inputs=lambda c: _tensors(c, "coefficients", "kp_canonical"),
+            outputs=lambda c: _tensors(c, "keypoints"),
             module=lambda r: PosedKeypoints(r.mapping),
             in_clip=True,
             build_cost=1,
@@ -137,8 +119,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "appearance",
             "once a clip",
-            inputs=lambda c: (_image(c, "source_image"),),
-            outputs=lambda c: (_feature_3d(c),),
+            inputs=lambda c: _tensors(c, "source_image"),
+            outputs=lambda c: _tensors(c, "feature_3d"),
             module=lambda r: _Part("generator", r.generator, Generator.appearance),
             in_clip=True,
             in_generator=True,
@@ -147,8 +129,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "motion",
             "each frame",
-            inputs=lambda c: (_feature_3d(c), _keypoints("kp_driving"), _keypoints("kp_source")),
-            outputs=_motion_outputs,
+            inputs=lambda c: _tensors(c, "feature_3d", "kp_driving", "kp_source"),
+            outputs=lambda c: _tensors(c, "deformation", "occlusion"),
             module=lambda r: _Part(
                 "dense_motion_network", r.generator.dense_motion_network, lambda network, *inputs: network(*inputs)[:2]
             ),
@@ -160,8 +142,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "warp",
             "each frame",
-            inputs=lambda c: (_feature_3d(c), *_motion_outputs(c)),
-            outputs=lambda c: (_feature_map(c),),
+            inputs=lambda c: _tensors(c, "feature_3d", "deformation", "occlusion"),
+            outputs=lambda c: _tensors(c, "feature_map"),
             module=lambda r: _Part("generator", r.generator, Generator.warp),
             in_clip=True,
             in_generator=True,
@@ -171,8 +153,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "decode",
             "each frame",
-            inputs=lambda c: (_feature_map(c),),
-            outputs=lambda c: (_image(c, "prediction"),),
+            inputs=lambda c: _tensors(c, "feature_map"),
+            outputs=lambda c: _tensors(c, "prediction"),
             module=lambda r: _Part("decoder", r.generator.decoder, SpadeDecoder.__call__),
             in_clip=True,
             in_generator=True,
@@ -181,8 +163,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "generator",
             "each frame",
-            inputs=lambda c: (_image(c, "source_image"), _keypoints("kp_driving"), _keypoints("kp_source")),
-            outputs=lambda c: (_image(c, "prediction"),),
+            inputs=lambda c: _tensors(c, "source_image", "kp_driving", "kp_source"),
+            outputs=lambda c: _tensors(c, "prediction"),
             module=lambda r: r.generator,
             build_cost=7,
             samples=True,
@@ -191,11 +173,10 @@ STAGES: dict[str, Stage] = {
             "clip",
             "a clip",
             inputs=lambda c: (
-                replace(_image(c, "source_image"), once=True),
-                replace(_coefficients(c, "source_coefficients"), once=True),
-                _coefficients(c, "driving_coefficients"),
+                *(replace(spec, once=True) for spec in _tensors(c, "source_image", "source_coefficients")),
+                *_tensors(c, "driving_coefficients"),
             ),
-            outputs=lambda c: (_image(c, "frames"),),
+            outputs=lambda c: _tensors(c, "frames"),
             module=None,
             samples=True,
         ),

@@ -16,16 +16,17 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sadtrt_core.errors import UserError
+from sadtrt_core.files import write_whole
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.checkpoint import load_checkpoint
 from sadtrt_core.renderer.config import IMAGE_SIZES, RendererConfig, demo_config, full_config
 from sadtrt_core.renderer.fit import FitPlan, Fitted, fit, held_out_psnr
-from sadtrt_core.renderer.fit_data import training_pictures
 from sadtrt_core.renderer.renderer import NETWORKS, Renderer, States, WeightsKind, assemble, seeded_renderer
+from sadtrt_core.renderer.workload import training_pictures
 
 DEMO_FILE = Path(__file__).with_name("demo.safetensors")
 FORMAT = "sadtrt stand-in weights 1"
@@ -56,9 +57,7 @@ def save_standin(path: Path, config: RendererConfig, fitted: Fitted, about: dict
         **about,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata=header)
-    temporary.replace(path)
+    write_whole(path, save(tensors, header))
 
 
 def _stored(name: str, value: Tensor, half: bool) -> Tensor:
@@ -160,16 +159,16 @@ def choose_weights(
     named = _FITTED.fullmatch("fitted" if choice == "auto" and has_gpu else choice)
     if named is not None:
         seed = int(named[1] or 0)
-        sizes = (size, *(other for other in IMAGE_SIZES if other != size))
-        found = next((path for each in sizes if (path := fitted_file(cache, each, seed)).exists()), None)
+        wanted = fitted_file(cache, size, seed)
+        others = (fitted_file(cache, other, seed) for other in IMAGE_SIZES)
+        found = next((path for path in (wanted, *others) if path.exists()), None)
         if found is not None:
-            if found != fitted_file(cache, size, seed):
+            if found != wanted:
                 report.log(f"rendering {size} pixels with {found.stem}: these networks take any size")
             return load_standin(found, "fitted", size)
         if choice != "auto":
             command = f"sadtrt fit --size {size}" + (f" --seed {seed}" if seed else "")
-            missing = fitted_file(cache, size, seed)
-            raise UserError(f"there are no fitted weights at {missing}: run `{command}` on a GPU")
+            raise UserError(f"there are no fitted weights at {wanted}: run `{command}` on a GPU")
     if choice not in ("auto", "demo"):
         raise UserError(f"weights {choice!r} are not known: expected {WEIGHTS_HELP}")
     if has_gpu:

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import skimage.data
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import NUM_KEYPOINTS, RendererConfig
-from sadtrt_core.renderer.fit_data import load_picture, portrait
 from sadtrt_core.renderer.keypoints import EXPRESSIONS, canonical_keypoints, pose_of, posed_keypoints, windows
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES, Stage, call_stage, matrix_arithmetic, stage_module
@@ -77,10 +78,9 @@ def driving_vectors(frames: int) -> Tensor:
     Every channel is a sine of its own period, so that no frame repeats and none is the source's pose.
     """
     time = torch.arange(frames, dtype=torch.float32) / 32.0
-    turn = 2 * math.pi
 
     def wave(size: float, cycles: float, phase: float) -> Tensor:
-        return size * torch.sin(turn * (cycles * time + phase))
+        return size * torch.sin(2 * math.pi * (cycles * time + phase))
 
     vectors = torch.zeros(frames, 70)
     for channel in range(EXPRESSIONS):
@@ -98,6 +98,39 @@ def _driven(name: str, picture: Tensor, config: RendererConfig, frames: int) -> 
     canonical = canonical_keypoints()
     kp_source, kp_driving = (posed_keypoints(canonical, pose_of(moved)) for moved in (source, driving))
     return Workload(name, picture, canonical, kp_source, kp_driving, source, driving)
+
+
+def portrait() -> Tensor:
+    """scikit-image's astronaut, the face cut out: (3, 256, 256) in 0..1."""
+    return _tensor(skimage.data.astronaut()[:256, 96:352])
+
+
+def training_pictures(portraits: Sequence[Path]) -> list[Tensor]:
+    """The pictures to fit on, each (3, H, W) in 0..1: those given, or scikit-image's bundled ones, portrait first.
+
+    Raises UserError naming a file that is not a picture.
+    """
+    if portraits:
+        return [load_picture(path) for path in portraits]
+    return [portrait(), portrait(), _tensor(skimage.data.astronaut()), _tensor(skimage.data.chelsea())]
+
+
+def load_picture(path: Path, size: int | None = None) -> Tensor:
+    """Any picture that Pillow opens, upright, its middle square in 0..1, scaled to (3, size, size) where one is given.
+
+    Raises UserError.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a picture ({error}): give a PNG or JPEG file") from error
+    edge = size or min(upright.size)
+    return _tensor(np.asarray(ImageOps.fit(upright, (edge, edge), Image.Resampling.LANCZOS)))
+
+
+def _tensor(picture: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
 def recorded_workload(folder: Path, config: RendererConfig) -> Workload:
@@ -181,15 +214,13 @@ def frame_inputs(renderer: Renderer, workload: Workload, stage: Stage, device: t
 
 def save_preview(path: Path, renderer: Renderer, device: torch.device) -> None:
     """Write a PNG: the source picture, then six frames of the default driving sequence side by side."""
-    workload = make_workload(renderer.config, 32)
+    shown = torch.linspace(0, 31, PREVIEW_FRAMES).long().tolist()
+    workload = make_workload(renderer.config, 32).only(shown)
+    inputs = frame_inputs(renderer, workload, STAGES["generator"], device)
     generator = copy.deepcopy(renderer.generator).to(device)
-    index = torch.linspace(0, 31, PREVIEW_FRAMES).long()
-    source = workload.source_image.to(device)
     with torch.inference_mode():
-        frames = [
-            generator(source, workload.kp_driving[i : i + 1].to(device), workload.kp_source.to(device)) for i in index
-        ]
-    row = torch.cat([source, *frames], dim=3)[0].clamp(0, 1)
+        frames = [generator(**frame) for frame in inputs]
+    row = torch.cat([inputs[0]["source_image"], *frames], dim=3)[0].clamp(0, 1)
     pixels = (row * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)

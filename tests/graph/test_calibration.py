@@ -11,9 +11,9 @@ from reports import Kept
 from sadtrt_core.accuracy.parts import stage_parts
 from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.errors import UserError
-from sadtrt_core.graph.calibrate import calibrated, measured_ranges, spread_frames
-from sadtrt_core.graph.calibration import Calibration, read_calibration, write_calibration
+from sadtrt_core.graph.calibrate import calibrated, measured_ranges, read_calibration, spread_frames, write_calibration
 from sadtrt_core.graph.export import OPSET, cached_export
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.stages import STAGES

@@ -15,11 +15,11 @@ from torch import nn
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer import standin
 from sadtrt_core.renderer.config import demo_config
-from sadtrt_core.renderer.fit import FitPlan, Fitted, _settle_batch_norms, fit, random_coefficients
-from sadtrt_core.renderer.fit_data import PairMaker, portrait, training_pictures
+from sadtrt_core.renderer.fit import FitPlan, Fitted, PairMaker, _settle_batch_norms, fit, random_coefficients
 from sadtrt_core.renderer.keypoints import canonical_keypoints, pose_of
 from sadtrt_core.renderer.renderer import NETWORKS, build_networks, seeded_state
 from sadtrt_core.renderer.standin import choose_weights, fit_standin, fitted_file, load_standin, save_standin
+from sadtrt_core.renderer.workload import portrait, training_pictures
 
 CPU = torch.device("cpu")
 
