@@ -45,7 +45,6 @@ def calibrated(renderer: Renderer, workload: Workload, cache: Path, report: Repo
     exporter = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, {code_digest('graph')[:16]}"
     key = (METHOD.name, frames, renderer.weights.digest, str(renderer.config), workload.digest, exporter)
     path = cache / "calibrations" / f"generator-{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.json"
-
     with locked(path, waiting=lambda: report.log("waiting for another process that calibrates")):
         if path.exists():
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -67,10 +68,8 @@ class DenseMotion(nn.Module):
         super().__init__()
         channels = MOTIONS * (config.motion_channels + 1)
         widths = [min(config.motion_width_max, config.motion_width * 2**i) for i in range(HOURGLASS_BLOCKS + 1)]
-        self.hourglass = nn.Sequential()
-        self.hourglass.add_module("encoder", HourglassEncoder([channels, *widths[1:]]))
-        decoder = HourglassDecoder(widths, channels)
-        self.hourglass.add_module("decoder", decoder)
+        encoder, decoder = HourglassEncoder([channels, *widths[1:]]), HourglassDecoder(widths, channels)
+        self.hourglass = nn.Sequential(OrderedDict(encoder=encoder, decoder=decoder))
         self.mask = nn.Conv3d(decoder.out_channels, MOTIONS, 7, padding=3)
         self.compress = nn.Conv3d(config.feature_channels, config.motion_channels, 1)
         self.norm = nn.BatchNorm3d(config.motion_channels)

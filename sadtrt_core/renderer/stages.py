@@ -80,7 +80,7 @@ class _Part(nn.Module):
 
 
 def _tensors(config: RendererConfig, *names: str) -> tuple[TensorSpec, ...]:
-    """The tensors of these names, which mean the same at every stage's door."""
+    """The tensors of these names, each of one shape at whatever stage's door."""
     size, image = config.feature_size, (3, config.image_size, config.image_size)
     coefficients = (config.coefficients, COEFFICIENT_WINDOW)
     shapes: dict[str, tuple[int, ...]] = {

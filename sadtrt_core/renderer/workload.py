@@ -1,4 +1,4 @@
-"""What is rendered: a portrait and a driving sequence, or recorded inputs of one's own; and each stage's share."""
+"""What is rendered: a portrait and a driving sequence, or recorded inputs of one's own; and what a stage is given."""
 
 from __future__ import annotations
 
@@ -214,8 +214,7 @@ def frame_inputs(renderer: Renderer, workload: Workload, stage: Stage, device: t
 
 def save_preview(path: Path, renderer: Renderer, device: torch.device) -> None:
     """Write a PNG: the source picture, then six frames of the default driving sequence side by side."""
-    shown = torch.linspace(0, 31, PREVIEW_FRAMES).long().tolist()
-    workload = make_workload(renderer.config, 32).only(shown)
+    workload = make_workload(renderer.config, 32).only(torch.linspace(0, 31, PREVIEW_FRAMES).long().tolist())
     inputs = frame_inputs(renderer, workload, STAGES["generator"], device)
     generator = copy.deepcopy(renderer.generator).to(device)
     with torch.inference_mode():
