@@ -18,7 +18,7 @@ from sadtrt_core.case import GridSample
 from sadtrt_core.config import default_cache
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.errors import UserError
-from sadtrt_core.graph.calibration import Calibration
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.plan import precision_named
 from sadtrt_core.renderer.checkpoint import load_checkpoint
 from sadtrt_core.renderer.renderer import Renderer

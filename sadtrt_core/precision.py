@@ -51,7 +51,7 @@ class Precision:
     `only_nodes`, where given, are patterns of the only nodes that compute in `compute`, all others being fp32;
     COORDINATES among them is the coordinate slice. `tf32` lets fp32 matrix arithmetic round its operands to TF32.
     `quantize` puts some convolutions into eight bits, with ranges calibrated for the weights at hand
-    (graph/calibration.py).
+    (graph/quantize.py).
     """
 
     name: str

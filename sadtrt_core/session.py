@@ -20,7 +20,7 @@ from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.files import write_file
 from sadtrt_core.graph.calibrate import calibrated
-from sadtrt_core.graph.calibration import Calibration
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.measure.drift import Reference, checked_reference, measure_drift, worst_frame_picture
 from sadtrt_core.measure.sensors import Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
@@ -30,11 +30,10 @@ from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records import schema
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
-from sadtrt_core.renderer.inputs import frame_inputs, stage_inputs
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, stage_named
 from sadtrt_core.renderer.standin import choose_weights
-from sadtrt_core.renderer.workload import Workload, make_workload
+from sadtrt_core.renderer.workload import Workload, frame_inputs, make_workload, stage_inputs
 from sadtrt_core.report.html import write_html
 from sadtrt_core.report.tables import summary_csv
 from sadtrt_core.runners.base import Job, StageRunner

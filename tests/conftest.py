@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.export import export_stage
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.renderer.config import RendererConfig, demo_config, full_config
-from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.renderer.seeded import seeded_renderer
+from sadtrt_core.renderer.renderer import Renderer, seeded_renderer
 from sadtrt_core.renderer.stages import STAGES
 
 DATA = Path(__file__).parent / "data"

@@ -142,7 +142,7 @@ def search_session(
     why = f"the least found in fp32 that holds {budget} over {len(trials.every_frame)} frames"
     keep = _keeps(trials, outcome.kept)
     facts = _facts(session, budget, outcome)
-    plan = Plan(name, base.compute, why, keep, facts, seen | {"graph": seen["graph"][:16]})
+    plan = Plan(name, base.compute, why, keep, facts, {**seen, "graph": seen["graph"][:16]})
     if kind is None:
         return Found(plan, _beside(plan, trials, outcome), outcome, trials.rendered)
     finalists = _finalists(trials, outcome, budget, worst)

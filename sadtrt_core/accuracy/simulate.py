@@ -12,17 +12,17 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from sadtrt_core.accuracy.torch_graph import See, run_graph
-from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.rounding import explicit_rounding, session_options
 from sadtrt_core.graph.split_k import split_weights
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.precision import PRECISIONS, Precision
-from sadtrt_core.renderer.inputs import frame_inputs
 from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.renderer.workload import frame_inputs
 from sadtrt_core.session import Session
 
 #: Weights of at least so many elements lie on the device once and for all; smaller ones travel with every graph.

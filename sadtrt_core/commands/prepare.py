@@ -75,8 +75,8 @@ def fit(
 
     from sadtrt_core.progress import ConsoleReporter
     from sadtrt_core.renderer.fit import FitPlan
-    from sadtrt_core.renderer.preview import save_preview
     from sadtrt_core.renderer.standin import DEMO_FILE, fit_standin, fitted_file, load_standin
+    from sadtrt_core.renderer.workload import save_preview
 
     if not torch.cuda.is_available():
         errors.print("there is no GPU here: fitting on the CPU takes hours for a usable picture")

@@ -19,8 +19,8 @@ from sadtrt_core.case import Case, GridSample
 from sadtrt_core.engine.plugin import PluginLibrary, built_plugin
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_whole
-from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.export import typed_graph
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.precision import ComputeType, Precision
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.sampling import sample_volume

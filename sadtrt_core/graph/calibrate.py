@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +19,21 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, c
 from torch import Tensor
 
 from sadtrt_core.errors import UserError
-from sadtrt_core.files import code_digest, locked
-from sadtrt_core.graph.calibration import Calibration, read_calibration, write_calibration
+from sadtrt_core.files import code_digest, locked, write_whole
 from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
-from sadtrt_core.graph.quantize import CONVOLUTION
+from sadtrt_core.graph.quantize import CONVOLUTION, Calibration
 from sadtrt_core.progress import SILENT, Reporter
-from sadtrt_core.renderer.inputs import frame_inputs
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES
-from sadtrt_core.renderer.workload import Workload
+from sadtrt_core.renderer.workload import Workload, frame_inputs
 
 #: Frames that ranges are measured on, spread evenly over the sequence.
 FRAMES = 8
 #: Nothing that was seen is clipped: a value clipped before the masks would move a whole feature.
 METHOD = CalibrationMethod.MinMax
+_SIZE_LIMIT = 1 << 20  # Bytes; a hundred convolutions take ten kilobytes.
 
 
 def calibrated(renderer: Renderer, workload: Workload, cache: Path, report: Reporter = SILENT) -> Calibration:
@@ -45,63 +45,40 @@ def calibrated(renderer: Renderer, workload: Workload, cache: Path, report: Repo
     exporter = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, {code_digest('graph')[:16]}"
     key = (METHOD.name, frames, renderer.weights.digest, str(renderer.config), workload.digest, exporter)
     path = cache / "calibrations" / f"generator-{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.json"
-
-    def found() -> Calibration | None:
-        if not path.exists():
-            return None
-        try:
-            kept = read_calibration(path)
-            if (kept.workload, kept.frames, kept.exporter) != (workload.digest, frames, exporter):
-                raise UserError(f"{path} is of another workload or version: delete it")
-            kept.require_weights(renderer.weights.digest)
-        except UserError as error:
-            report.log(f"calibrating again: {error}")
-            return None
-        return kept
-
     with locked(path, waiting=lambda: report.log("waiting for another process that calibrates")):
-        kept = found()
-        if kept is not None:
-            return kept
+        if path.exists():
+            try:
+                kept = read_calibration(path)
+                if (kept.workload, kept.frames, kept.exporter) != (workload.digest, frames, exporter):
+                    raise UserError(f"{path} is of another workload or version: delete it")
+                kept.require_weights(renderer.weights.digest)
+                return kept
+            except UserError as error:
+                report.log(f"calibrating again: {error}")
         report.log(f"calibrating on {len(frames)} frames of {workload.name} on the CPU, once for these weights")
         started = time.monotonic()
-        ranges = measured_ranges(renderer, workload, frames, cache)
-        made = Calibration(
-            "minimum and maximum",
-            frames,
-            renderer.weights.digest,
-            workload.digest,
-            exporter,
-            dict(sorted(ranges.items())),
-        )
+        ranges = dict(sorted(measured_ranges(renderer, workload, frames, cache).items()))
+        made = Calibration("minimum and maximum", frames, renderer.weights.digest, workload.digest, exporter, ranges)
         write_calibration(made, path)
         report.log(f"calibrated {len(ranges)} convolutions in {time.monotonic() - started:.0f} s")
     return made
 
 
-def spread_frames(count: int, most: int = FRAMES) -> tuple[int, ...]:
-    """Indices of at most `most` of `count` frames, evenly spread, the first and the last among them."""
-    return tuple(sorted({round(float(index)) for index in np.linspace(0, count - 1, min(most, count))}))
+def spread_frames(count: int) -> tuple[int, ...]:
+    """Indices of at most FRAMES of `count` frames, evenly spread, the first and the last among them."""
+    return tuple(sorted({round(float(index)) for index in np.linspace(0, count - 1, min(FRAMES, count))}))
 
 
-def measured_ranges(
-    renderer: Renderer,
-    workload: Workload,
-    frames: Sequence[int],
-    cache: Path,
-    method: CalibrationMethod = METHOD,
-) -> dict[str, float]:
+def measured_ranges(renderer: Renderer, workload: Workload, frames: Sequence[int], cache: Path) -> dict[str, float]:
     """The largest magnitude of every convolution's input over these frames, by node name.
 
     The generator's fp32 graph runs on ONNX Runtime's CPU provider, its volumes sampled by ordinary operators; the
-    ranges are those of the library's calibrator of that method, made symmetric.
+    ranges are those of the library's calibrator, made symmetric.
     """
-    exported = cached_export(renderer, STAGES["generator"], OPSET, cache)
-    plain = onnx.ModelProto()
-    plain.CopyFrom(exported)
+    plain = cached_export(renderer, STAGES["generator"], OPSET, cache)
     constants_to_initializers(plain)
     plain = resolve_grid_sample(plain, "native")
-    chosen = frame_inputs(renderer, workload.only(frames), STAGES["generator"], torch.device("cpu"))
+    inputs = frame_inputs(renderer, workload.only(frames), STAGES["generator"], torch.device("cpu"))
     with tempfile.TemporaryDirectory(prefix="sadtrt-calibration-") as folder:
         path = Path(folder) / "generator.onnx"
         onnx.save(plain, path)
@@ -110,12 +87,11 @@ def measured_ranges(
                 path,
                 [CONVOLUTION],
                 augmented_model_path=str(Path(folder) / "augmented.onnx"),
-                calibrate_method=method,
+                calibrate_method=METHOD,
                 extra_options={"symmetric": True},
             )
             calibrator.set_execution_providers(["CPUExecutionProvider"])
-            for item in chosen:
-                calibrator.collect_data(_OneFrame(item))  # One at a time: a histogram wants every tensor at once.
+            calibrator.collect_data(_Frames(inputs))
             found = calibrator.compute_data()
     return {
         # A tensor of zeros, behind an activation that lets nothing pass, bears any range.
@@ -125,10 +101,29 @@ def measured_ranges(
     }
 
 
-class _OneFrame(CalibrationDataReader):
-    def __init__(self, inputs: Mapping[str, Tensor]) -> None:
-        arrays = {name: tensor.contiguous().numpy() for name, tensor in inputs.items()}
-        self._pending: Iterator[dict[str, np.ndarray]] = iter((arrays,))
+class _Frames(CalibrationDataReader):
+    def __init__(self, frames: Iterable[Mapping[str, Tensor]]) -> None:
+        self._pending = ({name: tensor.contiguous().numpy() for name, tensor in frame.items()} for frame in frames)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._pending, None)
+
+
+def write_calibration(calibration: Calibration, path: Path) -> None:
+    """Write it as JSON, whole or not at all."""
+    write_whole(path, (json.dumps(calibration.to_json(), indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_calibration(path: Path) -> Calibration:
+    """The calibration in a file. Raises UserError, which names the file, for what is missing or is none."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_SIZE_LIMIT + 1)
+    except OSError as error:
+        raise UserError(f"cannot read the calibration {path}: {error.strerror or error}") from error
+    if len(raw) > _SIZE_LIMIT:
+        raise UserError(f"{path} has over {_SIZE_LIMIT >> 20} MiB: no calibration is that long")
+    try:
+        return Calibration.from_json(json.loads(raw))
+    except (UserError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a calibration ({error}): delete it") from error

@@ -1,9 +1,9 @@
-"""Small tools for editing ONNX graphs: a node builder with unique names, and element types of every tensor."""
+"""Small tools for editing ONNX graphs: a node builder with unique names, types of every tensor, nodes replaced."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -69,9 +69,7 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
 def _output_type(node: onnx.NodeProto, types: dict[str, int]) -> int:
     if node.op_type == "Cast":
         return int(attribute(node, "to"))
-    if node.op_type == "Constant":
-        return node.attribute[0].t.data_type
-    if node.op_type == "ConstantOfShape":
+    if node.op_type in ("Constant", "ConstantOfShape"):
         return node.attribute[0].t.data_type if node.attribute else TensorProto.FLOAT
     if node.op_type in ("Shape", "Size"):
         return TensorProto.INT64
@@ -83,19 +81,13 @@ def _output_type(node: onnx.NodeProto, types: dict[str, int]) -> int:
 
 
 def attribute(node: onnx.NodeProto, name: str) -> int:
-    """An integer attribute of a node; KeyError when the node lacks it."""
-    for item in node.attribute:
-        if item.name == name:
-            return item.i
-    raise KeyError(f"node {node.name} ({node.op_type}) has no attribute {name!r}")
+    """An integer attribute of a node; ValueError when the node lacks it."""
+    return int(helper.get_node_attr_value(node, name))
 
 
 def integers(node: onnx.NodeProto, name: str) -> tuple[int, ...]:
-    """An attribute of several integers; KeyError when the node lacks it."""
-    for item in node.attribute:
-        if item.name == name:
-            return tuple(item.ints)
-    raise KeyError(f"node {node.name} ({node.op_type}) has no attribute {name!r}")
+    """An attribute of several integers; ValueError when the node lacks it."""
+    return tuple(helper.get_node_attr_value(node, name))
 
 
 def constants_to_initializers(model: onnx.ModelProto) -> None:
@@ -117,6 +109,24 @@ def replace_nodes(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> No
     copied = list(nodes)
     del model.graph.node[:]
     model.graph.node.extend(copied)
+
+
+def rewrite_nodes(
+    model: onnx.ModelProto, op_type: str, rewrite: Callable[[GraphBuilder, onnx.NodeProto, dict[str, int]], None]
+) -> None:
+    """Replace every node of a type by what `rewrite(builder, node, element types)` gives the builder, in place."""
+    types = element_types(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type != op_type:
+            nodes.append(node)
+            continue
+        builder = GraphBuilder(node.name or f"/{node.output[0]}/{op_type}")
+        rewrite(builder, node, types)
+        nodes.extend(builder.nodes)
+        model.graph.initializer.extend(builder.initializers)
+    replace_nodes(model, nodes)
+    drop_unused(model)
 
 
 def drop_unused(model: onnx.ModelProto) -> None:

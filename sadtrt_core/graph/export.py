@@ -13,12 +13,12 @@ import torch
 
 from sadtrt_core.case import GridSample
 from sadtrt_core.files import code_digest, write_whole
-from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.typed import apply_precision, unmatched_patterns
 from sadtrt_core.precision import Precision
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.renderer.stages import STAGES, Stage, TensorSpec, stage_module
+from sadtrt_core.renderer.stages import STAGES, Stage, stage_module
 
 #: TensorRT 8.6's parser knows no later one; every later runtime still reads it.
 OPSET = 17
@@ -36,7 +36,7 @@ def export_stage(renderer: Renderer, stage: Stage, opset: int = OPSET) -> onnx.M
     module = stage_module(stage, renderer)
     inputs, outputs = stage.inputs(renderer.config), stage.outputs(renderer.config)
     # Two of each, because a batch of one would let the exporter take the axis for a constant.
-    examples = tuple(_example(spec) for spec in inputs)
+    examples = tuple(0.5 * torch.rand(spec.batched(2), generator=torch.Generator().manual_seed(0)) for spec in inputs)
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # The TorchScript exporter is deprecated but the only one that writes opset 17 without rewriting operators.
@@ -54,11 +54,6 @@ def export_stage(renderer: Renderer, stage: Stage, opset: int = OPSET) -> onnx.M
     model = onnx.load_from_string(buffer.getvalue())
     model.doc_string = f"sadtrt stage {stage.name}, {renderer.config.image_size} pixels"
     return model
-
-
-def _example(spec: TensorSpec) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(spec.batched(2), generator=generator) * 0.5
 
 
 def typed_graph(

@@ -7,13 +7,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx
 from onnx import TensorProto
 
 from sadtrt_core.case import GridSample
-from sadtrt_core.graph.edit import GraphBuilder, attribute, drop_unused, element_types, integers, replace_nodes
+from sadtrt_core.graph.edit import GraphBuilder, attribute, integers, rewrite_nodes
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
 _EXPORT_ONLY = frozenset({"volume_shape", "grid_shape", "repeats"})
@@ -28,20 +26,13 @@ def resolve_grid_sample(model: onnx.ModelProto, mode: GridSample) -> onnx.ModelP
     resolvers = {"plugin": _plugin, "native": _native, "builtin": _builtin}
     if mode not in resolvers:
         raise ValueError(f"grid sample {mode!r} is not for graphs: expected one of {', '.join(resolvers)}")
+    for node in model.graph.node:
+        sampler = node.op_type == NODE_TYPE and mode != "plugin"
+        if sampler and any(attribute(node, name) for name in ("interpolation", "padding", "align_corners")):
+            raise ValueError(f"node {node.name}: only trilinear sampling with zeros outside can be rewritten")
     resolved = onnx.ModelProto()
     resolved.CopyFrom(model)
-    types = element_types(resolved)
-    nodes: list[onnx.NodeProto] = []
-    for node in resolved.graph.node:
-        if node.op_type != NODE_TYPE:
-            nodes.append(node)
-            continue
-        builder = GraphBuilder(node.name or f"/{node.output[0]}/{NODE_TYPE}")
-        resolvers[mode](builder, node, types)
-        nodes.extend(builder.nodes)
-        resolved.graph.initializer.extend(builder.initializers)
-    replace_nodes(resolved, nodes)
-    drop_unused(resolved)
+    rewrite_nodes(resolved, NODE_TYPE, resolvers[mode])
     return resolved
 
 
@@ -57,13 +48,7 @@ def _plugin(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) 
     builder.nodes.append(kept)
 
 
-def _require_renderer_sampler(node: onnx.NodeProto) -> None:
-    if any(attribute(node, name) for name in ("interpolation", "padding", "align_corners")):
-        raise ValueError(f"node {node.name}: only trilinear sampling with zeros outside can be rewritten")
-
-
 def _builtin(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) -> None:
-    _require_renderer_sampler(node)
     volume, grid = node.input
     repeats = attribute(node, "repeats")
     if repeats > 1:
@@ -71,13 +56,15 @@ def _builtin(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int])
         one = builder.op("Unsqueeze", volume, axis)
         shape = builder.constant([-1, *integers(node, "volume_shape")], TensorProto.INT64)
         volume = builder.op("Reshape", builder.op("Concat", *[one] * repeats, axis=1), shape)
-    options: dict[str, Any] = {"mode": "linear", "padding_mode": "zeros", "align_corners": 0}
-    if types[node.input[0]] == types[grid]:
-        builder.op("GridSample", volume, grid, output=node.output[0], **options)
-        return
-    volume = builder.op("Cast", volume, to=types[grid])
-    sampled = builder.op("GridSample", volume, grid, **options)
-    builder.op("Cast", sampled, output=node.output[0], to=types[node.input[0]])
+    mixed = types[node.input[0]] != types[grid]
+    if mixed:
+        volume = builder.op("Cast", volume, to=types[grid])
+    output = None if mixed else node.output[0]
+    sampled = builder.op(
+        "GridSample", volume, grid, output=output, mode="linear", padding_mode="zeros", align_corners=0
+    )
+    if mixed:
+        builder.op("Cast", sampled, output=node.output[0], to=types[node.input[0]])
 
 
 def _native(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) -> None:
@@ -85,7 +72,6 @@ def _native(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) 
 
     u = ((x + 1) * size - 1) / 2 for each axis, as torch.nn.functional.grid_sample defines it for align_corners False.
     """
-    _require_renderer_sampler(node)
     volume, grid = node.input
     feature_type, coordinate_type = types[volume], types[grid]
     channels, depth, height, width = integers(node, "volume_shape")

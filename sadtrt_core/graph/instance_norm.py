@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from sadtrt_core.graph.edit import GraphBuilder, drop_unused, element_types, replace_nodes
+from sadtrt_core.graph.edit import GraphBuilder, rewrite_nodes
 
 
 def decompose_instance_norm(model: onnx.ModelProto) -> None:
@@ -20,34 +20,22 @@ def decompose_instance_norm(model: onnx.ModelProto) -> None:
     (x - mean) / sqrt(variance + epsilon) over height and width, in float32 whatever the tensor's type, as runtimes
     compute their own. Raises ValueError for a norm with a scale or bias of its own, which the renderer does not have.
     """
-    if not any(node.op_type == "InstanceNormalization" for node in model.graph.node):
-        return
-    types = element_types(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        if node.op_type != "InstanceNormalization":
-            nodes.append(node)
-            continue
+
+    def decompose(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) -> None:
         scale, bias = (numpy_helper.to_array(weights[name]).astype(np.float32) for name in node.input[1:3])
         if (scale != 1).any() or bias.any():
             raise ValueError(f"node {node.name}: an instance norm with a scale or bias of its own is not supported")
-        builder = GraphBuilder(node.name)
-        _replace(builder, node, types)
-        nodes.extend(builder.nodes)
-        model.graph.initializer.extend(builder.initializers)
-    replace_nodes(model, nodes)
-    drop_unused(model)
+        op, kind = builder.op, types[node.input[0]]
+        epsilon = next((item.f for item in node.attribute if item.name == "epsilon"), 1e-5)
+        low = kind != TensorProto.FLOAT
+        x = op("Cast", node.input[0], to=TensorProto.FLOAT) if low else node.input[0]
+        centred = op("Sub", x, op("ReduceMean", x, axes=[2, 3], keepdims=1))
+        variance = op("ReduceMean", op("Mul", centred, centred), axes=[2, 3], keepdims=1)
+        deviation = op("Sqrt", op("Add", variance, builder.constant(epsilon, TensorProto.FLOAT)))
+        result = op("Div", centred, deviation, output=None if low else node.output[0])
+        if low:
+            op("Cast", result, output=node.output[0], to=kind)
 
-
-def _replace(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) -> None:
-    op, kind = builder.op, types[node.input[0]]
-    epsilon = next((item.f for item in node.attribute if item.name == "epsilon"), 1e-5)
-    low = kind != TensorProto.FLOAT
-    x = op("Cast", node.input[0], to=TensorProto.FLOAT) if low else node.input[0]
-    centred = op("Sub", x, op("ReduceMean", x, axes=[2, 3], keepdims=1))
-    variance = op("ReduceMean", op("Mul", centred, centred), axes=[2, 3], keepdims=1)
-    deviation = op("Sqrt", op("Add", variance, builder.constant(epsilon, TensorProto.FLOAT)))
-    result = op("Div", centred, deviation, output=None if low else node.output[0])
-    if low:
-        op("Cast", result, output=node.output[0], to=kind)
+    if any(node.op_type == "InstanceNormalization" for node in model.graph.node):
+        rewrite_nodes(model, "InstanceNormalization", decompose)

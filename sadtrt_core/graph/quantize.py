@@ -7,14 +7,17 @@ with the pair behind them, which every generation of TensorRT folds into eight-b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from sadtrt_core.graph.calibration import Calibration
+from sadtrt_core.codec import JsonValue
+from sadtrt_core.errors import UserError
 from sadtrt_core.graph.edit import GraphBuilder, replace_nodes
 from sadtrt_core.precision import QuantizedType
 
@@ -28,6 +31,41 @@ _FP8_OPSET, _FP8_IR = 19, 9
 CONVOLUTION = "Conv"
 
 
+@dataclass(frozen=True)
+class Calibration(JsonValue):
+    """The largest magnitude that each convolution's input has, by the name of the convolution's node.
+
+    Measured in fp32 over these frames of a workload by one method of the calibrator; `weights` and `workload` are
+    digests, `exporter` says what wrote the graph and computed it. The names of convolutions are the same in the whole
+    generator and in its parts, so one calibration serves all of them. Raises ValueError for a range that is not
+    positive and finite.
+    """
+
+    method: str
+    frames: tuple[int, ...]
+    weights: str
+    workload: str
+    exporter: str
+    ranges: dict[str, float]
+
+    def __post_init__(self) -> None:
+        for name, value in self.ranges.items():
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"the range of {name} is {value}: expected a positive number")
+
+    def require_weights(self, digest: str) -> None:
+        """UserError unless the ranges were measured with the weights of this digest."""
+        if self.weights != digest:
+            raise UserError(
+                f"the calibration was made with the weights {self.weights[:12]}, not with {digest[:12]}: ranges of "
+                "other weights clip or waste levels, so calibrate again"
+            )
+
+    def sentence(self) -> str:
+        """For the reader of a record."""
+        return f"ranges by {self.method} over {len(self.frames)} frames of the driving sequence"
+
+
 def quantize_convolutions(
     model: onnx.ModelProto, nodes: Collection[str], calibration: Calibration, kind: QuantizedType
 ) -> frozenset[str]:
@@ -38,24 +76,33 @@ def quantize_convolutions(
     no convolution or whose weights are not a constant. Eight-bit floats raise the graph's opset to 19.
     """
     if kind == "fp8":
-        _raise_opset(model)
+        # The operators of the renderer's graphs mean the same in both opsets.
+        for opset in model.opset_import:
+            if opset.domain == "" and opset.version < _FP8_OPSET:
+                opset.version = _FP8_OPSET
+        model.ir_version = max(model.ir_version, _FP8_IR)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     quantized: dict[str, tuple[str, str, str]] = {}
     made: list[onnx.NodeProto] = []
     added: set[str] = set()
-    pending = set(nodes)
+    missing = set(nodes) - {node.name for node in model.graph.node}
+    if missing:
+        raise ValueError(f"the graph has no node {min(missing)!r} to quantize")
     for node in model.graph.node:
-        if node.name not in pending:
+        if node.name not in nodes:
             made.append(node)
             continue
-        pending.discard(node.name)
         if node.op_type != CONVOLUTION or node.input[1] not in weights:
             raise ValueError(f"node {node.name} ({node.op_type}) is no convolution with constant weights")
         builder = GraphBuilder(node.name)
         activation, weight = node.input[:2]
         if activation not in quantized:
-            scale = _scales(np.asarray(calibration.require(node.name)), kind)
-            quantized[activation] = _quantize(builder, activation, scale, kind, axis=None)
+            if node.name not in calibration.ranges:
+                raise UserError(
+                    f"the calibration has no range for {node.name}: it was made for another network, so calibrate again"
+                )
+            scale = _scales(np.asarray(calibration.ranges[node.name]), kind)
+            quantized[activation] = _quantize(builder, activation, scale, kind)
         node.input[0] = builder.op("DequantizeLinear", *quantized[activation])
         values = numpy_helper.to_array(weights[weight])
         scales = _scales(np.abs(values).reshape(values.shape[0], -1).max(axis=1), kind)
@@ -63,28 +110,17 @@ def quantize_convolutions(
         model.graph.initializer.extend(builder.initializers)
         added.update(one.name for one in builder.nodes)
         made.extend((*builder.nodes, node))
-    if pending:
-        raise ValueError(f"the graph has no node {min(pending)!r} to quantize")
     replace_nodes(model, made)
     return frozenset(added)
 
 
 def _quantize(
-    builder: GraphBuilder, name: str, scale: np.ndarray, kind: QuantizedType, axis: int | None
+    builder: GraphBuilder, name: str, scale: np.ndarray, kind: QuantizedType, **axis: Any
 ) -> tuple[str, str, str]:
     """The quantized tensor's name, and those of its scale and zero point."""
     scales = builder.constant(scale, TensorProto.FLOAT)
     zeros = builder.zeros(scale.shape, _TYPES[kind][0])
-    options: dict[str, Any] = {} if axis is None else {"axis": axis}
-    return builder.op("QuantizeLinear", name, scales, zeros, **options), scales, zeros
-
-
-def _raise_opset(model: onnx.ModelProto) -> None:
-    """To the opset of eight-bit floats; the operators of the renderer's graphs mean the same in both."""
-    for opset in model.opset_import:
-        if opset.domain == "" and opset.version < _FP8_OPSET:
-            opset.version = _FP8_OPSET
-    model.ir_version = max(model.ir_version, _FP8_IR)
+    return builder.op("QuantizeLinear", name, scales, zeros, **axis), scales, zeros
 
 
 def _scales(largest: np.ndarray, kind: QuantizedType) -> np.ndarray:

@@ -4,8 +4,7 @@ ONNX Runtime's CPU provider computes half operators in float and drops the casts
 (0.3 + 2048) - 2048 comes out as 0.30 where half arithmetic gives 0: it would report less drift than there is. Here
 every rounding is a pair of casts in the graph, which ONNX Runtime keeps because it loses precision. The arithmetic of
 one operator stays fp32, as PyTorch's half convolutions sum. Tensor cores can sum in half as well (graph/split_k.py):
-what that costs is no rounding of a tensor and is not shown here. `session_options` tells
-the provider to leave such a graph as it is.
+what that costs is no rounding of a tensor and is not shown here.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 
 from sadtrt_core.graph.edit import FLOAT_TYPES, GraphBuilder, element_types, replace_nodes
 
+_LOW = FLOAT_TYPES - {TensorProto.FLOAT}
 #: Operators that move or choose values without computing new ones: what was rounded stays so.
 # fmt: off
 EXACT = frozenset({
@@ -33,40 +33,38 @@ def explicit_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     Graphs of one type are returned as they are. Raises ValueError where a custom node is left.
     """
     types = element_types(model)
-    if not any(kind in FLOAT_TYPES and kind != TensorProto.FLOAT for kind in types.values()):
+    if not _LOW & set(types.values()):
         return model
     rounded = onnx.ModelProto()
     rounded.CopyFrom(model)
     for tensor in rounded.graph.initializer:
-        if tensor.data_type in FLOAT_TYPES and tensor.data_type != TensorProto.FLOAT:
+        if tensor.data_type in _LOW:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
     builder = GraphBuilder("/rounding")
-    nodes: list[onnx.NodeProto] = []
+
+    def rounding(value: str, output: str, kind: int) -> None:
+        builder.op("Cast", builder.op("Cast", value, to=kind), to=TensorProto.FLOAT, output=output)
+
     for node in rounded.graph.node:
         target = types[node.output[0]]
-        low = target in FLOAT_TYPES and target != TensorProto.FLOAT
+        low = target in _LOW
         if node.op_type == "Cast" and target in FLOAT_TYPES and types[node.input[0]] in FLOAT_TYPES:
             if low:
-                _round(builder, nodes, node.input[0], node.output[0], target)
+                rounding(node.input[0], node.output[0], target)
             else:
-                nodes.append(onnx.helper.make_node("Identity", list(node.input), list(node.output), name=node.name))
+                same = onnx.helper.make_node("Identity", list(node.input), list(node.output), name=node.name)
+                builder.nodes.append(same)
             continue
-        nodes.append(node)
+        builder.nodes.append(node)
         if node.op_type == "Cast" and low:
             node.attribute[0].i = TensorProto.FLOAT
         if not low or node.op_type in EXACT:
             continue
         for position, name in enumerate(list(node.output)):
             node.output[position] = f"{name}_unrounded"
-            _round(builder, nodes, node.output[position], name, target)
-    replace_nodes(rounded, nodes)
+            rounding(node.output[position], name, target)
+    replace_nodes(rounded, builder.nodes)
     return rounded
-
-
-def _round(builder: GraphBuilder, nodes: list[onnx.NodeProto], value: str, output: str, kind: int) -> None:
-    start = len(builder.nodes)
-    builder.op("Cast", builder.op("Cast", value, to=kind), to=TensorProto.FLOAT, output=output)
-    nodes.extend(builder.nodes[start:])
 
 
 def session_options(model: onnx.ModelProto) -> onnxruntime.SessionOptions:

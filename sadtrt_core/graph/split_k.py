@@ -87,31 +87,23 @@ def _split(
         second[output, :, output, :] = np.eye(positions)
     second = second.reshape(outputs, positions * outputs, *folded, *[1] * (spatial - axes))
 
-    def side(own: range) -> list[int]:
-        return [pads[axis] if axis % spatial in own else 0 for axis in range(2 * spatial)]
+    def part(name: str, inputs: list[str], outputs: list[str], values: np.ndarray, own: range) -> onnx.NodeProto:
+        """A convolution that pads and strides along its own axes alone."""
+        return helper.make_node(
+            "Conv",
+            inputs,
+            outputs,
+            name=name,
+            kernel_shape=values.shape[2:],
+            pads=[pads[axis] if axis % spatial in own else 0 for axis in range(2 * spatial)],
+            strides=[strides[axis] if axis in own else 1 for axis in range(spatial)],
+            dilations=[1] * spatial,
+            group=1,
+        )
 
     names = [f"{node.name}{suffix}.weight" for suffix in ("", SECOND)]
     between = f"{node.name}{SECOND}_input"
-    one = helper.make_node(
-        "Conv",
-        [node.input[0], names[0]],
-        [between],
-        name=node.name,
-        kernel_shape=first.shape[2:],
-        pads=side(range(axes, spatial)),
-        strides=[1] * axes + strides[axes:],
-        dilations=[1] * spatial,
-        group=1,
-    )
-    two = helper.make_node(
-        "Conv",
-        [between, names[1], *node.input[2:]],
-        list(node.output),
-        name=f"{node.name}{SECOND}",
-        kernel_shape=second.shape[2:],
-        pads=side(range(axes)),
-        strides=[1] * spatial,
-        dilations=[1] * spatial,
-        group=1,
-    )
+    one = part(node.name, [node.input[0], names[0]], [between], first, range(axes, spatial))
+    # The strides along the leading axes are 1, or the convolution would not be split.
+    two = part(f"{node.name}{SECOND}", [between, names[1], *node.input[2:]], list(node.output), second, range(axes))
     return one, two, numpy_helper.from_array(first, names[0]), numpy_helper.from_array(second, names[1])

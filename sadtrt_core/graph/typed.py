@@ -14,7 +14,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sadtrt_core.errors import UserError
-from sadtrt_core.graph.calibration import Calibration
 from sadtrt_core.graph.edit import (
     FLOAT_TYPES,
     GraphBuilder,
@@ -23,7 +22,7 @@ from sadtrt_core.graph.edit import (
     element_types,
     replace_nodes,
 )
-from sadtrt_core.graph.quantize import CONVOLUTION, quantize_convolutions
+from sadtrt_core.graph.quantize import CONVOLUTION, Calibration, quantize_convolutions
 from sadtrt_core.graph.split_k import split_long_sums
 from sadtrt_core.precision import COORDINATES, Precision
 from sadtrt_core.renderer.sampling import NODE_TYPE
@@ -125,9 +124,8 @@ def coordinate_slice(model: onnx.ModelProto) -> frozenset[str]:
 def picture_slice(model: onnx.ModelProto) -> frozenset[str]:
     """Names of every node from the last convolution to the rendered picture, both included: conv_img and a sigmoid."""
     last = _slice_before(model, [v.name for v in model.graph.output if v.name in _PICTURE_OUTPUTS])
-    producer = {name: node for node in model.graph.node for name in node.output}
     read = {name for node in model.graph.node if node.name in last for name in node.input}
-    return last | {producer[name].name for name in read if name in producer and producer[name].op_type == CONVOLUTION}
+    return last | {node.name for node in model.graph.node if node.op_type == CONVOLUTION and node.output[0] in read}
 
 
 def _slice_before(model: onnx.ModelProto, pending: list[str]) -> frozenset[str]:
@@ -151,7 +149,6 @@ def _retype(model: onnx.ModelProto, low: int, kept: frozenset[str], grid_type: i
     builder = GraphBuilder("/precision")
     actual: dict[str, int] = {value.name: TensorProto.FLOAT for value in model.graph.input}
     converted: dict[tuple[str, int], str] = {}
-    nodes: list[onnx.NodeProto] = []
 
     def as_type(name: str, wanted: int) -> str:
         """The name of `name`'s value in type `wanted`, casting or converting it once."""
@@ -159,10 +156,10 @@ def _retype(model: onnx.ModelProto, low: int, kept: frozenset[str], grid_type: i
             return name
         if (name, wanted) not in converted:
             if name in weights:
-                converted[name, wanted] = _convert_weight(builder, weights[name], wanted)
+                with np.errstate(over="ignore"):  # A weight beyond 65504 becomes infinite, as it would on the device.
+                    converted[name, wanted] = builder.constant(numpy_helper.to_array(weights[name]), wanted)
             else:
                 converted[name, wanted] = builder.op("Cast", name, to=wanted)
-                nodes.append(builder.nodes[-1])
         return converted[name, wanted]
 
     for node in model.graph.node:
@@ -174,10 +171,10 @@ def _retype(model: onnx.ModelProto, low: int, kept: frozenset[str], grid_type: i
             wanted = grid_type if node.op_type == NODE_TYPE and position == 1 else own
             copy.input[position] = as_type(name, TensorProto.FLOAT if position in always else wanted)
         if node.op_type == "Cast" and types[node.output[0]] in FLOAT_TYPES:
-            _set_cast_target(copy, own)
+            next(item for item in copy.attribute if item.name == "to").i = own
         elif node.op_type == "ConstantOfShape" and types[node.output[0]] in FLOAT_TYPES:
             raise ValueError(f"node {node.name}: a filled tensor of unknown shape cannot be retyped; use a constant")
-        nodes.append(copy)
+        builder.nodes.append(copy)
         for position, name in enumerate(node.output):
             if types[name] not in FLOAT_TYPES:
                 continue
@@ -186,20 +183,10 @@ def _retype(model: onnx.ModelProto, low: int, kept: frozenset[str], grid_type: i
                 copy.output[position] = inner
                 types[inner], actual[inner] = types[name], own
                 converted[name, own] = inner
-                nodes.append(helper.make_node("Cast", [inner], [name], name=f"/precision/{name}", to=TensorProto.FLOAT))
+                back = helper.make_node("Cast", [inner], [name], name=f"/precision/{name}", to=TensorProto.FLOAT)
+                builder.nodes.append(back)
                 actual[name] = TensorProto.FLOAT
             else:
                 actual[name] = own
-    replace_nodes(model, nodes)
+    replace_nodes(model, builder.nodes)
     model.graph.initializer.extend(builder.initializers)
-
-
-def _convert_weight(builder: GraphBuilder, tensor: TensorProto, wanted: int) -> str:
-    with np.errstate(over="ignore"):  # A weight beyond 65504 becomes infinite, as it would on the device.
-        return builder.constant(numpy_helper.to_array(tensor), wanted)
-
-
-def _set_cast_target(node: onnx.NodeProto, wanted: int) -> None:
-    for item in node.attribute:
-        if item.name == "to":
-            item.i = wanted

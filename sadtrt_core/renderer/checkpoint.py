@@ -17,8 +17,7 @@ from torch import Tensor
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import COEFFICIENTS, RendererConfig
-from sadtrt_core.renderer.renderer import NETWORKS, Renderer, assemble, build_networks
-from sadtrt_core.renderer.seeded import seeded_state
+from sadtrt_core.renderer.renderer import NETWORKS, Renderer, States, assemble, build_networks, seeded_state
 
 #: SadTalker's full-image mapping network also takes three crop numbers.
 COEFFICIENTS_FULL_IMAGE = 73
@@ -28,8 +27,6 @@ _PICKLE = b"\x80"
 #: The older pickles call the keypoint detector by another name.
 _OTHER_NAMES = {"kp_detector": "kp_extractor"}
 _NAMED = 3
-
-States = dict[str, dict[str, Tensor]]
 
 
 def load_checkpoint(path: Path, image_size: int, mapping_path: Path | None = None) -> Renderer:
@@ -46,16 +43,18 @@ def load_checkpoint(path: Path, image_size: int, mapping_path: Path | None = Non
             raise UserError(
                 f"{path} has no {network}: expected SadTalker's renderer checkpoint, with generator and kp_extractor"
             )
-    sources = {"generator": path, "kp_extractor": path, "mapping": mapping_path or path}
     if mapping_path is not None:
-        found.pop("mapping", None)
         separate = _networks(mapping_path)
         if "mapping" not in separate:
             raise UserError(f"{mapping_path} has no mapping network: expected SadTalker's mapping checkpoint")
         found["mapping"] = separate["mapping"]
-    config = RendererConfig(image_size=image_size, coefficients=_coefficients(found.get("mapping", {})))
+    first = found.get("mapping", {}).get("first.0.weight")
+    wide = first is not None and first.dim() == 3 and first.shape[1] == COEFFICIENTS_FULL_IMAGE
+    # The shape check below refuses what is neither.
+    config = RendererConfig(image_size, coefficients=COEFFICIENTS_FULL_IMAGE if wide else COEFFICIENTS)
     with torch.device("meta"):
         expected = {name: module.state_dict() for name, module in build_networks(config).items()}
+    sources = {"generator": path, "kp_extractor": path, "mapping": mapping_path or path}
     states = {name: _checked(sources[name], name, found[name], expected[name]) for name in NETWORKS if name in found}
     name = path.name
     if "mapping" in states:
@@ -65,13 +64,6 @@ def load_checkpoint(path: Path, image_size: int, mapping_path: Path | None = Non
         states["mapping"] = seeded_state(build_networks(config)["mapping"].state_dict())
         name += ", mapping network seeded by entry name"
     return assemble(config, states, "checkpoint", name)
-
-
-def _coefficients(mapping: Mapping[str, Tensor]) -> int:
-    """How many coefficients a frame has for this mapping network; the shape check refuses what is neither."""
-    first = mapping.get("first.0.weight")
-    wide = first is not None and first.dim() == 3 and first.shape[1] == COEFFICIENTS_FULL_IMAGE
-    return COEFFICIENTS_FULL_IMAGE if wide else COEFFICIENTS
 
 
 def _networks(path: Path) -> States:
@@ -160,7 +152,7 @@ def _value(what: str, value: object, wanted: Tensor) -> Tensor:
         raise UserError(f"{what} is a sparse, quantized or empty-handed tensor: expected plain values")
     if value.is_floating_point() != wanted.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         kind = "float32 (or another float type)" if wanted.is_floating_point() else "int64"
-        raise UserError(f"{what} has type {_type(value)}: expected {kind}")
+        raise UserError(f"{what} has type {str(value.dtype).removeprefix('torch.')}: expected {kind}")
     if value.shape != wanted.shape:
         raise UserError(f"{what} has shape {tuple(value.shape)}: expected {tuple(wanted.shape)}")
     # Cloned: a file may describe any strides, and one that is mapped should not stay open behind the renderer.
@@ -178,10 +170,6 @@ def _some(names: list[str]) -> str:
 
 def _a(value: object) -> str:
     return f"a {type(value).__name__}"
-
-
-def _type(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
 
 
 def _words(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """Fits stand-in weights: a renderer that reconstructs portraits under motion, so that drift says something.
 
-Self-reconstruction of warped portraits (fit_data.py) with L1 and gradient loss, Adam 2e-4, bfloat16 autocast. The
-keypoint detector learns where the canonical keypoints of a moved portrait are, the mapping network learns the meaning
-of the coefficients (pose.py).
+Self-reconstruction of warped portraits, with L1 and gradient loss, Adam 2e-4, bfloat16 autocast. The keypoint detector
+learns where the canonical keypoints of a moved portrait are, the mapping network learns the meaning of the coefficients
+(keypoints.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,21 +19,26 @@ from torch import Tensor, nn
 
 from sadtrt_core.progress import Reporter
 from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, RendererConfig, full_config
-from sadtrt_core.renderer.fit_data import PairMaker
-from sadtrt_core.renderer.keypoints import bins_to_radians
-from sadtrt_core.renderer.pose import ANGLES, TRANSLATIONS, pose_of
-from sadtrt_core.renderer.renderer import build_networks
+from sadtrt_core.renderer.keypoints import (
+    ANGLES,
+    TRANSLATIONS,
+    bins_to_radians,
+    canonical_keypoints,
+    pose_of,
+    rotation_matrix,
+)
+from sadtrt_core.renderer.renderer import NETWORKS, States, build_networks
 
 LEARNING_RATE = 2e-4
-GRADIENT_WEIGHT = 1.0
-DETECTOR_LEARNING_RATE = 1e-3
-MAPPING_LEARNING_RATE = 1e-3
+SMALL_LEARNING_RATE = 1e-3  # of the detector and the mapping network
 MAPPING_BATCH = 256
 HELD_OUT_SEED = 1_000_003
 HELD_OUT_BATCHES = 4
 WARM_UP_STEPS = 3
 SETTLED_SHARE = 0.8
 SETTLING_BATCHES = 16
+WARP_WIDTH = 0.22  # Standard deviation of a keypoint's pull on the picture, in units of half the picture.
+BACKGROUND_PULL = 0.15  # What holds the picture still where no keypoint is near.
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class FitPlan:
 class Fitted:
     """State dicts of the three networks and how well the generator reconstructs held-out pairs, in dB."""
 
-    states: dict[str, dict[str, Tensor]]
+    states: States
     held_out_psnr: float
     steps: int
 
@@ -66,18 +71,21 @@ def fit(
     """Fit the three networks on pictures (3, H, W) in 0..1. The same seed draws the same weights and pairs."""
     torch.manual_seed(plan.seed)
     networks = {name: module.to(device) for name, module in build_networks(config).items()}
+    generator, detector, mapping = (networks[name] for name in NETWORKS)
     pairs = PairMaker(pictures, config.image_size, plan.seed, device)
+    # Narrow networks bear, and in the same time need, longer steps.
+    widening = full_config().generator_width / config.generator_width
+    scaled = replace(plan, learning_rate=plan.learning_rate * math.sqrt(widening))
+    tenth = replace(plan, seconds=plan.seconds / 10, learning_rate=SMALL_LEARNING_RATE)
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
-        # Narrow networks bear, and in the same time need, longer steps.
-        rate = plan.learning_rate * math.sqrt(full_config().generator_width / config.generator_width)
-        steps = _fit_generator(networks["generator"], pairs, plan, rate, report)
-        _fit_detector(networks["kp_extractor"], pairs, plan, report)
-        _fit_mapping(networks["mapping"], config, pairs, plan, report)
+        steps = _train("generator", generator, lambda: _generator_loss(generator, pairs, plan.batch), scaled, report)
+        _train("keypoint detector", detector, lambda: _detector_loss(detector, pairs, plan.batch), tenth, report)
+        _train("mapping", mapping, lambda: _mapping_loss(mapping, pairs, config.coefficients), tenth, report)
     finally:
         torch.backends.cudnn.benchmark = before
-    quality = held_out_psnr(networks["generator"], pictures, config.image_size, plan.batch, device)
+    quality = held_out_psnr(generator, pictures, config.image_size, plan.batch, device)
     states = {
         name: {key: value.detach().cpu().clone() for key, value in module.eval().state_dict().items()}
         for name, module in networks.items()
@@ -100,35 +108,27 @@ def held_out_psnr(
     return torch.cat(found).mean().item()
 
 
-def _train(
-    name: str,
-    module: nn.Module,
-    loss_of: Callable[[], Tensor],
-    plan: FitPlan,
-    seconds: float,
-    learning_rate: float,
-    report: Reporter,
-) -> int:
-    """Adam down `loss_of()` for so many seconds or `plan.steps`; the number of steps it took.
+def _train(name: str, module: nn.Module, loss_of: Callable[[], Tensor], plan: FitPlan, report: Reporter) -> int:
+    """Adam down `loss_of()` for the plan's seconds or steps; the number of steps it took.
 
     The rate falls as a cosine of the budget. For its last fifth the batch norms stand still at statistics of many
     batches, as they will when rendering. Raises FloatingPointError when the loss is not finite.
     """
     on_gpu = next(module.train().parameters()).device.type == "cuda"
-    optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=on_gpu)
-    started, share, settled, taken = time.perf_counter(), 0.0, False, 0
+    optimizer = torch.optim.Adam(module.parameters(), lr=plan.learning_rate, fused=on_gpu)
+    settled = False
     for step in itertools.count():
-        if step == WARM_UP_STEPS:
+        if step <= WARM_UP_STEPS:
             started = time.perf_counter()  # The first steps choose convolution algorithms, which takes its own time.
         spent = time.perf_counter() - started if step >= WARM_UP_STEPS else 0.0
-        share = max(spent / seconds, step / plan.steps if plan.steps else 0.0)
+        share = max(spent / plan.seconds, step / plan.steps if plan.steps else 0.0)
         if share >= 1:
             break
         if share >= SETTLED_SHARE and not settled:
             _settle_batch_norms(module, loss_of)
             settled = True
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+            group["lr"] = plan.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of()
         loss.backward()
@@ -137,17 +137,15 @@ def _train(
         if not math.isfinite(value):
             raise FloatingPointError(f"the fit of {name} diverged: use another seed or a lower learning rate")
         optimizer.step()
-        taken += 1
         if step % 20 == 0:
-            report.progress(f"{name}: step {step}, loss {value:.4f}", min(spent, seconds), seconds)
-    report.progress(f"{name}: fitted", seconds, seconds)
-    return taken
+            report.progress(f"{name}: step {step}, loss {value:.4f}", min(spent, plan.seconds), plan.seconds)
+    report.progress(f"{name}: fitted", plan.seconds, plan.seconds)
+    return step
 
 
 def _settle_batch_norms(module: nn.Module, run: Callable[[], Tensor]) -> None:
     """Give the batch norms the mean statistics of fresh batches under the present weights, and keep them there."""
     norms = [m for m in module.modules() if isinstance(m, (nn.BatchNorm2d, nn.BatchNorm3d))]
-    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # A plain mean over the batches that follow.
@@ -155,50 +153,34 @@ def _settle_batch_norms(module: nn.Module, run: Callable[[], Tensor]) -> None:
         with torch.no_grad():
             for _ in range(SETTLING_BATCHES):
                 run()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    for norm in norms:
         norm.eval()
 
 
-def _fit_generator(
-    generator: nn.Module, pairs: PairMaker, plan: FitPlan, learning_rate: float, report: Reporter
-) -> int:
-    def loss() -> Tensor:
-        source, driving, origin, target = pairs.batch(plan.batch)
-        with torch.autocast(pairs.device.type, torch.bfloat16):
-            prediction = generator(source, driving, origin)
-        return _picture_loss(prediction.float(), target)
-
-    return _train("generator", generator, loss, plan, plan.seconds, learning_rate, report)
-
-
-def _picture_loss(prediction: Tensor, target: Tensor) -> Tensor:
+def _generator_loss(generator: nn.Module, pairs: PairMaker, batch: int) -> Tensor:
     """L1 of the pictures plus L1 of their horizontal and vertical differences."""
+    source, driving, origin, target = pairs.batch(batch)
+    with torch.autocast(pairs.device.type, torch.bfloat16):
+        prediction = generator(source, driving, origin)
+    prediction = prediction.float()
     across, down = (F.l1_loss(prediction.diff(dim=axis), target.diff(dim=axis)) for axis in (3, 2))
-    return F.l1_loss(prediction, target) + GRADIENT_WEIGHT * (across + down)
+    return F.l1_loss(prediction, target) + (across + down)
 
 
-def _fit_detector(detector: nn.Module, pairs: PairMaker, plan: FitPlan, report: Reporter) -> None:
-    def loss() -> Tensor:
-        # No autocast: in bfloat16 the expectation of the coordinates would be off by a pixel.
-        pictures, points = pairs.moved_portraits(plan.batch)
-        return F.l1_loss(detector(pictures), points)
-
-    _train("keypoint detector", detector, loss, plan, plan.seconds / 10, DETECTOR_LEARNING_RATE, report)
+def _detector_loss(detector: nn.Module, pairs: PairMaker, batch: int) -> Tensor:
+    # No autocast: in bfloat16 the expectation of the coordinates would be off by a pixel.
+    pictures, points = pairs.moved_portraits(batch)
+    return F.l1_loss(detector(pictures), points)
 
 
-def _fit_mapping(mapping: nn.Module, config: RendererConfig, pairs: PairMaker, plan: FitPlan, report: Reporter) -> None:
-    def loss() -> Tensor:
-        coefficients = random_coefficients(pairs, MAPPING_BATCH, config.coefficients)
-        pose = pose_of(coefficients)
-        yaw, pitch, roll, translation, expression = mapping(coefficients)
-        angles = zip((yaw, pitch, roll), (pose.yaw, pose.pitch, pose.roll), strict=True)
-        total = F.l1_loss(translation, pose.translation) + 10 * F.l1_loss(expression, pose.expression)
-        for bins, angle in angles:
-            total = total + F.l1_loss(bins_to_radians(bins), angle)
-        return total
-
-    _train("mapping", mapping, loss, plan, plan.seconds / 10, MAPPING_LEARNING_RATE, report)
+def _mapping_loss(mapping: nn.Module, pairs: PairMaker, coefficients: int) -> Tensor:
+    windows = random_coefficients(pairs, MAPPING_BATCH, coefficients)
+    *angles, translation, expression = pose_of(windows)
+    *bins, found_translation, found_expression = mapping(windows)
+    total = F.l1_loss(found_translation, translation) + 10 * F.l1_loss(found_expression, expression)
+    for logits, angle in zip(bins, angles, strict=True):
+        total = total + F.l1_loss(bins_to_radians(logits), angle)
+    return total
 
 
 def random_coefficients(pairs: PairMaker, count: int, coefficients: int) -> Tensor:
@@ -216,3 +198,75 @@ def random_coefficients(pairs: PairMaker, count: int, coefficients: int) -> Tens
     frame = torch.arange(COEFFICIENT_WINDOW, device=pairs.device) - COEFFICIENT_WINDOW // 2
     wave = torch.sin(2 * math.pi * (draw(0, 4) * frame / 32 + draw(0, 1)))
     return size * (draw(-1, 1) + 1.5 * draw(0, 1) * wave)
+
+
+class PairMaker:
+    """Makes batches of (source picture, driving keypoints, source keypoints, target picture) on a device."""
+
+    def __init__(self, pictures: Sequence[Tensor], size: int, seed: int, device: torch.device) -> None:
+        # Every picture at twice the size, so that a zoomed crop is still sharp.
+        edge = 2 * size
+        self.pictures = torch.cat([F.interpolate(p[None], (edge, edge), mode="area") for p in pictures]).to(device)
+        self.size = size
+        self.device = device
+        self.random = torch.Generator(device=device).manual_seed(seed)
+        axis = (torch.arange(size, device=device) + 0.5) * (2 / size) - 1
+        self.grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
+        self.canonical = canonical_keypoints().to(device)
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Uniform random numbers on the device."""
+        return torch.rand(shape, generator=self.random, device=self.device) * (high - low) + low
+
+    def sources(self, count: int) -> Tensor:
+        """Random crops, turned, mirrored and recoloured: (count, 3, size, size)."""
+        index = torch.randint(len(self.pictures), (count,), generator=self.random, device=self.device)
+        zoom, angle = self.uniform(0.6, 1.0, count), self.uniform(-0.25, 0.25, count)
+        mirror = torch.where(self.uniform(0, 1, count) < 0.5, -1.0, 1.0)
+        cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
+        room = (1 - zoom)[:, None] * self.uniform(-1, 1, count, 2)
+        matrix = torch.stack((cos * mirror, -sin, room[:, 0], sin * mirror, cos, room[:, 1]), 1).reshape(-1, 2, 3)
+        grid = F.affine_grid(matrix, [count, 3, self.size, self.size], align_corners=False)
+        crops = F.grid_sample(self.pictures[index], grid, padding_mode="reflection", align_corners=False)
+        gain, lift = self.uniform(0.7, 1.2, count, 3, 1, 1), self.uniform(-0.1, 0.1, count, 3, 1, 1)
+        return (crops * gain + lift).clamp(0, 1)
+
+    def keypoints(self, count: int) -> tuple[Tensor, Tensor]:
+        """Driving and source keypoints (count, 15, 3): half face-shaped, half anywhere; moved by a similarity."""
+        anywhere = self.uniform(-0.9, 0.9, count, 15, 3)
+        face = self.canonical * self.uniform(0.7, 1.2, count, 1, 1) + self.uniform(-0.2, 0.2, count, 1, 3)
+        source = torch.where(self.uniform(0, 1, count, 1, 1) < 0.5, face, anywhere)
+        limits = math.radians(20), math.radians(12), math.radians(10)
+        yaw, pitch, roll = (self.uniform(-limit, limit, count) for limit in limits)
+        moved = source @ rotation_matrix(yaw, pitch, roll).transpose(1, 2) * self.uniform(0.9, 1.1, count, 1, 1)
+        jitter = 0.03 * torch.randn((count, 15, 3), generator=self.random, device=self.device)
+        return moved + self.uniform(-0.12, 0.12, count, 1, 3) + jitter, source
+
+    def warp(self, source: Tensor, kp_driving: Tensor, kp_source: Tensor) -> Tensor:
+        """The source picture moved as its keypoints did: Gaussian-weighted mean of their displacements."""
+        offset = self.grid[None, None] - kp_driving[:, :, None, None, :2]
+        pull = torch.exp(-(offset * offset).sum(-1, keepdim=True) / (2 * WARP_WIDTH**2))
+        displacement = (kp_source - kp_driving)[:, :, None, None, :2]
+        field = (pull * displacement).sum(1) / (pull.sum(1) + BACKGROUND_PULL)
+        return F.grid_sample(source, self.grid + field, padding_mode="border", align_corners=False)
+
+    def batch(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Source, driving keypoints, source keypoints, target."""
+        source = self.sources(count)
+        driving, origin = self.keypoints(count)
+        return source, driving, origin, self.warp(source, driving, origin)
+
+    def moved_portraits(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first picture under a random similarity, and where the canonical keypoints then are (z kept)."""
+        zoom, angle = self.uniform(0.85, 1.15, count), self.uniform(-0.25, 0.25, count)
+        shift = self.uniform(-0.15, 0.15, count, 2)
+        cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+        turn = torch.stack((cos, -sin, sin, cos), dim=1).reshape(-1, 2, 2)
+        points = self.canonical.expand(count, -1, -1).clone()
+        points[:, :, :2] = points[:, :, :2] @ turn.transpose(1, 2) + shift[:, None]
+        back = torch.linalg.inv(turn)
+        matrix = torch.cat((back, -back @ shift[:, :, None]), dim=2)
+        grid = F.affine_grid(matrix, [count, 3, self.size, self.size], align_corners=False)
+        first = self.pictures[:1].expand(count, -1, -1, -1)
+        pictures = F.grid_sample(first, grid, padding_mode="border", align_corners=False)
+        return (pictures * self.uniform(0.8, 1.15, count, 3, 1, 1)).clamp(0, 1), points

@@ -1,18 +1,106 @@
-"""The generator: appearance encoder, warp and SPADE decoder around the dense motion network."""
+"""The generator: appearance encoder, dense motion, warp and SPADE decoder."""
 
 from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sadtrt_core.renderer.config import RendererConfig
-from sadtrt_core.renderer.layers import ConvBlock2d, DownBlock2d, ResBlock3d, SpectralConv2d
-from sadtrt_core.renderer.motion import DenseMotion
+from sadtrt_core.renderer.config import NUM_KEYPOINTS, RendererConfig
+from sadtrt_core.renderer.layers import ConvBlock, ResBlock3d, SpectralConv2d, coordinate_grid
 from sadtrt_core.renderer.sampling import sample_volume
 
 RESIDUAL_BLOCKS = 6
 LEAK = 0.2
+HOURGLASS_BLOCKS = 5
+GAUSSIAN_VARIANCE = 0.01
+MASK_FLOOR = 1e-3
+MOTIONS = NUM_KEYPOINTS + 1  # one for each keypoint, and one that stands still for the background
+
+
+class HourglassEncoder(nn.Module):
+    """Blocks that halve height and width; returns the input (N, C, D, H, W) and every block's output."""
+
+    def __init__(self, widths: list[int]) -> None:
+        super().__init__()
+        self.down_blocks = nn.ModuleList(ConvBlock(*pair, axes=3, resize="down") for pair in itertools.pairwise(widths))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = [x]
+        for block in self.down_blocks:
+            maps.append(block(maps[-1]))
+        return maps
+
+
+class HourglassDecoder(nn.Module):
+    """Blocks that double height and width, each followed by the skip of the same size: (N, out_channels, D, H, W)."""
+
+    def __init__(self, widths: list[int], channels: int) -> None:
+        super().__init__()
+        # Every block but the first reads the skip as well.
+        read = [widths[-1], *(2 * width for width in widths[-2:0:-1])]
+        pairs = zip(read, widths[-2::-1], strict=True)
+        self.up_blocks = nn.ModuleList(ConvBlock(*pair, axes=3, resize="up") for pair in pairs)
+        self.out_channels = widths[0] + channels
+        self.conv = nn.Conv3d(self.out_channels, self.out_channels, 3, padding=1)
+        self.norm = nn.BatchNorm3d(self.out_channels)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        x = maps[-1]
+        for block, skip in zip(self.up_blocks, reversed(maps[:-1]), strict=True):
+            x = torch.cat((block(x), skip), dim=1)
+        return F.relu(self.norm(self.conv(x)))
+
+
+class DenseMotion(nn.Module):
+    """The motion stage's network.
+
+    `forward(feature_3d (N, C, D, H, W), kp_driving (N, 15, 3), kp_source (N, 15, 3))` returns the deformation
+    (N, D, H, W, 3), the occlusion (N, 1, H, W) and the mask (N, 16, D, H, W) of the motions.
+    """
+
+    grid: Tensor
+
+    def __init__(self, config: RendererConfig) -> None:
+        super().__init__()
+        channels = MOTIONS * (config.motion_channels + 1)
+        widths = [min(config.motion_width_max, config.motion_width * 2**i) for i in range(HOURGLASS_BLOCKS + 1)]
+        encoder, decoder = HourglassEncoder([channels, *widths[1:]]), HourglassDecoder(widths, channels)
+        self.hourglass = nn.Sequential(OrderedDict(encoder=encoder, decoder=decoder))
+        self.mask = nn.Conv3d(decoder.out_channels, MOTIONS, 7, padding=3)
+        self.compress = nn.Conv3d(config.feature_channels, config.motion_channels, 1)
+        self.norm = nn.BatchNorm3d(config.motion_channels)
+        self.occlusion = nn.Conv2d(decoder.out_channels * config.feature_depth, 1, 7, padding=3)
+        self.volume_shape = (config.feature_depth, config.feature_size, config.feature_size)
+        self.register_buffer("grid", coordinate_grid(*self.volume_shape), persistent=False)
+
+    def _gaussians(self, keypoints: Tensor) -> Tensor:
+        """One for each keypoint, (N, 15, D, H, W)."""
+        offset = self.grid - keypoints[:, :, None, None, None]
+        return torch.exp(-0.5 / GAUSSIAN_VARIANCE * (offset * offset).sum(dim=-1))
+
+    def forward(self, feature_3d: Tensor, kp_driving: Tensor, kp_source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        depth, height, width = self.volume_shape
+        volume = F.relu(self.norm(self.compress(feature_3d)))
+        # Where each motion takes a coordinate from. The background is a keypoint that stays at the origin.
+        driving = F.pad(kp_driving, (0, 0, 1, 0))[:, :, None, None, None]
+        source = F.pad(kp_source, (0, 0, 1, 0))[:, :, None, None, None]
+        motions = self.grid - driving + source
+        sampled = sample_volume(volume, motions.reshape(-1, *self.volume_shape, 3))
+        sampled = sampled.reshape(-1, MOTIONS, volume.shape[1], *self.volume_shape)
+        # The background's heatmap is zero.
+        heatmaps = F.pad(self._gaussians(kp_driving) - self._gaussians(kp_source), (0, 0, 0, 0, 0, 0, 1, 0))
+        features = torch.cat((heatmaps[:, :, None], sampled), dim=2)
+        features = self.hourglass(features.reshape(-1, MOTIONS * (volume.shape[1] + 1), *self.volume_shape))
+
+        mask = torch.softmax(self.mask(features), dim=1)
+        mask = torch.where(mask < MASK_FLOOR, 0.0, mask)
+        deformation = (mask[..., None] * motions).sum(dim=1)
+        occlusion = torch.sigmoid(self.occlusion(features.reshape(-1, features.shape[1] * depth, height, width)))
+        return deformation, occlusion, mask
 
 
 class Spade(nn.Module):
@@ -80,24 +168,25 @@ class Generator(nn.Module):
     """SadTalker's face renderer: source image and keypoints to a frame.
 
     `forward(source_image (N, 3, H, W) in 0..1, kp_driving (N, 15, 3), kp_source (N, 15, 3))` returns the frame
-    (N, 3, H, W) in 0..1. Jacobians (N, 15, 3, 3) are optional. The four parts are methods of their own, because each
-    is a stage that is timed, exported and built by itself.
+    (N, 3, H, W) in 0..1. Each of its four parts is also a stage that is timed, exported and built by itself.
     """
 
     def __init__(self, config: RendererConfig) -> None:
         super().__init__()
-        self.config = config
         width, width_max = config.generator_width, config.generator_width_max
         widths = [min(width_max, width * 2**i) for i in range(3)]
-        self.first = ConvBlock2d(3, widths[0])
-        self.down_blocks = nn.ModuleList(DownBlock2d(widths[i], widths[i + 1]) for i in range(2))
+        self.first = ConvBlock(3, widths[0])
+        self.down_blocks = nn.ModuleList(ConvBlock(*pair, resize="down") for pair in itertools.pairwise(widths))
         volume_channels = config.feature_channels * config.feature_depth
+        size = config.feature_size
+        self.volume_shape = (config.feature_channels, config.feature_depth, size, size)
+        self.map_shape = (volume_channels, size, size)
         self.second = nn.Conv2d(widths[2], volume_channels, 1)
         self.resblocks_3d = nn.Sequential()
         for i in range(RESIDUAL_BLOCKS):
             self.resblocks_3d.add_module(f"3dr{i}", ResBlock3d(config.feature_channels))
         self.dense_motion_network = DenseMotion(config)
-        self.third = ConvBlock2d(volume_channels, widths[2], negative_slope=0.01)
+        self.third = ConvBlock(volume_channels, widths[2], negative_slope=0.01)
         self.fourth = nn.Conv2d(widths[2], widths[2], 1)
         self.decoder = SpadeDecoder(config)
 
@@ -106,27 +195,14 @@ class Generator(nn.Module):
         x = self.first(source_image)
         for block in self.down_blocks:
             x = block(x)
-        size = self.config.feature_size
-        x = self.second(x).reshape(-1, self.config.feature_channels, self.config.feature_depth, size, size)
-        return self.resblocks_3d(x)
+        return self.resblocks_3d(self.second(x).reshape(-1, *self.volume_shape))
 
     def warp(self, feature_3d: Tensor, deformation: Tensor, occlusion: Tensor) -> Tensor:
         """The volume sampled at the deformation (N, D, H/4, W/4, 3) and flattened to a map (N, C, H/4, W/4)."""
-        x = sample_volume(feature_3d, deformation)
-        size = self.config.feature_size
-        x = x.reshape(-1, self.config.feature_channels * self.config.feature_depth, size, size)
+        x = sample_volume(feature_3d, deformation).reshape(-1, *self.map_shape)
         return self.fourth(self.third(x)) * occlusion
 
-    def forward(
-        self,
-        source_image: Tensor,
-        kp_driving: Tensor,
-        kp_source: Tensor,
-        jacobian_driving: Tensor | None = None,
-        jacobian_source: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, source_image: Tensor, kp_driving: Tensor, kp_source: Tensor) -> Tensor:
         feature_3d = self.appearance(source_image)
-        deformation, occlusion, _ = self.dense_motion_network(
-            feature_3d, kp_driving, kp_source, jacobian_driving, jacobian_source
-        )
+        deformation, occlusion, _ = self.dense_motion_network(feature_3d, kp_driving, kp_source)
         return self.decoder(self.warp(feature_3d, deformation, occlusion))

@@ -5,56 +5,42 @@ Attribute names follow the entry names of SadTalker's published checkpoints, bec
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ConvBlock2d(nn.Module):
-    """Convolution, batch norm, activation; (N, C, H, W) to (N, out, H, W)."""
+class ConvBlock(nn.Module):
+    """Convolution, batch norm, activation; (N, C, H, W) to (N, out, H, W), with a depth before H where `axes` is 3.
 
-    def __init__(self, channels: int, out: int, kernel: int = 3, negative_slope: float = 0.0) -> None:
+    `resize` "down" ends with a 2x2 mean, "up" begins with doubled height and width (nearest); the depth stays.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        axes: Literal[2, 3] = 2,
+        resize: Literal["down", "up"] | None = None,
+        negative_slope: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, out, kernel, padding=kernel // 2)
-        self.norm = nn.BatchNorm2d(out)
+        self.conv = (nn.Conv2d if axes == 2 else nn.Conv3d)(channels, out, 3, padding=1)
+        self.norm = (nn.BatchNorm2d if axes == 2 else nn.BatchNorm3d)(out)
+        self.volume = axes == 3
+        self.resize = resize
         self.negative_slope = negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.resize == "up":
+            x = F.interpolate(x, scale_factor=(1.0, 2.0, 2.0) if self.volume else 2.0, mode="nearest")
         x = self.norm(self.conv(x))
-        return F.leaky_relu(x, self.negative_slope) if self.negative_slope else F.relu(x)
-
-
-class DownBlock2d(ConvBlock2d):
-    """A convolution block followed by a 2x2 mean: (N, C, H, W) to (N, out, H/2, W/2)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(super().forward(x), 2)
-
-
-class ConvBlock3d(nn.Module):
-    """Convolution, batch norm, ReLU over a volume; (N, C, D, H, W) to (N, out, D, H, W)."""
-
-    def __init__(self, channels: int, out: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv3d(channels, out, 3, padding=1)
-        self.norm = nn.BatchNorm3d(out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(x)))
-
-
-class DownBlock3d(ConvBlock3d):
-    """A volume block that halves height and width and keeps the depth."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool3d(super().forward(x), (1, 2, 2))
-
-
-class UpBlock3d(ConvBlock3d):
-    """A volume block that first doubles height and width (nearest) and keeps the depth."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.interpolate(x, scale_factor=(1.0, 2.0, 2.0), mode="nearest"))
+        x = F.leaky_relu(x, self.negative_slope) if self.negative_slope else F.relu(x)
+        if self.resize == "down":
+            x = F.avg_pool3d(x, (1, 2, 2)) if self.volume else F.avg_pool2d(x, 2)
+        return x
 
 
 class ResBlock3d(nn.Module):
@@ -109,22 +95,20 @@ class SpectralConv2d(nn.Module):
     def folded(self) -> nn.Conv2d:
         """The same convolution with the norm divided out once, in double precision."""
         out, channels, kernel, _ = self.weight_orig.shape
-        plain = nn.Conv2d(channels, out, kernel, padding=self.padding, bias=self.bias is not None)
+        plain = nn.Conv2d(channels, out, kernel, padding=self.padding, bias=False)
         weight = self.weight_orig.detach().double()
         sigma = torch.dot(self.weight_u.double(), weight.flatten(1) @ self.weight_v.double())
         with torch.no_grad():
             plain.weight.copy_(weight / sigma)
-            if self.bias is not None and plain.bias is not None:
-                plain.bias.copy_(self.bias)
-        return plain
+        plain.bias = self.bias
+        return plain.train(self.training)
 
 
 def fold_spectral_norm(module: nn.Module) -> None:
-    """Replace every SpectralConv2d below `module` by its plain convolution, in place."""
+    """Replace every SpectralConv2d below `module`, on the host in float32, by its plain convolution, in place."""
     for name, child in module.named_children():
         if isinstance(child, SpectralConv2d):
-            folded = child.folded().to(device=child.weight_orig.device, dtype=child.weight_orig.dtype)
-            setattr(module, name, folded.train(child.training))
+            setattr(module, name, child.folded())
         else:
             fold_spectral_norm(child)
 

@@ -19,9 +19,7 @@ class _ExportedGridSample(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, volume: Tensor, grid: Tensor, volume_shape: list[int], grid_shape: list[int], repeats: int
-    ) -> Tensor:
+    def forward(ctx: Any, volume: Tensor, grid: Tensor, *sizes: Any) -> Tensor:
         return _sample(volume, grid)
 
     @staticmethod

@@ -1,15 +1,7 @@
 """The Stage table: the parts of the renderer that are timed, exported and built by themselves.
 
-| stage | when | in -> out |
-|---|---|---|
-| keypoints | once a clip | source image -> canonical keypoints |
-| mapping | each frame | coefficients and canonical keypoints -> keypoints |
-| appearance | once a clip | source image -> feature volume |
-| motion | each frame | volume and keypoints -> deformation, occlusion |
-| warp | each frame | volume, deformation, occlusion -> map |
-| decode | each frame | map -> frame |
-| generator | each frame | image and keypoints -> frame: the last four as SadTalker runs them |
-| clip | a clip | image and coefficients -> uint8 frames on the host, transfers included |
+The generator is its four parts as SadTalker runs them. A clip is made of all parts and ends in uint8 frames on the
+host, transfers included.
 
 Every tensor at a stage's door is float32, whatever precision computes inside.
 """
@@ -19,14 +11,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, NUM_KEYPOINTS, RendererConfig
-from sadtrt_core.renderer.generator import Generator
+from sadtrt_core.renderer.generator import Generator, SpadeDecoder
 from sadtrt_core.renderer.keypoints import PosedKeypoints
 from sadtrt_core.renderer.renderer import Renderer
 
@@ -70,69 +62,37 @@ class Stage:
     build_cost: int = 0
 
 
-class _Appearance(nn.Module):
-    def __init__(self, generator: Generator) -> None:
+class _Part(nn.Module):
+    """A part of the generator as `run(network, *inputs)`.
+
+    The network keeps the name it has in the generator, so that a plan's node names mean the same in both graphs.
+    """
+
+    def __init__(self, name: str, network: nn.Module, run: Callable[..., Any]) -> None:
         super().__init__()
-        self.generator = generator
+        self.add_module(name, network)
+        self.name = name
+        self.run = run
 
-    def forward(self, source_image: Tensor) -> Tensor:
-        return self.generator.appearance(source_image)
-
-
-class _Motion(nn.Module):
-    def __init__(self, generator: Generator) -> None:
-        super().__init__()
-        self.dense_motion_network = generator.dense_motion_network
-
-    def forward(self, feature_3d: Tensor, kp_driving: Tensor, kp_source: Tensor) -> tuple[Tensor, Tensor]:
-        deformation, occlusion, _ = self.dense_motion_network(feature_3d, kp_driving, kp_source)
-        return deformation, occlusion
+    def forward(self, *inputs: Tensor) -> Any:
+        # Looked up in each call, because a copy of this module has a network of its own.
+        return self.run(getattr(self, self.name), *inputs)
 
 
-class _Warp(nn.Module):
-    def __init__(self, generator: Generator) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def forward(self, feature_3d: Tensor, deformation: Tensor, occlusion: Tensor) -> Tensor:
-        return self.generator.warp(feature_3d, deformation, occlusion)
-
-
-class _Decode(nn.Module):
-    """The decoder under the name it has in the generator, so that a plan's node names mean the same in both graphs."""
-
-    def __init__(self, generator: Generator) -> None:
-        super().__init__()
-        self.decoder = generator.decoder
-
-    def forward(self, feature_map: Tensor) -> Tensor:
-        return self.decoder(feature_map)
-
-
-def _image(config: RendererConfig, name: str) -> TensorSpec:
-    return TensorSpec(name, (3, config.image_size, config.image_size))
-
-
-def _keypoints(name: str) -> TensorSpec:
-    return TensorSpec(name, (NUM_KEYPOINTS, 3))
-
-
-def _coefficients(config: RendererConfig, name: str) -> TensorSpec:
-    return TensorSpec(name, (config.coefficients, COEFFICIENT_WINDOW))
-
-
-def _feature_3d(config: RendererConfig) -> TensorSpec:
-    size = config.feature_size
-    return TensorSpec("feature_3d", (config.feature_channels, config.feature_depth, size, size))
-
-
-def _motion_outputs(config: RendererConfig) -> tuple[TensorSpec, TensorSpec]:
-    size = config.feature_size
-    return TensorSpec("deformation", (config.feature_depth, size, size, 3)), TensorSpec("occlusion", (1, size, size))
-
-
-def _feature_map(config: RendererConfig) -> TensorSpec:
-    return TensorSpec("feature_map", (config.warped_channels, config.feature_size, config.feature_size))
+def _tensors(config: RendererConfig, *names: str) -> tuple[TensorSpec, ...]:
+    """The tensors of these names, each of one shape at whatever stage's door."""
+    size, image = config.feature_size, (3, config.image_size, config.image_size)
+    coefficients = (config.coefficients, COEFFICIENT_WINDOW)
+    shapes: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("source_image", "prediction", "frames"), image),
+        **dict.fromkeys(("kp_canonical", "kp_source", "kp_driving", "keypoints"), (NUM_KEYPOINTS, 3)),
+        **dict.fromkeys(("coefficients", "source_coefficients", "driving_coefficients"), coefficients),
+        "feature_3d": (config.feature_channels, config.feature_depth, size, size),
+        "deformation": (config.feature_depth, size, size, 3),
+        "occlusion": (1, size, size),
+        "feature_map": (config.warped_channels, size, size),
+    }
+    return tuple(TensorSpec(name, shapes[name]) for name in names)
 
 
 STAGES: dict[str, Stage] = {
@@ -141,8 +101,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "keypoints",
             "once a clip",
-            inputs=lambda c: (_image(c, "source_image"),),
-            outputs=lambda c: (_keypoints("kp_canonical"),),
+            inputs=lambda c: _tensors(c, "source_image"),
+            outputs=lambda c: _tensors(c, "kp_canonical"),
             module=lambda r: r.kp_extractor,
             in_clip=True,
             build_cost=3,
@@ -150,8 +110,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "mapping",
             "each frame",
-            inputs=lambda c: (_coefficients(c, "coefficients"), _keypoints("kp_canonical")),
-            outputs=lambda c: (_keypoints("keypoints"),),
+            inputs=lambda c: _tensors(c, "coefficients", "kp_canonical"),
+            outputs=lambda c: _tensors(c, "keypoints"),
             module=lambda r: PosedKeypoints(r.mapping),
             in_clip=True,
             build_cost=1,
@@ -159,9 +119,9 @@ STAGES: dict[str, Stage] = {
         Stage(
             "appearance",
             "once a clip",
-            inputs=lambda c: (_image(c, "source_image"),),
-            outputs=lambda c: (_feature_3d(c),),
-            module=lambda r: _Appearance(r.generator),
+            inputs=lambda c: _tensors(c, "source_image"),
+            outputs=lambda c: _tensors(c, "feature_3d"),
+            module=lambda r: _Part("generator", r.generator, Generator.appearance),
             in_clip=True,
             in_generator=True,
             build_cost=4,
@@ -169,9 +129,11 @@ STAGES: dict[str, Stage] = {
         Stage(
             "motion",
             "each frame",
-            inputs=lambda c: (_feature_3d(c), _keypoints("kp_driving"), _keypoints("kp_source")),
-            outputs=_motion_outputs,
-            module=lambda r: _Motion(r.generator),
+            inputs=lambda c: _tensors(c, "feature_3d", "kp_driving", "kp_source"),
+            outputs=lambda c: _tensors(c, "deformation", "occlusion"),
+            module=lambda r: _Part(
+                "dense_motion_network", r.generator.dense_motion_network, lambda network, *inputs: network(*inputs)[:2]
+            ),
             in_clip=True,
             in_generator=True,
             build_cost=5,
@@ -180,9 +142,9 @@ STAGES: dict[str, Stage] = {
         Stage(
             "warp",
             "each frame",
-            inputs=lambda c: (_feature_3d(c), *_motion_outputs(c)),
-            outputs=lambda c: (_feature_map(c),),
-            module=lambda r: _Warp(r.generator),
+            inputs=lambda c: _tensors(c, "feature_3d", "deformation", "occlusion"),
+            outputs=lambda c: _tensors(c, "feature_map"),
+            module=lambda r: _Part("generator", r.generator, Generator.warp),
             in_clip=True,
             in_generator=True,
             build_cost=2,
@@ -191,9 +153,9 @@ STAGES: dict[str, Stage] = {
         Stage(
             "decode",
             "each frame",
-            inputs=lambda c: (_feature_map(c),),
-            outputs=lambda c: (_image(c, "prediction"),),
-            module=lambda r: _Decode(r.generator),
+            inputs=lambda c: _tensors(c, "feature_map"),
+            outputs=lambda c: _tensors(c, "prediction"),
+            module=lambda r: _Part("decoder", r.generator.decoder, SpadeDecoder.__call__),
             in_clip=True,
             in_generator=True,
             build_cost=6,
@@ -201,8 +163,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "generator",
             "each frame",
-            inputs=lambda c: (_image(c, "source_image"), _keypoints("kp_driving"), _keypoints("kp_source")),
-            outputs=lambda c: (_image(c, "prediction"),),
+            inputs=lambda c: _tensors(c, "source_image", "kp_driving", "kp_source"),
+            outputs=lambda c: _tensors(c, "prediction"),
             module=lambda r: r.generator,
             build_cost=7,
             samples=True,
@@ -211,11 +173,10 @@ STAGES: dict[str, Stage] = {
             "clip",
             "a clip",
             inputs=lambda c: (
-                replace(_image(c, "source_image"), once=True),
-                replace(_coefficients(c, "source_coefficients"), once=True),
-                _coefficients(c, "driving_coefficients"),
+                *(replace(spec, once=True) for spec in _tensors(c, "source_image", "source_coefficients")),
+                *_tensors(c, "driving_coefficients"),
             ),
-            outputs=lambda c: (_image(c, "frames"),),
+            outputs=lambda c: _tensors(c, "frames"),
             module=None,
             samples=True,
         ),
@@ -254,20 +215,17 @@ def call_stage(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, .
 @contextlib.contextmanager
 def matrix_arithmetic(tf32: bool, benchmark: bool) -> Iterator[None]:
     """Allow or forbid TF32 and cuDNN's algorithm search inside the block; what was set before returns after it."""
-    before = (
-        torch.backends.cuda.matmul.allow_tf32,
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cudnn.benchmark,
-        torch.backends.cudnn.deterministic,
+    settings: tuple[tuple[Any, str, bool], ...] = (
+        (torch.backends.cuda.matmul, "allow_tf32", tf32),
+        (torch.backends.cudnn, "allow_tf32", tf32),
+        (torch.backends.cudnn, "benchmark", benchmark),
+        (torch.backends.cudnn, "deterministic", not benchmark),
     )
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, not benchmark
+    before = [getattr(where, name) for where, name, _ in settings]
+    for where, name, value in settings:
+        setattr(where, name, value)
     try:
         yield
     finally:
-        (
-            torch.backends.cuda.matmul.allow_tf32,
-            torch.backends.cudnn.allow_tf32,
-            torch.backends.cudnn.benchmark,
-            torch.backends.cudnn.deterministic,
-        ) = before
+        for (where, name, _), value in zip(settings, before, strict=True):
+            setattr(where, name, value)

@@ -16,17 +16,17 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sadtrt_core.errors import UserError
+from sadtrt_core.files import write_whole
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.checkpoint import load_checkpoint
 from sadtrt_core.renderer.config import IMAGE_SIZES, RendererConfig, demo_config, full_config
 from sadtrt_core.renderer.fit import FitPlan, Fitted, fit, held_out_psnr
-from sadtrt_core.renderer.fit_data import training_pictures
-from sadtrt_core.renderer.renderer import NETWORKS, Renderer, WeightsKind, assemble
-from sadtrt_core.renderer.seeded import seeded_renderer
+from sadtrt_core.renderer.renderer import NETWORKS, Renderer, States, WeightsKind, assemble, seeded_renderer
+from sadtrt_core.renderer.workload import training_pictures
 
 DEMO_FILE = Path(__file__).with_name("demo.safetensors")
 FORMAT = "sadtrt stand-in weights 1"
@@ -57,9 +57,7 @@ def save_standin(path: Path, config: RendererConfig, fitted: Fitted, about: dict
         **about,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata=header)
-    temporary.replace(path)
+    write_whole(path, save(tensors, header))
 
 
 def _stored(name: str, value: Tensor, half: bool) -> Tensor:
@@ -72,16 +70,12 @@ def _stored(name: str, value: Tensor, half: bool) -> Tensor:
     return small
 
 
-def _restored(value: Tensor) -> Tensor:
-    return value.float() * HALF_SCALE if value.dtype == torch.float16 else value
-
-
 def load_standin(path: Path, kind: WeightsKind, image_size: int) -> Renderer:
     """A renderer from a file of `save_standin`, for pictures of `image_size` pixels.
 
     The networks are convolutional: weights fitted at one size render at the other. Raises UserError.
     """
-    states: dict[str, dict[str, Tensor]] = {name: {} for name in NETWORKS}
+    states: States = {name: {} for name in NETWORKS}
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -92,7 +86,8 @@ def load_standin(path: Path, kind: WeightsKind, image_size: int) -> Renderer:
             for key in file.keys():  # noqa: SIM118, a safetensors file is no mapping
                 network, _, name = key.partition(".")
                 value = file.get_tensor(key)
-                states.setdefault(network, {})[name] = _restored(value)
+                restored = value.float() * HALF_SCALE if value.dtype == torch.float16 else value
+                states.setdefault(network, {})[name] = restored
             config = RendererConfig(**{**json.loads(header["config"]), "image_size": image_size})
     except (SafetensorError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}): make it again with `sadtrt fit`") from error
@@ -114,7 +109,7 @@ def fit_standin(
 ) -> Fitted:
     """Fit the demo or the full-size renderer and keep it at `out`.
 
-    Raises ValueError for a bad size or picture, and for a name that `--weights` would not take for a file.
+    Raises ValueError for a bad size, UserError for a bad picture or a name that `--weights` would not take for a file.
     """
     if out.suffix != STANDIN_SUFFIX:
         raise UserError(f"--out {out} is no name for weights: expected one that ends in {STANDIN_SUFFIX}")
@@ -136,12 +131,6 @@ def fit_standin(
 def fitted_file(cache: Path, size: int, seed: int = 0) -> Path:
     """Where `sadtrt fit` keeps full-size weights."""
     return cache / "weights" / f"fitted-{size}-seed{seed}{STANDIN_SUFFIX}"
-
-
-def find_fitted(cache: Path, size: int, seed: int = 0) -> Path | None:
-    """The file of full-size weights of a seed, of another size where this one was not fitted; None without any."""
-    sizes = (size, *(other for other in IMAGE_SIZES if other != size))
-    return next((path for each in sizes if (path := fitted_file(cache, each, seed)).exists()), None)
 
 
 def choose_weights(
@@ -170,15 +159,16 @@ def choose_weights(
     named = _FITTED.fullmatch("fitted" if choice == "auto" and has_gpu else choice)
     if named is not None:
         seed = int(named[1] or 0)
-        found = find_fitted(cache, size, seed)
+        wanted = fitted_file(cache, size, seed)
+        others = (fitted_file(cache, other, seed) for other in IMAGE_SIZES)
+        found = next((path for path in (wanted, *others) if path.exists()), None)
         if found is not None:
-            if found != fitted_file(cache, size, seed):
+            if found != wanted:
                 report.log(f"rendering {size} pixels with {found.stem}: these networks take any size")
             return load_standin(found, "fitted", size)
         if choice != "auto":
             command = f"sadtrt fit --size {size}" + (f" --seed {seed}" if seed else "")
-            missing = fitted_file(cache, size, seed)
-            raise UserError(f"there are no fitted weights at {missing}: run `{command}` on a GPU")
+            raise UserError(f"there are no fitted weights at {wanted}: run `{command}` on a GPU")
     if choice not in ("auto", "demo"):
         raise UserError(f"weights {choice!r} are not known: expected {WEIGHTS_HELP}")
     if has_gpu:

@@ -1,7 +1,8 @@
-"""What is rendered: a portrait and a driving sequence, or recorded inputs of one's own."""
+"""What is rendered: a portrait and a driving sequence, or recorded inputs of one's own; and what a stage is given."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import pickle
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import skimage.data
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
@@ -17,9 +19,11 @@ from torch import Tensor
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import NUM_KEYPOINTS, RendererConfig
-from sadtrt_core.renderer.fit_data import portrait
-from sadtrt_core.renderer.pose import EXPRESSIONS, canonical_keypoints, pose_of, windows
+from sadtrt_core.renderer.keypoints import EXPRESSIONS, canonical_keypoints, pose_of, posed_keypoints, windows
+from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES, Stage, call_stage, matrix_arithmetic, stage_module
 
+PREVIEW_FRAMES = 6
 SAMPLE_LIMIT = 1 << 30  # Bytes of a recorded input; a thousand frames of keypoints have a few hundred kilobytes.
 
 
@@ -63,7 +67,7 @@ def make_workload(
     if samples is not None:
         return recorded_workload(samples, config)
     if source_image is not None:
-        return _driven(source_image.name, load_picture(source_image, config.image_size), config, frames)
+        return _driven(source_image.name, load_picture(source_image, config.image_size)[None], config, frames)
     picture = F.interpolate(portrait()[None], (config.image_size,) * 2, mode="bicubic", antialias=True).clamp(0, 1)
     return _driven("astronaut", picture, config, frames)
 
@@ -74,10 +78,9 @@ def driving_vectors(frames: int) -> Tensor:
     Every channel is a sine of its own period, so that no frame repeats and none is the source's pose.
     """
     time = torch.arange(frames, dtype=torch.float32) / 32.0
-    turn = 2 * math.pi
 
     def wave(size: float, cycles: float, phase: float) -> Tensor:
-        return size * torch.sin(turn * (cycles * time + phase))
+        return size * torch.sin(2 * math.pi * (cycles * time + phase))
 
     vectors = torch.zeros(frames, 70)
     for channel in range(EXPRESSIONS):
@@ -93,26 +96,41 @@ def _driven(name: str, picture: Tensor, config: RendererConfig, frames: int) -> 
     source = windows(torch.zeros(1, 70), config.coefficients)
     driving = windows(driving_vectors(frames), config.coefficients)
     canonical = canonical_keypoints()
-    return Workload(
-        name,
-        picture,
-        canonical,
-        pose_of(source).keypoints(canonical),
-        pose_of(driving).keypoints(canonical),
-        source,
-        driving,
-    )
+    kp_source, kp_driving = (posed_keypoints(canonical, pose_of(moved)) for moved in (source, driving))
+    return Workload(name, picture, canonical, kp_source, kp_driving, source, driving)
 
 
-def load_picture(path: Path, size: int) -> Tensor:
-    """Any picture that Pillow opens, upright, its middle square scaled to (1, 3, size, size) in 0..1."""
+def portrait() -> Tensor:
+    """scikit-image's astronaut, the face cut out: (3, 256, 256) in 0..1."""
+    return _tensor(skimage.data.astronaut()[:256, 96:352])
+
+
+def training_pictures(portraits: Sequence[Path]) -> list[Tensor]:
+    """The pictures to fit on, each (3, H, W) in 0..1: those given, or scikit-image's bundled ones, portrait first.
+
+    Raises UserError naming a file that is not a picture.
+    """
+    if portraits:
+        return [load_picture(path) for path in portraits]
+    return [portrait(), portrait(), _tensor(skimage.data.astronaut()), _tensor(skimage.data.chelsea())]
+
+
+def load_picture(path: Path, size: int | None = None) -> Tensor:
+    """Any picture that Pillow opens, upright, its middle square in 0..1, scaled to (3, size, size) where one is given.
+
+    Raises UserError.
+    """
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a picture ({error}): give a PNG or JPEG file") from error
-    square = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].float() / 255
+    edge = size or min(upright.size)
+    return _tensor(np.asarray(ImageOps.fit(upright, (edge, edge), Image.Resampling.LANCZOS)))
+
+
+def _tensor(picture: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
 def recorded_workload(folder: Path, config: RendererConfig) -> Workload:
@@ -124,16 +142,8 @@ def recorded_workload(folder: Path, config: RendererConfig) -> Workload:
     image = _recorded(folder / "source_image.pt", (3, config.image_size, config.image_size))
     driving = _recorded(folder / "kp_driving.pt", (NUM_KEYPOINTS, 3))
     source = _recorded(folder / "kp_source.pt", (NUM_KEYPOINTS, 3))
-    made = _driven(folder.name, image[:1], config, driving.shape[0])
-    return Workload(
-        folder.resolve().name,
-        image[:1],
-        made.kp_canonical,
-        source[:1],
-        driving,
-        made.source_coefficients,
-        made.driving_coefficients,
-    )
+    made = _driven(folder.resolve().name, image[:1], config, driving.shape[0])
+    return replace(made, kp_source=source[:1], kp_driving=driving)
 
 
 def _recorded(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -160,3 +170,56 @@ def _recorded(path: Path, shape: tuple[int, ...]) -> Tensor:
     if not loaded.is_floating_point() or not bool(torch.isfinite(loaded).all()):
         raise UserError(f"{path} holds {loaded.dtype} or values that are not finite: expected finite floats")
     return loaded.detach().float().reshape(-1, *shape)
+
+
+def stage_inputs(
+    renderer: Renderer, workload: Workload, stage: Stage, batch: int, device: torch.device
+) -> dict[str, Tensor]:
+    """The stage's inputs for the first `batch` driving frames (repeated when there are fewer), float32 on `device`.
+
+    Tensors that earlier stages make are computed by PyTorch in fp32, TF32 off. The source image and keypoints are
+    repeated along the batch, except where the stage takes one for a whole clip.
+    """
+    index = torch.arange(batch) % workload.kp_driving.shape[0]
+    known = {
+        "source_image": workload.source_image,
+        "kp_canonical": workload.kp_canonical,
+        "kp_source": workload.kp_source,
+        "kp_driving": workload.kp_driving[index],
+        "coefficients": workload.driving_coefficients[index],
+        "source_coefficients": workload.source_coefficients,
+        "driving_coefficients": workload.driving_coefficients[index],
+    }
+    known = {name: tensor.to(device) for name, tensor in known.items()}
+    wanted = stage.inputs(renderer.config)
+    for maker in (STAGES[name] for name in GENERATOR_PARTS):
+        if all(spec.name in known for spec in wanted):
+            break
+        # What does not depend on the frame is computed once and repeated by whoever needs it.
+        count = 1 if maker.when == "once a clip" else batch
+        inputs = tuple(known[spec.name].expand(spec.batched(count)) for spec in maker.inputs(renderer.config))
+        module = copy.deepcopy(stage_module(maker, renderer)).to(device)
+        with torch.inference_mode(), matrix_arithmetic(tf32=False, benchmark=False):
+            outputs = call_stage(module, inputs)
+        known.update(zip((spec.name for spec in maker.outputs(renderer.config)), outputs, strict=True))
+    return {spec.name: known[spec.name].expand(spec.batched(batch)).contiguous() for spec in wanted}
+
+
+def frame_inputs(renderer: Renderer, workload: Workload, stage: Stage, device: torch.device) -> list[dict[str, Tensor]]:
+    """The inputs of a per-frame stage at batch 1, one dict for each driving frame."""
+    frames = workload.kp_driving.shape[0]
+    together = stage_inputs(renderer, workload, stage, frames, device)
+    return [{name: tensor[i : i + 1] for name, tensor in together.items()} for i in range(frames)]
+
+
+def save_preview(path: Path, renderer: Renderer, device: torch.device) -> None:
+    """Write a PNG: the source picture, then six frames of the default driving sequence side by side."""
+    workload = make_workload(renderer.config, 32).only(torch.linspace(0, 31, PREVIEW_FRAMES).long().tolist())
+    inputs = frame_inputs(renderer, workload, STAGES["generator"], device)
+    generator = copy.deepcopy(renderer.generator).to(device)
+    with torch.inference_mode():
+        frames = [generator(**frame) for frame in inputs]
+    row = torch.cat([inputs[0]["source_image"], *frames], dim=3)[0].clamp(0, 1)
+    pixels = (row * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from sadtrt_core.case import GridSample
-from sadtrt_core.graph.calibration import Calibration
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.precision import Precision
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import Stage, TensorSpec

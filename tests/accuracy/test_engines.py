@@ -21,9 +21,8 @@ from sadtrt_core.accuracy.engines import (
 from sadtrt_core.accuracy.findings import Loss, Report
 from sadtrt_core.config import RunConfig
 from sadtrt_core.precision import PRECISIONS
-from sadtrt_core.renderer.inputs import frame_inputs
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES
-from sadtrt_core.renderer.workload import make_workload
+from sadtrt_core.renderer.workload import frame_inputs, make_workload
 from sadtrt_core.runners.base import Job
 from sadtrt_core.session import Session
 

@@ -24,11 +24,10 @@ from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import COORDINATES, PRECISIONS
 from sadtrt_core.progress import Reporter
 from sadtrt_core.records.measurements import Drift
-from sadtrt_core.renderer.inputs import frame_inputs
 from sadtrt_core.renderer.sampling import NODE_TYPE
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.renderer.standin import choose_weights
-from sadtrt_core.renderer.workload import make_workload
+from sadtrt_core.renderer.workload import frame_inputs, make_workload
 from sadtrt_core.session import Session
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

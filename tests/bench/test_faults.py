@@ -26,7 +26,7 @@ FAULTS = """
     from sadtrt_core import session as suite
     from sadtrt_core.measure.sensors import Reading
     from sadtrt_core.renderer.config import demo_config
-    from sadtrt_core.renderer.seeded import seeded_renderer
+    from sadtrt_core.renderer.renderer import seeded_renderer
     from sadtrt_core.runners.pytorch import PyTorchRunner
     from sadtrt_core.session import Session
 

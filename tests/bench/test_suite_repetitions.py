@@ -23,7 +23,7 @@ THREE_REPETITIONS = """
     from sadtrt_core.measure.timing import TimingPlan
     from sadtrt_core.measure.interleave import Repetitions, Interleaver
     from sadtrt_core.renderer.config import demo_config
-    from sadtrt_core.renderer.seeded import seeded_renderer
+    from sadtrt_core.renderer.renderer import seeded_renderer
     from sadtrt_core.runners.pytorch import PyTorchRunner
 
     patch = pytest.MonkeyPatch()

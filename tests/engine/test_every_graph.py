@@ -10,7 +10,7 @@ import pytest
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import build_engine
 from sadtrt_core.engine.job import BuildOptions, build_job
-from sadtrt_core.graph.calibration import Calibration
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import GRAPH_STAGES, STAGES

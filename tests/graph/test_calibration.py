@@ -11,15 +11,14 @@ from reports import Kept
 from sadtrt_core.accuracy.parts import stage_parts
 from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.errors import UserError
-from sadtrt_core.graph.calibrate import calibrated, measured_ranges, spread_frames
-from sadtrt_core.graph.calibration import Calibration, read_calibration, write_calibration
+from sadtrt_core.graph.calibrate import calibrated, measured_ranges, read_calibration, spread_frames, write_calibration
 from sadtrt_core.graph.export import OPSET, cached_export
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.precision import PRECISIONS
-from sadtrt_core.renderer.inputs import frame_inputs
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.renderer.standin import choose_weights
-from sadtrt_core.renderer.workload import make_workload
+from sadtrt_core.renderer.workload import frame_inputs, make_workload
 
 CPU = torch.device("cpu")
 MADE = Calibration("minimum and maximum", (0, 4), "w" * 64, "d" * 64, "onnxruntime 1", {"/decoder/fc/Conv": 2.5})

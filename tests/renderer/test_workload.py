@@ -12,8 +12,7 @@ from PIL import Image
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import demo_config, full_config
-from sadtrt_core.renderer.keypoints import rotation_matrix
-from sadtrt_core.renderer.pose import pose_of
+from sadtrt_core.renderer.keypoints import pose_of, rotation_matrix
 from sadtrt_core.renderer.workload import load_picture, make_workload, recorded_workload
 
 CONFIG = demo_config()
@@ -41,19 +40,18 @@ def test_every_frame_moves_and_no_two_are_alike(workload):
     from_source = (workload.kp_driving - workload.kp_source).abs().amax(dim=(1, 2))
     assert from_source.min() > 0.005
     assert (workload.kp_driving[1:] - workload.kp_driving[:-1]).abs().amax(dim=(1, 2)).min() > 1e-4
-    pose = pose_of(workload.driving_coefficients)
-    assert 10 < pose.yaw.rad2deg().abs().max() < 20
-    assert 4 < pose.pitch.rad2deg().abs().max() < 12
-    assert 3 < pose.roll.rad2deg().abs().max() < 10
-    assert 0.001 < pose.expression.abs().max() < 0.1
+    yaw, pitch, roll, _, expression = pose_of(workload.driving_coefficients)
+    assert 10 < yaw.rad2deg().abs().max() < 20
+    assert 4 < pitch.rad2deg().abs().max() < 12
+    assert 3 < roll.rad2deg().abs().max() < 10
+    assert 0.001 < expression.abs().max() < 0.1
 
 
 def test_keypoints_are_what_the_coefficients_say(workload):
-    pose = pose_of(workload.driving_coefficients)
-    rotation = rotation_matrix(pose.yaw, pose.pitch, pose.roll)
-    expected = torch.einsum("tij,kj->tki", rotation, workload.kp_canonical[0])
-    expected = expected + pose.expression.reshape(-1, 15, 3)
-    expected[:, :, 1] += pose.translation[:, 1:2]
+    *angles, translation, expression = pose_of(workload.driving_coefficients)
+    expected = torch.einsum("tij,kj->tki", rotation_matrix(*angles), workload.kp_canonical[0])
+    expected = expected + expression.reshape(-1, 15, 3)
+    expected[:, :, 1] += translation[:, 1:2]
     assert torch.allclose(workload.kp_driving, expected, atol=1e-6)
 
 
@@ -81,8 +79,8 @@ def test_a_picture_is_cropped_to_its_middle_square(tmp_path):
     pixels[:, :100] = (0, 0, 255)
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     picture = load_picture(tmp_path / "wide.png", 256)
-    assert picture.shape == (1, 3, 256, 256)
-    inside = picture[0, :, :, 8:-8]  # Lanczos looks a little over the edge of the crop.
+    assert picture.shape == (3, 256, 256)
+    inside = picture[:, :, 8:-8]  # Lanczos looks a little over the edge of the crop.
     assert inside[0].min() > 0.99
     assert inside[2].max() < 0.01
 
@@ -93,7 +91,7 @@ def test_a_picture_is_turned_upright_as_its_exif_tag_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # Orientation: rotate a quarter clockwise to look at it.
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    picture = load_picture(tmp_path / "turned.png", 256)[0, 0]
+    picture = load_picture(tmp_path / "turned.png", 256)[0]
     assert picture[:, 192:].mean() > 0.99
     assert picture[:, :64].mean() < 0.01
 
