@@ -113,15 +113,17 @@ def compared_points(case: Case) -> torch.Tensor:
 
 
 def worst_excess(case: Case, output: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference as a share of what is allowed (at most 1 passes); infinity where one of them is NaN.
+    """Largest difference as a share of what is allowed (at most 1 passes); infinity where only one is finite.
 
-    Allowed is FP32_BOUND times the largest feature, plus for fp16 and bf16 one rounding of the expected value to
-    the stored type (at least one of the smallest normal number).
+    Allowed is FP32_BOUND times the largest finite feature, plus for fp16 and bf16 one rounding of the expected value
+    to the stored type (at least one of the smallest normal number).
     """
     if output.dtype != case.volume.dtype or output.shape != expected.shape:
         return float("inf")
+    finite = expected.isfinite()
     smallest = torch.finfo(case.volume.dtype).tiny
-    rounding = ROUNDING[case.volume.dtype] * expected.abs().clamp_min(smallest)
-    allowed = FP32_BOUND * case.volume.abs().amax().double() + rounding
-    share = ((output.double() - expected).abs() / allowed).nan_to_num(float("inf"))
+    allowed = FP32_BOUND * case.volume.abs().nan_to_num(0.0, 0.0).amax().double()
+    allowed = allowed + ROUNDING[case.volume.dtype] * expected.abs().clamp_min(smallest)
+    share = torch.where(finite, (output.double() - expected).abs() / allowed, 0.0)
+    share = torch.where(output.isfinite() == finite, share, float("inf"))
     return float(torch.where(compared_points(case), share, 0.0).amax())

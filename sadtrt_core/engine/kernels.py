@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,15 +17,8 @@ from sadtrt_core.errors import BuildError, Unavailable, UserError
 _MESSAGE_BYTES = 512
 
 
-def open_kernels() -> ctypes.CDLL:
-    """The kernel library, or else a plugin library, which holds the same kernels. Raises UserError for neither."""
-    path = BUILD_FOLDER / KERNEL_LIBRARY
-    if not path.exists():
-        plugin, trt = built_plugin(), tensorrt_module()
-        if not isinstance(trt, Unavailable):
-            # First, because 8.6's adaptor registers itself while the library loads, or never.
-            load_plugin(plugin, trt)
-        path = plugin.path
+def load_kernels(path: Path) -> ctypes.CDLL:
+    """A kernel or plugin library. Raises UserError for one that cannot be loaded or is of another version."""
     try:
         kernels = ctypes.CDLL(str(path))
         version = kernels_version(kernels)
@@ -33,6 +27,18 @@ def open_kernels() -> ctypes.CDLL:
     if version.split()[0] != LIBRARY_VERSION:
         raise UserError(f"{path} has version {version}, {LIBRARY_VERSION} is expected; {HOW_TO_BUILD} again")
     return kernels
+
+
+def find_kernels() -> ctypes.CDLL:
+    """The kernel library, or else a plugin library, which holds the same kernels. Raises UserError for neither."""
+    path = BUILD_FOLDER / KERNEL_LIBRARY
+    if not path.exists():
+        plugin, trt = built_plugin(), tensorrt_module()
+        if not isinstance(trt, Unavailable):
+            # First, because 8.6's adaptor registers itself while the library loads, or never.
+            load_plugin(plugin, trt)
+        path = plugin.path
+    return load_kernels(path)
 
 
 def kernels_version(kernels: ctypes.CDLL) -> str:
@@ -47,7 +53,7 @@ def kernels_absence(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"the kernels run on an NVIDIA GPU, not on {device.type}"
     try:
-        open_kernels()
+        find_kernels()
     except UserError as error:
         return str(error)
     return None

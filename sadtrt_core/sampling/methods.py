@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from sadtrt_core.benchmark import build_engines
-from sadtrt_core.engine.kernels import kernels_absence, open_kernels
+from sadtrt_core.engine.kernels import find_kernels, kernels_absence
 from sadtrt_core.sampling.engine import GraphSampler, sampler_engine, sampler_engine_absence, sampler_graph, sampler_job
 from sadtrt_core.sampling.kernel import kernel_launch
 from sadtrt_core.sampling.shapes import Launch, Launcher, SamplingShape, Setting
@@ -50,7 +50,7 @@ class SamplingMethod:
 
 def _kernel_method(name: str, applies: Applies = _always, **choices: Any) -> SamplingMethod:
     def opened(setting: Setting) -> AbstractContextManager[Launcher]:
-        return nullcontext(partial(kernel_launch, open_kernels(), **choices))
+        return nullcontext(partial(kernel_launch, find_kernels(), **choices))
 
     return SamplingMethod(name, "tensorrt", lambda setting: kernels_absence(setting.device), opened, applies)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from sadtrt_core.engine.kernels import kernels_version
+from sadtrt_core.engine.kernels import kernels_version, load_kernels
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel, build_plugin
 from sadtrt_core.errors import UserError
@@ -41,7 +41,7 @@ def headers_of(version: str) -> Path:
 @needs_nvcc
 def test_the_kernel_compiles_for_every_architecture(tmp_path: Path) -> None:
     library = build_kernel(tmp_path, ["75", "90", "120"])
-    assert kernels_version(ctypes.CDLL(str(library))) == "1.1.0 kernel"
+    assert kernels_version(load_kernels(library)) == "1.1.0 kernel"
     assert sorted(path.name for path in tmp_path.iterdir()) == [KERNEL_LIBRARY]
 
 
@@ -117,7 +117,7 @@ def test_cmake_builds_the_kernel_and_says_where_headers_come_from(tmp_path: Path
     said = subprocess.run(configure, capture_output=True, text=True, timeout=120, check=True, env=environment)
     assert "github.com/NVIDIA/TensorRT" in said.stderr
     subprocess.run(["cmake", "--build", str(tmp_path)], capture_output=True, timeout=300, check=True)
-    assert kernels_version(ctypes.CDLL(str(tmp_path / KERNEL_LIBRARY))) == "1.1.0 kernel"
+    assert kernels_version(load_kernels(tmp_path / KERNEL_LIBRARY)) == "1.1.0 kernel"
     assert (tmp_path / "libsadtrt_host_reference.so").exists()
 
 
