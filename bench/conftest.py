@@ -72,8 +72,7 @@ OPERATOR_ROWS = pytest.StashKey[dict[Path, list[OperatorRow]]]()
 
 @pytest.fixture(scope="session")
 def operator_rows(request: pytest.FixtureRequest, session: Session) -> Iterator[dict[str, list[OperatorRow]]]:
-    """Where rows of operators by themselves are gathered, by operator; in the end they are kept beside the run's
-    records.
+    """Rows of operators by themselves, by operator; in the end they are kept beside the run's records.
 
     A run that recorded nothing else has no folder of its own: then "grid sample" is in results/grid-sample/.
     """
@@ -98,37 +97,27 @@ def time_operator(
     session: Session, benchmark: Any, operator_rows: dict[str, list[OperatorRow]], device_copy_rate: float
 ) -> Callable[..., None]:
     """What times one way to compute an operator by itself, and keeps it as a row of that operator."""
+    on_gpu = session.device.type == "cuda"
 
-    def timed(
-        operator: str,
-        shape: str,
-        dtype: str,
-        method: str,
-        launch_of: Callable[[int], Launch],
-        bytes_moved: int,
-        difference: float,
-    ) -> None:
-        """`launch_of(seed)` is a launch on tensors of its own."""
-        on_gpu = session.device.type == "cuda"
-        launch = launch_of(0)
+    def timed(operator: str, launch_of: Callable[[int], Launch], **about: Any) -> None:
+        """`launch_of(seed)` is a launch on tensors of its own, `about` the fields of the row that are no times."""
+        launch, warm, cold = launch_of(0), None, None
 
         def once() -> None:
             launch()
             if on_gpu:
                 torch.cuda.synchronize()
 
-        rounds, warm_up = (40, 10) if on_gpu else (3, 0)
-        benchmark.group = f"{operator}, {shape}, {dtype}"
-        benchmark.pedantic(once, rounds=rounds, warmup_rounds=warm_up, iterations=1)
+        benchmark.group = f"{operator}, {about['shape']}, {about['dtype']}"
+        benchmark.pedantic(once, rounds=40 if on_gpu else 3, warmup_rounds=10 if on_gpu else 0, iterations=1)
         if benchmark.disabled:
             pytest.skip("--benchmark-disable: ran once, recorded nothing")
-        cold = warm = None
         if on_gpu:
-            copies = copies_beyond_cache(bytes_moved, session.device)
+            copies = copies_beyond_cache(about["bytes_moved"], session.device)
             cold = graph_time_us([launch, *(launch_of(seed) for seed in range(1, copies))])
             warm = graph_time_us([launch])
         host = benchmark.stats.stats.median * 1e6
-        row = OperatorRow(shape, dtype, method, host, cold, warm, bytes_moved, device_copy_rate, difference)
+        row = OperatorRow(**about, host_us=host, cold_us=cold, warm_us=warm, copy_rate=device_copy_rate)
         operator_rows.setdefault(operator, []).append(row)
         benchmark.extra_info.update(row.extra_info())
 

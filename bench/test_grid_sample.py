@@ -16,7 +16,7 @@ from sadtrt_core.errors import BuildError
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS, TORCH_TYPES, ComputeType
 from sadtrt_core.sampling.methods import SAMPLING_METHODS, MethodAt, SamplingMethod, build_sampler_engines
-from sadtrt_core.sampling.shapes import Launch, SamplingShape, Setting, renderer_grids, renderer_shapes, renderer_volume
+from sadtrt_core.sampling.shapes import SamplingShape, Setting, renderer_grids, renderer_shapes, renderer_volume
 from sadtrt_core.sampling.torch_forms import expanded
 from sadtrt_core.session import Session
 
@@ -82,17 +82,20 @@ def test_grid_sample(
         pytest.skip(reason)
     if (broken := unbuilt.get((method, setting))) is not None:
         raise BuildError(broken)
-    moved = shape.bytes_moved(setting.dtype.itemsize)
     with torch.inference_mode(), method.open(setting) as launcher:
         volume, grid = _tensors(setting, 0)
         difference = _difference(launcher(volume, grid)(), volume, grid)
         if method.exact_coordinates or features == "float32":
             assert difference <= TOLERANCE[features], f"differs from PyTorch by {difference:.3g}: not worth timing"
-
-        def launch_of(seed: int) -> Launch:
-            return launcher(*_tensors(setting, seed))
-
-        time_operator("grid sample", shape.name, features, method.name, launch_of, moved, difference)
+        time_operator(
+            "grid sample",
+            lambda seed: launcher(*_tensors(setting, seed)),
+            shape=shape.name,
+            dtype=features,
+            method=method.name,
+            bytes_moved=shape.bytes_moved(setting.dtype.itemsize),
+            max_difference=difference,
+        )
 
 
 def _tensors(setting: Setting, seed: int) -> tuple[Tensor, Tensor]:
