@@ -72,7 +72,7 @@ def operator_table(operator: str, rows: Sequence[OperatorRow]) -> Table:
         title_justify="left",
         caption=f"a copy within the device's memory: {rows[0].copy_rate / 1e9:.0f} GB/s read plus written; GB/s: every "
         "byte of inputs and output once in the cold time (on a CPU in the host's); limit: the same at the copy's rate; "
-        "difference: the largest from PyTorch in fp32",
+        "difference: the largest from PyTorch in fp32 (in fp16 PyTorch itself may round more, such as coordinates)",
         caption_justify="left",
     )
     for heading in ("shape", "features", "method"):
