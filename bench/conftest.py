@@ -1,4 +1,4 @@
-"""What the benchmarks share: how a case that cannot be measured or breaks is recorded, and the cases that wait."""
+"""What the benchmarks share: how cases that cannot be measured or break are recorded, cases that wait, operators."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from sadtrt_core.benchmark import failed, not_measured, skipped
 from sadtrt_core.case import Case
 from sadtrt_core.environment import read_environment
+from sadtrt_core.measure.graph_times import Launch, copies_beyond_cache, copy_rate, graph_time_us
 from sadtrt_core.measure.interleave import Interleaver
-from sadtrt_core.sampling.rows import SamplingRow, ratio_lines, sampling_table, write_rows
+from sadtrt_core.report.operators import OperatorRow, operator_table, ratio_lines, write_rows
 from sadtrt_core.session import Session
 
 Recorded = Callable[..., contextlib.AbstractContextManager[None]]
@@ -64,36 +67,72 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-SAMPLING_ROWS = pytest.StashKey[list[SamplingRow]]()
-SAMPLING_FILE = pytest.StashKey[Path]()
-RATIOS = "times as fast as PyTorch, by its form (in fp16 all but `fp32 coordinates` round the coordinates to half):"
+OPERATOR_ROWS = pytest.StashKey[dict[Path, list[OperatorRow]]]()
 
 
 @pytest.fixture(scope="session")
-def sampling_rows(request: pytest.FixtureRequest, session: Session) -> Iterator[list[SamplingRow]]:
-    """Where the rows of sampling a volume by itself are gathered; in the end they are kept beside the run's records.
+def operator_rows(request: pytest.FixtureRequest, session: Session) -> Iterator[dict[str, list[OperatorRow]]]:
+    """Rows of operators by themselves, by operator; in the end they are kept beside the run's records.
 
-    A run that recorded nothing else has no folder of its own: then they are in results/grid-sample/.
+    A run that recorded nothing else has no folder of its own: then "grid sample" is in results/grid-sample/.
     """
-    rows: list[SamplingRow] = []
-    yield rows
-    if not rows:
-        return
-    folder = session.writer.folder if session.started else session.options.results / "grid-sample"
-    request.config.stash[SAMPLING_ROWS] = rows
-    request.config.stash[SAMPLING_FILE] = write_rows(rows, read_environment(session.device), folder)
+    gathered: dict[str, list[OperatorRow]] = {}
+    yield gathered
+    kept = request.config.stash.setdefault(OPERATOR_ROWS, {})
+    for operator, rows in gathered.items():
+        alone = session.options.results / operator.replace(" ", "-")
+        path = (session.writer.folder if session.started else alone) / f"{operator.replace(' ', '_')}.json"
+        write_rows(rows, read_environment(session.device), path)
+        kept[path] = rows
+
+
+@pytest.fixture(scope="session")
+def device_copy_rate(session: Session) -> float:
+    """Bytes a second, read and written, of a copy within the device's memory."""
+    return copy_rate(session.device)
+
+
+@pytest.fixture
+def time_operator(
+    session: Session, benchmark: Any, operator_rows: dict[str, list[OperatorRow]], device_copy_rate: float
+) -> Callable[..., None]:
+    """What times one way to compute an operator by itself, and keeps it as a row of that operator."""
+    on_gpu = session.device.type == "cuda"
+
+    def timed(operator: str, launch_of: Callable[[int], Launch], **about: Any) -> None:
+        """`launch_of(seed)` is a launch on tensors of its own, `about` the fields of the row that are no times."""
+        launch, warm, cold = launch_of(0), None, None
+
+        def once() -> None:
+            launch()
+            if on_gpu:
+                torch.cuda.synchronize()
+
+        benchmark.group = f"{operator}, {about['shape']}, {about['dtype']}"
+        benchmark.pedantic(once, rounds=40 if on_gpu else 3, warmup_rounds=10 if on_gpu else 0, iterations=1)
+        if benchmark.disabled:
+            pytest.skip("--benchmark-disable: ran once, recorded nothing")
+        if on_gpu:
+            copies = copies_beyond_cache(about["bytes_moved"], session.device)
+            cold = graph_time_us([launch, *(launch_of(seed) for seed in range(1, copies))])
+            warm = graph_time_us([launch])
+        host = benchmark.stats.stats.median * 1e6
+        row = OperatorRow(**about, host_us=host, cold_us=cold, warm_us=warm, copy_rate=device_copy_rate)
+        operator_rows.setdefault(operator, []).append(row)
+        benchmark.extra_info.update(row.extra_info())
+
+    return timed
 
 
 def pytest_sadtrt_summary(config: pytest.Config, console: Console) -> None:
-    """The terminal's last tables: sampling by itself, before those of the stages."""
-    rows = config.stash.get(SAMPLING_ROWS, None)
-    if rows is not None:
-        console.print(sampling_table(rows))
+    """The terminal's last tables: operators by themselves, before those of the stages."""
+    for path, rows in config.stash.get(OPERATOR_ROWS, {}).items():
+        console.print(operator_table(path.stem.replace("_", " "), rows))
         if ratios := ratio_lines(rows):
-            console.print(RATIOS)
+            console.print("times as fast as PyTorch, by its form:")
         for line in ratios:
             console.print(f"  {line}", markup=False, soft_wrap=True)
-        console.print(f"sampling: {os.path.relpath(config.stash[SAMPLING_FILE])}", soft_wrap=True)
+        console.print(f"rows: {os.path.relpath(path)}", soft_wrap=True)
     for case, error in config.stash.get(LATER_FAILURES, []):
         line = f"{case} failed at a later repetition: {type(error).__name__}: {error}"
         console.print(line, style="red", markup=False, soft_wrap=True)

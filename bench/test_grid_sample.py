@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,17 +14,8 @@ from sadtrt_core.engine.job import TOLERANCE, BuildOptions
 from sadtrt_core.errors import BuildError
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS, TORCH_TYPES, ComputeType
-from sadtrt_core.sampling.device_times import copies_beyond_cache, copy_rate, graph_time_us
-from sadtrt_core.sampling.engine import Setting
-from sadtrt_core.sampling.methods import (
-    SAMPLING_METHODS,
-    Launch,
-    MethodAt,
-    SamplingMethod,
-    build_sampler_engines,
-)
-from sadtrt_core.sampling.rows import SamplingRow
-from sadtrt_core.sampling.shapes import SamplingShape, renderer_grids, renderer_shapes, renderer_volume
+from sadtrt_core.sampling.methods import SAMPLING_METHODS, MethodAt, SamplingMethod, build_sampler_engines
+from sadtrt_core.sampling.shapes import SamplingShape, Setting, renderer_grids, renderer_shapes, renderer_volume
 from sadtrt_core.sampling.torch_forms import expanded
 from sadtrt_core.session import Session
 
@@ -74,24 +65,15 @@ def unbuilt(session: Session, request: pytest.FixtureRequest) -> dict[MethodAt, 
         return build_sampler_engines(rows, session.options.jobs, Console())
 
 
-@pytest.fixture(scope="module")
-def device_copy_rate(session: Session) -> float:
-    """Bytes a second, read and written, of a copy within the device's memory."""
-    return copy_rate(session.device)
-
-
 def test_grid_sample(
     shape: SamplingShape,
     features: ComputeType,
     method: SamplingMethod,
     session: Session,
-    benchmark: Any,
-    sampling_rows: list[SamplingRow],
-    device_copy_rate: float,
+    time_operator: Callable[..., None],
     unbuilt: dict[MethodAt, str],
 ) -> None:
     setting = _setting(session, shape, features)
-    dtype = setting.dtype
     reason = method.absence(setting)
     if reason is None and session.device.type == "cpu" and 4 * shape.size > session.options.size:
         reason = f"{4 * shape.size} pixels take a CPU a second a call (--size {4 * shape.size})"
@@ -99,39 +81,25 @@ def test_grid_sample(
         pytest.skip(reason)
     if (broken := unbuilt.get((method, setting))) is not None:
         raise BuildError(broken)
-    benchmark.group = f"grid sample, {shape.name}, {features}"
-    on_gpu = session.device.type == "cuda"
-    moved = shape.bytes_moved(dtype.itemsize)
     with torch.inference_mode(), method.open(setting) as launcher:
         volume, grid = _tensors(setting, 0)
-        launch = launcher(volume, grid)
-        difference = _difference(launch(), volume, grid)
-        if method.exact_coordinates or dtype == torch.float32:
+        difference = _difference(launcher(volume, grid)(), volume, grid)
+        if method.exact_coordinates or features == "float32":
             assert difference <= TOLERANCE[features], f"differs from PyTorch by {difference:.3g}: not worth timing"
-        rounds, warm_up = (40, 10) if on_gpu else (3, 0)
-        benchmark.pedantic(_once, args=(launch, on_gpu), rounds=rounds, warmup_rounds=warm_up, iterations=1)
-        if benchmark.disabled:
-            pytest.skip("--benchmark-disable: ran once, recorded nothing")
-        cold = warm = None
-        if on_gpu:
-            others = [launcher(*_tensors(setting, n)) for n in range(1, copies_beyond_cache(moved, session.device))]
-            cold = graph_time_us([launch, *others])
-            warm = graph_time_us([launch])
-    host = benchmark.stats.stats.median * 1e6
-    row = SamplingRow(shape.name, features, method.name, host, cold, warm, moved, device_copy_rate, difference)
-    sampling_rows.append(row)
-    benchmark.extra_info.update(row.extra_info())
+        time_operator(
+            "grid sample",
+            lambda seed: launcher(*_tensors(setting, seed)),
+            shape=shape.name,
+            dtype=features,
+            method=method.name,
+            bytes_moved=shape.bytes_moved(setting.dtype.itemsize),
+            max_difference=difference,
+        )
 
 
 def _tensors(setting: Setting, seed: int) -> tuple[Tensor, Tensor]:
     volume = renderer_volume(setting.shape, setting.dtype, setting.device, seed)
     return volume, renderer_grids(setting.shape, setting.device, seed)
-
-
-def _once(launch: Launch, on_gpu: bool) -> None:
-    launch()
-    if on_gpu:
-        torch.cuda.synchronize()
 
 
 def _difference(samples: Tensor, volume: Tensor, grid: Tensor) -> float:

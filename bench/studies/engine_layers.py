@@ -210,11 +210,8 @@ def main() -> int:
     except (OSError, RuntimeError, ValueError) as error:
         print(f"the engines cannot be read: {error}")
         return 2
-    print(
-        json.dumps(
-            [{key: told for key, told in found.items() if key != "convolutions"} for found in findings], indent=1
-        )
-    )
+    told = [{key: value for key, value in found.items() if key != "convolutions"} for found in findings]
+    print(json.dumps(told, indent=1))
     if options.out:
         write_file(options.out, json.dumps(findings, indent=1) + "\n")
     return 1 if any(found["repeats"] for found in findings) else 0

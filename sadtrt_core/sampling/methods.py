@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import onnxruntime
 import torch
@@ -13,24 +14,21 @@ from rich.console import Console
 from torch import Tensor
 
 from sadtrt_core.benchmark import build_engines
-from sadtrt_core.errors import Unavailable
-from sadtrt_core.sampling.engine import (
-    GraphSampler,
-    SamplerEngine,
-    Setting,
-    sampler_engine_absence,
-    sampler_graph,
-    sampler_job,
-)
-from sadtrt_core.sampling.kernel import KernelLaunch, find_kernel, kernel_absence
-from sadtrt_core.sampling.shapes import SamplingShape
-from sadtrt_core.sampling.torch_forms import TORCH_FORMS, TorchForm, TorchLaunch
+from sadtrt_core.engine.kernels import find_kernels, kernels_absence
+from sadtrt_core.sampling.engine import GraphSampler, sampler_engine, sampler_engine_absence, sampler_graph, sampler_job
+from sadtrt_core.sampling.kernel import kernel_launch
+from sadtrt_core.sampling.shapes import Launch, Launcher, SamplingShape, Setting
+from sadtrt_core.sampling.torch_forms import expanded, tiled, torch_launch
 
-#: One sampling on tensors of its own: a call enqueues it on torch's current stream and gives (N*k, C, D', H', W').
-Launch = Callable[[], Tensor]
-#: Makes a launch of a volume and a grid on the setting's device.
-Launcher = Callable[[Tensor, Tensor], Launch]
-Opener = Callable[[Setting], "contextlib.AbstractContextManager[Launcher]"]
+Applies = Callable[[SamplingShape, torch.dtype], bool]
+
+
+def _always(shape: SamplingShape, dtype: torch.dtype) -> bool:
+    return True
+
+
+def _many_grids(shape: SamplingShape, dtype: torch.dtype) -> bool:
+    return shape.repeats > 1
 
 
 @dataclass(frozen=True)
@@ -44,62 +42,29 @@ class SamplingMethod:
     name: str
     runner: str
     absence: Callable[[Setting], str | None]
-    open: Opener
-    applies: Callable[[SamplingShape, torch.dtype], bool] = lambda shape, dtype: True
+    open: Callable[[Setting], AbstractContextManager[Launcher]]
+    applies: Applies = _always
     exact_coordinates: bool = True
     grid_sample: GraphSampler | None = None
 
 
-@contextlib.contextmanager
-def _open_torch(form: TorchForm, setting: Setting) -> Iterator[Launcher]:
-    yield partial(TorchLaunch, form)
+def _kernel_method(name: str, applies: Applies = _always, **choices: Any) -> SamplingMethod:
+    def opened(setting: Setting) -> AbstractContextManager[Launcher]:
+        return nullcontext(partial(kernel_launch, find_kernels(), **choices))
+
+    return SamplingMethod(name, "tensorrt", lambda setting: kernels_absence(setting.device), opened, applies)
 
 
-@contextlib.contextmanager
-def _open_engine(grid_sample: GraphSampler, setting: Setting) -> Iterator[Launcher]:
-    engine = SamplerEngine(setting, grid_sample)
-
-    def launcher(volume: Tensor, grid: Tensor) -> Launch:
-        samples = volume.new_zeros(setting.shape.samples_shape)
-
-        def launch() -> Tensor:
-            engine.launch(volume, grid, samples)
-            return samples
-
-        return launch
-
-    try:
-        yield launcher
-    finally:
-        torch.cuda.synchronize(setting.device)
-        engine.close()
+def _engine_method(name: str, grid_sample: GraphSampler) -> SamplingMethod:
+    absence, opened = partial(sampler_engine_absence, grid_sample), partial(sampler_engine, grid_sample)
+    return SamplingMethod(name, "tensorrt", absence, opened, grid_sample=grid_sample)
 
 
-@contextlib.contextmanager
-def _open_kernel(layout: str, packing: str, setting: Setting) -> Iterator[Launcher]:
-    kernel = find_kernel()
-    if isinstance(kernel, Unavailable):
-        raise RuntimeError(kernel.reason)
-    yield lambda volume, grid: KernelLaunch(kernel, volume, grid, layout=layout, packing=packing)
+def _torch_method(name: str, applies: Applies, exact_coordinates: bool = False, **form: Any) -> SamplingMethod:
+    def opened(setting: Setting) -> AbstractContextManager[Launcher]:
+        return nullcontext(partial(torch_launch, exact_coordinates=exact_coordinates, **form))
 
-
-@contextlib.contextmanager
-def _open_onnxruntime(setting: Setting) -> Iterator[Launcher]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    graph = sampler_graph(setting.shape, setting.dtype, "native").SerializeToString()
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-    def launcher(volume: Tensor, grid: Tensor) -> Launch:
-        inputs = {"volume": volume.numpy(), "grid": grid.numpy()}
-        return lambda: torch.from_numpy(session.run(["samples"], inputs)[0])
-
-    yield launcher
-
-
-def _kernel_absence(setting: Setting) -> str | None:
-    return kernel_absence(setting.device)
+    return SamplingMethod(name, "pytorch", _torch_absence, opened, applies, exact_coordinates)
 
 
 def _torch_absence(setting: Setting) -> str | None:
@@ -114,31 +79,44 @@ def _onnxruntime_absence(setting: Setting) -> str | None:
     return _torch_absence(setting)
 
 
-def _engine_method(name: str, grid_sample: GraphSampler) -> SamplingMethod:
-    absence, opener = partial(sampler_engine_absence, grid_sample), partial(_open_engine, grid_sample)
-    return SamplingMethod(name, "tensorrt", absence, opener, grid_sample=grid_sample)
+def _open_onnxruntime(setting: Setting) -> AbstractContextManager[Launcher]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    graph = sampler_graph(setting.shape, setting.dtype, "native").SerializeToString()
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
+    def launcher(volume: Tensor, grid: Tensor) -> Launch:
+        inputs = {"volume": volume.numpy(), "grid": grid.numpy()}
+        return lambda: torch.from_numpy(session.run(["samples"], inputs)[0])
 
-def _torch_method(form: TorchForm) -> SamplingMethod:
-    opener = partial(_open_torch, form)
-    return SamplingMethod(form.name, "pytorch", _torch_absence, opener, form.applies, form.exact_coordinates)
+    return nullcontext(launcher)
 
 
 SAMPLING_METHODS: dict[str, SamplingMethod] = {
     method.name: method
     for method in (
-        SamplingMethod("kernel", "tensorrt", _kernel_absence, partial(_open_kernel, "linear", "auto")),
-        SamplingMethod("kernel, no workspace", "tensorrt", _kernel_absence, partial(_open_kernel, "linear", "never")),
-        SamplingMethod(
-            "kernel, channels last",
-            "tensorrt",
-            _kernel_absence,
-            partial(_open_kernel, "channels_last", "auto"),
-            applies=lambda shape, dtype: shape.channels % 8 == 0,
-        ),
+        _kernel_method("kernel"),
+        _kernel_method("kernel, no workspace", packing="never"),
+        _kernel_method("kernel, channels last", lambda shape, dtype: shape.channels % 8 == 0, layout="channels_last"),
         _engine_method("engine with the plugin", "plugin"),
         _engine_method("engine, native rewriting", "native"),
-        *(_torch_method(form) for form in TORCH_FORMS),
+        _torch_method("PyTorch", lambda shape, dtype: shape.repeats == 1),
+        # As SadTalker's own code does it.
+        _torch_method("PyTorch, tiles in each call", _many_grids, each_call=tiled),
+        _torch_method("PyTorch, tiled before", _many_grids, before=tiled),
+        _torch_method(
+            "PyTorch, expanded view",
+            lambda shape, dtype: shape.repeats > 1 and shape.volumes == 1,
+            each_call=expanded,
+        ),
+        # The form as accurate as the kernel in half: all else rounds the coordinates.
+        _torch_method(
+            "PyTorch, fp32 coordinates",
+            lambda shape, dtype: dtype != torch.float32,
+            exact_coordinates=True,
+            each_call=expanded,
+        ),
         SamplingMethod(
             "ONNX Runtime, native rewriting",
             "onnxruntime",

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from sadtrt_core.engine.job import BuildOptions
+from sadtrt_core.progress import SILENT, Reporter
+
+#: One sampling on tensors of its own: a call enqueues it on torch's current stream and gives (N*k, C, D', H', W').
+Launch = Callable[[], Tensor]
+#: Makes a launch of a volume and a grid.
+Launcher = Callable[[Tensor, Tensor], Launch]
 DEPTH = 16
 """Slices of every volume the renderer samples."""
 
@@ -43,6 +52,18 @@ class SamplingShape:
         voxels = self.volumes * DEPTH * self.size**2
         points = self.grids * DEPTH * self.size**2
         return voxels * self.channels * feature_bytes + points * (12 + self.channels * feature_bytes)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is sampled, where, and how engines are built. `dtype` is the features' type; the grid is fp32."""
+
+    shape: SamplingShape
+    dtype: torch.dtype
+    device: torch.device
+    cache: Path
+    options: BuildOptions
+    report: Reporter = SILENT
 
 
 def renderer_shapes(batch: int) -> tuple[SamplingShape, ...]:

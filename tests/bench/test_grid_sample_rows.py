@@ -39,7 +39,7 @@ def test_rows_that_were_asked_for_are_measured_and_kept_without_a_run_of_stages(
         ("1 grid, 32 channels, 256 px", "PyTorch"),
     }
     assert all(row["host_us"] > 0 and row["max_difference"] < 1e-4 for row in rows)
-    assert "sampling a volume, by itself" in finished.output
+    assert "grid sample, by itself" in finished.output
     assert "take a CPU a second a call (--size 512)" in finished.output
 
 
@@ -70,11 +70,16 @@ def test_a_filter_that_leaves_no_row_says_so(suite_process, options, reason):
 
 def test_a_wrong_sampler_is_not_timed(tmp_path):
     plugin = """
-        from sadtrt_core.sampling.torch_forms import TorchLaunch
+        from sadtrt_core.sampling import methods
 
         def pytest_configure(config):
-            right = TorchLaunch.__call__
-            TorchLaunch.__call__ = lambda self: right(self) + 0.01
+            right = methods.torch_launch
+
+            def wrong(volume, grid, **form):
+                launch = right(volume, grid, **form)
+                return lambda: launch() + 0.01
+
+            methods.torch_launch = wrong
     """
     options = ("--runner", "pytorch", "--precision", "fp32", "-k", "expanded")
     finished = run_suite(tmp_path, (FILE, *COMMON, *options), plugin)

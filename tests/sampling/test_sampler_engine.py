@@ -12,7 +12,7 @@ import torch
 from sadtrt_core.engine.job import BuildOptions
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.sampling import engine as sampler
-from sadtrt_core.sampling.shapes import SamplingShape
+from sadtrt_core.sampling.shapes import SamplingShape, Setting
 
 SHAPE = SamplingShape("3 grids", 4, 7, 1, 3)
 
@@ -52,22 +52,24 @@ def loaded(monkeypatch):
     monkeypatch.setattr(sampler.api, "tensorrt_module", lambda: trt)
     monkeypatch.setattr(sampler.api, "collected_messages", collect)
     monkeypatch.setattr(sampler.api, "create_runtime", lambda trt: runtime)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     state = SimpleNamespace(types=types, shapes=shapes, context=context, plan=b"plan")
     monkeypatch.setattr(sampler, "ensure_engine", lambda job, report: SimpleNamespace(plan=state.plan))
     return state
 
 
 def _engine(tmp_path):
-    setting = sampler.Setting(SHAPE, torch.float16, torch.device("cpu"), tmp_path, BuildOptions())
-    return sampler.SamplerEngine(setting, "native")
+    setting = Setting(SHAPE, torch.float16, torch.device("cpu"), tmp_path, BuildOptions())
+    return sampler.sampler_engine("native", setting)
 
 
 def test_a_launch_runs_on_the_tensors_it_is_given_and_on_torchs_stream(loaded, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77))
-    tensors = [torch.zeros(shape, dtype=torch.float16) for shape in (SHAPE.volume_shape, SHAPE.samples_shape)]
-    volume, samples = tensors
+    volume = torch.zeros(SHAPE.volume_shape, dtype=torch.float16)
     grid = torch.zeros(SHAPE.grid_shape)
-    _engine(tmp_path).launch(volume, grid, samples)
+    with _engine(tmp_path) as launcher:
+        samples = launcher(volume, grid)()
+    assert (samples.shape, samples.dtype) == (SHAPE.samples_shape, torch.float16)
     assert loaded.context.streams == [77]
     assert loaded.context.addresses == {
         "volume": volume.data_ptr(),
@@ -82,14 +84,14 @@ def test_a_launch_runs_on_the_tensors_it_is_given_and_on_torchs_stream(loaded, t
 )
 def test_an_engine_of_other_types_or_shapes_is_refused(loaded, tmp_path, what, name, value):
     getattr(loaded, what)[name] = value
-    with pytest.raises(RuntimeError, match=f"tensor '{name}' of the sampler's engine"):
-        _engine(tmp_path)
+    with pytest.raises(RuntimeError, match=f"tensor '{name}' of the sampler's engine"), _engine(tmp_path):
+        pass
 
 
 def test_an_engine_that_does_not_load_is_refused_in_tensorrts_words(loaded, tmp_path):
     loaded.plan = b"another"
-    with pytest.raises(RuntimeError, match="refused the engine: it is of another version"):
-        _engine(tmp_path)
+    with pytest.raises(RuntimeError, match="refused the engine: it is of another version"), _engine(tmp_path):
+        pass
 
 
 def test_every_row_with_an_engine_that_can_run_has_it_built_before(monkeypatch, tmp_path):
@@ -110,7 +112,7 @@ def test_every_row_with_an_engine_that_can_run_has_it_built_before(monkeypatch, 
     rows = [
         (
             replace(method, absence=lambda setting: None),
-            sampler.Setting(shape, dtype, torch.device("cuda"), tmp_path, BuildOptions()),
+            Setting(shape, dtype, torch.device("cuda"), tmp_path, BuildOptions()),
         )
         for shape in (SHAPE, two_volumes)
         for dtype in (torch.float32, torch.float16)

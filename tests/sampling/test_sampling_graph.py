@@ -9,9 +9,9 @@ from onnx import TensorProto
 
 from sadtrt_core.engine.cache import engine_path
 from sadtrt_core.engine.job import BuildOptions
-from sadtrt_core.sampling.engine import Setting, sampler_graph, sampler_job
+from sadtrt_core.sampling.engine import sampler_graph, sampler_job
 from sadtrt_core.sampling.methods import SAMPLING_METHODS
-from sadtrt_core.sampling.shapes import SamplingShape, renderer_grids, renderer_shapes, renderer_volume
+from sadtrt_core.sampling.shapes import SamplingShape, Setting, renderer_grids, renderer_shapes, renderer_volume
 from sadtrt_core.sampling.torch_forms import expanded, tiled
 
 SHAPES = (

@@ -5,43 +5,43 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sadtrt_core.sampling.methods import SAMPLING_METHODS
 from sadtrt_core.sampling.shapes import SamplingShape, renderer_grids, renderer_volume
-from sadtrt_core.sampling.torch_forms import (
-    EXPANDED,
-    FP32_COORDINATES,
-    TORCH_FORMS,
-    TorchLaunch,
-)
+from sadtrt_core.sampling.torch_forms import expanded, tiled, torch_launch
 
 CPU = torch.device("cpu")
 MANY = SamplingShape("3 grids", 4, 7, 1, 3)
-ONE = SamplingShape("1 grid", 8, 6, 1, 1)
-SEVERAL = SamplingShape("2 x 2 grids", 3, 5, 2, 4)
+FORMS = {name: method for name, method in SAMPLING_METHODS.items() if method.runner == "pytorch"}
 
 
-def _samples(form, shape, dtype):
-    return TorchLaunch(form, renderer_volume(shape, dtype, CPU, 1), renderer_grids(shape, CPU, 1))()
+def _samples(dtype, **form):
+    return torch_launch(renderer_volume(MANY, dtype, CPU, 1), renderer_grids(MANY, CPU, 1), **form)()
 
 
-@pytest.mark.parametrize("shape", [MANY, ONE, SEVERAL], ids=lambda shape: shape.name)
-def test_all_forms_give_the_same_samples_of_the_features_type(shape):
-    forms = [form for form in TORCH_FORMS if form.applies(shape, torch.float32)]
-    volume = renderer_volume(shape, torch.float32, CPU, 1).repeat_interleave(shape.repeats, dim=0)
-    expected = torch.nn.functional.grid_sample(volume, renderer_grids(shape, CPU, 1), align_corners=False)
-    assert len(forms) == {"3 grids": 3, "1 grid": 1, "2 x 2 grids": 2}[shape.name]
-    for form in forms:
-        assert torch.equal(_samples(form, shape, torch.float32), expected)
+def _applying(shape, dtype):
+    return [name for name, method in FORMS.items() if method.applies(shape, dtype)]
 
 
-def test_half_features_keep_fp32_coordinates_in_one_form_only():
-    exact = renderer_volume(MANY, torch.float16, CPU, 1).float()
-    expected = TorchLaunch(EXPANDED, exact, renderer_grids(MANY, CPU, 1))()
-    error = {
-        form.name: (_samples(form, MANY, torch.float16).float() - expected).abs().max().item()
-        for form in TORCH_FORMS
-        if form.applies(MANY, torch.float16)
-    }
-    assert all(_samples(form, MANY, torch.float16).dtype == torch.float16 for form in (EXPANDED, FP32_COORDINATES))
-    assert error.pop(FP32_COORDINATES.name) < 2e-3
-    assert len(error) == 3
-    assert min(error.values()) > 2e-3
+@pytest.mark.parametrize("form", [{"before": tiled}, {"each_call": tiled}, {"each_call": expanded}])
+def test_all_forms_give_the_same_samples(form):
+    volume = renderer_volume(MANY, torch.float32, CPU, 1).repeat_interleave(3, dim=0)
+    expected = torch.nn.functional.grid_sample(volume, renderer_grids(MANY, CPU, 1), align_corners=False)
+    assert torch.equal(_samples(torch.float32, **form), expected)
+
+
+def test_half_features_keep_fp32_coordinates_where_that_is_asked_for():
+    exact = renderer_volume(MANY, torch.float16, CPU, 1)
+    expected = torch_launch(exact.float(), renderer_grids(MANY, CPU, 1), each_call=expanded)()
+    kept = _samples(torch.float16, each_call=expanded, exact_coordinates=True)
+    rounded = _samples(torch.float16, each_call=expanded)
+    assert kept.dtype == rounded.dtype == torch.float16
+    assert (kept.float() - expected).abs().max() < 2e-3 < (rounded.float() - expected).abs().max()
+
+
+def test_a_shape_has_the_forms_that_differ_for_it():
+    many = ["PyTorch, tiles in each call", "PyTorch, tiled before", "PyTorch, expanded view"]
+    assert _applying(MANY, torch.float32) == many
+    assert _applying(MANY, torch.float16) == [*many, "PyTorch, fp32 coordinates"]
+    assert _applying(SamplingShape("1 grid", 8, 6, 1, 1), torch.float32) == ["PyTorch"]
+    # Of several volumes there is no expanded view.
+    assert _applying(SamplingShape("2 x 2 grids", 3, 5, 2, 4), torch.float32) == many[:2]

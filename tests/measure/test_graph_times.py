@@ -1,10 +1,10 @@
-"""Graphs of long launches hold fewer of them, so that timing a slow way to sample takes no minutes."""
+"""Graphs of long launches hold fewer of them, so that timing slow work takes no minutes."""
 
 from __future__ import annotations
 
 import pytest
 
-from sadtrt_core.sampling.device_times import launches_in_graph
+from sadtrt_core.measure.graph_times import launches_in_graph
 
 
 @pytest.mark.parametrize(("launch_us", "launches"), [(10.0, 20), (200.0, 20), (1000.0, 4), (9000.0, 2)])

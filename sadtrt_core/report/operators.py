@@ -1,4 +1,4 @@
-"""What was measured of each way to sample: times, bytes a second, and how they are shown and kept."""
+"""Operators by themselves: what was measured of each way to compute one, and how it is shown and kept."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ from rich.table import Table
 
 from sadtrt_core.files import write_file
 from sadtrt_core.records.schema import Environment
-from sadtrt_core.sampling.torch_forms import TORCH_FORMS
 
-FILE = "grid_sample.json"
 FILE_VERSION = 1
 
 
 @dataclass(frozen=True)
-class SamplingRow:
-    """One method at one shape. Times in microseconds of one sampling, rates in bytes a second.
+class OperatorRow:
+    """One method at one shape. Times in microseconds of one call, rates in bytes a second.
 
-    `cold_us` and `warm_us` are device times (sampling/device_times.py), None on a CPU; `host_us` is the host's clock
-    around one call and the wait for it. `bytes_moved` counts every byte of volume, grid and output once. `copy_rate`
-    is what a copy within the device's memory reaches, read and written bytes together. `max_difference` is the largest
-    difference from PyTorch in fp32 with the same features and fp32 coordinates, features being standard normal.
+    `cold_us` and `warm_us` are device times (measure/graph_times.py), None on a CPU; `host_us` is the host's clock
+    around one call and the wait for it. `bytes_moved` counts every byte of inputs and output once. `copy_rate` is what
+    a copy within the device's memory reaches, read and written bytes together. `max_difference` is the largest
+    difference from PyTorch in fp32 on the same inputs, features being standard normal.
     """
 
     shape: str
@@ -67,14 +65,14 @@ class SamplingRow:
         }
 
 
-def sampling_table(rows: Sequence[SamplingRow]) -> Table:
+def operator_table(operator: str, rows: Sequence[OperatorRow]) -> Table:
     """The rows in the order they were measured, a section for each shape and type."""
     table = Table(
-        title="sampling a volume, by itself",
+        title=f"{operator}, by itself",
         title_justify="left",
         caption=f"a copy within the device's memory: {rows[0].copy_rate / 1e9:.0f} GB/s read plus written; GB/s: every "
-        "byte of volume, grid and output once in the cold time (on a CPU in the host's); limit: the same at the copy's "
-        "rate; difference: the largest from PyTorch in fp32 (in fp16 PyTorch itself rounds the coordinates)",
+        "byte of inputs and output once in the cold time (on a CPU in the host's); limit: the same at the copy's rate; "
+        "difference: the largest from PyTorch in fp32 (in fp16 PyTorch itself may round more, such as coordinates)",
         caption_justify="left",
     )
     for heading in ("shape", "features", "method"):
@@ -99,7 +97,7 @@ def sampling_table(rows: Sequence[SamplingRow]) -> Table:
     return table
 
 
-def ratio_lines(rows: Sequence[SamplingRow]) -> list[str]:
+def ratio_lines(rows: Sequence[OperatorRow]) -> list[str]:
     """For each shape, type and method that is not PyTorch's one line: how many times as fast as each of its forms.
 
     "16 grids, float16, kernel: 2.10 x PyTorch, tiled before; 1.95 x PyTorch, expanded view".
@@ -109,7 +107,7 @@ def ratio_lines(rows: Sequence[SamplingRow]) -> list[str]:
         times.setdefault((row.shape, row.dtype), {})[row.method] = row.judged_us
     lines = []
     for (shape, dtype), group in times.items():
-        forms = [form.name for form in TORCH_FORMS if form.name in group]
+        forms = [method for method in group if method.startswith("PyTorch")]
         for method in group:
             if forms and method not in forms:
                 ratios = "; ".join(f"{group[form] / group[method]:.2f} x {form}" for form in forms)
@@ -117,14 +115,15 @@ def ratio_lines(rows: Sequence[SamplingRow]) -> list[str]:
     return lines
 
 
-def write_rows(rows: Sequence[SamplingRow], environment: Environment, folder: Path) -> Path:
-    """Write grid_sample.json into `folder`, made where it is missing; its path. Raises UserError or OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_rows(rows: Sequence[OperatorRow], environment: Environment, path: Path) -> None:
+    """Write an operator's rows and the machine as JSON, into a folder made where it is missing.
+
+    Raises UserError or OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "version": FILE_VERSION,
         "environment": environment.to_json(),
         "rows": [{**asdict(row), "bytes_per_second": row.rate, "limit_us": row.limit_us} for row in rows],
     }
-    path = folder / FILE
     write_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    return path

@@ -11,10 +11,10 @@ import torch
 from rich.console import Console
 
 from sadtrt_core.environment import read_environment
-from sadtrt_core.sampling.rows import SamplingRow, ratio_lines, sampling_table, write_rows
+from sadtrt_core.report.operators import OperatorRow, operator_table, ratio_lines, write_rows
 
-ON_GPU = SamplingRow("16 grids", "float16", "kernel", 40.0, 16.0, 14.0, 20_000_000, 2.5e12, 1e-3)
-ON_CPU = SamplingRow("16 grids", "float32", "PyTorch", 40_000.0, None, None, 20_000_000, 2.5e10, 0.0)
+ON_GPU = OperatorRow("16 grids", "float16", "kernel", 40.0, 16.0, 14.0, 20_000_000, 2.5e12, 1e-3)
+ON_CPU = OperatorRow("16 grids", "float32", "PyTorch", 40_000.0, None, None, 20_000_000, 2.5e10, 0.0)
 
 
 def test_rates_come_from_the_devices_cold_time_and_on_a_cpu_from_the_hosts():
@@ -27,7 +27,7 @@ def test_rates_come_from_the_devices_cold_time_and_on_a_cpu_from_the_hosts():
 
 def test_the_table_shows_share_of_the_copy_rate_and_the_limit():
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(sampling_table([ON_GPU, ON_CPU]))
+    console.print(operator_table("grid sample", [ON_GPU, ON_CPU]))
     lines = {line.split("│")[3].strip(): line for line in console.export_text().splitlines() if line.startswith("│")}
     assert "50.0%" in lines["kernel"]
     assert "8.00" in lines["kernel"]
@@ -43,7 +43,8 @@ def test_ratios_name_the_form_of_pytorch_they_are_to_and_stay_within_a_type():
 
 
 def test_the_file_holds_every_row_and_the_machine(tmp_path):
-    path = write_rows([ON_GPU, ON_CPU], read_environment(torch.device("cpu")), tmp_path / "new")
+    path = tmp_path / "new" / "grid_sample.json"
+    write_rows([ON_GPU, ON_CPU], read_environment(torch.device("cpu")), path)
     content = json.loads(path.read_text())
     assert [row["method"] for row in content["rows"]] == ["kernel", "PyTorch"]
     assert content["rows"][0]["cold_us"] == 16.0
