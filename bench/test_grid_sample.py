@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
+from sadtrt_core.benchmark import NOT_TIMED
 from sadtrt_core.engine.build import BuildOptions
 from sadtrt_core.engine.sampler_check import TOLERANCE
 from sadtrt_core.errors import BuildError
@@ -112,7 +113,7 @@ def test_grid_sample(
         rounds, warm_up = (40, 10) if on_gpu else (3, 0)
         benchmark.pedantic(_once, args=(launch, on_gpu), rounds=rounds, warmup_rounds=warm_up, iterations=1)
         if benchmark.disabled:
-            pytest.skip("--benchmark-disable: ran once, recorded nothing")
+            pytest.skip(NOT_TIMED)
         cold = warm = None
         if on_gpu:
             others = [launcher(*_tensors(setting, n)) for n in range(1, copies_beyond_cache(moved, session.device))]
