@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,24 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = any("session" in getattr(item, "fixturenames", ()) for item in session.items)
     if not wanted or session.config.getoption("collectonly"):
         return
+    if not session.config.pluginmanager.hasplugin("benchmark"):
+        sentence = "sadtrt: the benchmarks need pytest-benchmark: leave out -p no:benchmark"
+        pytest.exit(sentence, returncode=int(pytest.ExitCode.USAGE_ERROR))
     try:
         made = Session(session.config.stash[CONFIG], report=ConsoleReporter(Console(stderr=True)))
         made.check()
     except UserError as error:
         pytest.exit(f"sadtrt: {error}", returncode=int(pytest.ExitCode.USAGE_ERROR))
     session.config.stash[SESSION] = made
+    session.config.stash[PENDING] = {item.nodeid for item in session.items}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A benchmark that was interrupted, in its last repetition too, stays pending."""
+    finished = yield
+    item.config.stash.get(PENDING, set()).discard(item.nodeid)
+    return finished
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +118,7 @@ def _prebuild(made: Session, request: pytest.FixtureRequest) -> None:
 
 
 SESSION = pytest.StashKey[Session]()
+PENDING = pytest.StashKey[set[str]]()
 GATE = pytest.StashKey[tuple[Path, Thresholds]]()
 UNFINISHED = pytest.StashKey[str]()
 
@@ -138,9 +151,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[N
 
 def _finish(session: pytest.Session, exitstatus: int) -> None:
     made = session.config.stash.get(SESSION, None)
-    # An interrupted run stays marked incomplete: what it measured is readable, but no gate may pass on it.
+    # A run that was cut short stays marked incomplete, however it ended: what it measured is readable, but no gate may
+    # pass on it.
     ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-    if made is None or not made.started or not ended or session.shouldfail or session.shouldstop:
+    cut_short = session.config.stash.get(PENDING, ()) or session.shouldfail or session.shouldstop
+    if made is None or not made.started or not ended or cut_short:
         return
     try:
         made.finish()
@@ -171,7 +186,10 @@ def _print_summary(config: pytest.Config, result: GateResult | None) -> None:
     config.hook.pytest_sadtrt_summary(config=config, console=console)
     folder = made.writer.folder if made is not None and made.started else None
     skipped = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reporter.stats.get("skipped", ()))
-    print_summary(read_run(folder) if folder is not None else None, skipped, console)
+    try:
+        print_summary(read_run(folder) if folder is not None else None, skipped, console)
+    except UserError as error:
+        console.print(f"[bold red]the run cannot be shown:[/] {escape(str(error))}", soft_wrap=True)
     if (problem := config.stash.get(UNFINISHED, None)) is not None:
         console.print(f"[bold red]the run is not complete:[/] {escape(problem)}", soft_wrap=True)
     if result is not None:
@@ -192,19 +210,31 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(SummaryHook)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Stable identity only: any difference makes pytest-benchmark warn that two runs do not compare."""
     device = torch.device("cuda" if torch.cuda.is_available() and config.getoption("device") != "cpu" else "cpu")
     environment = dataclasses.asdict(read_environment(device))
     names = ("gpu", "compute_capability", "driver", "cuda", "tensorrt", "tensorrt_flavour", "torch", "onnxruntime")
-    machine_info["sadtrt"] = {name: environment[name] for name in names}
+    # What is rendered is no machine's, but times of another size, picture or weights do not compare either.
+    asked = config.stash[CONFIG].as_text() | {"frames": config.stash[CONFIG].frames}
+    machine_info["sadtrt"] = {name: environment[name] for name in names} | {"rendered": asked}
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_compare_machine_info(
     config: pytest.Config, benchmarksession: Any, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
 ) -> None:
-    """Refuse to compare with a run of another GPU: such a ratio says nothing."""
-    here = machine_info.get("sadtrt", {}).get("gpu")
-    there = compared_benchmark.get("machine_info", {}).get("sadtrt", {}).get("gpu")
-    if here != there:
-        raise pytest.UsageError(f"the saved benchmark ran on {there or 'a CPU'}, this run on {here or 'a CPU'}")
+    """Refuse to compare with a run on another GPU or of another picture: such a ratio says nothing."""
+    here, there = machine_info.get("sadtrt", {}), compared_benchmark.get("machine_info", {}).get("sadtrt", {})
+    if here.get("gpu") != there.get("gpu"):
+        raise pytest.UsageError(
+            f"the saved benchmark ran on {there.get('gpu') or 'a CPU'}, this run on {here.get('gpu') or 'a CPU'}"
+        )
+    mine, theirs = here.get("rendered", {}), there.get("rendered", {})
+    for name in sorted({*mine, *theirs}):
+        if mine.get(name) != theirs.get(name):
+            raise pytest.UsageError(
+                f"the saved benchmark had {name} {theirs.get(name)}, this run {mine.get(name)}: the times of "
+                "one say nothing of the other"
+            )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from sadtrt_core.benchmark import failed, not_measured, skipped
+from sadtrt_core.benchmark import NOT_TIMED, failed, not_measured, skipped
 from sadtrt_core.case import Case
 from sadtrt_core.environment import read_environment
 from sadtrt_core.measure.graph_times import Launch, copies_beyond_cache, copy_rate, graph_time_us
@@ -111,7 +111,7 @@ def time_operator(
         benchmark.group = f"{operator}, {about['shape']}, {about['dtype']}"
         benchmark.pedantic(once, rounds=40 if on_gpu else 3, warmup_rounds=10 if on_gpu else 0, iterations=1)
         if benchmark.disabled:
-            pytest.skip("--benchmark-disable: ran once, recorded nothing")
+            pytest.skip(NOT_TIMED)
         if on_gpu:
             copies = copies_beyond_cache(about["bytes_moved"], session.device)
             cold = graph_time_us([launch, *(launch_of(seed) for seed in range(1, copies))])

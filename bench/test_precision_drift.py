@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from sadtrt_core.benchmark import measure_drift
+from sadtrt_core.benchmark import NOT_TIMED, measure_drift
 from sadtrt_core.measure.interleave import Interleaver
 from sadtrt_core.report.metrics import extra_info
 from sadtrt_core.runners.base import StageRunner
@@ -26,7 +26,7 @@ def test_precision_drift(
         items = session.frame_inputs
         frames: Tensor = benchmark.pedantic(session.render_sequence, args=(active, items), rounds=1, iterations=1)
         if benchmark.disabled:
-            pytest.skip("--benchmark-disable: ran once, recorded nothing")
+            pytest.skip(NOT_TIMED)
         return frames
 
     with recorded(case, timed=False):

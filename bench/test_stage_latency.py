@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sadtrt_core.benchmark import measure_latency
+from sadtrt_core.benchmark import NOT_TIMED, measure_latency
 from sadtrt_core.case import Case
 from sadtrt_core.measure.interleave import Interleaver
 from sadtrt_core.measure.timing import LatencySampler
@@ -34,7 +34,7 @@ def test_stage_latency(
         # repetition. The records, and extra_info, hold all samples.
         benchmark.pedantic(sampler.sample_host, setup=sampler.sample_device, rounds=rounds, iterations=1)
         if benchmark.disabled:
-            pytest.skip("--benchmark-disable: ran once, recorded nothing")
+            pytest.skip(NOT_TIMED)
 
     def show(record: Record) -> None:
         benchmark.extra_info.update(extra_info(record), weights=session.renderer.weights.kind)

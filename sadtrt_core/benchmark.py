@@ -14,7 +14,7 @@ from torch import Tensor
 from sadtrt_core.case import Case
 from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.parallel import build_all
-from sadtrt_core.errors import BuildError, Unavailable, UserError
+from sadtrt_core.errors import BuildError, Unavailable, UserError, printable
 from sadtrt_core.measure.drift import REFERENCE_FLOOR_DB
 from sadtrt_core.measure.interleave import Interleaver, Repetitions
 from sadtrt_core.measure.resources import device_memory_free_of_leftovers, device_memory_used, energy_per_call
@@ -29,6 +29,8 @@ from sadtrt_core.session import Session
 
 #: Raised when the benchmarks measure something else than before; older baselines then do not compare.
 BENCHMARK_VERSION = 4
+#: Why a benchmark that pytest-benchmark has switched off is skipped.
+NOT_TIMED = "nothing is timed with --benchmark-disable or pytest-xdist's -n: ran once, recorded nothing"
 
 
 def skipped(case: Case, reason: str) -> Record:
@@ -38,7 +40,7 @@ def skipped(case: Case, reason: str) -> Record:
 
 def failed(case: Case, error: BaseException) -> Record:
     """A record that says how a case broke."""
-    words = " ".join(str(error).split()) or type(error).__name__
+    words = printable(" ".join(str(error).split())) or type(error).__name__
     return Record(case, "failed", reason=f"{type(error).__name__}: {words}"[:500], benchmark_version=BENCHMARK_VERSION)
 
 
@@ -185,4 +187,6 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
     record = Record(case, "measured", drift=drift, notes=notes, benchmark_version=BENCHMARK_VERSION)
     record = session.writer.add(record)
     session.save_frames(case, frames, drift)
+    if all(drift.non_finite):
+        raise RuntimeError(f"each of the {len(drift.non_finite)} frames holds NaN or infinity: there is no picture")
     return record, drift

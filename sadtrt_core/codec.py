@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from sadtrt_core.errors import UserError
+from sadtrt_core.errors import UserError, printable
 
 Value = TypeVar("Value")
 Self = TypeVar("Self", bound="JsonValue")
@@ -144,6 +144,8 @@ def _decode_scalar(hint: Any, data: Any, where: str) -> Any:
     # bool is an int to isinstance, so the exact type is compared.
     if type(data) is not hint:
         raise _mismatch(where, _WORDS[hint], data)
+    if hint is str and data != printable(data):
+        raise UserError(f"{where} holds a character that is no text: {data[:60]!r}")
     return data
 
 

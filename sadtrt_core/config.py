@@ -19,6 +19,9 @@ from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.renderer.standin import WEIGHTS_HELP
 from sadtrt_core.runners.registry import RUNNERS
 
+#: Of one sequence or batch, which are kept whole in memory: 6 GB of pictures at 512 px.
+MOST_FRAMES = 2000
+
 
 def default_cache() -> Path:
     """Where graphs, engines and fitted weights are kept: $SADTRT_CACHE, else the user's cache folder."""
@@ -31,7 +34,8 @@ class Option:
     """How a field of RunConfig is offered: as `--flag`, each value of `type`, several of them where `repeatable`.
 
     `default` is None where the flag may be left out and something else stands in, which `unset` describes. `choices`
-    are the values there are; `open` lets others in, which RunConfig then checks itself. Numbers are at least `least`.
+    are the values there are; `open` lets others in, which RunConfig then checks itself. Numbers
+    lie between `least` and `most`.
     """
 
     field: str
@@ -43,6 +47,7 @@ class Option:
     choices: Collection[Any]
     open: bool
     least: int | None
+    most: int | None
     unset: str | None
 
     @property
@@ -62,6 +67,8 @@ class Option:
             raise UserError(f"{self.flag} {value!r} is not known: expected one of {known}")
         if self.least is not None and value < self.least:
             raise UserError(f"{self.flag} must be {self.least} or more but is {value}")
+        if self.most is not None and value > self.most:
+            raise UserError(f"{self.flag} must be {self.most} or less but is {value}")
 
 
 def option(
@@ -72,11 +79,13 @@ def option(
     choices: Collection[Any] = (),
     open: bool = False,
     least: int | None = None,
+    most: int | None = None,
     unset: str | None = None,
     factory: Callable[[], Any] | None = None,
 ) -> Any:
     """A field of RunConfig that is an option as well; see Option. Without `flag` the field's name is the flag."""
-    about = {"default": default, "help": help, "choices": choices, "open": open, "least": least, "unset": unset}
+    about = {"default": default, "help": help, "choices": choices, "open": open, "least": least, "most": most}
+    about["unset"] = unset
     metadata = {"flag": flag, "about": about}
     if factory is not None:
         return dataclasses.field(default_factory=factory, metadata=metadata)
@@ -97,8 +106,10 @@ class RunConfig:
     mapping_checkpoint: Path | None = option(None, "the mapping network's own .pth.tar")
     source_image: Path | None = option(None, "a picture to animate instead of the built-in portrait")
     samples: Path | None = option(None, "folder of source_image.pt, kp_driving.pt, kp_source.pt")
-    frames: int = option(32, "frames of the driving sequence", least=1)
-    clip_frames: int | None = option(None, "frames of the clip stage", least=1, unset="16 on a GPU, 2 on a CPU")
+    frames: int = option(32, "frames of the driving sequence", least=1, most=MOST_FRAMES)
+    clip_frames: int | None = option(
+        None, "frames of the clip stage", least=1, most=MOST_FRAMES, unset="16 on a GPU, 2 on a CPU"
+    )
     stages: tuple[str, ...] = option((), "only this stage: {choices}", flag="--stage", choices=STAGES)
     runners: tuple[str, ...] = option(
         (),
@@ -113,7 +124,7 @@ class RunConfig:
         choices=PRECISIONS,
         open=True,
     )
-    batches: tuple[int, ...] = option((), "batch size", flag="--batch", least=1, unset="1")
+    batches: tuple[int, ...] = option((), "batch size", flag="--batch", least=1, most=MOST_FRAMES, unset="1")
     device: str = option("auto", "where runners compute: {choices}", choices=("auto", "cuda", "cpu"))
     grid_sample: str = option(
         "auto",

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from unicodedata import category
+
+#: Unicode's control characters, format characters (of which some turn the direction of writing) and surrogates.
+_UNSEEN = frozenset({"Cc", "Cf", "Cs"})
+
+
+def printable(text: str) -> str:
+    """`text` with a question mark for every character that a terminal would obey or that no encoding has."""
+    return "".join("?" if category(one) in _UNSEEN and one not in "\n\t" else one for one in text)
 
 
 class UserError(ValueError):
-    """A file, option or argument that cannot be used: the sentence names it, what was expected and what to do."""
+    """A file, option or argument that cannot be used: the sentence names it, what was expected and what to do.
+
+    It may quote what is in a file, so it is made `printable`.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
 
 
 class BuildError(RuntimeError):

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,14 +64,37 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def read_file(path: Path, limit: int) -> bytes:
+    """All of a plain file of at most `limit` bytes; UserError for whatever else there is, or is not, at `path`."""
+    try:
+        # Opening a pipe would wait for somebody to write to it, and a device may have no end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UserError(f"cannot read {path}: it is no plain file")
+            content = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) > limit:
+        raise UserError(f"{path} has more than the {limit / 1e6:.0f} MB that such a file may have")
+    return content
+
+
 def write_file(path: Path, content: bytes | str) -> None:
     """Write `path`, whole and flushed to the disk (`write_whole`).
 
-    Raises UserError naming the path and the system's reason; the old file, if any, is then still there whole.
+    A link is followed, and what is no plain file, such as /dev/stdout, is written to where it is. Raises UserError
+    naming the path and the system's reason; the old file, if any, is then still there whole.
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
-        write_whole(path, data, durable=True)
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+        else:
+            write_whole(target, data, durable=True)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose a folder that can be written"

@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from sadtrt_core.codec import from_json
-from sadtrt_core.errors import UserError
-from sadtrt_core.files import write_file
+from sadtrt_core.errors import UserError, printable
+from sadtrt_core.files import read_file, write_file
 from sadtrt_core.precision import COORDINATES, PICTURE, PLAN_SUFFIX, PRECISIONS, TORCH_TYPES, ComputeType, Precision
 
 if sys.version_info >= (3, 11):
@@ -123,14 +123,9 @@ def read_plan(path: Path) -> Plan:
     or has an entry that is unknown, absent or of a wrong type.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(SIZE_LIMIT + 1)
-    except OSError as error:
-        raise UserError(f"cannot read the plan {path}: {error.strerror or error}") from error
-    if len(raw) > SIZE_LIMIT:
-        raise UserError(f"{path} has over {SIZE_LIMIT >> 20} MiB: no plan is that long")
-    try:
-        data = tomllib.loads(raw.decode("utf-8"))
+        data = tomllib.loads(read_file(path, SIZE_LIMIT).decode("utf-8"))
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not TOML ({error}): write it again with `sadtrt search`") from error
     try:
@@ -175,8 +170,8 @@ def write_plan(plan: Plan, path: Path) -> None:
 
 
 def _quoted(text: str) -> str:
-    # JSON's escapes are TOML's, but for one control character that JSON leaves as it is.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # JSON's escapes are TOML's.
+    return json.dumps(printable(text), ensure_ascii=False)
 
 
 def _key(name: str) -> str:

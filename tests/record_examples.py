@@ -85,7 +85,7 @@ def on_cpu(run: Run) -> Run:
 
 
 words = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=8)
-texts = st.text(max_size=20)
+texts = st.text(st.characters(exclude_categories=("Cc", "Cf", "Cs")), max_size=20)
 times = st.floats(0, 1e6, allow_nan=False)
 positive = st.floats(0, 1e9, allow_nan=False)
 keys = st.builds(

@@ -22,7 +22,7 @@ from sadtrt_core.renderer.stages import GRAPH_STAGES, STAGES
 PLAN = Plan(
     "sixty",
     "float16",
-    'holds 60 dB; "quoted" \\ and\nbroken \x7f over lines, é',
+    'holds 60 dB; "quoted" \\ and\nbroken over lines, é',
     (Keep(("coordinates", "picture"), "+14 dB"), Keep(("/decoder/up_1/*", "/fourth/Conv"), "+3 dB for 2 %")),
     {"psnr_min_db": 61.25, "max_lsb": 2, "meaningful": True, "reference": "pytorch fp32"},
     {"sadtrt": "0.1.0"},
@@ -40,7 +40,7 @@ def test_a_plan_is_read_back_as_it_was_written(plan_file):
     assert read_plan(plan_file) == PLAN
 
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(lambda text: text.strip())
+texts = st.text(st.characters(exclude_categories=("Cc", "Cf", "Cs")), min_size=1).filter(lambda text: text.strip())
 patterns = st.sampled_from(["coordinates", "picture"]) | st.text("abcXYZ019_./*?[]", max_size=30).map(
     lambda text: f"/{text}"
 )
@@ -107,13 +107,13 @@ def test_a_damaged_plan_is_refused_in_one_sentence(tmp_path, text, fault):
 
 
 def test_files_that_are_no_plans_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read the plan .*nowhere\.toml: No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*nowhere\.toml: No such file"):
         precision_named(str(tmp_path / "nowhere.toml"))
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="is not TOML"):
         read_plan(tmp_path / "bytes.toml")
     (tmp_path / "long.toml").write_bytes(b"#" * (1 << 21))
-    with pytest.raises(UserError, match="no plan is that long"):
+    with pytest.raises(UserError, match="has more than the 1 MB"):
         read_plan(tmp_path / "long.toml")
 
 
@@ -188,5 +188,5 @@ def test_a_run_refuses_plans_of_one_name_and_files_that_are_none(plan_file, tmp_
     write_plan(PLAN, twin)
     with pytest.raises(UserError, match="are both called 'sixty': rename one"):
         RunConfig(precisions=(str(plan_file), str(twin)))
-    with pytest.raises(UserError, match="cannot read the plan"):
+    with pytest.raises(UserError, match="cannot read"):
         RunConfig(precisions=(str(tmp_path / "none.toml"),))

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sadtrt_core.commands.options import console, make_session, takes
 from sadtrt_core.config import RunConfig
+from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_file
 
 
@@ -47,21 +48,31 @@ def gate(
     from sadtrt_core.gate.judge import gate_named
     from sadtrt_core.gate.limits import Thresholds
     from sadtrt_core.gate.output import gate_json, gate_junit, gate_markdown, print_gate
-    from sadtrt_core.records.store import read_run
+    from sadtrt_core.records.store import read_run, records_file
 
     results = Path("results")
+    outputs = {"--json": json_file, "--junit": junit, "--markdown": markdown}
+    given = {flag: path for flag, path in outputs.items() if path is not None}
     if update:
-        written = baseline_path(results, baseline)
-        write_baseline(read_run(run), written)
-        console.print(f"wrote {written}", soft_wrap=True)
+        if given:
+            raise UserError(f"--update judges nothing, so there is nothing for {', '.join(given)}: leave it out")
+        written, recorded = baseline_path(results, baseline), read_run(run)
+        write_baseline(recorded, written)
+        failed = sum(record.status == "failed" for record in recorded.records)
+        words = f"; {failed} of its {len(recorded.records)} rows failed and will not be judged" if failed else ""
+        console.print(f"wrote {written}{words}", soft_wrap=True)
         return
     here = Path("pyproject.toml")
     file = thresholds or (here if here.exists() else None)
+    inputs = {records_file(run), records_file(Path(baseline)), *([file] if file else [])}
+    for flag, path in given.items():
+        if path.resolve() in {one.resolve() for one in inputs}:
+            raise UserError(f"{flag} {path} is what the gate reads: choose another file")
     result = gate_named(run, results, baseline, Thresholds.read(file) if file else Thresholds())
     print_gate(result, console)
-    for path, render in ((json_file, gate_json), (junit, gate_junit), (markdown, gate_markdown)):
-        if path is not None:
-            write_file(path, render(result))
+    renderers = {"--json": gate_json, "--junit": gate_junit, "--markdown": gate_markdown}
+    for flag, path in given.items():
+        write_file(path, renderers[flag](result))
     raise typer.Exit(int(result.exit_code))
 
 

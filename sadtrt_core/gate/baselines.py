@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_file
 from sadtrt_core.records.schema import Run
-from sadtrt_core.records.store import ENVIRONMENT_FILE, RECORDS_FILE, SUMMARY_FILE, write_run
+from sadtrt_core.records.store import (
+    ENVIRONMENT_FILE,
+    FRAMES_FOLDER,
+    LATEST,
+    RECORDS_FILE,
+    SUMMARY_FILE,
+    read_run,
+    write_run,
+)
 from sadtrt_core.report.tables import summary_csv
 
 BASELINES_FOLDER = "baselines"
+#: What a folder may hold that was made of its records.
+DERIVED_FILES = ("report.html", "pareto.png")
 
 
 def find_baseline(results: Path, name: str) -> Path:
@@ -29,7 +40,12 @@ def find_baseline(results: Path, name: str) -> Path:
 
 
 def baseline_path(results: Path, name: str) -> Path:
-    """Where a baseline called `name` is written: in `<results>/baselines/` for a plain name, else at that path."""
+    """Where a baseline called `name` is written: in `<results>/baselines/` for a plain name, else at that path.
+
+    Raises UserError for no name.
+    """
+    if not name.strip():
+        raise UserError("--baseline is empty: give the baseline a name")
     plain = Path(name).name == name and not name.startswith(".")
     return Path(results) / BASELINES_FOLDER / name if plain else Path(name)
 
@@ -37,15 +53,21 @@ def baseline_path(results: Path, name: str) -> Path:
 def write_baseline(run: Run, path: Path) -> None:
     """Make `run` the baseline at `path`: one file where the name ends in .json, else a folder with the CSV beside it.
 
-    Raises UserError for a run that could not serve as one: unfinished, or without a measurement.
+    An older baseline there is replaced, with whatever was derived from it. Raises UserError for a run that could not
+    serve as one, unfinished or without a measurement, and where something else than a baseline stands at `path`.
     """
     path = Path(path)
     if not run.complete:
         raise UserError("an interrupted run cannot become a baseline: run it to the end")
     if not any(record.status == "measured" for record in run.records):
         raise UserError("a run that measured nothing cannot become a baseline")
+    _require_baseline(path)
     try:
         (path.parent if path.suffix == ".json" else path).mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path / FRAMES_FOLDER, ignore_errors=True)
+            for name in DERIVED_FILES:
+                (path / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot make a folder for the baseline {path}: {error.strerror or error}") from error
     if path.suffix == ".json":
@@ -55,3 +77,15 @@ def write_baseline(run: Run, path: Path) -> None:
     environment = json.dumps(run.environment.to_json(), indent=2, sort_keys=True)
     write_file(path / ENVIRONMENT_FILE, environment + "\n")
     write_run(run, path / RECORDS_FILE)
+
+
+def _require_baseline(path: Path) -> None:
+    """UserError unless nothing, an empty folder or a baseline is at `path`."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if path.is_dir() and path.parent.name != BASELINES_FOLDER and (path.parent / LATEST).exists():
+        raise UserError(f"{path} is a run of its own and no baseline: choose another name")
+    try:
+        read_run(path)
+    except UserError as error:
+        raise UserError(f"{path} is there already and is no baseline: choose another name, or move it away") from error

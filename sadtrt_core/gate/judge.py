@@ -13,7 +13,7 @@ from sadtrt_core.gate.limits import Limits, Thresholds
 from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, Verdict, make_row
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.schema import Environment, Record, Run
-from sadtrt_core.records.store import read_run, records_file
+from sadtrt_core.records.store import LATEST, begun_after, read_run, records_file
 from sadtrt_core.report.metrics import METRICS, Limit, Metric, Part
 
 
@@ -27,13 +27,14 @@ def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds) -> GateR
     new = {record.key: record for record in candidate.records}
     old = {record.key: record for record in baseline.records}
     keys = sorted({*new, *old})
-    remarks = _remarks(candidate, baseline)
+    remarks = (*_remarks(candidate, baseline), *_idle_overrides(keys, thresholds))
     if problems := _problems(candidate, baseline):
         reason, sentence = problems[0]
         rows = tuple(make_row(key, [Finding("run", "not comparable", reason, sentence)]) for key in keys)
         return GateResult(int(ExitCode.NOT_COMPARABLE), rows, tuple(text for _, text in problems), remarks)
     significance = thresholds.false_alarm / max(1, _count_tests(new, old, thresholds))
-    rows = tuple(_judge_row(key, new.get(key), old.get(key), thresholds, significance) for key in keys)
+    processors = (_processors(baseline.environment), _processors(candidate.environment))
+    rows = tuple(_judge_row(key, new.get(key), old.get(key), thresholds, significance, processors) for key in keys)
     code = _exit_code(rows)
     if code == ExitCode.PASS and not _anything_compared(rows):
         return GateResult(int(ExitCode.NOT_COMPARABLE), rows, ("not one figure was compared",), remarks)
@@ -43,7 +44,8 @@ def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds) -> GateR
 def gate_files(candidate: Path, baseline: Path, thresholds: Thresholds) -> GateResult:
     """`compare_runs` on two results folders or records files.
 
-    Exit code 2 with the reason where one cannot be read, or where both are the same file, which would always pass.
+    Exit code 2 with the reason where one cannot be read, where both are the same run, which would always pass, and
+    where the candidate is `latest` but a later run did not finish.
     """
     problems = []
     runs = []
@@ -52,8 +54,10 @@ def gate_files(candidate: Path, baseline: Path, thresholds: Thresholds) -> GateR
             runs.append(read_run(path))
         except UserError as error:
             problems.append(f"{name} cannot be used: {error}")
-    if not problems and records_file(candidate).resolve() == records_file(baseline).resolve():
-        problems.append(f"the run and the baseline are the same file, {records_file(candidate)}: nothing was compared")
+    if not problems and runs[0] == runs[1]:
+        problems.append(f"the run and the baseline are the same run, {records_file(candidate)}: nothing was compared")
+    if candidate.name == LATEST and (later := begun_after(candidate)):
+        problems.append(f"{later} began after {candidate} and did not finish: run it again, or name the run to judge")
     if problems:
         return GateResult(int(ExitCode.NOT_COMPARABLE), (), tuple(problems))
     return compare_runs(runs[0], runs[1], thresholds)
@@ -100,8 +104,21 @@ def _identities(candidate: Run, baseline: Run) -> list[tuple[str, str, object, o
     ]
     if old.gpu is None and new.gpu is None:
         # Without a GPU it is the processor that sets the times.
-        entries.append(("cpu", "the processor", f"{old.cpu} x {old.cpu_count}", f"{new.cpu} x {new.cpu_count}"))
+        entries.append(("cpu", "the processor", _processors(old), _processors(new)))
+    for name, usual in TIME_OPTIONS.items():
+        was, now = (run.options.get(name, usual) for run in (baseline, candidate))
+        # What an older run does not tell, and has no usual value, is not known to differ.
+        if was is not None and now is not None:
+            entries.append((name, f"option {name}", was, now))
     return entries
+
+
+def _processors(environment: Environment) -> str:
+    return f"{environment.cpu} x {environment.cpu_count}"
+
+
+#: Options that change what a time means, and what they are where a run does not say.
+TIME_OPTIONS = {"flush_l2": "False", "CUDA_LAUNCH_BLOCKING": "0", "threads": None}
 
 
 def _gpu_words(environment: Environment) -> str | None:
@@ -121,11 +138,19 @@ def _remarks(candidate: Run, baseline: Run) -> tuple[str, ...]:
             remarks.append(f"{name}: {getattr(old, name)} in the baseline, {getattr(new, name)} now")
     for name in sorted({*baseline.options, *candidate.options}):
         was, now = baseline.options.get(name), candidate.options.get(name)
-        if was != now:
+        if was != now and name not in TIME_OPTIONS:
             remarks.append(f"option {name}: {was} in the baseline, {now} now")
+    if candidate.started_utc < baseline.started_utc:
+        remarks.append(f"this run is older than its baseline: {candidate.started_utc}, {baseline.started_utc}")
     if new.dirty:
         remarks.append("this run's checkout had changes that are not committed")
     return tuple(remarks)
+
+
+def _idle_overrides(keys: list[Case], thresholds: Thresholds) -> tuple[str, ...]:
+    """The overrides that are for no row of either run: a name may be misspelt."""
+    idle = [one for one in thresholds.overrides if not any(one.selects(key) for key in keys)]
+    return tuple(f"an override of the limits is for {one}, and there is no such row" for one in idle)
 
 
 def _is_judged(record: Record) -> bool:
@@ -147,7 +172,12 @@ def _limits(baseline: Record, thresholds: Thresholds) -> Limits:
 
 
 def _judge_row(
-    key: Case, new: Record | None, old: Record | None, thresholds: Thresholds, significance: float
+    key: Case,
+    new: Record | None,
+    old: Record | None,
+    thresholds: Thresholds,
+    significance: float,
+    processors: tuple[str, str],
 ) -> GateRow:
     if old is None or not _is_judged(old):
         return make_row(key, _without_baseline(new, old))
@@ -167,7 +197,7 @@ def _judge_row(
             findings.append(Finding(part, "missing", "part_missing", f"{part} was measured in the baseline, not now"))
     if new.latency is not None and old.latency is not None:
         hosts = (new.telemetry, old.telemetry)
-        findings += latency_findings(new.latency, old.latency, limits, thresholds, significance, hosts)
+        findings += latency_findings(new.latency, old.latency, limits, thresholds, significance, hosts, processors)
     findings += drift_findings(new, old, limits)
     findings += limit_findings(new, old, limits, ("latency", "resources", "telemetry"))
     return make_row(key, findings or [Finding("row", "same", "not_judged", "every limit of this row is switched off")])
@@ -182,7 +212,8 @@ def _without_baseline(new: Record | None, old: Record | None) -> list[Finding]:
     if new.status == "measured":
         return [*findings, Finding("row", "new", "new", "not in the baseline")]
     if old is not None and old.status == new.status:
-        return [*findings, Finding("row", "same", f"both_{new.status}", f"{new.status} in both: {new.reason}")]
+        verdict: Verdict = "missing" if new.status == "failed" else "same"
+        return [*findings, Finding("row", verdict, f"both_{new.status}", f"{new.status} in both: {new.reason}")]
     if new.status == "skipped":
         return [*findings, Finding("row", "same", "skipped", f"not measured in either: {new.reason}")]
     return [

@@ -10,6 +10,8 @@ from sadtrt_core.gate.limits import Limits, Thresholds
 from sadtrt_core.gate.samples import (
     JudgedSamples,
     Problem,
+    another_clock,
+    another_host,
     another_speed,
     busy_host,
     fastest_of_both,
@@ -48,18 +50,22 @@ def latency_findings(
     thresholds: Thresholds,
     significance: float,
     hosts: tuple[Telemetry | None, Telemetry | None] = (None, None),
+    processors: tuple[str, str] = ("", ""),
 ) -> list[Finding]:
     """Findings on device and host time.
 
-    `hosts` is how the host was in the candidate's run and in the baseline's. Host times are not judged where it was
-    busy or they vary too much; without device times the row is then not comparable. Without device times, host times
+    `hosts` is how the host was in the candidate's run and in the baseline's, `processors` what it has in the baseline's
+    and in the candidate's. Device times are not comparable where the GPU's clock never came near the other run's. Host
+    times are not judged where the host is another, was busy or they vary too much; without device times the row is
+    then not comparable. Without device times, host times
     are judged by their fastest quarter, and only where the reference loop was as fast in both runs and most samples
     came within half the smallest effect of interest of the fastest.
 
     The samples of all repetitions are judged together. Rows with more repetitions in one run are not comparable, nor
     are rows that are launch-bound in one run only, or in both where the host was busy.
 
-    A row is slower where all four are true; faster is the mirror image:
+    A row is slower where all four are true; faster is the mirror image. Where the change is slower by the baseline's
+    own noise and excused by the candidate's alone, the row is not comparable.
     - the ratio of medians exceeds the smallest effect of interest;
     - it exceeds NOISE_FACTOR standard deviations of the slow variation seen inside the two runs;
     - the one-sided rank test against the baseline lengthened by half the effect falls below `significance`, which the
@@ -80,9 +86,10 @@ def latency_findings(
     for metric, effect in latency_tests(candidate, baseline, limits).items():
         samples, problem = judged_samples(candidate, baseline, metric), None
         if metric == "device_ms":
-            problem = _launch_bound_differs(candidate, baseline) or (busy if candidate.launch_bound else None)
+            problem = _launch_bound_differs(candidate, baseline) or another_clock(*hosts)
+            problem = problem or (busy if candidate.launch_bound else None)
         elif on_device:
-            problem = busy
+            problem = another_host(*processors) or busy
         else:
             half = effect / 100 / 2
             new, old = fastest_of_both(samples.all_new, samples.all_old)
@@ -141,6 +148,9 @@ def _judge(
     elif slower and compared.ratio > 1 + limit / 100:
         verdict, reason = "slower", "slower"
         shown += f", limit {limit:.1f}%"
+    elif slower and compared.ratio > 1 + max(effect, 100 * NOISE_FACTOR * samples.baseline_noise(effect)) / 100:
+        verdict, reason = "not comparable", "candidate_noisy"
+        shown += f", inside the noise of {noise:.1f}%, which is this run's own: measure it again"
     elif faster and compared.ratio < 1 / (1 + limit / 100):
         verdict, reason = "faster", "faster"
     elif abs(change) > effect:

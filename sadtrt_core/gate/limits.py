@@ -11,7 +11,10 @@ from typing import Any
 
 from sadtrt_core.case import Case
 from sadtrt_core.errors import UserError
+from sadtrt_core.files import read_file
+from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.report.metrics import default_limits
+from sadtrt_core.runners.registry import RUNNERS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,6 +22,7 @@ else:
     import tomli as tomllib
 
 OVERRIDE_SELECTORS = ("stage", "runner", "precision")
+SIZE_LIMIT = 1 << 20
 #: Below this device time in ms a few microseconds are percents (bench/README.md).
 SHORT_MS = 0.2
 #: Below these device times in ms, runners that launch every kernel from the host have the host's times.
@@ -45,7 +49,15 @@ class Override:
         """Whether this override is for `key`, which took `device_ms` in the baseline."""
         if self.below_ms is not None and (device_ms is None or device_ms >= self.below_ms):
             return False
+        return self.selects(key)
+
+    def selects(self, key: Case) -> bool:
+        """Whether the row's names are those that the override is for."""
         return all(getattr(self, name) in (None, getattr(key, name)) for name in OVERRIDE_SELECTORS)
+
+    def __str__(self) -> str:
+        chosen = ((name, getattr(self, name)) for name in OVERRIDE_SELECTORS)
+        return ", ".join(f"{name} {value}" for name, value in chosen if value is not None) or "every row"
 
 
 #: Limits of such rows are no lower than these, whatever is set for all rows; a project's own overrides come after.
@@ -132,17 +144,19 @@ class Thresholds:
         Raises UserError if the file cannot be read, is not TOML or has an entry that is not known.
         """
         path = Path(path)
+        raw = read_file(path, SIZE_LIMIT)
         try:
-            data = tomllib.loads(path.read_text("utf-8"))
-        except OSError as error:
-            raise UserError(f"cannot read thresholds from {path}: {error.strerror or error}") from error
-        except ValueError as error:
+            data = tomllib.loads(raw.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not a TOML file: {error}") from error
         names = ("tool", "sadtrt", "gate") if path.name == "pyproject.toml" else ("gate",)
         if names == ("gate",) and "gate" not in data:
             raise UserError(f"{path} should hold a table [gate] with the thresholds")
         table: Any = data
         for depth, name in enumerate(names, 1):
+            # Beside [tool] there is much that is not ours; beside [gate], or [tool.sadtrt.gate], nothing is.
+            if name == "gate" and (unknown := sorted(set(table) - {name})):
+                raise UserError(f"{path} has the unknown table {unknown[0]!r} where {'.'.join(names)} is expected")
             table = table.get(name, {})
             if not isinstance(table, dict):
                 raise UserError(f"{'.'.join(names[:depth])} in {path} should be a table")
@@ -165,6 +179,10 @@ def _override(entry: Mapping[str, Any], where: str) -> Override:
     for name, value in selectors.items():
         if value is not None and not isinstance(value, str):
             raise UserError(f"{where}.{name} should be a name in quotes but is {value!r}")
+        # A precision may be a plan's, whose names nobody lists.
+        known = {"stage": tuple(STAGES), "runner": tuple(RUNNERS)}.get(name)
+        if value is not None and known is not None and value not in known:
+            raise UserError(f"{where}.{name} {value!r} is not known: expected one of {', '.join(known)}")
     limits = {name: _limit(entry[name], f"{where}.{name}") for name in entry if name in names}
     below = _number(entry["below_ms"], f"{where}.below_ms") if "below_ms" in entry else None
     return Override(limits=limits, below_ms=below, **selectors)

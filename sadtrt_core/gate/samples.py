@@ -40,6 +40,10 @@ class JudgedSamples:
         """
         return math.hypot(*(_slow_variation(run, effect_percent / 100) for run in (self.new, self.old)))
 
+    def baseline_noise(self, effect_percent: float) -> float:
+        """The baseline's part of `slow_noise`."""
+        return _slow_variation(self.old, effect_percent / 100)
+
 
 def _slow_variation(repetitions: Repetitions, effect: float) -> float:
     # Of fewer samples there is no slow variation to see.
@@ -110,6 +114,24 @@ def busy_host(new: Telemetry | None, old: Telemetry | None, most_percent: float)
     if others and max(others) > most_percent:
         return "machine_busy", f"other processes took {max(others):.0f}% of the processors, more than {most_percent:g}%"
     return None
+
+
+CLOCK_TOLERANCE = 0.05
+"""How far the highest SM clocks of two runs may lie apart, as a fraction: a power limit lowers only the others."""
+
+
+def another_clock(new: Telemetry | None, old: Telemetry | None) -> Problem | None:
+    """That the highest SM clock of one run is below the other's by more than CLOCK_TOLERANCE."""
+    spreads = [telemetry.sm_clock_mhz for telemetry in (old, new) if telemetry is not None]
+    highest = [spread[2] for spread in spreads if spread is not None]
+    if len(highest) < 2 or min(highest) >= max(highest) * (1 - CLOCK_TOLERANCE):
+        return None
+    return "sm_clock_differs", f"the SM clock reached {highest[0]:.0f} MHz in the baseline, {highest[1]:.0f} MHz now"
+
+
+def another_host(old: str, new: str) -> Problem | None:
+    """That the processors are others than the baseline's."""
+    return None if old == new else ("host_differs", f"the processors changed from {old} to {new}")
 
 
 def another_speed(new: Telemetry | None, old: Telemetry | None, tolerance: float) -> Problem | None:

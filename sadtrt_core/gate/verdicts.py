@@ -34,7 +34,7 @@ class ExitCode(IntEnum):
     ROWS_MISSING = 3
 
 
-UNJUDGED = ("too_noisy", "machine_busy")
+UNJUDGED = ("too_noisy", "machine_busy", "host_differs")
 """Reasons for which a metric beside others is not judged; its verdict is "same" then, and the row says so."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from sadtrt_core import codec
 from sadtrt_core.case import Case
 from sadtrt_core.errors import UserError
-from sadtrt_core.files import point_at, write_file
+from sadtrt_core.files import point_at, read_file, write_file
 from sadtrt_core.records.measurements import Latency, Resources, Telemetry
 from sadtrt_core.records.schema import SCHEMA_VERSION, Environment, Record, Run, Status, Weights, Workload
 
@@ -24,6 +24,8 @@ ENVIRONMENT_FILE = "environment.json"
 FRAMES_FOLDER = "frames"
 LATEST = "latest"
 SIZE_LIMIT = 64 * 1024 * 1024
+POINTER_LIMIT = 4096
+_RUN_NAME = re.compile(r"\d{8}T\d{6}Z-")
 
 
 class RunWriter:
@@ -118,17 +120,7 @@ def read_run(path: Path) -> Run:
     changed since it was written, or holding fields that this version does not know.
     """
     file = records_file(Path(path))
-    try:
-        size = file.stat().st_size
-        if size > SIZE_LIMIT:
-            raise UserError(f"{file} has {size / 1e6:.0f} MB, more than the {SIZE_LIMIT / 1e6:.0f} MB a run may have")
-        # A file may still grow or be a device without a size, so the read is bounded too.
-        with open(file, "rb") as stream:
-            raw = stream.read(SIZE_LIMIT + 1)
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
-    if len(raw) > SIZE_LIMIT:
-        raise UserError(f"{file} has more than the {SIZE_LIMIT / 1e6:.0f} MB a run may have")
+    raw = read_file(file, SIZE_LIMIT)
     return _parse(raw, file)
 
 
@@ -186,16 +178,21 @@ def records_file(path: Path) -> Path:
     if path.is_dir():
         return path / RECORDS_FILE
     pointer = path.with_name(path.name + ".txt")
-    if path.exists() or not pointer.is_file():
+    if path.exists() or not pointer.exists():
         return path
-    try:
-        name = pointer.read_text("utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {pointer}: {error}") from error
+    name = read_file(pointer, POINTER_LIMIT).decode("utf-8", "replace").strip()
     # The pointer may only name a sibling: it is text that anybody could have edited.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"{pointer} should hold the name of a folder beside it but holds {name[:60]!r}")
     return path.with_name(name) / RECORDS_FILE
+
+
+def begun_after(latest: Path) -> Path | None:
+    """The last run beside `latest` that began after the one it names, which then did not finish; None without one."""
+    named = records_file(latest).parent
+    runs = [path.parent for path in latest.parent.glob(f"*/{RECORDS_FILE}") if _RUN_NAME.match(path.parent.name)]
+    later = [run for run in runs if run.name > named.resolve().name]
+    return max(later, default=None)
 
 
 def utc_now() -> datetime:

@@ -169,8 +169,8 @@ def ratio_to_reference(run: Run | None, record: Record) -> float | None:
         return None
     if (reference.latency.device_ms is None) != (record.latency.device_ms is None):
         return None
-    own = stats.median(record.latency.judged_ms)
-    return stats.median(reference.latency.judged_ms) / own if own else None
+    own, theirs = stats.median(record.latency.judged_ms), stats.median(reference.latency.judged_ms)
+    return theirs / own if own and theirs else None
 
 
 def _disturbed(record: Record, run: Run | None) -> int | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from suite_runs import TINY, SuiteProcess, end_suite, run_suite, start_suite
+from suite_runs import ROOT, TINY, SuiteProcess, end_suite, run_suite, start_suite
 
 from sadtrt_core.gate.judge import compare_runs
 from sadtrt_core.gate.limits import Thresholds
@@ -20,11 +22,13 @@ FAULTS = """
     import errno
     import os
     import pytest
+    import shutil
     import stat
     import torch
     from sadtrt_core.measure import drift as reference
     from sadtrt_core import session as suite
     from sadtrt_core.measure.sensors import Reading
+    from sadtrt_core.records.store import RunWriter
     from sadtrt_core.renderer.config import demo_config
     from sadtrt_core.renderer.renderer import seeded_renderer
     from sadtrt_core.runners.pytorch import PyTorchRunner
@@ -52,18 +56,31 @@ FAULTS = """
 
         patch.setattr(PyTorchRunner, "execute", dying)
 
-    def nan_frame():
+    def nan_frame(which=1):
         # Grey frames stand for the renderer's, so that the test takes no minute.
         def grey(job, inputs, dtype=torch.float32):
             return [torch.full((1, 3, 64, 64), 0.5, dtype=dtype) for _ in inputs]
 
         def broken(self, runner, items):
             frames = torch.cat(grey(None, items))
-            frames[1, 2, 30, 40] = float("nan")
+            frames[which, 2, 30, 40] = float("nan")
             return frames
 
         patch.setattr(reference, "reference_frames", grey)
         patch.setattr(Session, "render_sequence", broken)
+
+    def nan_frames():
+        nan_frame(slice(None))
+
+    def results_gone():
+        add = RunWriter.add
+
+        def adding(self, record):
+            kept = add(self, record)
+            shutil.rmtree(self.root)
+            return kept
+
+        patch.setattr(RunWriter, "add", adding)
 
     def read_only():
         replace, written = os.replace, []
@@ -152,6 +169,22 @@ def test_a_nan_frame_is_counted_shown_and_stops_the_gate(suite: SuiteProcess) ->
     assert (result.exit_code, result.rows[0].verdict, result.rows[0].reason) == (1, "worse picture", "non_finite")
 
 
+def test_a_row_without_one_whole_frame_fails_by_itself(suite: SuiteProcess) -> None:
+    arguments = ["bench/test_precision_drift.py", *TINY[1:], "--stage", "generator", "--frames", "3"]
+    finished = suite.run(arguments, FAULT="nan_frames")
+    assert finished.code == 1, finished.output
+    (record,) = read_run(finished.folders[-1]).records
+    assert (record.status, record.drift is not None) == ("failed", True)
+    assert "each of the 3 frames holds NaN or infinity" in finished.output
+
+
+def test_results_that_are_deleted_meanwhile_are_said_and_no_traceback(suite: SuiteProcess) -> None:
+    finished = suite.run(TWO_ROWS, FAULT="results_gone")
+    assert finished.code == 1, finished.output
+    assert "INTERNALERROR" not in finished.output
+    assert "the run cannot be shown: cannot read" in finished.output
+
+
 @pytest.mark.parametrize(
     ("fault", "words"), [("read_only", "Read-only file system"), ("disk_full", "No space left on device")]
 )
@@ -200,6 +233,43 @@ def test_a_run_killed_between_two_benchmarks_stays_readable_and_incomplete(tmp_p
     assert [(record.key.stage, record.status) for record in run.records] == [("mapping", "measured")]
     assert [path.name for path in folder.iterdir()] == ["records.json"]
     assert not (tmp_path / "results" / "latest").exists()
+
+
+@pytest.mark.parametrize("moments", [("pytest_runtest_setup",), ("pytest_runtest_setup", "pytest_sessionfinish")])
+def test_a_run_is_complete_only_if_every_benchmark_ran(tmp_path: Path, moments: tuple[str, ...]) -> None:
+    """One Ctrl-C at the second benchmark, and another one while the first is dealt with."""
+    interrupting = "import os, pytest, signal\n\nseen = []\n"
+    for moment in moments:
+        interrupting += f"""
+@pytest.hookimpl(tryfirst=True)
+def {moment}():
+    seen.append("{moment}")
+    if seen.count("pytest_runtest_setup") == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+"""
+    finished = run_suite(tmp_path, TWO_ROWS, interrupting)
+    assert finished.code != 0, finished.output
+    (folder,) = finished.folders
+    run = read_run(folder)
+    assert [record.key.stage for record in run.records] == ["mapping"]
+    assert not run.complete
+    assert not (tmp_path / "results" / "latest").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-p", "no:benchmark"), "the benchmarks need pytest-benchmark"),
+        (("--frames", "100000000"), "--frames must be 2000 or less"),
+        (("-n", "1"), "nothing is timed with --benchmark-disable or pytest-xdist's -n"),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    named = tuple(argument for argument in TINY if argument != "--benchmark-only")
+    arguments = (*named, *arguments, "--results", str(tmp_path), "--cache", str(tmp_path))
+    done = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert words in done.stdout + done.stderr
+    assert "INTERNALERROR" not in done.stdout + done.stderr
 
 
 def test_two_runs_at_the_same_time_in_one_checkout_both_finish(tmp_path: Path) -> None:

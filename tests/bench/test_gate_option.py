@@ -65,6 +65,14 @@ def test_same_code_passes_and_slower_code_is_a_regression(suite: SuiteProcess, s
     assert "1 passed" in slow.output, "the benchmark itself did not fail"
 
 
+def test_pytest_benchmarks_own_comparison_knows_what_was_rendered(suite: SuiteProcess, saved: Finished) -> None:
+    alike = timed(suite, "--benchmark-compare=0001", seed=5)
+    assert alike.code == 0, alike.output
+    others = timed(suite, "--benchmark-compare=0001", "--frames", "9", seed=6)
+    assert others.code != 0, others.output
+    assert "the saved benchmark had frames 32, this run 9" in others.output
+
+
 def changed(run: Run, folder: Path, **changes: object) -> str:
     file = folder / "baseline.json"
     write_run(dataclasses.replace(run, **changes), file)

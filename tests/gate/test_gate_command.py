@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from record_examples import ENVIRONMENT, key, latency, measured, run_of
 from typer.testing import CliRunner, Result
 
 from sadtrt_core.cli import app
-from sadtrt_core.records.schema import Run
+from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.records.store import read_run, write_run
 
 BASELINE = run_of(measured(), measured(key("decode")))
@@ -72,7 +73,66 @@ def test_a_baseline_is_written_on_purpose_only() -> None:
     assert written.exit_code == 0
     assert "wrote results/baselines/h200" in written.output
     assert read_run(Path("results/baselines/h200")) == SLOWER
-    assert gate(run, "--baseline", "h200").exit_code == 0
+    again = run_of(measured(latency=latency(seed=7)), measured(key("decode"), latency=latency(6.0, 6.5, seed=8)))
+    assert gate(stored(again, "run.json"), "--baseline", "h200").exit_code == 0
+
+
+def test_only_a_baseline_is_overwritten_and_what_was_made_of_it_goes() -> None:
+    run = stored(SLOWER, "run.json")
+    kept = Path("results/baselines/h200")
+    (kept / "frames").mkdir()
+    for derived in ("report.html", "frames/worst.png"):
+        (kept / derived).write_text("of the old one")
+    assert gate(run, "--baseline", "h200", "--update").exit_code == 0
+    assert not (kept / "report.html").exists()
+    assert not (kept / "frames").exists()
+    Path("notes.json").write_text("{}")
+    stored(BASELINE, "results/20260101T000000Z-gpu-a/records.json")
+    Path("results/latest").symlink_to("20260101T000000Z-gpu-a")
+    Path("thesis").mkdir()
+    Path("thesis/chapter.tex").write_text("mine")
+    for target in ("./notes.json", "results/20260101T000000Z-gpu-a", "./thesis"):
+        refused = gate(run, "--baseline", target, "--update")
+        assert refused.exit_code == 2
+        assert "is no baseline" in refused.output or "and no baseline" in refused.output
+    assert read_run(Path("results/latest")) == BASELINE
+    assert [path.name for path in Path("thesis").iterdir()] == ["chapter.tex"]
+
+
+def test_update_says_what_it_does_not_do() -> None:
+    broken = Record(key("decode"), "failed", reason="RuntimeError: out of memory")
+    run = stored(run_of(measured(), broken), "run.json")
+    assert "1 of its 2 rows failed" in gate(run, "--baseline", "new", "--update").output
+    refused = gate(run, "--baseline", "new", "--update", "--json", "gate.json")
+    assert (refused.exit_code, "nothing for --json" in refused.output) == (2, True)
+    refused = gate(run, "--baseline", "", "--update")
+    assert (refused.exit_code, "--baseline is empty" in refused.output) == (2, True)
+    assert sorted(path.name for path in Path("results/baselines").iterdir()) == ["h200", "new"]
+
+
+def test_outputs_go_where_they_are_sent_and_never_over_the_inputs() -> None:
+    run = stored(SLOWER, "run.json")
+    Path("elsewhere").mkdir()
+    Path("elsewhere/old.json").write_text("old")
+    Path("gate.json").symlink_to("elsewhere/old.json")
+    assert gate(run, "--baseline", "h200", "--json", "gate.json").exit_code == 1
+    assert Path("gate.json").is_symlink()
+    assert json.loads(Path("elsewhere/old.json").read_text())["exit_code"] == 1
+    full = gate(run, "--baseline", "h200", "--json", "/dev/full")
+    assert (full.exit_code, "cannot write /dev/full" in full.output) == (2, True)
+    assert not Path("/dev/full").is_file()
+    for own in (run, "results/baselines/h200/records.json"):
+        before = Path(own).read_bytes()
+        refused = gate(run, "--baseline", "results/baselines/h200", "--junit", own)
+        assert (refused.exit_code, "is what the gate reads" in refused.output) == (2, True)
+        assert Path(own).read_bytes() == before
+
+
+def test_pipes_and_devices_are_no_runs() -> None:
+    os.mkfifo("pipe")
+    for path in ("pipe", "/dev/zero"):
+        judged = gate(path, "--baseline", "h200")
+        assert (judged.exit_code, "it is no plain file" in judged.output) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +167,6 @@ def test_thresholds_that_were_named_must_be_there() -> None:
     run = stored(BASELINE, "run.json")
     result = gate(run, "--baseline", "h200", "--thresholds", "limits.toml")
     assert result.exit_code == 2
-    assert "cannot read thresholds from limits.toml" in result.output
+    assert "cannot read limits.toml" in result.output
     Path("pyproject.toml").write_text("[tool.sadtrt.gate]\nslowdown_percent = 30\nhost_slowdown_percent = 30\n")
     assert gate(stored(SLOWER, "run.json"), "--baseline", "h200").exit_code == 0

@@ -3,8 +3,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import random
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +82,22 @@ def test_a_real_change_below_the_effect_of_interest_is_shown_and_passes() -> Non
 
 def test_a_busy_machine_is_not_called_slower() -> None:
     shifting = np.asarray(samples(5.0, 1)) * np.repeat([1.0, 1.15, 1.02], 20)
-    row, code = judge(measured(latency=device_times(shifting)), measured(latency=device_times(samples(4.85, 2))))
+    busy_run, quiet = measured(latency=device_times(shifting)), measured(latency=device_times(samples(4.85, 2)))
+    row, code = judge(busy_run, quiet)
+    assert (row.verdict, row.reason, code) == ("not comparable", "candidate_noisy", ExitCode.NOT_COMPARABLE)
+    assert "this run's own: measure it again" in row.finding("device_ms").sentence
+    # The baseline's noise is known to whoever accepted it, and excuses.
+    slow = measured(latency=device_times(samples(5.25, 2)))
+    row, code = judge(slow, busy_run)
     assert (row.verdict, row.reason, code) == ("same", "within_noise", ExitCode.PASS)
     assert "inside the noise" in row.finding("device_ms").sentence
+
+
+@pytest.mark.parametrize("top", [1.2, 1.3, 1.6, 2.0])
+def test_times_that_climb_through_a_run_are_no_noise(top: float) -> None:
+    climbing = np.asarray(samples(5.0, 1)) * np.linspace(1.0, top, 60)
+    _, code = judge(measured(latency=device_times(climbing)), measured(latency=device_times(samples(5.0, 2))))
+    assert code in (ExitCode.REGRESSION, ExitCode.NOT_COMPARABLE)
 
 
 def test_what_could_hide_any_change_never_passes() -> None:
@@ -687,7 +702,7 @@ def gate_in(tmp_path: Path, candidate: Run, baseline: Run) -> GateResult:
 
 
 def test_files_that_cannot_be_used_never_pass(tmp_path: Path) -> None:
-    assert gate_in(tmp_path, run_of(measured()), run_of(measured())).exit_code == ExitCode.PASS
+    assert gate_in(tmp_path, run_of(measured(latency=latency(seed=9))), run_of(measured())).exit_code == ExitCode.PASS
     content = (tmp_path / "baseline.json").read_bytes()
     (tmp_path / "baseline.json").write_bytes(content[:-100])
     result = gate_files(tmp_path / "candidate.json", tmp_path / "baseline.json", THRESHOLDS)
@@ -705,9 +720,86 @@ def test_a_run_is_no_baseline_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     write_run(run_of(measured()), tmp_path / "run" / "records.json")
     (tmp_path / "latest").symlink_to("run")
-    result = gate_files(tmp_path / "run", tmp_path / "latest", THRESHOLDS)
+    os.link(tmp_path / "run" / "records.json", tmp_path / "linked.json")
+    shutil.copy(tmp_path / "run" / "records.json", tmp_path / "copied.json")
+    for other in ("latest", "run/records.json", "linked.json", "copied.json"):
+        result = gate_files(tmp_path / "run", tmp_path / other, THRESHOLDS)
+        assert result.exit_code == ExitCode.NOT_COMPARABLE
+        assert "the run and the baseline are the same run" in result.problems[0]
+
+
+def test_latest_is_not_judged_where_a_later_run_did_not_finish(tmp_path: Path) -> None:
+    for name in ("20260101T000000Z-gpu-a", "20260102T000000Z-gpu-b"):
+        (tmp_path / name).mkdir()
+        write_run(run_of(measured(latency=latency(seed=9))), tmp_path / name / "records.json")
+    write_run(run_of(measured()), tmp_path / "baseline.json")
+    (tmp_path / "latest").symlink_to("20260101T000000Z-gpu-a")
+    result = gate_files(tmp_path / "latest", tmp_path / "baseline.json", THRESHOLDS)
     assert result.exit_code == ExitCode.NOT_COMPARABLE
-    assert "the run and the baseline are the same file" in result.problems[0]
+    assert "20260102T000000Z-gpu-b began after" in result.problems[0]
+    named = gate_files(tmp_path / "20260101T000000Z-gpu-a", tmp_path / "baseline.json", THRESHOLDS)
+    assert named.exit_code == ExitCode.PASS
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to("20260102T000000Z-gpu-b")
+    assert gate_files(tmp_path / "latest", tmp_path / "baseline.json", THRESHOLDS).exit_code == ExitCode.PASS
+
+
+# What a run was measured under
+
+
+def at_clock(mhz: float, seed: int) -> Record:
+    spread = (mhz - 100, mhz - 10, mhz)
+    return measured(latency=latency(seed=seed), telemetry=Telemetry(spread, None, None, None))
+
+
+def test_times_at_another_clock_do_not_compare() -> None:
+    row, code = judge(at_clock(1000, 1), at_clock(1980, 2))
+    assert (row.verdict, row.reason, code) == ("not comparable", "sm_clock_differs", ExitCode.NOT_COMPARABLE)
+    assert "reached 1980 MHz in the baseline, 1000 MHz now" in row.detail
+    assert judge(at_clock(1950, 1), at_clock(1980, 2))[1] == ExitCode.PASS
+
+
+def test_host_times_of_another_host_are_not_judged() -> None:
+    new = run_of(measured(latency=latency(5.0, 9.0, seed=1)))
+    other = dataclasses.replace(new, environment=dataclasses.replace(new.environment, cpu_count=4))
+    baseline = run_of(measured(latency=latency(5.0, 5.5, seed=2)))
+    result = compare_runs(other, baseline, THRESHOLDS)
+    assert result.exit_code == ExitCode.PASS
+    assert "the processors changed from" in result.rows[0].detail
+    assert compare_runs(new, baseline, THRESHOLDS).exit_code == ExitCode.REGRESSION
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "compares"),
+    [
+        ({"flush_l2": "False"}, {"flush_l2": "True"}, False),
+        ({}, {"flush_l2": "False"}, True),
+        ({}, {"CUDA_LAUNCH_BLOCKING": "1"}, False),
+        ({"threads": "2"}, {"threads": "8"}, False),
+        ({}, {"threads": "8"}, True),
+        ({"weights": "auto"}, {"weights": "demo"}, True),
+    ],
+)
+def test_options_that_change_what_a_time_means(was: dict[str, str], now: dict[str, str], compares: bool) -> None:
+    old = dataclasses.replace(run_of(measured()), options=was)
+    new = dataclasses.replace(run_of(measured(latency=latency(seed=9))), options=now)
+    result = compare_runs(new, old, THRESHOLDS)
+    assert (result.exit_code == ExitCode.PASS) is compares
+    assert compares or "option" in result.problems[0]
+
+
+def test_what_was_ignored_is_said() -> None:
+    new, old = run_of(measured(latency=latency(seed=9))), run_of(measured())
+    idle = Thresholds(overrides=(Override(None, None, "fp61", {"slowdown_percent": 5.0}),))
+    assert any("for precision fp61, and there is no such row" in text for text in compare_runs(new, old, idle).remarks)
+    earlier = dataclasses.replace(new, started_utc="2024-12-31T12:00:00Z")
+    assert any("older than its baseline" in text for text in compare_runs(earlier, old, THRESHOLDS).remarks)
+
+
+def test_a_row_that_failed_in_both_runs_does_not_pass() -> None:
+    broken = Record(key("decode"), "failed", reason="RuntimeError: out of memory")
+    result = compare_runs(run_of(measured(latency=latency(seed=9)), broken), run_of(measured(), broken), THRESHOLDS)
+    assert result.exit_code == ExitCode.ROWS_MISSING
 
 
 def test_a_baseline_is_written_whole_and_found_again(tmp_path: Path) -> None:

@@ -97,6 +97,9 @@ def test_a_project_without_the_table_has_the_defaults(tmp_path: Path) -> None:
         ("[[gate.override]]\nstage = 'decode'\nbatch = 3", "unknown entry 'batch'"),
         ("[[gate.override]]\nslowdown_percent = 1.0", "for which stage, runner or precision it is, or below_ms"),
         ("[[gate.override]]\nstage = 'warp'\nbelow_ms = 'short'", "below_ms should be a number"),
+        ("[[gate.override]]\nstage = 'genrator'", "stage 'genrator' is not known: expected one of keypoints"),
+        ("[[gate.override]]\nrunner = 'tensort'", "runner 'tensort' is not known: expected one of pytorch"),
+        ("[gate]\n[gat]\nslowdown_percent = 3", "unknown table 'gat' where gate is expected"),
         ("gate = 3", "should be a table"),
         ("[other]\n", r"should hold a table \[gate\]"),
         ("[gate", "not a TOML file"),
@@ -108,8 +111,11 @@ def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot read thresholds from .*nowhere"):
+    with pytest.raises(UserError, match=r"cannot read .*nowhere"):
         Thresholds.read(tmp_path / "nowhere.toml")
+    (tmp_path / "pyproject.toml").write_text("[tool.sadtrt.gat]\nslowdown_percent = 3")
+    with pytest.raises(UserError, match=r"unknown table .gat. where tool\.sadtrt\.gate is expected"):
+        Thresholds.read(tmp_path / "pyproject.toml")
     (tmp_path / "pyproject.toml").write_text("tool = 3")
     with pytest.raises(UserError, match="should be a table"):
         Thresholds.read(tmp_path / "pyproject.toml")

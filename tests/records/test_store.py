@@ -362,5 +362,5 @@ def test_missing_and_oversized_files_are_refused(tmp_path: Path) -> None:
         read_run(tmp_path)
     with open(tmp_path / "records.json", "wb") as file:
         file.truncate(store.SIZE_LIMIT + 1)
-    with pytest.raises(UserError, match="67 MB, more than"):
+    with pytest.raises(UserError, match="has more than the 67 MB"):
         read_run(tmp_path)
