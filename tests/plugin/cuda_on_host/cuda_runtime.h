@@ -12,6 +12,9 @@
 #define __noinline__
 #define __launch_bounds__(...)
 #define __grid_constant__
+#define __shared__ static
+
+void __syncthreads();
 
 struct dim3 {
     unsigned x, y, z;
