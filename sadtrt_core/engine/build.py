@@ -25,8 +25,8 @@ from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.engine.messages import in_one_line, message_log
 from sadtrt_core.errors import BuildError, UserError
 from sadtrt_core.graph.instance_norm import decompose_instance_norm
+from sadtrt_core.graph.plugin_nodes import PLUGIN_NODES
 from sadtrt_core.progress import SILENT, Reporter
-from sadtrt_core.renderer.sampling import NODE_TYPE
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,12 @@ def _checked_model(
             f"expected {', '.join(sorted(input_shapes))}"
         )
     for node in model.graph.node:
-        if node.op_type == NODE_TYPE and not has_plugin:
+        if node.op_type in PLUGIN_NODES and not has_plugin:
             raise BuildError(
                 f"{label}: node {node.name!r} ({node.op_type}) needs the plugin, which is not loaded: run "
                 "`sadtrt build-plugin`, or use --grid-sample native"
             )
-        if node.op_type != NODE_TYPE and not node.domain and not onnx.defs.has(node.op_type):
+        if node.op_type not in PLUGIN_NODES and not node.domain and not onnx.defs.has(node.op_type):
             raise BuildError(f"{label}: node {node.name!r} has the operator {node.op_type!r}, which ONNX lacks")
     fix_shapes(model, input_shapes)  # Instead of an optimization profile of one shape.
     return model

@@ -137,5 +137,6 @@ class DenseMotion(nn.Module):
         mask = torch.softmax(self.mask(features), dim=1)
         mask = torch.where(mask < MASK_FLOOR, 0.0, mask)
         deformation = (mask[..., None] * motions).sum(dim=1)
-        occlusion = torch.sigmoid(self.occlusion(features.reshape(-1, features.shape[1] * depth, height, width)))
+        maps = features.reshape(-1, self.hourglass.out_channels * depth, height, width)
+        occlusion = torch.sigmoid(self.occlusion(maps))
         return deformation, occlusion, mask

@@ -1,4 +1,4 @@
-"""The kernels of the hourglass and of dense motion, compiled for the host: every type and layout against fp64 PyTorch."""
+"""The kernels of dense motion, compiled for the host: every type and layout against PyTorch in fp64."""
 
 from __future__ import annotations
 
