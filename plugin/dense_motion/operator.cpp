@@ -24,8 +24,8 @@ bool check_axes(const char* name, const DimsExprs* inputs, char* message) {
     }
     if (!fits) {
         refuse(message, kMessageBytes,
-               "%s: a volume (N, C, D, H, W) and keypoints (N, K, 3) twice are expected, not inputs of %d, %d and %d axes",
-               name, inputs[0].nbDims, inputs[1].nbDims, inputs[2].nbDims);
+               "%s: a volume (N, C, D, H, W), driving keypoints (N, K, 3) and source keypoints (N, K, 3) are expected",
+               name);
     }
     return fits;
 }
@@ -145,6 +145,9 @@ void set_pointers(SadtrtDenseMotion& problem, const void* const* inputs, void* c
 
 int32_t enqueue_input(const Layer& layer, const void* const* inputs, void* const* outputs, void*, cudaStream_t stream,
                       char* message) {
+    if (const int32_t refused = check_input(layer, message)) {
+        return refused;
+    }
     SadtrtDenseMotion problem = input_problem(layer);
     set_pointers(problem, inputs, outputs);
     return sadtrt_motion_input(&problem, stream, message, kMessageBytes);
@@ -152,6 +155,9 @@ int32_t enqueue_input(const Layer& layer, const void* const* inputs, void* const
 
 int32_t enqueue_sum(const Layer& layer, const void* const* inputs, void* const* outputs, void*, cudaStream_t stream,
                     char* message) {
+    if (const int32_t refused = check_sum(layer, message)) {
+        return refused;
+    }
     SadtrtDenseMotion problem = sum_problem(layer);
     set_pointers(problem, inputs, outputs);
     return sadtrt_motion_sum(&problem, stream, message, kMessageBytes);

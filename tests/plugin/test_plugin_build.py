@@ -73,14 +73,17 @@ def test_the_adaptor_compiles(built: PluginLibrary, headers: Path) -> None:
         assert loaded.setLoggerFinder
 
 
-def test_the_adaptor_answers_tensorrts_questions(built: PluginLibrary, headers: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("calls", ["adaptor_calls", "operator_calls"])
+def test_the_adaptor_answers_tensorrts_questions(
+    built: PluginLibrary, headers: Path, tmp_path: Path, calls: str
+) -> None:
     # Attributes, what an engine keeps of a layer, shapes, types and formats, workspace, and every refusal.
-    program = tmp_path / "adaptor_calls"
+    program = tmp_path / calls
     command = ["nvcc", "-std=c++17", "-w", "-isystem", str(headers), "-Xcompiler", "-rdynamic", "-cudart", "static"]
-    source = Path(__file__).parent / "adaptor_calls.cpp"
+    source = Path(__file__).parent / f"{calls}.cpp"
     subprocess.run([*command, "-o", str(program), str(source), "-ldl"], timeout=120, check=True)
     said = subprocess.run([program, str(built.path)], capture_output=True, text=True, timeout=60, check=True)
-    expected = source.with_name(f"adaptor_calls_v{2 if built.generation == 'trt8' else 3}.txt")
+    expected = source.with_name(f"{calls}_v{2 if built.generation == 'trt8' else 3}.txt")
     assert said.stdout == expected.read_text()
 
 
