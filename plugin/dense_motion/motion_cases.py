@@ -6,6 +6,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -103,11 +104,15 @@ class MotionSum(_Launch):
         return self.output
 
 
+@cache
+def _grid(places: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The renderer's grid, fp32 numbers in any type; made once, because a CUDA graph cannot hold the copy of it."""
+    return coordinate_grid(*places).to(device, dtype)
+
+
 def motions(case: Case, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The grid (D, H, W, 3), and where each motion takes a coordinate from, (N, K + 1, D, H, W, 3)."""
-    depth, height, width = case.features.shape[2:]
-    # The grid is one of fp32 numbers in PyTorch too; with them the reference starts from the same coordinates.
-    grid = coordinate_grid(depth, height, width).to(case.features.device, dtype)
+    grid = _grid(tuple(case.features.shape[2:]), case.features.device, dtype)
     driving, source = (
         F.pad(points.to(dtype), (0, 0, 1, 0))[:, :, None, None, None] for points in (case.driving, case.source)
     )
