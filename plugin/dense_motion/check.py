@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-PLUGIN = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(PLUGIN.parent), str(PLUGIN / "common")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
 
 from checking import Checked, Timing, main
 from motion_cases import (

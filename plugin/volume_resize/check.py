@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-PLUGIN = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(PLUGIN.parent), str(PLUGIN / "common")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
 
 from checking import Checked, Timing, main
 from resize_cases import Case, Resize, in_torch, random_cases, worst_excess
