@@ -1,4 +1,4 @@
-// MotionInput: for every motion a difference of heat maps and the sampled features, from keypoints, with no grid between.
+// MotionInput: for every motion a difference of heat maps and the sampled features, from keypoints, without a grid.
 //
 // A block takes kVoxels voxels of one row along x and all motions of these. What the row's voxels share for a motion,
 // the pairs of voxels along y and z and the distances there, is computed once and lies in shared memory. A thread then

@@ -1,4 +1,4 @@
-// Coordinates and motions of dense motion, as sadtrt_core/renderer/motion.py defines them: for GPU kernels and the host.
+// Coordinates and motions of dense motion, as sadtrt_core/renderer/motion.py defines them: for the kernels and the host.
 #pragma once
 
 #include "../grid_sample_3d/sampling_math.h"

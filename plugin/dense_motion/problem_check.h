@@ -67,8 +67,8 @@ inline int32_t check_motion_sum(const SadtrtDenseMotion& problem, char* message,
         return refused;
     }
     if (problem.channels != problem.keypoints + 1) {
-        return refuse(message, message_size, "%s: %lld mask logits for %lld keypoints; one more than keypoints is expected",
-                      kName, static_cast<long long>(problem.channels), static_cast<long long>(problem.keypoints));
+        return refuse(message, message_size, "%s: %lld mask logits for %lld keypoints; one more is expected", kName,
+                      static_cast<long long>(problem.channels), static_cast<long long>(problem.keypoints));
     }
     return 0;
 }

@@ -150,7 +150,8 @@ inline void print_node(Creator* creator) {
                 creator->getPluginNamespace());
     const PluginFieldCollection* fields = creator->getFieldNames();
     for (int32_t index = 0; index < fields->nbFields; ++index) {
-        std::printf("attribute: %s, type %d\n", fields->fields[index].name, static_cast<int>(fields->fields[index].type));
+        const PluginField& field = fields->fields[index];
+        std::printf("attribute: %s, type %d\n", field.name, static_cast<int>(field.type));
     }
 }
 

@@ -1,4 +1,4 @@
-// Runs kernels with barriers on the host: the threads of a block are coroutines that take turns from barrier to barrier.
+// Runs kernels with barriers on the host: a block's threads are coroutines that take turns from barrier to barrier.
 #pragma once
 
 #include <ucontext.h>
