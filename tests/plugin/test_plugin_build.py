@@ -15,11 +15,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
+from sadtrt_core.engine.fixed_shapes import fix_shapes
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel, build_plugin
 from sadtrt_core.errors import UserError
+from sadtrt_core.graph.export import typed_graph
+from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.sampling.kernel import SamplingKernel
 
 HEADERS_VARIABLE = "SADTRT_TEST_HEADERS"
@@ -164,6 +170,23 @@ def test_rtx_parses_and_builds_with_the_plugin(
     assert built["parsed"], built["errors"]
     assert built["output_shape"] == [-1, channels, 4, 8, 8]
     assert {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}[feature_type] in str(built["output_type"])
+    assert isinstance(built["engine_bytes"], int)
+    assert built["engine_bytes"] > 10_000
+
+
+@pytest.mark.parametrize("stage", ["motion", "generator"])
+def test_rtx_builds_dense_motion_with_the_plugin(
+    rtx_plugin: PluginLibrary, seeded_demo: Renderer, tmp_path: Path, stage: str
+) -> None:
+    how = PRECISIONS["fp16-mixed"]
+    model = onnx.load_from_string(typed_graph(seeded_demo, STAGES[stage], how, "plugin", tmp_path))
+    assert {"MotionInput", "MotionSum", "VolumeResize"} <= {node.op_type for node in model.graph.node}
+    inputs, outputs = (specs(seeded_demo.config) for specs in (STAGES[stage].inputs, STAGES[stage].outputs))
+    fix_shapes(model, {spec.name: spec.batched(1) for spec in inputs})
+    onnx.save(model, tmp_path / "graph.onnx")
+    built = rtx_engine(rtx_plugin, tmp_path, tmp_path / "graph.onnx")
+    assert built["parsed"], built["errors"]
+    assert built["output_shape"] == list(outputs[0].batched(1))
     assert isinstance(built["engine_bytes"], int)
     assert built["engine_bytes"] > 10_000
 
