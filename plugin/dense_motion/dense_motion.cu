@@ -83,9 +83,9 @@ extern "C" int32_t sadtrt_motion_input(const SadtrtDenseMotion* problem, void* s
         return refused;
     }
     Motion motion = motion_of(*problem);
-    const int64_t segments = (problem->width + kVoxels - 1) / kVoxels;
-    const dim3 grid(static_cast<unsigned>(problem->depth * problem->height), static_cast<unsigned>(segments),
-                    static_cast<unsigned>(problem->batch));
+    const int64_t rows = problem->depth * ((problem->height + kRows - 1) / kRows);
+    const int64_t columns = (problem->width + kColumns - 1) / kColumns;
+    const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>(columns), static_cast<unsigned>(problem->batch));
     const Launch<Motion> launch = {motion_input_kernel(*problem), grid, dim3(kMotionThreads), kernels_may_overlap()};
     return queue(kName, launch, motion, stream, message, message_size);
 }
