@@ -51,7 +51,8 @@ class Precision:
     `only_nodes`, where given, are patterns of the only nodes that compute in `compute`, all others being fp32;
     COORDINATES among them is the coordinate slice. `tf32` lets fp32 matrix arithmetic round its operands to TF32.
     `quantize` puts some convolutions into eight bits, with ranges calibrated for the weights at hand
-    (graph/quantize.py).
+    (graph/quantize.py). `operators` puts the plugin's operators in place of what TensorRT computes slowly, in graphs
+    whose sampler is the plugin's (graph/typed.py); PyTorch and other samplers are not affected.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Precision:
     only_nodes: tuple[str, ...] | None = None
     quantize: Quantization | None = None
     split_k: bool = False
+    operators: bool = False
 
     @property
     def rounds_grids(self) -> bool:
@@ -96,6 +98,7 @@ _MIXED = Precision(
     keep_coordinates=True,
     keep_picture=True,
     split_k=True,
+    operators=True,
 )
 PRECISIONS: dict[str, Precision] = {
     precision.name: precision

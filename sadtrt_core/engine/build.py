@@ -23,8 +23,8 @@ from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.errors import BuildError
 from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.graph.instance_norm import decompose_instance_norm
+from sadtrt_core.graph.plugin_nodes import PLUGIN_NODES
 from sadtrt_core.progress import SILENT, Reporter
-from sadtrt_core.renderer.sampling import NODE_TYPE
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ def _checked_model(job: BuildJob) -> onnx.ModelProto:
             f"expected {', '.join(sorted(input_shapes))}"
         )
     for node in model.graph.node:
-        if node.op_type == NODE_TYPE and job.plugin is None:
+        if node.op_type in PLUGIN_NODES and job.plugin is None:
             raise BuildError(
                 f"{label}: node {node.name!r} ({node.op_type}) needs the plugin, which is not loaded: run "
                 "`sadtrt build-plugin`, or use --grid-sample native"
             )
-        if node.op_type != NODE_TYPE and not node.domain and not onnx.defs.has(node.op_type):
+        if node.op_type not in PLUGIN_NODES and not node.domain and not onnx.defs.has(node.op_type):
             raise BuildError(f"{label}: node {node.name!r} has the operator {node.op_type!r}, which ONNX lacks")
     fix_shapes(model, input_shapes)  # Instead of an optimization profile of one shape.
     return model

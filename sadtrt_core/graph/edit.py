@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from sadtrt_core.graph.plugin_nodes import COORDINATE_OUTPUTS
+
 FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 #: Operators whose output type is not that of their first input.
@@ -75,6 +77,8 @@ def _output_type(node: onnx.NodeProto, types: dict[str, int]) -> int:
         return TensorProto.INT64
     if node.op_type in _BOOL_OUTPUT:
         return TensorProto.BOOL
+    if node.op_type in COORDINATE_OUTPUTS:
+        return TensorProto.FLOAT
     if node.op_type == "QuantizeLinear":
         return types[node.input[2]] if len(node.input) > 2 else TensorProto.UINT8
     return types[node.input[1 if node.op_type in _TYPE_OF_SECOND else 0]]

@@ -16,6 +16,7 @@ from sadtrt_core.files import code_digest, write_whole
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.typed import apply_precision, unmatched_patterns
+from sadtrt_core.graph.volume_resize import replace_volume_resizes
 from sadtrt_core.precision import Precision
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, Stage, stage_module
@@ -66,6 +67,7 @@ def typed_graph(
 ) -> bytes:
     """Serialized ONNX of a stage: typed as `precision` says, its samplers resolved as `grid_sample` says.
 
+    Where these are the plugin's and the precision has operators, so is whatever else the plugin computes.
     Inputs and outputs are float32 with a dynamic batch. Raises ValueError for a stage without a graph, and for a
     precision that names nodes no graph has; a part of the generator need not hold all that are named. Raises
     UserError for a precision that quantizes, where the calibration is missing or of other weights.
@@ -82,8 +84,8 @@ def typed_graph(
                 f"precision {precision.name!r} names {unknown[0]!r}, which matches no node of the renderer's graphs: "
                 "it was made for another version or network, so search again"
             )
-    typed = resolve_grid_sample(apply_precision(exported, precision, calibration), grid_sample)
-    return typed.SerializeToString(deterministic=True)
+    typed = apply_precision(exported, precision, calibration, has_plugin=grid_sample == "plugin")
+    return resolve_grid_sample(typed, grid_sample).SerializeToString(deterministic=True)
 
 
 def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> onnx.ModelProto:

@@ -22,6 +22,7 @@ from sadtrt_core.graph.edit import (
     element_types,
     replace_nodes,
 )
+from sadtrt_core.graph.plugin_nodes import COORDINATE_INPUTS, COORDINATE_OUTPUTS
 from sadtrt_core.graph.quantize import CONVOLUTION, Calibration, quantize_convolutions
 from sadtrt_core.graph.split_k import split_long_sums
 from sadtrt_core.precision import COORDINATES, Precision
@@ -32,8 +33,11 @@ _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 #: Outputs that are coordinates themselves, and grids for whatever samples with them next.
 _COORDINATE_OUTPUTS = frozenset({"deformation", "kp_canonical", "keypoints"})
 _PICTURE_OUTPUTS = frozenset({"prediction"})
-#: Inputs that ONNX wants in float32 whatever the data's type is: the region of interest and scales of Resize.
-_ALWAYS_FLOAT32 = {"Resize": frozenset({1, 2})}
+#: Inputs that are float32 whatever the data's type is: the region of interest and scales of Resize, because ONNX wants
+#: that, and the keypoints of the plugin's nodes. The sampler's grid is not among them: it may be rounded.
+_ALWAYS_FLOAT32 = {"Resize": frozenset({1, 2})} | {
+    operator: inputs for operator, inputs in COORDINATE_INPUTS.items() if operator != NODE_TYPE
+}
 
 
 def apply_precision(
@@ -115,9 +119,10 @@ def coordinate_slice(model: onnx.ModelProto) -> frozenset[str]:
     """Names of every node between a sampler's grid and the nearest convolutions before it, the samplers excluded.
 
     For dense motion that is the identity grid, the keypoint differences, softmax, floor and mask-weighted sum.
-    Keypoints and a deformation that leave the graph count as grids: they are that for the stage that comes next.
+    Keypoints and a deformation that leave the graph count as grids: they are that for the stage that comes next. So do
+    keypoints that the plugin's nodes read.
     """
-    grids = [node.input[1] for node in model.graph.node if node.op_type == NODE_TYPE]
+    grids = [node.input[i] for node in model.graph.node for i in COORDINATE_INPUTS.get(node.op_type, ())]
     return _slice_before(model, grids + [v.name for v in model.graph.output if v.name in _COORDINATE_OUTPUTS])
 
 
@@ -134,7 +139,7 @@ def _slice_before(model: onnx.ModelProto, pending: list[str]) -> frozenset[str]:
     found: set[str] = set()
     while pending:
         node = producer.get(pending.pop())
-        if node is None or node.name in found or node.op_type in _CONVOLUTIONS or node.op_type == NODE_TYPE:
+        if node is None or node.name in found or node.op_type in _CONVOLUTIONS or node.op_type in COORDINATE_INPUTS:
             continue
         found.add(node.name)
         pending.extend(node.input)
@@ -164,6 +169,7 @@ def _retype(model: onnx.ModelProto, low: int, kept: frozenset[str], grid_type: i
 
     for node in model.graph.node:
         own = TensorProto.FLOAT if node.name in kept else low
+        made = TensorProto.FLOAT if node.op_type in COORDINATE_OUTPUTS else own
         always = _ALWAYS_FLOAT32.get(node.op_type, frozenset())
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
@@ -178,15 +184,15 @@ def _retype(model: onnx.ModelProto, low: int, kept: frozenset[str], grid_type: i
         for position, name in enumerate(node.output):
             if types[name] not in FLOAT_TYPES:
                 continue
-            if name in outputs and own != TensorProto.FLOAT:
+            if name in outputs and made != TensorProto.FLOAT:
                 inner = f"{name}_inner"
                 copy.output[position] = inner
-                types[inner], actual[inner] = types[name], own
-                converted[name, own] = inner
+                types[inner], actual[inner] = types[name], made
+                converted[name, made] = inner
                 back = helper.make_node("Cast", [inner], [name], name=f"/precision/{name}", to=TensorProto.FLOAT)
                 builder.nodes.append(back)
                 actual[name] = TensorProto.FLOAT
             else:
-                actual[name] = own
+                actual[name] = made
     replace_nodes(model, builder.nodes)
     model.graph.initializer.extend(builder.initializers)

@@ -39,7 +39,7 @@ def test_the_fixed_graph_computes_the_same(stage: str, batch: int, seeded_demo: 
 
 def test_the_padding_of_a_pad_becomes_a_constant(seeded_demo: Renderer, tmp_path: Path) -> None:
     row = STAGES["motion"]
-    model = onnx.load_from_string(typed_graph(seeded_demo, row, PRECISIONS["fp16-mixed"], "plugin", tmp_path))
+    model = onnx.load_from_string(typed_graph(seeded_demo, row, PRECISIONS["fp16"], "plugin", tmp_path))
     fix_shapes(model, {spec.name: spec.batched(1) for spec in row.inputs(seeded_demo.config)})
     constants = {tensor.name for tensor in model.graph.initializer}
     pads = [node for node in model.graph.node if node.op_type == "Pad"]

@@ -141,11 +141,12 @@ def test_operands_meet_in_one_type(tiny, cache, name, precision):
 
 
 def test_plugin_graph_samples_without_repeating_the_volume_and_with_fp32_coordinates(tiny, cache):
-    for precision in ("fp32", "fp16", "fp16-mixed"):
+    # In fp16-mixed dense motion has a node of its own.
+    for precision, count in (("fp32", 2), ("fp16", 2), ("fp16-mixed", 1)):
         model = onnx.load_from_string(typed_graph(tiny, STAGES["generator"], PRECISIONS[precision], "plugin", cache))
         types = element_types(model)
         samplers = [node for node in model.graph.node if node.op_type == NODE_TYPE]
-        assert len(samplers) == 2
+        assert len(samplers) == count
         for node in samplers:
             assert types[node.input[1]] == onnx.TensorProto.FLOAT
             assert {item.name for item in node.attribute} == {

@@ -1,8 +1,10 @@
 """Run by test_plugin_build.py in a process of its own: load the plugin into TensorRT for RTX and build an engine.
 
     rtx_engine.py LIBRARY TYPE CHANNELS PADDING
+    rtx_engine.py LIBRARY GRAPH.onnx
 
-Prints one JSON object. The graph is a convolution, GridSample3D with 16 grids a volume, and a convolution.
+Prints one JSON object. The graph is a convolution, GridSample3D with 16 grids a volume, and a convolution; or that of
+the file, whose inputs have fixed shapes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Messages(trt.ILogger):
             self.errors.append(message)
 
 
-def graph(feature_type: int, channels: int, padding: int) -> bytes:
+def sampler_graph(feature_type: int, channels: int, padding: int) -> bytes:
     generator = np.random.default_rng(0)
     weights = [
         helper.make_tensor(name, feature_type, shape, generator.standard_normal(shape).astype(np.float32).ravel())
@@ -55,22 +57,23 @@ def graph(feature_type: int, channels: int, padding: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def build(library: PluginLibrary, type_name: str, channels: int, padding: int) -> dict[str, object]:
+def build(library: PluginLibrary, graph: bytes, channels: int | None = None) -> dict[str, object]:
+    """Build the graph; `channels` are those of the sampler's graph, whose batch is free."""
     messages = Messages()
     builder = trt.Builder(messages)
     load_plugin(library, trt)
     load_plugin(library, trt)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, messages)
-    feature_type = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[type_name]
-    if not parser.parse(graph(feature_type, channels, padding)):
+    if not parser.parse(graph):
         return {"parsed": False, "errors": messages.errors}
     config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
-    for name, shape in (("volume", (channels, 4, 8, 8)), ("grid", (4, 8, 8, 3))):
-        batches = (1, 2, 4) if name == "volume" else (16, 32, 64)
-        profile.set_shape(name, *((batch, *shape) for batch in batches))
-    config.add_optimization_profile(profile)
+    if channels is not None:
+        profile = builder.create_optimization_profile()
+        for name, shape in (("volume", (channels, 4, 8, 8)), ("grid", (4, 8, 8, 3))):
+            batches = (1, 2, 4) if name == "volume" else (16, 32, 64)
+            profile.set_shape(name, *((batch, *shape) for batch in batches))
+        config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     return {
         "parsed": True,
@@ -84,8 +87,13 @@ def build(library: PluginLibrary, type_name: str, channels: int, padding: int) -
 def main() -> None:
     library = read_plugin(Path(sys.argv[1]))
     assert isinstance(library, PluginLibrary), library
+    types = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
     try:
-        print(json.dumps(build(library, sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+        if len(sys.argv) == 3:
+            print(json.dumps(build(library, Path(sys.argv[2]).read_bytes())))
+        else:
+            channels, padding = (int(number) for number in sys.argv[3:])
+            print(json.dumps(build(library, sampler_graph(types[sys.argv[2]], channels, padding), channels)))
     except UserError as error:
         print(json.dumps({"refused": str(error)}))
 

@@ -15,12 +15,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
 from sadtrt_core.engine.kernels import kernels_version, load_kernels
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel, build_plugin
 from sadtrt_core.errors import UserError
+from sadtrt_core.graph.export import typed_graph
+from sadtrt_core.graph.fixed_shapes import fix_shapes
+from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.renderer.stages import STAGES
 
 HEADERS_VARIABLE = "SADTRT_TEST_HEADERS"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -41,7 +47,7 @@ def headers_of(version: str) -> Path:
 @needs_nvcc
 def test_the_kernel_compiles_for_every_architecture(tmp_path: Path) -> None:
     library = build_kernel(tmp_path, ["75", "90", "120"])
-    assert kernels_version(load_kernels(library)) == "1.1.0 kernel"
+    assert kernels_version(load_kernels(library)) == "1.2.0 kernel"
     assert sorted(path.name for path in tmp_path.iterdir()) == [KERNEL_LIBRARY]
 
 
@@ -64,7 +70,7 @@ def test_the_adaptor_compiles(built: PluginLibrary, headers: Path) -> None:
     assert built.path.name == f"libsadtrt_plugin_{generation}.so"
     loaded = ctypes.CDLL(str(built.path))  # every symbol is resolved without a TensorRT library
     loaded.sadtrt_plugin_version.restype = ctypes.c_char_p
-    assert loaded.sadtrt_plugin_version().decode() == f"1.1.0 {generation[:3]}{built.headers}"
+    assert loaded.sadtrt_plugin_version().decode() == f"1.2.0 {generation[:3]}{built.headers}"
     if generation == "trt8":
         loaded.sadtrt_plugin_registration.restype = ctypes.c_char_p
         assert b"no TensorRT library is loaded" in loaded.sadtrt_plugin_registration()
@@ -73,14 +79,17 @@ def test_the_adaptor_compiles(built: PluginLibrary, headers: Path) -> None:
         assert loaded.setLoggerFinder
 
 
-def test_the_adaptor_answers_tensorrts_questions(built: PluginLibrary, headers: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("calls", ["adaptor_calls", "operator_calls"])
+def test_the_adaptor_answers_tensorrts_questions(
+    built: PluginLibrary, headers: Path, tmp_path: Path, calls: str
+) -> None:
     # Attributes, what an engine keeps of a layer, shapes, types and formats, workspace, and every refusal.
-    program = tmp_path / "adaptor_calls"
+    program = tmp_path / calls
     command = ["nvcc", "-std=c++17", "-w", "-isystem", str(headers), "-Xcompiler", "-rdynamic", "-cudart", "static"]
-    source = Path(__file__).parent / "adaptor_calls.cpp"
+    source = Path(__file__).parent / f"{calls}.cpp"
     subprocess.run([*command, "-o", str(program), str(source), "-ldl"], timeout=120, check=True)
     said = subprocess.run([program, str(built.path)], capture_output=True, text=True, timeout=60, check=True)
-    expected = source.with_name(f"adaptor_calls_v{2 if built.generation == 'trt8' else 3}.txt")
+    expected = source.with_name(f"{calls}_v{2 if built.generation == 'trt8' else 3}.txt")
     assert said.stdout == expected.read_text()
 
 
@@ -117,7 +126,7 @@ def test_cmake_builds_the_kernel_and_says_where_headers_come_from(tmp_path: Path
     said = subprocess.run(configure, capture_output=True, text=True, timeout=120, check=True, env=environment)
     assert "github.com/NVIDIA/TensorRT" in said.stderr
     subprocess.run(["cmake", "--build", str(tmp_path)], capture_output=True, timeout=300, check=True)
-    assert kernels_version(load_kernels(tmp_path / KERNEL_LIBRARY)) == "1.1.0 kernel"
+    assert kernels_version(load_kernels(tmp_path / KERNEL_LIBRARY)) == "1.2.0 kernel"
     assert (tmp_path / "libsadtrt_host_reference.so").exists()
 
 
@@ -161,6 +170,23 @@ def test_rtx_parses_and_builds_with_the_plugin(
     assert built["parsed"], built["errors"]
     assert built["output_shape"] == [-1, channels, 4, 8, 8]
     assert {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}[feature_type] in str(built["output_type"])
+    assert isinstance(built["engine_bytes"], int)
+    assert built["engine_bytes"] > 10_000
+
+
+@pytest.mark.parametrize("stage", ["motion", "generator"])
+def test_rtx_builds_dense_motion_with_the_plugin(
+    rtx_plugin: PluginLibrary, seeded_demo: Renderer, tmp_path: Path, stage: str
+) -> None:
+    how = PRECISIONS["fp16-mixed"]
+    model = onnx.load_from_string(typed_graph(seeded_demo, STAGES[stage], how, "plugin", tmp_path))
+    assert {"MotionInput", "MotionSum", "VolumeResize"} <= {node.op_type for node in model.graph.node}
+    inputs, outputs = (specs(seeded_demo.config) for specs in (STAGES[stage].inputs, STAGES[stage].outputs))
+    fix_shapes(model, {spec.name: spec.batched(1) for spec in inputs})
+    onnx.save(model, tmp_path / "graph.onnx")
+    built = rtx_engine(rtx_plugin, tmp_path, tmp_path / "graph.onnx")
+    assert built["parsed"], built["errors"]
+    assert built["output_shape"] == list(outputs[0].batched(1))
     assert isinstance(built["engine_bytes"], int)
     assert built["engine_bytes"] > 10_000
 

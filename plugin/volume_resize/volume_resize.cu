@@ -1,0 +1,63 @@
+// Chooses and launches the VolumeResize kernel for one problem: the C interface of volume_resize.h.
+#include "../common/launch.h"
+#include "problem_check.h"
+#include "volume_resize.cuh"
+
+namespace sadtrt {
+namespace {
+
+using ResizeKernel = void (*)(Resize);
+
+template <typename Feature, int kLanes>
+ResizeKernel choose_mode(const SadtrtVolumeResize& problem) {
+    return problem.mode == SADTRT_HALVE ? halve_volume<Feature, kLanes> : double_volume<Feature, kLanes>;
+}
+
+ResizeKernel choose_kernel(const SadtrtVolumeResize& problem) {
+    const bool channels_last = problem.channels_last != 0;
+    switch (problem.feature_type) {
+        case SADTRT_FLOAT16: return channels_last ? choose_mode<__half, 8>(problem) : choose_mode<__half, 1>(problem);
+        case SADTRT_BFLOAT16:
+            return channels_last ? choose_mode<__nv_bfloat16, 8>(problem) : choose_mode<__nv_bfloat16, 1>(problem);
+        default: return choose_mode<float, 1>(problem);
+    }
+}
+
+}  // namespace
+}  // namespace sadtrt
+
+extern "C" int32_t sadtrt_volume_resize(const SadtrtVolumeResize* problem, void* stream, char* message,
+                                        int64_t message_size) {
+    using namespace sadtrt;
+    if (problem == nullptr) {
+        return refuse(message, message_size, "VolumeResize: no problem was given");
+    }
+    if (const int32_t refused = check_problem(*problem, message, message_size)) {
+        return refused;
+    }
+    const bool channels_last = problem->channels_last != 0;
+    const auto fits = [&](const void* address) {
+        return address != nullptr && (!channels_last || reinterpret_cast<uintptr_t>(address) % 16 == 0);
+    };
+    if (!fits(problem->input) || !fits(problem->output)) {
+        return refuse(message, message_size,
+                      "VolumeResize: input or output is a null pointer, or channels last and not aligned to 16 bytes");
+    }
+    const bool halves = problem->mode == SADTRT_HALVE;
+    const int64_t rows = halves ? problem->height / 2 : problem->height;
+    const int64_t columns = halves ? problem->width / 2 : problem->width;
+    const int64_t vectors = channels_last ? problem->channels / 8 : 1;
+    const int64_t planes = problem->batch * problem->depth * (channels_last ? 1 : problem->channels);
+    Resize resize;
+    resize.input = problem->input;
+    resize.output = problem->output;
+    resize.rows = static_cast<uint32_t>(rows);
+    resize.columns = static_cast<uint32_t>(columns);
+    resize.large_rows = static_cast<uint32_t>(halves ? problem->height : 2 * rows);
+    resize.large_columns = static_cast<uint32_t>(halves ? problem->width : 2 * columns);
+    resize.vectors = static_cast<uint32_t>(vectors);
+    resize.total = static_cast<uint32_t>(planes * rows * columns * vectors);
+    const Launch<Resize> launch = {choose_kernel(*problem), dim3((resize.total + kResizeThreads - 1) / kResizeThreads),
+                                   dim3(kResizeThreads), kernels_may_overlap()};
+    return queue("VolumeResize", launch, resize, stream, message, message_size);
+}

@@ -1,0 +1,94 @@
+"""The plugin's nodes in numpy, from their formulas, for onnx.reference; convolutions by PyTorch, which is faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+
+def identity(depth: int, height: int, width: int) -> np.ndarray:
+    """Coordinates -1..1 inclusive, (depth, height, width, 3) in the order x, y, z."""
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in (depth, height, width)), indexing="ij")
+    return np.stack((x, y, z), axis=-1)
+
+
+def moved(driving: np.ndarray, source: np.ndarray, places: tuple[int, ...]) -> np.ndarray:
+    """Where each motion takes a coordinate from, (N, K + 1, D, H, W, 3)."""
+    offset = np.pad(source - driving, ((0, 0), (1, 0), (0, 0))).astype(np.float64)
+    return identity(*places) + offset[:, :, None, None, None]
+
+
+def trilinear(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Samples (C, ...) of a volume (C, D, H, W) at points (..., 3) in -1..1, align_corners False, zeros outside."""
+    sizes = np.array(volume.shape[:0:-1])
+    position = ((points + 1) * sizes - 1) / 2
+    low = np.floor(position).astype(np.int64)
+    result = np.zeros((volume.shape[0], *points.shape[:-1]))
+    for corner in np.ndindex(2, 2, 2):
+        voxel = low + corner
+        weight = np.prod(1 - np.abs(position - voxel), axis=-1)
+        inside = ((voxel >= 0) & (voxel < sizes)).all(axis=-1)
+        x, y, z = np.moveaxis(np.clip(voxel, 0, sizes - 1), -1, 0)
+        result += np.where(inside, weight, 0) * volume[:, z, y, x]
+    return result
+
+
+class MotionInput(OpRun):
+    def _run(self, volume: Any, driving: Any, source: Any, exponent: Any = None, plugin_version: Any = None) -> Any:
+        batch, channels, *places = volume.shape
+        points = moved(driving, source, tuple(places))
+        result = np.zeros((batch, points.shape[1], 1 + channels, *places))
+
+        def heat_map(keypoint: np.ndarray) -> np.ndarray:
+            return np.exp(exponent * ((identity(*places) - keypoint) ** 2).sum(axis=-1))
+
+        for n, k in np.ndindex(*points.shape[:2]):
+            result[n, k, 0] = heat_map(driving[n, k - 1]) - heat_map(source[n, k - 1]) if k > 0 else 0
+            result[n, k, 1:] = trilinear(volume[n], points[n, k])
+        return (result.reshape(batch, -1, *places).astype(volume.dtype),)
+
+
+class MotionSum(OpRun):
+    def _run(self, logits: Any, driving: Any, source: Any, floor: Any = None, plugin_version: Any = None) -> Any:
+        powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+        mask = powers / powers.sum(axis=1, keepdims=True)
+        mask[mask < floor] = 0
+        return ((mask[..., None] * moved(driving, source, logits.shape[2:])).sum(axis=1).astype(np.float32),)
+
+
+class VolumeResize(OpRun):
+    def _run(self, volume: Any, mode: Any = None, plugin_version: Any = None) -> Any:
+        if mode == 1:
+            return (volume.repeat(2, axis=3).repeat(2, axis=4),)
+        height, width = (size // 2 * 2 for size in volume.shape[3:])
+        pairs = volume[..., :height, :width].reshape(*volume.shape[:3], height // 2, 2, width // 2, 2)
+        return (pairs.mean(axis=(4, 6), dtype=np.float32).astype(volume.dtype),)
+
+
+class GridSample3D(OpRun):
+    def _run(self, volume: Any, grid: Any, **attributes: Any) -> Any:
+        repeats = grid.shape[0] // volume.shape[0]
+        samples = [trilinear(volume[i // repeats], points.astype(np.float64)) for i, points in enumerate(grid)]
+        return (np.stack(samples).astype(volume.dtype),)
+
+
+class Conv(OpRun):
+    def _run(self, x: Any, weights: Any, bias: Any = None, **attributes: Any) -> Any:
+        pads, spatial = attributes["pads"], x.ndim - 2
+        padded = F.pad(torch.from_numpy(x.copy()), [n for i in reversed(range(spatial)) for n in pads[i::spatial]])
+        convolution = F.conv3d if spatial == 3 else F.conv2d
+        bias = None if bias is None else torch.from_numpy(bias.copy())
+        return (convolution(padded, torch.from_numpy(weights.copy()), bias, tuple(attributes["strides"])).numpy(),)
+
+
+def evaluate(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The outputs of a graph with nodes of the plugin, on the host."""
+    operators = [MotionInput, MotionSum, VolumeResize, GridSample3D, Conv]
+    results: Any = ReferenceEvaluator(model, new_ops=operators).run(None, inputs)
+    return list(results)
