@@ -1,4 +1,4 @@
-// The operators of the library: one line each here, and a folder that holds its sources.
+// The operators of the library: one line each here, and a folder that holds their sources.
 #pragma once
 
 #include "operator.h"
@@ -6,7 +6,9 @@
 namespace sadtrt {
 
 extern const Operator kGridSample3D;  // grid_sample_3d/operator.cpp
+extern const Operator kSpadeNorm;     // spade_norm/operator.cpp
+extern const Operator kSpadeNormAdd;  // the same folder
 
-inline const Operator* const kOperators[] = {&kGridSample3D};
+inline const Operator* const kOperators[] = {&kGridSample3D, &kSpadeNorm, &kSpadeNormAdd};
 
 }  // namespace sadtrt
