@@ -68,7 +68,7 @@ class SpadeKernel:
 
 
 class SpadeLaunch:
-    """One case's tensors in a layout, outputs of NaN: a call writes `y` and, with a residual, `sum`, both as (N, C, H, W).
+    """One case's tensors in a layout, outputs of NaN: a call writes `y` and, with a residual, `sum`, as (N, C, H, W).
 
     It runs on the device of the case's tensors, there on PyTorch's current stream.
     """
