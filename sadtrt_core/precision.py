@@ -46,7 +46,8 @@ class Precision:
     `compute` is the type of everything that is not kept. `keep_coordinates` keeps fp32 on the backward slice from every
     sampling grid to the nearest convolution (coordinates, softmax, mask-weighted sum), `keep_picture` on that from
     the rendered picture to the last convolution, that one included. `split_k` splits convolutions that sum very
-    many products, for kernels with fp16 accumulation (graph/split_k.py; PyTorch accumulates in fp32). `keep_nodes`
+    many products, for kernels with fp16 accumulation (graph/split_k.py; PyTorch accumulates in fp32). `fused_norms`
+    makes every SPADE norm one node of our own in graphs for the plugin library (graph/spade_norm.py). `keep_nodes`
     are shell-style patterns over the generator's ONNX node names that stay fp32 as well, for plans found by search.
     `only_nodes`, where given, are patterns of the only nodes that compute in `compute`, all others being fp32;
     COORDINATES among them is the coordinate slice. `tf32` lets fp32 matrix arithmetic round its operands to TF32.
@@ -64,6 +65,7 @@ class Precision:
     only_nodes: tuple[str, ...] | None = None
     quantize: Quantization | None = None
     split_k: bool = False
+    fused_norms: bool = False
 
     @property
     def rounds_grids(self) -> bool:
@@ -92,10 +94,12 @@ _MIXED = Precision(
     "convolutions half; coordinates, softmax and the mask-weighted sum fp32, because a coordinate rounded to half "
     "moves the picture by up to 1/32 of a feature pixel; the last convolution and sigmoid fp32, because half has steps "
     "of 1/8 of a uint8 level near white; the mask's and the occlusion's sums of up to 87,808 products in parts "
-    "(split-K), because TensorRT 8.6's kernels accumulate them in fp16",
+    "(split-K), because TensorRT 8.6's kernels accumulate them in fp16; with the plugin, norms in one kernel each with "
+    "float statistics",
     keep_coordinates=True,
     keep_picture=True,
     split_k=True,
+    fused_norms=True,
 )
 PRECISIONS: dict[str, Precision] = {
     precision.name: precision

@@ -87,8 +87,8 @@ def typed_graph(
                 f"precision {precision.name!r} names {unknown[0]!r}, which matches no node of the renderer's graphs: "
                 "it was made for another version or network, so search again"
             )
-    typed = resolve_grid_sample(apply_precision(exported, precision, calibration), grid_sample)
-    return typed.SerializeToString(deterministic=True)
+    typed = apply_precision(exported, precision, calibration, has_plugin=grid_sample == "plugin")
+    return resolve_grid_sample(typed, grid_sample).SerializeToString(deterministic=True)
 
 
 def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> onnx.ModelProto:

@@ -24,6 +24,7 @@ from sadtrt_core.graph.edit import (
     replace_nodes,
 )
 from sadtrt_core.graph.quantize import CONVOLUTION, quantize_convolutions
+from sadtrt_core.graph.spade_norm import fuse_spade_norms
 from sadtrt_core.graph.split_k import split_long_sums
 from sadtrt_core.precision import COORDINATES, Precision
 from sadtrt_core.renderer.sampling import NODE_TYPE
@@ -38,9 +39,14 @@ _ALWAYS_FLOAT32 = {"Resize": frozenset({1, 2})}
 
 
 def apply_precision(
-    model: onnx.ModelProto, precision: Precision, calibration: Calibration | None = None
+    model: onnx.ModelProto,
+    precision: Precision,
+    calibration: Calibration | None = None,
+    has_plugin: bool = False,
 ) -> onnx.ModelProto:
     """A typed copy of an fp32 graph whose volume samplers are still GridSample3D nodes.
+
+    `has_plugin` says that whatever runs the graph knows the plugin library's operators, so that SPADE norms may be such.
 
     Casts are inserted where types meet, weights are stored in the type that reads them. A sampler's grid keeps fp32
     where the precision keeps coordinates. A quantized convolution and the nodes that quantize its operands are fp32,
@@ -51,6 +57,9 @@ def apply_precision(
     constants_to_initializers(typed)
     kept = kept_nodes(typed, precision)
     chosen = quantized_nodes(typed, precision)
+    if precision.fused_norms and has_plugin:
+        kept |= fuse_spade_norms(typed, kept, chosen)
+        chosen &= {node.name for node in typed.graph.node}
     if precision.quantize is not None and chosen:
         if calibration is None:
             raise UserError(
