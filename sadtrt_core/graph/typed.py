@@ -46,7 +46,7 @@ def apply_precision(
 ) -> onnx.ModelProto:
     """A typed copy of an fp32 graph whose volume samplers are still GridSample3D nodes.
 
-    `has_plugin` says that whatever runs the graph knows the plugin library's operators, so that SPADE norms may be such.
+    `has_plugin`: whatever runs the graph knows the operators of the plugin library, so that SPADE norms may be such.
 
     Casts are inserted where types meet, weights are stored in the type that reads them. A sampler's grid keeps fp32
     where the precision keeps coordinates. A quantized convolution and the nodes that quantize its operands are fp32,

@@ -13,13 +13,20 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel, build_plugin
 from sadtrt_core.errors import UserError
+from sadtrt_core.graph.export import export_stage
+from sadtrt_core.graph.typed import apply_precision
+from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.sampling.kernel import SamplingKernel
 
 HEADERS_VARIABLE = "SADTRT_TEST_HEADERS"
@@ -73,14 +80,17 @@ def test_the_adaptor_compiles(built: PluginLibrary, headers: Path) -> None:
         assert loaded.setLoggerFinder
 
 
-def test_the_adaptor_answers_tensorrts_questions(built: PluginLibrary, headers: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("calls", ["adaptor_calls", "spade_calls"])
+def test_the_adaptor_answers_tensorrts_questions(
+    built: PluginLibrary, headers: Path, tmp_path: Path, calls: str
+) -> None:
     # Attributes, what an engine keeps of a layer, shapes, types and formats, workspace, and every refusal.
-    program = tmp_path / "adaptor_calls"
+    program = tmp_path / calls
     command = ["nvcc", "-std=c++17", "-w", "-isystem", str(headers), "-Xcompiler", "-rdynamic", "-cudart", "static"]
-    source = Path(__file__).parent / "adaptor_calls.cpp"
+    source = Path(__file__).parent / f"{calls}.cpp"
     subprocess.run([*command, "-o", str(program), str(source), "-ldl"], timeout=120, check=True)
     said = subprocess.run([program, str(built.path)], capture_output=True, text=True, timeout=60, check=True)
-    expected = source.with_name(f"adaptor_calls_v{2 if built.generation == 'trt8' else 3}.txt")
+    expected = source.with_name(f"{calls}_v{2 if built.generation == 'trt8' else 3}.txt")
     assert said.stdout == expected.read_text()
 
 
@@ -161,6 +171,23 @@ def test_rtx_parses_and_builds_with_the_plugin(
     assert built["parsed"], built["errors"]
     assert built["output_shape"] == [-1, channels, 4, 8, 8]
     assert {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}[feature_type] in str(built["output_type"])
+    assert isinstance(built["engine_bytes"], int)
+    assert built["engine_bytes"] > 10_000
+
+
+@pytest.mark.parametrize("precision", ["fp16-mixed", "bf16"])
+def test_rtx_builds_a_decoder_whose_norms_are_nodes_of_the_plugin(
+    rtx_plugin: PluginLibrary, tmp_path: Path, tiny: Renderer, precision: str
+) -> None:
+    how = replace(PRECISIONS[precision], fused_norms=True)
+    model = apply_precision(export_stage(tiny, STAGES["decode"]), how, has_plugin=True)
+    operators = {node.op_type for node in model.graph.node}
+    assert {"SpadeNorm", "SpadeNormAdd"} <= operators
+    onnx.save(model, tmp_path / "decode.onnx")
+    built = rtx_engine(rtx_plugin, tmp_path, tmp_path / "decode.onnx")
+    assert built["parsed"], built["errors"]
+    size = tiny.config.image_size
+    assert built["output_shape"] == [-1, 3, size, size]
     assert isinstance(built["engine_bytes"], int)
     assert built["engine_bytes"] > 10_000
 
