@@ -21,7 +21,6 @@ from onnx import TensorProto, helper
 from sadtrt_core.engine.plugin import PluginLibrary, load_plugin, read_plugin
 from sadtrt_core.errors import UserError
 
-
 #: The smallest, usual and largest shape of each input.
 Shapes = dict[str, list[tuple[int, ...]]]
 
