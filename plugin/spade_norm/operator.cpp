@@ -33,7 +33,8 @@ bool infer_outputs(const DimsExprs* inputs, const Values&, DimsExprs* outputs, I
     const IDimensionExpr* twice = modulation.d[1];
     if (channels->isConstant() && twice->isConstant() &&
         twice->getConstantValue() != 2 * channels->getConstantValue()) {
-        refuse(message, kMessageBytes, "SpadeNorm: the modulation of %lld channels has %lld; twice as many are expected",
+        refuse(message, kMessageBytes,
+               "SpadeNorm: the modulation of %lld channels has %lld; twice as many are expected",
                static_cast<long long>(channels->getConstantValue()),
                static_cast<long long>(twice->getConstantValue()));
         return false;

@@ -145,7 +145,8 @@ void print_operator(void* library, const char* name, int32_t inputs, int32_t out
     std::printf("node: %s %s\n", creator->getPluginName(), creator->getPluginVersion());
     const PluginFieldCollection* fields = creator->getFieldNames();
     for (int32_t index = 0; index < fields->nbFields; ++index) {
-        std::printf("attribute: %s, type %d\n", fields->fields[index].name, static_cast<int>(fields->fields[index].type));
+        const PluginField& field = fields->fields[index];
+        std::printf("attribute: %s, type %d\n", field.name, static_cast<int>(field.type));
     }
     create(creator, -1.0f, 1.0f);
     create(creator, 1e-5f, 2.0f);
