@@ -61,38 +61,43 @@ __device__ __forceinline__ void write_modulated(const Norm& norm, const Walk& wa
     }
 }
 
-// Moments of a thread's vectors of x; with a residual it writes their sum. `read` gives vectors of x, `keep` gets
-// those that are normalised.
+// Pivots and moments of a thread's vectors of x; with a residual it writes their sum. read(index) gives a vector of x,
+// keep(index, vector) gets one that is normalised.
 template <typename Layout, bool kAdds, typename Read, typename Keep>
 __device__ __forceinline__ float thread_moments(const Norm& norm, const Walk& walk,
-                                                const float (&pivots)[Layout::kChannelsAThread],
+                                                float (&pivots)[Layout::kChannelsAThread],
                                                 Moments (&moments)[Layout::kChannelsAThread], Read read, Keep keep) {
-    float seen = 0.0f;
-    for (int first = 0; first < walk.count; first += kBatch) {
-        VectorOf<Layout> batch[kBatch];
-        VectorOf<Layout> residual[kBatch];
+    VectorOf<Layout> batch[kBatch];
+    VectorOf<Layout> residual[kBatch];
+    const auto read_batch = [&](int first) {
 #pragma unroll
-        for (int index = 0; index < kBatch; ++index) {
-            if (first + index < walk.count) {
-                batch[index] = read(first + index);
+        for (int place = 0; place < kBatch; ++place) {
+            if (first + place < walk.count) {
+                batch[place] = read(first + place);
                 if constexpr (kAdds) {
-                    const int64_t offset = walk.x + (first + index) * walk.x_step;
-                    residual[index] = read_once(vector_at<Layout>(norm.residual, offset));
+                    const int64_t offset = walk.x + (first + place) * walk.x_step;
+                    residual[place] = read_once(vector_at<Layout>(norm.residual, offset));
                 }
             }
         }
+    };
+    read_batch(0);
+    read_pivots<Layout, kAdds>(norm, walk, pivots);  // waited for with the first batch
+    float seen = 0.0f;
+    for (int first = 0; first < walk.count; first += kBatch) {
         if constexpr (kAdds) {
 #pragma unroll
-            for (int index = 0; index < kBatch; ++index) {
-                if (first + index < walk.count) {
-                    batch[index] = sum_of(batch[index], residual[index]);
-                    *vector_at<Layout>(norm.sum, walk.x + (first + index) * walk.x_step) = batch[index];
-                    keep(first + index, batch[index]);
+            for (int place = 0; place < kBatch; ++place) {
+                if (first + place < walk.count) {
+                    batch[place] = sum_of(batch[place], residual[place]);
+                    *vector_at<Layout>(norm.sum, walk.x + (first + place) * walk.x_step) = batch[place];
+                    keep(first + place, batch[place]);
                 }
             }
         }
         const int left = walk.count - first;
         add_batch<Layout>(batch, left < kBatch ? left : kBatch, pivots, moments, seen);
+        read_batch(first + kBatch);
     }
     return seen;
 }
@@ -107,21 +112,29 @@ __global__ void __launch_bounds__(kMostThreads) norm_on_cluster(const __grid_con
     VectorOf<Layout>* kept = reinterpret_cast<VectorOf<Layout>*>(&memory + 1) + threadIdx.x;
     const int split = static_cast<int>(blockIdx.x % norm.splits);
     const Walk walk = walk_of<Layout>(norm, static_cast<int>(blockIdx.x / norm.splits), split);
+    const auto x_at = [&](int index) { return vector_at<Layout>(norm.x, walk.x + index * walk.x_step); };
+    const auto kept_at = [&](int index) { return kept[index * blockDim.x]; };
     wait_for_previous_kernel();
     let_next_kernel_begin();
 
     float pivots[Layout::kChannelsAThread];
-    read_pivots<Layout, kAdds>(norm, walk, pivots);
-    for (int index = 0; index < walk.count; ++index) {
-        begin_copy(kept + index * blockDim.x, vector_at<Layout>(norm.x, walk.x + index * walk.x_step));
-    }
-    Modulation<Layout> batch;
-    read_modulation<Layout>(norm, walk, 0, batch);
-    copies_arrived();
-    const auto read = [&](int index) { return kept[index * blockDim.x]; };
-    const auto keep = [&](int index, const VectorOf<Layout>& vector) { kept[index * blockDim.x] = vector; };
     Moments moments[Layout::kChannelsAThread] = {};
-    const float seen = thread_moments<Layout, kAdds>(norm, walk, pivots, moments, read, keep);
+    Modulation<Layout> batch;
+    float seen;
+    if constexpr (kAdds) {
+        read_modulation<Layout>(norm, walk, 0, batch);
+        const auto keep = [&](int index, const VectorOf<Layout>& sum) { kept[index * blockDim.x] = sum; };
+        const auto read = [&](int index) { return read_once(x_at(index)); };
+        seen = thread_moments<Layout, kAdds>(norm, walk, pivots, moments, read, keep);
+    } else {
+        for (int index = 0; index < walk.count; ++index) {
+            begin_copy(kept + index * blockDim.x, x_at(index));
+        }
+        read_modulation<Layout>(norm, walk, 0, batch);
+        copies_arrived();
+        const auto keep = [](int, const VectorOf<Layout>&) {};
+        seen = thread_moments<Layout, kAdds>(norm, walk, pivots, moments, kept_at, keep);
+    }
     gather_warps<Layout>(moments, seen, memory);
 
     cluster_wait();
@@ -140,7 +153,7 @@ __global__ void __launch_bounds__(kMostThreads) norm_on_cluster(const __grid_con
         return merged_parts(0, norm.splits, 1, [&](int block) { return memory.blocks[block][channel]; });
     });
     write_modulated<Layout>(
-        norm, walk, pivots, memory, batch, [&](int index, int) { return read(index); },
+        norm, walk, pivots, memory, batch, [&](int index, int) { return kept_at(index); },
         [&](int first) { read_modulation<Layout>(norm, walk, first, batch); });
 #endif
 }
@@ -153,10 +166,9 @@ __global__ void __launch_bounds__(kMostThreads) partial_moments(const __grid_con
     const Walk walk = walk_of<Layout>(norm, static_cast<int>(blockIdx.x / norm.splits), split);
     wait_for_previous_kernel();
     let_next_kernel_begin();
-    float pivots[Layout::kChannelsAThread];
-    read_pivots<Layout, kAdds>(norm, walk, pivots);
     const auto read = [&](int index) { return *vector_at<Layout>(norm.x, walk.x + index * walk.x_step); };
     const auto keep = [](int, const VectorOf<Layout>&) {};
+    float pivots[Layout::kChannelsAThread];
     Moments moments[Layout::kChannelsAThread] = {};
     const float seen = thread_moments<Layout, kAdds>(norm, walk, pivots, moments, read, keep);
     gather_warps<Layout>(moments, seen, memory);
@@ -179,8 +191,6 @@ __global__ void __launch_bounds__(kMostThreads) norm_from_parts(const __grid_con
     read_modulation<Layout>(norm, walk, 0, batch);
     wait_for_previous_kernel();
     let_next_kernel_begin();
-    float pivots[Layout::kChannelsAThread];
-    read_pivots<Layout, false>(norm, walk, pivots);
     VectorOf<Layout> x[kBatch];
     const auto read_x = [&](int first) {
 #pragma unroll
@@ -191,6 +201,8 @@ __global__ void __launch_bounds__(kMostThreads) norm_from_parts(const __grid_con
         }
     };
     read_x(0);
+    float pivots[Layout::kChannelsAThread];
+    read_pivots<Layout, false>(norm, walk, pivots);
 
     const Part* parts = norm.parts + static_cast<int64_t>(slice) * norm.splits * Layout::kChannels;
     const int readers = blockDim.x / kWarp;

@@ -1,4 +1,4 @@
-// What TensorRT is to a plugin library, as far as adaptor_calls.cpp and spade_calls.cpp ask. No TensorRT library, no GPU.
+// What TensorRT is to a plugin library, as far as adaptor_calls.cpp and spade_calls.cpp ask. No library, no GPU.
 #pragma once
 
 #include <NvInfer.h>

@@ -1,4 +1,4 @@
-// Threads of a cluster of blocks as fibers of one host thread, for kernels whose threads wait for each other: for tests.
+// For tests: the threads of a cluster as fibers of one host thread, for kernels whose threads wait for each other.
 #pragma once
 
 #include <ucontext.h>
