@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,8 +167,3 @@ def worst_excess(case: Case, y: Tensor, expected: tuple[Tensor, Tensor]) -> floa
 def sums_right(case: Case, launch: SpadeLaunch) -> bool:
     """Whether the written sum is x + residual, rounded once."""
     return launch.sum is None or torch.equal(launch.sum, normalised_input(case))
-
-
-def shapes(sizes: Sequence[int]) -> str:
-    """ "1x512x64x64" """
-    return "x".join(map(str, sizes))

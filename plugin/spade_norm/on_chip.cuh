@@ -58,10 +58,8 @@ __device__ __forceinline__ void copies_arrived() { asm volatile("cp.async.wait_a
 
 // All threads of a cluster meet: none leaves cluster_wait before all have called cluster_arrive, and what they wrote
 // before that, in each other's shared memory too, is seen.
-__device__ __forceinline__ void cluster_arrive() {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 
 // Writes a float where block `rank` of the cluster has what `shared` is here.
 __device__ __forceinline__ void write_to_block(float* shared, int rank, float value) {
