@@ -1,4 +1,4 @@
-"""SadTalker's generator replaced by a TensorRT engine: the same call, the same kind of answer.
+"""SadTalker's generator replaced by two TensorRT engines: the same call, the same kind of answer.
 
 In SadTalker's `animate.py`, after the networks are loaded:
 
@@ -8,7 +8,9 @@ In SadTalker's `animate.py`, after the networks are loaded:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,12 +32,14 @@ Keypoints = Mapping[str, "Tensor | None"] | Tensor
 
 
 class TensorRTGenerator(nn.Module):
-    """Called as SadTalker calls its generator, computed by an engine that is built (or found in the cache) here.
+    """Called as SadTalker calls its generator, computed by engines that are built (or found in the cache) here.
 
-    Give a `checkpoint` file of SadTalker's or a `renderer`. Engines have a fixed batch: a call with more frames is
-    served in pieces of `batch`, the last one filled up. `device` is the current GPU unless another is named;
-    `calibration` has the ranges that int8 needs. `make_runner` makes the runner that computes, from a job of the
-    generator stage.
+    Give a `checkpoint` file of SadTalker's or a `renderer`. One engine makes the appearance volume of a source image,
+    the other a frame of it. Each image of a call is compared, value by value, with the one that its place in the batch
+    had before, and with its left neighbour: only an image that differs from both is encoded anew, so that a clip pays
+    for its source once. Engines have a fixed batch: a call with more frames is served in pieces of `batch`, the last
+    one filled up. `device` is the current GPU unless another is named; `calibration` has the ranges that int8 needs.
+    `make_runner` makes a runner that computes, from a job of the stage appearance or frame.
 
     Raises UserError for weights that cannot be used, RuntimeError with the reason where TensorRT cannot serve.
     """
@@ -67,7 +71,7 @@ class TensorRTGenerator(nn.Module):
             )
         self._job = Job(
             renderer=renderer or load_checkpoint(Path(checkpoint or ""), size, None),
-            stage=STAGES["generator"],
+            stage=STAGES["frame"],
             precision=how,
             grid_sample=grid_sample or ("plugin" if isinstance(find_plugin(), PluginLibrary) else "native"),
             batch=batch,
@@ -75,12 +79,20 @@ class TensorRTGenerator(nn.Module):
             cache=cache or default_cache(),
             calibration=calibration,
         )
-        self._runner = make_runner(self._job)
-        self._runner.__enter__()
+        config = self._job.renderer.config
+        (image,), (volume,) = STAGES["appearance"].inputs(config), STAGES["appearance"].outputs(config)
+        # No image equals NaN, so the first call encodes its own.
+        self._images = torch.full(image.batched(batch), torch.nan, device=self._job.device)
+        self._volumes = torch.zeros(volume.batched(batch), device=self._job.device)
+        with contextlib.ExitStack() as loaded:
+            one = replace(self._job, stage=STAGES["appearance"], batch=1)
+            self._appearance = loaded.enter_context(make_runner(one))
+            self._frame = loaded.enter_context(make_runner(self._job))
+            self._loaded = loaded.pop_all()
 
     def close(self) -> None:
-        """Free the engine and its memory."""
-        self._runner.deactivate()
+        """Free the engines and their memory."""
+        self._loaded.close()
 
     def forward(self, source_image: Tensor, kp_driving: Keypoints, kp_source: Keypoints) -> dict[str, Tensor]:
         """Frames for source images (N, 3, H, W) in 0..1 and keypoints {"value": (N, 15, 3)}.
@@ -94,6 +106,8 @@ class TensorRTGenerator(nn.Module):
             "kp_source": _value("kp_source", kp_source),
         }
         frames = source_image.shape[0]
+        if not frames:
+            raise UserError(f"source_image {tuple(source_image.shape)} holds no image: expected one for each frame")
         for name, tensor in inputs.items():
             if tensor.shape[0] != frames:
                 raise UserError(
@@ -114,9 +128,34 @@ class TensorRTGenerator(nn.Module):
                 name: torch.cat((part, part[-1:].expand(batch - count, *part.shape[1:])))
                 for name, part in parts.items()
             }
-        self._runner.bind(parts)
-        self._runner.execute()
-        return self._runner.fetch()["prediction"][:count].clone()
+        self._encode(parts.pop("source_image"))
+        return _run(self._frame, {"feature_3d": self._volumes, **parts})["prediction"][:count].clone()
+
+    def _encode(self, images: Tensor) -> None:
+        """Bring the volumes up to date with the images (batch, 3, H, W)."""
+        wanted = self._images.shape[1:]
+        if images.shape[1:] != wanted:
+            raise UserError(
+                f"'source_image' has images of shape {tuple(images.shape[1:])}: expected {tuple(wanted)}, the "
+                "size that the weights were loaded for"
+            )
+        changed = (images != self._images).flatten(1).any(dim=1).tolist()
+        for place, anew in enumerate(changed):
+            if not anew:
+                continue
+            if place and torch.equal(images[place], images[place - 1]):
+                self._volumes[place] = self._volumes[place - 1]
+            else:
+                image = {"source_image": images[place : place + 1]}
+                self._volumes[place] = _run(self._appearance, image)["feature_3d"][0]
+            self._images[place] = images[place]
+
+
+def _run(runner: StageRunner, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The runner's outputs, in buffers that its next run overwrites."""
+    runner.bind(inputs)
+    runner.execute()
+    return runner.fetch()
 
 
 def _value(name: str, keypoints: Keypoints) -> Tensor:

@@ -94,7 +94,8 @@ _MIXED = Precision(
     "convolutions half; coordinates, softmax and the mask-weighted sum fp32, because a coordinate rounded to half "
     "moves the picture by up to 1/32 of a feature pixel; the last convolution and sigmoid fp32, because half has steps "
     "of 1/8 of a uint8 level near white; the mask's and the occlusion's sums of up to 87,808 products in parts "
-    "(split-K), because TensorRT 8.6's kernels accumulate them in fp16",
+    "(split-K), because TensorRT 8.6's kernels accumulate them in fp16; with the plugin, norms in one kernel each with "
+    "float statistics",
     keep_coordinates=True,
     keep_picture=True,
     split_k=True,

@@ -75,6 +75,34 @@ def test_a_frame_outlives_the_next_call(tiny: Renderer, call: dict[str, Any], tm
     assert torch.equal(first, kept)
 
 
+def test_an_image_is_encoded_when_it_is_new_and_not_again(
+    tiny: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
+) -> None:
+    encoded = []
+
+    class Counting(PyTorchRunner):
+        def execute(self) -> None:
+            encoded.append(self.job.stage.name)
+            super().execute()
+
+    generator = make(tiny, tmp_path, batch=2, make_runner=Counting)
+    keypoints = {name: call[name] for name in ("kp_source", "kp_driving")}
+    generator(call["source_image"], **keypoints)
+    generator(call["source_image"], **keypoints)
+    assert encoded.count("appearance") == 1
+    # Another image at one place of the batch, changed where the caller's tensor lies.
+    others = call["source_image"].clone()
+    others[1, 0, 7, 9] += 0.5
+    mixed = generator(others, **keypoints)["prediction"]
+    assert encoded.count("appearance") == 2
+    with torch.inference_mode():
+        wanted = tiny.generator(others, call["kp_driving"]["value"], call["kp_source"]["value"])
+    torch.testing.assert_close(mixed, wanted, atol=1e-4, rtol=1e-4)
+    assert not torch.equal(mixed[1], expected[1])
+    again = generator(call["source_image"], **keypoints)["prediction"]
+    torch.testing.assert_close(again, expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -82,6 +110,7 @@ def test_a_frame_outlives_the_next_call(tiny: Renderer, call: dict[str, Any], tm
         ({"kp_source": {"jacobian": None}}, "'kp_source' lacks its entry 'value'"),
         ({"kp_source": {"value": torch.zeros(2, 15, 3)}}, "'kp_source' .*has 2 frames where source_image"),
         ({"source_image": torch.zeros(3, 3, 512, 512)}, "'source_image'.*512.*256"),
+        ({name: torch.zeros(0, 3, 8, 8) for name in ("source_image", "kp_driving", "kp_source")}, "holds no image"),
         ({"kp_driving": {"value": torch.zeros(3, 10, 3)}}, "'kp_driving'.*10.*15"),
     ],
 )

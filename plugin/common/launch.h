@@ -22,23 +22,56 @@ struct Launch {
     void (*kernel)(Argument);
     dim3 grid, block;
     bool overlaps;  // it may begin before the kernel ahead of it has ended, and waits for it by itself
+    size_t shared_bytes = 0;
+    unsigned cluster = 1;  // neighbouring blocks along x that share their memory; more than one needs sm_90
 };
+
+constexpr size_t kUsualSharedBytes = 48 * 1024;  // a kernel that wants more has to say so before it is launched
+constexpr unsigned kPortableCluster = 8;         // the same of blocks in a cluster
+
+// Lets a kernel have the memory and the cluster that it is to be launched with.
+template <typename Argument>
+cudaError_t permit(const Launch<Argument>& launch) {
+    const void* kernel = reinterpret_cast<const void*>(launch.kernel);
+    cudaError_t error = cudaSuccess;
+    if (launch.shared_bytes > kUsualSharedBytes) {
+        error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     static_cast<int>(launch.shared_bytes));
+    }
+    if (error == cudaSuccess && launch.cluster > kPortableCluster) {
+        error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    }
+    return error;
+}
 
 // Queues a launch on a stream: 0, or CUDA's error with a sentence that begins with the operator's name.
 template <typename Argument>
 int32_t queue(const char* name, const Launch<Argument>& launch, Argument& argument, void* stream, char* message,
               int64_t message_size) {
     void* arguments[] = {&argument};
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2] = {};
     cudaLaunchConfig_t config = {};
     config.gridDim = launch.grid;
     config.blockDim = launch.block;
+    config.dynamicSmemBytes = launch.shared_bytes;
     config.stream = static_cast<cudaStream_t>(stream);
-    config.attrs = &attribute;
-    config.numAttrs = launch.overlaps ? 1 : 0;
-    const cudaError_t error = cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(launch.kernel), arguments);
+    config.attrs = attributes;
+    if (launch.overlaps) {
+        cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
+        overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        overlap.val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (launch.cluster > 1) {
+        cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+        cluster.id = cudaLaunchAttributeClusterDimension;
+        cluster.val.clusterDim.x = launch.cluster;
+        cluster.val.clusterDim.y = 1;
+        cluster.val.clusterDim.z = 1;
+    }
+    cudaError_t error = permit(launch);
+    if (error == cudaSuccess) {
+        error = cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(launch.kernel), arguments);
+    }
     if (error == cudaSuccess) {
         return 0;
     }

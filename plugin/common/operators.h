@@ -1,4 +1,4 @@
-// The operators of the library: one line each here, and a folder that holds its sources.
+// The operators of the library: one line each here, and a folder that holds their sources.
 #pragma once
 
 #include "operator.h"
@@ -9,12 +9,16 @@ extern const Operator kGridSample3D;  // grid_sample_3d/operator.cpp
 extern const Operator kMotionInput;   // dense_motion/operator.cpp
 extern const Operator kMotionSum;     // dense_motion/operator.cpp
 extern const Operator kVolumeResize;  // volume_resize/operator.cpp
+extern const Operator kSpadeNorm;     // spade_norm/operator.cpp
+extern const Operator kSpadeNormAdd;  // the same folder
 
 inline const Operator* const kOperators[] = {
     &kGridSample3D,
     &kMotionInput,
     &kMotionSum,
     &kVolumeResize,
+    &kSpadeNorm,
+    &kSpadeNormAdd,
 };
 
 }  // namespace sadtrt

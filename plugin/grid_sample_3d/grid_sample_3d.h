@@ -8,12 +8,9 @@
 extern "C" {
 #endif
 
-enum {
-    SADTRT_LINEAR = 0,       /* volume (N, C, D, H, W), output (N*k, C, Do, Ho, Wo) */
-    SADTRT_CHANNELS_LAST = 1 /* (N, D, H, W, C rounded up to 8), both 16-byte aligned: TensorRT's kDHWC8 */
-};
-
-/* All tensors are contiguous. Grid sample i reads volume i / (grid_batch / volume_batch). */
+/* All tensors are contiguous: in linear layout the volume is (N, C, D, H, W) and the output (N*k, C, Do, Ho, Wo), in
+ * channels-last layout both are (N, D, H, W, C rounded up to 8), 16-byte aligned: TensorRT's kDHWC8. Grid sample i
+ * reads volume i / (grid_batch / volume_batch). */
 typedef struct {
     const void* volume;
     const float* grid; /* (grid_batch, out_depth, out_height, out_width, 3), last axis x, y, z */

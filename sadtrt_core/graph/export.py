@@ -16,7 +16,6 @@ from sadtrt_core.files import code_digest, write_whole
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.typed import apply_precision, unmatched_patterns
-from sadtrt_core.graph.volume_resize import replace_volume_resizes
 from sadtrt_core.precision import Precision
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, Stage, stage_module

@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sadtrt_core.errors import UserError
+from sadtrt_core.graph.dense_motion import fuse_dense_motion
 from sadtrt_core.graph.edit import (
     FLOAT_TYPES,
     GraphBuilder,
@@ -24,7 +25,10 @@ from sadtrt_core.graph.edit import (
 )
 from sadtrt_core.graph.plugin_nodes import COORDINATE_INPUTS, COORDINATE_OUTPUTS
 from sadtrt_core.graph.quantize import CONVOLUTION, Calibration, quantize_convolutions
+from sadtrt_core.graph.spade_norm import fuse_spade_norms
 from sadtrt_core.graph.split_k import split_long_sums
+from sadtrt_core.graph.upsampled import convolve_before_upsampling
+from sadtrt_core.graph.volume_resize import replace_volume_resizes
 from sadtrt_core.precision import COORDINATES, Precision
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
@@ -41,9 +45,15 @@ _ALWAYS_FLOAT32 = {"Resize": frozenset({1, 2})} | {
 
 
 def apply_precision(
-    model: onnx.ModelProto, precision: Precision, calibration: Calibration | None = None
+    model: onnx.ModelProto,
+    precision: Precision,
+    calibration: Calibration | None = None,
+    has_plugin: bool = False,
 ) -> onnx.ModelProto:
     """A typed copy of an fp32 graph whose volume samplers are still GridSample3D nodes.
+
+    `has_plugin`: whatever runs the graph knows the operators of the plugin library, so that they take the place of what
+    they compute, where the precision has them.
 
     Casts are inserted where types meet, weights are stored in the type that reads them. A sampler's grid keeps fp32
     where the precision keeps coordinates. A quantized convolution and the nodes that quantize its operands are fp32,
@@ -52,8 +62,16 @@ def apply_precision(
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
     constants_to_initializers(typed)
+    fused = precision.operators and has_plugin
+    if fused:
+        fuse_dense_motion(typed)
+        replace_volume_resizes(typed)
+        convolve_before_upsampling(typed)
     kept = kept_nodes(typed, precision)
     chosen = quantized_nodes(typed, precision)
+    if fused:
+        kept |= fuse_spade_norms(typed, kept, chosen)
+        chosen &= {node.name for node in typed.graph.node}
     if precision.quantize is not None and chosen:
         if calibration is None:
             raise UserError(

@@ -83,7 +83,7 @@ class DenseMotion(nn.Module):
         return torch.exp(-0.5 / GAUSSIAN_VARIANCE * (offset * offset).sum(dim=-1))
 
     def forward(self, feature_3d: Tensor, kp_driving: Tensor, kp_source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        depth, height, width = self.volume_shape
+        _, height, width = self.volume_shape
         volume = F.relu(self.norm(self.compress(feature_3d)))
         # Where each motion takes a coordinate from. The background is a keypoint that stays at the origin.
         driving = F.pad(kp_driving, (0, 0, 1, 0))[:, :, None, None, None]
@@ -99,7 +99,7 @@ class DenseMotion(nn.Module):
         mask = torch.softmax(self.mask(features), dim=1)
         mask = torch.where(mask < MASK_FLOOR, 0.0, mask)
         deformation = (mask[..., None] * motions).sum(dim=1)
-        occlusion = torch.sigmoid(self.occlusion(features.reshape(-1, features.shape[1] * depth, height, width)))
+        occlusion = torch.sigmoid(self.occlusion(features.reshape(-1, self.occlusion.in_channels, height, width)))
         return deformation, occlusion, mask
 
 
@@ -202,7 +202,10 @@ class Generator(nn.Module):
         x = sample_volume(feature_3d, deformation).reshape(-1, *self.map_shape)
         return self.fourth(self.third(x)) * occlusion
 
-    def forward(self, source_image: Tensor, kp_driving: Tensor, kp_source: Tensor) -> Tensor:
-        feature_3d = self.appearance(source_image)
+    def frame(self, feature_3d: Tensor, kp_driving: Tensor, kp_source: Tensor) -> Tensor:
+        """The appearance volume and keypoints (N, 15, 3) to the frame (N, 3, H, W): all but `appearance`."""
         deformation, occlusion, _ = self.dense_motion_network(feature_3d, kp_driving, kp_source)
         return self.decoder(self.warp(feature_3d, deformation, occlusion))
+
+    def forward(self, source_image: Tensor, kp_driving: Tensor, kp_source: Tensor) -> Tensor:
+        return self.frame(self.appearance(source_image), kp_driving, kp_source)

@@ -134,7 +134,6 @@ STAGES: dict[str, Stage] = {
             module=lambda r: _Part(
                 "dense_motion_network", r.generator.dense_motion_network, lambda network, *inputs: network(*inputs)[:2]
             ),
-            in_clip=True,
             in_generator=True,
             build_cost=5,
             samples=True,
@@ -145,7 +144,6 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: _tensors(c, "feature_3d", "deformation", "occlusion"),
             outputs=lambda c: _tensors(c, "feature_map"),
             module=lambda r: _Part("generator", r.generator, Generator.warp),
-            in_clip=True,
             in_generator=True,
             build_cost=2,
             samples=True,
@@ -156,9 +154,18 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: _tensors(c, "feature_map"),
             outputs=lambda c: _tensors(c, "prediction"),
             module=lambda r: _Part("decoder", r.generator.decoder, SpadeDecoder.__call__),
-            in_clip=True,
             in_generator=True,
             build_cost=6,
+        ),
+        Stage(
+            "frame",
+            "each frame",
+            inputs=lambda c: _tensors(c, "feature_3d", "kp_driving", "kp_source"),
+            outputs=lambda c: _tensors(c, "prediction"),
+            module=lambda r: _Part("generator", r.generator, Generator.frame),
+            in_clip=True,
+            build_cost=7,
+            samples=True,
         ),
         Stage(
             "generator",
@@ -166,7 +173,7 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: _tensors(c, "source_image", "kp_driving", "kp_source"),
             outputs=lambda c: _tensors(c, "prediction"),
             module=lambda r: r.generator,
-            build_cost=7,
+            build_cost=8,
             samples=True,
         ),
         Stage(
@@ -184,7 +191,9 @@ STAGES: dict[str, Stage] = {
 }
 
 GRAPH_STAGES: tuple[str, ...] = tuple(name for name, stage in STAGES.items() if stage.module is not None)
+#: The least parts of the generator, and the two that a clip runs: what depends on the source alone, and the rest.
 GENERATOR_PARTS: tuple[str, ...] = tuple(name for name, stage in STAGES.items() if stage.in_generator)
+SOURCE_AND_FRAME = ("appearance", "frame")
 
 
 def clip_parts() -> tuple[str, ...]:

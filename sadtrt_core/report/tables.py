@@ -8,7 +8,7 @@ import pandas as pd
 
 from sadtrt_core.case import Case
 from sadtrt_core.records.schema import Record, Run
-from sadtrt_core.renderer.stages import GENERATOR_PARTS
+from sadtrt_core.renderer.stages import GENERATOR_PARTS, SOURCE_AND_FRAME
 from sadtrt_core.report.metrics import CSV_ORDER, Where, columns
 from sadtrt_core.report.text import milliseconds
 
@@ -65,15 +65,17 @@ def _metric_table(title: str, run: Run, where: Where, records: list[Record], not
 
 
 def parts_table(run: Run) -> TextTable:
-    """The sum of appearance, motion, warp and decode against the generator."""
+    """The sum of the parts against the generator: of appearance and frame, or where that was not measured of all."""
     rows = []
-    for entry in parts_against_whole(run):
+    entries = parts_against_whole(run)
+    for entry in entries:
         verdict = "agrees" if entry.agrees else "does not add up"
         key = entry.whole.key
         times = (milliseconds(entry.parts_ms), milliseconds(entry.whole_ms))
         rows.append((*key.cells[1:], entry.clock, *times, f"{100 * entry.difference:+.1f}% {verdict}"))
     headings = (*CASE_HEADINGS[1:], "clock", "sum of parts ms", "generator ms", "difference")
-    note = f"Appearance, motion, warp and decode; within {100 * TOLERANCE:.0f}% is called agreement."
+    *first, last = entries[0].parts if entries else SOURCE_AND_FRAME
+    note = f"{', '.join(first).capitalize()} and {last}; within {100 * TOLERANCE:.0f}% is called agreement."
     return TextTable("Sum of parts against the whole", headings, tuple(rows), 5, note=note)
 
 
@@ -126,6 +128,7 @@ class PartsSum:
     """Medians in ms of a generator and of its parts' sum, both on one clock, "device" or "host"."""
 
     whole: Record
+    parts: tuple[str, ...]
     clock: str
     parts_ms: float
     whole_ms: float
@@ -142,17 +145,22 @@ class PartsSum:
 
 
 def parts_against_whole(run: Run) -> tuple[PartsSum, ...]:
-    """One entry for each measured generator whose four parts were measured the same way.
+    """One entry for each measured generator whose parts were measured the same way: appearance and frame, or, in a run
+    that has no such pair, all four.
 
     A part counts with the whole's own grid sample, or with any other where it has just one.
     """
+    return _sums(run, SOURCE_AND_FRAME) or _sums(run, GENERATOR_PARTS)
+
+
+def _sums(run: Run, names: tuple[str, ...]) -> tuple[PartsSum, ...]:
     sums = []
     for whole in run.records:
         if whole.key.stage != WHOLE or whole.latency is None:
             continue
-        parts = [_part(run, whole, stage) for stage in GENERATOR_PARTS]
+        parts = [_part(run, whole, stage) for stage in names]
         latencies = [part.latency for part in parts if part is not None and part.latency is not None]
-        if len(latencies) < len(GENERATOR_PARTS):
+        if len(latencies) < len(names):
             continue
         everything = [whole.latency, *latencies]
         if all(latency.device_ms is not None for latency in everything):
@@ -160,7 +168,7 @@ def parts_against_whole(run: Run) -> tuple[PartsSum, ...]:
         else:
             clock, times = "host", [latency.host_ms_median for latency in everything]
         if times[0] > 0:
-            sums.append(PartsSum(whole, clock, parts_ms=sum(times[1:]), whole_ms=times[0]))
+            sums.append(PartsSum(whole, names, clock, parts_ms=sum(times[1:]), whole_ms=times[0]))
     return tuple(sums)
 
 

@@ -21,7 +21,7 @@ def to_uint8(frames: Tensor) -> Tensor:
 class ClipRunner(StageRunner):
     """Image and coefficients on the host to uint8 frames on the host.
 
-    Keypoints and appearance run once, the other stages once for each frame, each by the same kind of runner. `make` is
+    Keypoints and appearance run once, mapping and frame once for each frame, each by the same kind of runner. `make` is
     that runner's factory. The job's batch is the number of frames. The work is spread over several streams and the
     host, so `stream` is None and only host time is meant by its latency.
     """
@@ -79,9 +79,7 @@ class ClipRunner(StageRunner):
         volume = {"feature_3d": self._run_kept("appearance", image)}
         for index, coefficients in enumerate(on_device["driving_coefficients"].split(1)):
             keypoints = {"kp_driving": posed(coefficients), "kp_source": kp_source}
-            motion = self._run("motion", {**volume, **keypoints})
-            feature_map = self._run("warp", {**volume, **motion})
-            frame = self._run("decode", feature_map)["prediction"]
+            frame = self._run("frame", {**volume, **keypoints})["prediction"]
             self._frames[index].copy_(to_uint8(frame)[0], non_blocking=True)
 
     def synchronize(self) -> None:

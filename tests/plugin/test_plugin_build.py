@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -22,8 +23,9 @@ from sadtrt_core.engine.kernels import kernels_version, load_kernels
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel, build_plugin
 from sadtrt_core.errors import UserError
-from sadtrt_core.graph.export import typed_graph
+from sadtrt_core.graph.export import export_stage, typed_graph
 from sadtrt_core.graph.fixed_shapes import fix_shapes
+from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES
@@ -79,7 +81,7 @@ def test_the_adaptor_compiles(built: PluginLibrary, headers: Path) -> None:
         assert loaded.setLoggerFinder
 
 
-@pytest.mark.parametrize("calls", ["adaptor_calls", "operator_calls"])
+@pytest.mark.parametrize("calls", ["adaptor_calls", "operator_calls", "spade_calls"])
 def test_the_adaptor_answers_tensorrts_questions(
     built: PluginLibrary, headers: Path, tmp_path: Path, calls: str
 ) -> None:
@@ -187,6 +189,23 @@ def test_rtx_builds_dense_motion_with_the_plugin(
     built = rtx_engine(rtx_plugin, tmp_path, tmp_path / "graph.onnx")
     assert built["parsed"], built["errors"]
     assert built["output_shape"] == list(outputs[0].batched(1))
+    assert isinstance(built["engine_bytes"], int)
+    assert built["engine_bytes"] > 10_000
+
+
+@pytest.mark.parametrize("precision", ["fp16-mixed", "bf16"])
+def test_rtx_builds_a_decoder_whose_norms_are_nodes_of_the_plugin(
+    rtx_plugin: PluginLibrary, tmp_path: Path, tiny: Renderer, precision: str
+) -> None:
+    how = replace(PRECISIONS[precision], operators=True)
+    model = apply_precision(export_stage(tiny, STAGES["decode"]), how, has_plugin=True)
+    operators = {node.op_type for node in model.graph.node}
+    assert {"SpadeNorm", "SpadeNormAdd"} <= operators
+    onnx.save(model, tmp_path / "decode.onnx")
+    built = rtx_engine(rtx_plugin, tmp_path, tmp_path / "decode.onnx")
+    assert built["parsed"], built["errors"]
+    size = tiny.config.image_size
+    assert built["output_shape"] == [-1, 3, size, size]
     assert isinstance(built["engine_bytes"], int)
     assert built["engine_bytes"] > 10_000
 

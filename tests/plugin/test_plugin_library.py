@@ -135,7 +135,7 @@ def test_a_library_that_registers_nothing_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "version", "generation"),
-    [("tensorrt", "8.6.1", "trt8"), ("tensorrt", "11.1.0.5", "trt11"), ("tensorrt_rtx_bindings", "1.7.1.116", "rtx1")],
+    [("tensorrt", "8.6.1", "trt8"), ("tensorrt", "11.2.0.5", "trt11"), ("tensorrt_rtx_bindings", "1.7.1.116", "rtx1")],
 )
 def test_generations(name: str, version: str, generation: str) -> None:
     assert tensorrt_generation(module(name, version, Registry())) == generation  # type: ignore[arg-type]

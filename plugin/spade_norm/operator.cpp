@@ -1,0 +1,146 @@
+// SpadeNorm and SpadeNormAdd as TensorRT sees them: tensors (N, C, H, W), the modulation (N, 2 C, H, W).
+#include "../common/operators.h"
+#include "problem_check.h"
+#include "spade_norm.h"
+
+namespace sadtrt {
+namespace {
+
+using namespace nvinfer1;
+
+constexpr int32_t kAxes = 4;
+
+enum { kEpsilon, kSlope, kAttributeCount };
+constexpr Attribute kAttributes[kAttributeCount] = {{"epsilon", PluginFieldType::kFLOAT32, 0, 1, 1e-5},
+                                                    {"slope", PluginFieldType::kFLOAT32, 0, 1, 1}};
+
+// x and the modulation, with a residual between them in SpadeNormAdd.
+template <bool kAdds>
+constexpr int32_t kInputs = kAdds ? 3 : 2;
+template <bool kAdds>
+constexpr int32_t kOutputs = kAdds ? 2 : 1;
+
+template <bool kAdds>
+bool infer_outputs(const DimsExprs* inputs, const Values&, DimsExprs* outputs, IExprBuilder&, char* message) {
+    const DimsExprs& modulation = inputs[kInputs<kAdds> - 1];
+    if (inputs[0].nbDims != kAxes || modulation.nbDims != kAxes) {
+        refuse(message, kMessageBytes,
+               "SpadeNorm: x (N, C, H, W) and a modulation (N, 2 C, H, W) are expected, not inputs of %d and %d axes",
+               inputs[0].nbDims, modulation.nbDims);
+        return false;
+    }
+    const IDimensionExpr* channels = inputs[0].d[1];
+    const IDimensionExpr* twice = modulation.d[1];
+    if (channels->isConstant() && twice->isConstant() &&
+        twice->getConstantValue() != 2 * channels->getConstantValue()) {
+        refuse(message, kMessageBytes,
+               "SpadeNorm: the modulation of %lld channels has %lld; twice as many are expected",
+               static_cast<long long>(channels->getConstantValue()),
+               static_cast<long long>(twice->getConstantValue()));
+        return false;
+    }
+    for (int32_t output = 0; output < kOutputs<kAdds>; ++output) {
+        outputs[output] = inputs[0];
+    }
+    return true;
+}
+
+DataType output_type(int32_t, const DataType* inputs) { return inputs[0]; }
+
+// All tensors are of one type, fp32, fp16 or bf16, and one format: linear, or kHWC8 of 16 bits when the channels fill
+// its vectors of eight.
+bool supports(int32_t position, const PluginTensorDesc* tensors) {
+    const PluginTensorDesc& tensor = tensors[position];
+    if (position > 0) {
+        return tensor.type == tensors[0].type && tensor.format == tensors[0].format;
+    }
+    const int32_t type = feature_type_of(tensor.type);
+    if (type < 0) {
+        return false;
+    }
+    const bool vectors_full = tensor.dims.nbDims == kAxes && tensor.dims.d[1] > 0 && tensor.dims.d[1] % 8 == 0;
+    return tensor.format == TensorFormat::kLINEAR ||
+           (tensor.format == TensorFormat::kHWC8 && type != SADTRT_FLOAT32 && vectors_full);
+}
+
+// The launch of a layer; pointers are left empty.
+SadtrtSpadeNorm problem_of(const Layer& layer) {
+    const PluginTensorDesc& x = layer.inputs[0];
+    SadtrtSpadeNorm problem = {};
+    problem.batch = x.dims.d[0];
+    problem.channels = x.dims.d[1];
+    problem.height = x.dims.d[2];
+    problem.width = x.dims.d[3];
+    problem.epsilon = layer.attributes[kEpsilon].real;
+    problem.slope = layer.attributes[kSlope].real;
+    problem.feature_type = feature_type_of(x.type);
+    problem.layout = x.format == TensorFormat::kHWC8 ? SADTRT_CHANNELS_LAST : SADTRT_LINEAR;
+    return problem;
+}
+
+size_t workspace_bytes(const Layer& layer) {
+    const SadtrtSpadeNorm problem = problem_of(layer);
+    return static_cast<size_t>(sadtrt_spade_norm_workspace(&problem));
+}
+
+template <bool kAdds>
+int32_t check(const Layer& layer, char* message) {
+    const Dims& x = layer.inputs[0].dims;
+    for (int32_t input = 1; input < kInputs<kAdds>; ++input) {
+        const bool is_modulation = input == kInputs<kAdds> - 1;
+        const Dims& other = layer.inputs[input].dims;
+        for (int32_t axis = 0; axis < kAxes; ++axis) {
+            const int64_t expected = axis == 1 && is_modulation ? 2 * static_cast<int64_t>(x.d[1]) : x.d[axis];
+            if (other.d[axis] != expected) {
+                return refuse(message, kMessageBytes, "SpadeNorm: axis %d of the %s has size %lld; %lld is expected",
+                              axis, is_modulation ? "modulation" : "residual", static_cast<long long>(other.d[axis]),
+                              static_cast<long long>(expected));
+            }
+        }
+    }
+    return check_problem(problem_of(layer), message, kMessageBytes);
+}
+
+// The workspace asked for at the largest shapes is never less than these shapes need.
+template <bool kAdds>
+int32_t enqueue(const Layer& layer, const void* const* inputs, void* const* outputs, void* workspace,
+                cudaStream_t stream, char* message) {
+    if (const int32_t refused = check<kAdds>(layer, message)) {
+        return refused;
+    }
+    SadtrtSpadeNorm problem = problem_of(layer);
+    problem.workspace = workspace;
+    problem.workspace_bytes = workspace != nullptr ? sadtrt_spade_norm_workspace(&problem) : 0;
+    problem.x = inputs[0];
+    problem.residual = kAdds ? inputs[1] : nullptr;
+    problem.modulation = inputs[kInputs<kAdds> - 1];
+    problem.sum = kAdds ? outputs[0] : nullptr;
+    problem.y = outputs[kOutputs<kAdds> - 1];
+    return sadtrt_spade_norm(&problem, stream, message, kMessageBytes);
+}
+
+template <bool kAdds>
+constexpr Operator described(const char* name, const char* mark) {
+    return {name,
+            /*version=*/"1",
+            mark,
+            kInputs<kAdds>,
+            kOutputs<kAdds>,
+            kAttributes,
+            kAttributeCount,
+            infer_outputs<kAdds>,
+            output_type,
+            supports,
+            workspace_bytes,
+            check<kAdds>,
+            enqueue<kAdds>};
+}
+
+}  // namespace
+
+// Inputs x, modulation; output y.
+const Operator kSpadeNorm = described<false>("SpadeNorm", "sadtrtSN");
+// Inputs x, residual, modulation; outputs x + residual, y.
+const Operator kSpadeNormAdd = described<true>("SpadeNormAdd", "sadtrtSA");
+
+}  // namespace sadtrt

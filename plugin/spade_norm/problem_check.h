@@ -1,0 +1,47 @@
+// Refuses an ill-formed SpadeNorm problem with one sentence.
+#pragma once
+
+#include "../common/refuse.h"
+#include "spade_norm.h"
+
+namespace sadtrt {
+
+constexpr double kMostElements = 1e17;  // of a tensor: 64-bit offsets in bytes stay far below 2^63
+
+// 0 when the problem can be launched; its pointers are not looked at.
+inline int32_t check_problem(const SadtrtSpadeNorm& problem, char* message, int64_t message_size) {
+    const int64_t sizes[] = {problem.batch, problem.channels, problem.height, problem.width};
+    double elements = 2.0;  // the modulation has twice as many as x
+    for (int axis = 0; axis < 4; ++axis) {
+        if (sizes[axis] < 1 || sizes[axis] > INT32_MAX) {
+            return refuse(message, message_size,
+                          "SpadeNorm: axis %d has size %lld; sizes from 1 to 2^31 - 1 are expected", axis,
+                          static_cast<long long>(sizes[axis]));
+        }
+        elements *= static_cast<double>(sizes[axis]);
+    }
+    if (elements > kMostElements) {
+        return refuse(message, message_size, "SpadeNorm: the modulation has more than 1e17 elements");
+    }
+    if (problem.feature_type < SADTRT_FLOAT32 || problem.feature_type > SADTRT_BFLOAT16) {
+        return refuse(message, message_size, "SpadeNorm: feature type %d is not 0 (fp32), 1 (fp16) or 2 (bf16)",
+                      problem.feature_type);
+    }
+    if (problem.layout < SADTRT_LINEAR || problem.layout > SADTRT_CHANNELS_LAST) {
+        return refuse(message, message_size, "SpadeNorm: layout %d is not 0 (linear) or 1 (channels last)",
+                      problem.layout);
+    }
+    if (problem.layout == SADTRT_CHANNELS_LAST &&
+        (problem.channels % 8 != 0 || problem.feature_type == SADTRT_FLOAT32)) {
+        return refuse(message, message_size,
+                      "SpadeNorm: channels-last tensors are of fp16 or bf16 and of a multiple of 8 channels, not of "
+                      "%lld of type %d",
+                      static_cast<long long>(problem.channels), problem.feature_type);
+    }
+    if (problem.form < 0 || problem.form > 2) {
+        return refuse(message, message_size, "SpadeNorm: form %d is not 0, 1 or 2", problem.form);
+    }
+    return 0;
+}
+
+}  // namespace sadtrt

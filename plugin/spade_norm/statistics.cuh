@@ -1,0 +1,120 @@
+// Moments of a slice's channels: of each thread's vectors, then of a warp, a block, and all blocks of the slice.
+#pragma once
+
+#include "slice.cuh"
+
+namespace sadtrt {
+
+constexpr int kMostThreads = 512;
+constexpr int kWarp = 32;
+constexpr int kMostWarps = kMostThreads / kWarp;
+constexpr int kMostCluster = 16;
+constexpr int kBatch = 4;  // vectors that a thread reads at once
+
+// A block's shared memory; what a slice keeps of x lies behind it.
+template <typename Layout>
+struct alignas(16) BlockMemory {
+    Part warps[kMostWarps][Layout::kChannels];
+    Part blocks[kMostCluster][Layout::kChannels];
+    float scale[Layout::kChannels];
+    float shift[Layout::kChannels];
+};
+
+// Adds the first `valid` vectors of a batch to what a thread has seen, `seen` elements of each of its channels.
+template <typename Layout>
+__device__ __forceinline__ void add_batch(const VectorOf<Layout> (&batch)[kBatch], int valid,
+                                          const float (&pivots)[Layout::kChannelsAThread],
+                                          Moments (&moments)[Layout::kChannelsAThread], float& seen) {
+    constexpr int kElements = Layout::kWidth / Layout::kChannelsAThread;  // of a channel in a vector
+    const float added = static_cast<float>(valid * kElements);
+    const float reciprocal = 1.0f / added;
+    const Merging how = merging_of(seen, added);
+#pragma unroll
+    for (int channel = 0; channel < Layout::kChannelsAThread; ++channel) {
+        float total = 0.0f;
+#pragma unroll
+        for (int index = 0; index < kBatch * kElements; ++index) {
+            if (index / kElements < valid) {
+                const auto element = batch[index / kElements].of[channel * kElements + index % kElements];
+                total += to_float(element) - pivots[channel];
+            }
+        }
+        Moments here = {total * reciprocal, 0.0f};
+#pragma unroll
+        for (int index = 0; index < kBatch * kElements; ++index) {
+            if (index / kElements < valid) {
+                const auto element = batch[index / kElements].of[channel * kElements + index % kElements];
+                const float difference = to_float(element) - pivots[channel] - here.mean;
+                here.squares = fmaf(difference, difference, here.squares);
+            }
+        }
+        moments[channel] = merged(moments[channel], here, how);
+    }
+    seen += added;
+}
+
+// Merges over the lanes that have the same channels. Of several channels each step hands half of them over, so that
+// lanes end with one channel each (channel_of_lane) and few values are exchanged.
+template <int kHeld, int kStride, int kLanes, int kChannels>
+__device__ __forceinline__ void merge_lanes(Moments (&moments)[kChannels], float& seen) {
+    if constexpr (kStride >= kLanes) {
+        constexpr int kKept = kHeld > 1 ? kHeld / 2 : 1;
+        const bool upper = (threadIdx.x & kStride) != 0;
+        const float others = of_lane_xor(seen, kStride);
+        const Merging how = merging_of(seen, others);
+#pragma unroll
+        for (int channel = 0; channel < kKept; ++channel) {
+            const Moments low = moments[channel];
+            const Moments high = moments[channel + kHeld - kKept];
+            const Moments sent = upper ? low : high;
+            const Moments got = {of_lane_xor(sent.mean, kStride), of_lane_xor(sent.squares, kStride)};
+            moments[channel] = merged(upper ? high : low, got, how);
+        }
+        seen += others;
+        merge_lanes<kKept, kStride / 2, kLanes>(moments, seen);
+    }
+}
+
+// The channel of the slice that a lane ends with, or -1 for a lane that has the same as another.
+template <typename Layout>
+__device__ __forceinline__ int channel_of_lane(int lane) {
+    if constexpr (Layout::kLanes == 1) {
+        return lane == 0 ? 0 : -1;
+    } else {
+        static_assert(Layout::kLanes == 2 && Layout::kChannelsAThread == 8, "the bits below are of this layout");
+        const int channel = (lane & 16) / 4 + (lane & 8) / 4 + (lane & 4) / 4;
+        return (lane & 2) == 0 ? (lane & 1) * Layout::kChannelsAThread + channel : -1;
+    }
+}
+
+// Puts the moments of each warp where every thread of the block can read them.
+template <typename Layout>
+__device__ __forceinline__ void gather_warps(Moments (&moments)[Layout::kChannelsAThread], float seen,
+                                             BlockMemory<Layout>& memory) {
+    merge_lanes<Layout::kChannelsAThread, kWarp / 2, Layout::kLanes>(moments, seen);
+    const int channel = channel_of_lane<Layout>(threadIdx.x % kWarp);
+    if (channel >= 0) {
+        memory.warps[threadIdx.x / kWarp][channel] = {seen, moments[0].mean, moments[0].squares};
+    }
+    __syncthreads();
+}
+
+// A channel's moments over the block's vectors, in any thread after gather_warps.
+template <typename Layout>
+__device__ __forceinline__ Part block_part(const BlockMemory<Layout>& memory, int channel) {
+    return merged_parts(0, blockDim.x / kWarp, 1, [&](int warp) { return memory.warps[warp][channel]; });
+}
+
+// Scale and shift of every channel of the slice, where every thread can read them; whole(channel) is called by one.
+template <typename Layout, typename Whole>
+__device__ __forceinline__ void finish_statistics(BlockMemory<Layout>& memory, float epsilon, Whole whole) {
+    if (threadIdx.x < Layout::kChannels) {
+        const Part part = whole(static_cast<int>(threadIdx.x));
+        const float scale = scale_of(part, epsilon);
+        memory.scale[threadIdx.x] = scale;
+        memory.shift[threadIdx.x] = -part.mean * scale;
+    }
+    __syncthreads();
+}
+
+}  // namespace sadtrt
