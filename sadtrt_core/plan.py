@@ -16,8 +16,8 @@
 
 `nodes` are shell-style patterns over the generator's ONNX node names; the word "coordinates" stands for everything
 between a sampling grid and the nearest convolution, "picture" for everything from the last convolution, that one
-included, to the rendered picture. Every plan splits very long sums of few outputs (split-K, graph/split_k.py). A
-plan's name is its file's, without the ending.
+included, to the rendered picture. Every plan splits very long sums of few outputs (split-K, graph/split_k.py) and, with
+the plugin, uses its operators (graph/typed.py). A plan's name is its file's, without the ending.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Plan:
 
     @property
     def precision(self) -> Precision:
-        """The plan as a precision, to be used wherever a built-in one is; every plan has split-K."""
+        """The plan as a precision, to be used wherever a built-in one is; every plan has split-K and the operators."""
         nodes = tuple(dict.fromkeys(pattern for part in self.keep for pattern in part.nodes))
         return Precision(
             self.name,
@@ -106,6 +106,7 @@ class Plan:
             keep_picture=PICTURE in nodes,
             keep_nodes=tuple(pattern for pattern in nodes if pattern not in _SLICES),
             split_k=True,
+            operators=True,
         )
 
 

@@ -52,7 +52,7 @@ class Precision:
     COORDINATES among them is the coordinate slice. `tf32` lets fp32 matrix arithmetic round its operands to TF32.
     `quantize` puts some convolutions into eight bits, with ranges calibrated for the weights at hand
     (graph/calibration.py). `operators` puts the plugin's operators in place of what TensorRT computes slowly, in graphs
-    whose sampler is the plugin's (graph/export.py); PyTorch and other samplers are not affected.
+    whose sampler is the plugin's (graph/typed.py); PyTorch and other samplers are not affected.
     """
 
     name: str

@@ -19,11 +19,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__CUDACC__)
-#define SADTRT_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define SADTRT_HOST_DEVICE inline
-#endif
+#include "../common/host_device.h"
 
 namespace sadtrt {
 

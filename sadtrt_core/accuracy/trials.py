@@ -148,4 +148,5 @@ def keeping(base: ComputeType, kept: Iterable[Part]) -> Precision:
         keep_coordinates=COORDINATES in patterns,
         keep_nodes=tuple(pattern for pattern in patterns if pattern != COORDINATES),
         split_k=True,
+        operators=True,
     )

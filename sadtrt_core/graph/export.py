@@ -14,11 +14,8 @@ import torch
 from sadtrt_core.case import GridSample
 from sadtrt_core.files import code_digest, write_whole
 from sadtrt_core.graph.calibration import Calibration
-from sadtrt_core.graph.dense_motion import fuse_dense_motion
-from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.typed import apply_precision, unmatched_patterns
-from sadtrt_core.graph.volume_resize import replace_volume_resizes
 from sadtrt_core.precision import Precision
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, Stage, TensorSpec, stage_module
@@ -91,12 +88,8 @@ def typed_graph(
                 f"precision {precision.name!r} names {unknown[0]!r}, which matches no node of the renderer's graphs: "
                 "it was made for another version or network, so search again"
             )
-    if precision.operators and grid_sample == "plugin":
-        constants_to_initializers(exported)
-        fuse_dense_motion(exported)
-        replace_volume_resizes(exported)
-    typed = resolve_grid_sample(apply_precision(exported, precision, calibration), grid_sample)
-    return typed.SerializeToString(deterministic=True)
+    typed = apply_precision(exported, precision, calibration, has_plugin=grid_sample == "plugin")
+    return resolve_grid_sample(typed, grid_sample).SerializeToString(deterministic=True)
 
 
 def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> onnx.ModelProto:

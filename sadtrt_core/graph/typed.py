@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.calibration import Calibration
+from sadtrt_core.graph.dense_motion import fuse_dense_motion
 from sadtrt_core.graph.edit import (
     FLOAT_TYPES,
     GraphBuilder,
@@ -26,6 +27,7 @@ from sadtrt_core.graph.edit import (
 from sadtrt_core.graph.plugin_nodes import COORDINATE_INPUTS, COORDINATE_OUTPUTS
 from sadtrt_core.graph.quantize import CONVOLUTION, quantize_convolutions
 from sadtrt_core.graph.split_k import split_long_sums
+from sadtrt_core.graph.volume_resize import replace_volume_resizes
 from sadtrt_core.precision import COORDINATES, Precision
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
@@ -42,9 +44,15 @@ _ALWAYS_FLOAT32 = {"Resize": frozenset({1, 2})} | {
 
 
 def apply_precision(
-    model: onnx.ModelProto, precision: Precision, calibration: Calibration | None = None
+    model: onnx.ModelProto,
+    precision: Precision,
+    calibration: Calibration | None = None,
+    has_plugin: bool = False,
 ) -> onnx.ModelProto:
     """A typed copy of an fp32 graph whose volume samplers are still GridSample3D nodes.
+
+    `has_plugin`: whatever runs the graph knows the plugin library's operators, which replace others where the precision
+    has them.
 
     Casts are inserted where types meet, weights are stored in the type that reads them. A sampler's grid keeps fp32
     where the precision keeps coordinates. A quantized convolution and the nodes that quantize its operands are fp32,
@@ -53,6 +61,9 @@ def apply_precision(
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
     constants_to_initializers(typed)
+    if precision.operators and has_plugin:
+        fuse_dense_motion(typed)
+        replace_volume_resizes(typed)
     kept = kept_nodes(typed, precision)
     chosen = quantized_nodes(typed, precision)
     if precision.quantize is not None and chosen:

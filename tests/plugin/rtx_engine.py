@@ -1,10 +1,10 @@
 """Run by test_plugin_build.py in a process of its own: load the plugin into TensorRT for RTX and build an engine.
 
     rtx_engine.py LIBRARY TYPE CHANNELS PADDING
-    rtx_engine.py LIBRARY GRAPH.onnx
+    rtx_engine.py LIBRARY GRAPH
 
-Prints one JSON object. The graph is a convolution, GridSample3D with 16 grids a volume, and a convolution; or that of
-the file, whose inputs have fixed shapes.
+Prints one JSON object. The graph is that of a file, for a batch of one, or a convolution, GridSample3D with 16 grids a
+volume, and a convolution.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import tensorrt_rtx_bindings as trt
 from onnx import TensorProto, helper
 
 from sadtrt_core.engine.plugin import PluginLibrary, load_plugin, read_plugin
 from sadtrt_core.errors import UserError
+
+#: The smallest, usual and largest shape of each input.
+Shapes = dict[str, list[tuple[int, ...]]]
 
 
 class Messages(trt.ILogger):
@@ -33,7 +37,7 @@ class Messages(trt.ILogger):
             self.errors.append(message)
 
 
-def sampler_graph(feature_type: int, channels: int, padding: int) -> bytes:
+def graph(feature_type: int, channels: int, padding: int) -> bytes:
     generator = np.random.default_rng(0)
     weights = [
         helper.make_tensor(name, feature_type, shape, generator.standard_normal(shape).astype(np.float32).ravel())
@@ -57,23 +61,36 @@ def sampler_graph(feature_type: int, channels: int, padding: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def build(library: PluginLibrary, graph: bytes, channels: int | None = None) -> dict[str, object]:
-    """Build the graph; `channels` are those of the sampler's graph, whose batch is free."""
+def sampler(type_name: str, channels: int, padding: int) -> tuple[bytes, Shapes]:
+    feature_type = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[type_name]
+    shapes = {"volume": (channels, 4, 8, 8), "grid": (4, 8, 8, 3)}
+    batches = {"volume": (1, 2, 4), "grid": (16, 32, 64)}
+    profile = {name: [(batch, *shape) for batch in batches[name]] for name, shape in shapes.items()}
+    return graph(feature_type, channels, padding), profile
+
+
+def stored(path: Path) -> tuple[bytes, Shapes]:
+    model = onnx.load(path)
+    sizes = {
+        value.name: [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim] for value in model.graph.input
+    }
+    return path.read_bytes(), {name: [tuple(size)] * 3 for name, size in sizes.items()}
+
+
+def build(library: PluginLibrary, content: bytes, shapes: Shapes) -> dict[str, object]:
     messages = Messages()
     builder = trt.Builder(messages)
     load_plugin(library, trt)
     load_plugin(library, trt)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, messages)
-    if not parser.parse(graph):
+    if not parser.parse(content):
         return {"parsed": False, "errors": messages.errors}
     config = builder.create_builder_config()
-    if channels is not None:
-        profile = builder.create_optimization_profile()
-        for name, shape in (("volume", (channels, 4, 8, 8)), ("grid", (4, 8, 8, 3))):
-            batches = (1, 2, 4) if name == "volume" else (16, 32, 64)
-            profile.set_shape(name, *((batch, *shape) for batch in batches))
-        config.add_optimization_profile(profile)
+    profile = builder.create_optimization_profile()
+    for name, smallest_to_largest in shapes.items():
+        profile.set_shape(name, *smallest_to_largest)
+    config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     return {
         "parsed": True,
@@ -87,13 +104,9 @@ def build(library: PluginLibrary, graph: bytes, channels: int | None = None) -> 
 def main() -> None:
     library = read_plugin(Path(sys.argv[1]))
     assert isinstance(library, PluginLibrary), library
-    types = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+    given = sampler(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])) if len(sys.argv) > 3 else stored(Path(sys.argv[2]))
     try:
-        if len(sys.argv) == 3:
-            print(json.dumps(build(library, Path(sys.argv[2]).read_bytes())))
-        else:
-            channels, padding = (int(number) for number in sys.argv[3:])
-            print(json.dumps(build(library, sampler_graph(types[sys.argv[2]], channels, padding), channels)))
+        print(json.dumps(build(library, *given)))
     except UserError as error:
         print(json.dumps({"refused": str(error)}))
 

@@ -12,9 +12,6 @@
 #define __noinline__
 #define __launch_bounds__(...)
 #define __grid_constant__
-#define __shared__ static
-
-void __syncthreads();
 
 struct dim3 {
     unsigned x, y, z;
@@ -33,7 +30,6 @@ T __ldg(const T* address) {
     return *address;
 }
 
-inline unsigned min(unsigned first, unsigned second) { return first < second ? first : second; }
 inline uint32_t __umulhi(uint32_t first, uint32_t second) {
     return static_cast<uint32_t>(static_cast<uint64_t>(first) * second >> 32);
 }
@@ -95,12 +91,18 @@ inline const char* cudaGetErrorString(cudaError_t) { return ""; }
 inline const char* cudaGetErrorName(cudaError_t) { return ""; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
+constexpr int cudaDevAttrMultiProcessorCount = 16;
 constexpr int cudaDevAttrComputeCapabilityMajor = 75;
-inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) { return *value = 9, cudaSuccess; }
+constexpr int cudaDevAttrMaxSharedMemoryPerBlockOptin = 97;
+cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int device);
+constexpr int cudaLaunchAttributeClusterDimension = 4;
 constexpr int cudaLaunchAttributeProgrammaticStreamSerialization = 6;
 struct cudaLaunchAttribute {
     int id;
-    struct {
+    union {
+        struct {
+            unsigned x, y, z;
+        } clusterDim;
         int programmaticStreamSerializationAllowed;
     } val;
 };
@@ -111,4 +113,10 @@ struct cudaLaunchConfig_t {
     cudaLaunchAttribute* attrs;
     unsigned numAttrs;
 };
+constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8;
+constexpr int cudaFuncAttributeNonPortableClusterSizeAllowed = 13;
+inline cudaError_t cudaFuncSetAttribute(const void*, int, int) { return cudaSuccess; }
+inline cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void*, const cudaLaunchConfig_t*) {
+    return *clusters = 1, cudaSuccess;
+}
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* kernel, void** arguments);
