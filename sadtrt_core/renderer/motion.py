@@ -123,7 +123,7 @@ class DenseMotion(nn.Module):
         jacobian_driving: Tensor | None = None,
         jacobian_source: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        depth, height, width = self.volume_shape
+        _, height, width = self.volume_shape
         volume = F.relu(self.norm(self.compress(feature_3d)))
         motions = self.motions(kp_driving, kp_source, jacobian_driving, jacobian_source)
         grids = motions.reshape(-1, *self.volume_shape, 3)
@@ -137,6 +137,6 @@ class DenseMotion(nn.Module):
         mask = torch.softmax(self.mask(features), dim=1)
         mask = torch.where(mask < MASK_FLOOR, 0.0, mask)
         deformation = (mask[..., None] * motions).sum(dim=1)
-        maps = features.reshape(-1, self.hourglass.out_channels * depth, height, width)
+        maps = features.reshape(-1, self.occlusion.in_channels, height, width)
         occlusion = torch.sigmoid(self.occlusion(maps))
         return deformation, occlusion, mask
