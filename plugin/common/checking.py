@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 from launching import load_library
-from sadtrt_core.sampling.device_times import copies_beyond_cache, copy_rate, graph_time_us
 
 from sadtrt_core.engine.plugin import BUILD_FOLDER
 from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel
 from sadtrt_core.errors import UserError
+from sadtrt_core.measure.graph_times import copies_beyond_cache, copy_rate, graph_time_us
 
 Launch = Callable[[], object]
 

@@ -1,8 +1,10 @@
-// What the kernels of all operators share: waiting for the kernel before, and feature types.
+// What kernels of every operator use: overlapping launches and conversions between float and the feature types.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+
+#include "host_device.h"
 
 namespace sadtrt {
 
@@ -19,8 +21,6 @@ __device__ __forceinline__ void wait_for_previous_kernel() {
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-
-// Features are computed with in fp32.
 __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }

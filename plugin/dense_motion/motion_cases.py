@@ -16,8 +16,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
 
 from launching import FEATURE_TYPES, empty_output, from_channels_last, launch, to_channels_last, worst_share
-from sadtrt_core.renderer.motion import GAUSSIAN_VARIANCE, MASK_FLOOR
 
+from sadtrt_core.renderer.generator import GAUSSIAN_VARIANCE, MASK_FLOOR
 from sadtrt_core.renderer.layers import coordinate_grid
 
 EXPONENT = -0.5 / GAUSSIAN_VARIANCE

@@ -36,11 +36,11 @@ from cases import (
     sums_right,
     worst_excess,
 )
-from sadtrt_core.sampling.device_times import copies_beyond_cache, copy_rate, graph_time_us
 
 from sadtrt_core.engine.plugin import BUILD_FOLDER
 from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel
 from sadtrt_core.errors import UserError
+from sadtrt_core.measure.graph_times import copies_beyond_cache, copy_rate, graph_time_us
 
 #: The decoder's norms at 256 px: (channels, side) of the middle blocks, of up_0 and of up_1.
 SHAPES = ((512, 64), (512, 128), (256, 128), (256, 256), (64, 256))

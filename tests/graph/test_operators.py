@@ -10,11 +10,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from plugin_operators import evaluate
-from sadtrt_core.engine.fixed_shapes import fix_shapes
 
 from sadtrt_core.graph.dense_motion import fuse_dense_motion
 from sadtrt_core.graph.edit import constants_to_initializers, element_types
 from sadtrt_core.graph.export import export_stage, typed_graph
+from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.graph.plugin_nodes import PLUGIN_NODES
 from sadtrt_core.graph.typed import apply_precision, coordinate_slice
 from sadtrt_core.graph.volume_resize import replace_volume_resizes

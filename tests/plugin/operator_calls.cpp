@@ -1,5 +1,148 @@
 // What VolumeResize, MotionInput and MotionSum answer when a plugin library is loaded as TensorRT does.
-#include "tensorrt_host.h"
+#include "tensorrt_caller.h"
+
+// Expressions are computed at once: -1, an unknown size, as any other number.
+class Arithmetic final : public IExprBuilder, private apiv::VExprBuilder {
+public:
+    Arithmetic() { mImpl = this; }
+
+private:
+    const IDimensionExpr* constant(Number value) override { return &mMade.emplace_back(value, true); }
+    const IDimensionExpr* operation(DimensionOperation operation, const IDimensionExpr& first,
+                                    const IDimensionExpr& second) override {
+        const int64_t left = static_cast<const Dimension&>(first).value();
+        const int64_t right = static_cast<const Dimension&>(second).value();
+        switch (operation) {
+            case DimensionOperation::kSUM: return &mMade.emplace_back(left + right, true);
+            case DimensionOperation::kPROD: return &mMade.emplace_back(left * right, true);
+            case DimensionOperation::kFLOOR_DIV: return &mMade.emplace_back(left / right, true);
+            default: return nullptr;
+        }
+    }
+#if NV_TENSORRT_MAJOR >= 10
+    const IDimensionExpr* declareSizeTensor(int32_t, const IDimensionExpr&, const IDimensionExpr&) override {
+        return nullptr;
+    }
+#endif
+    std::deque<Dimension> mMade;
+};
+
+void print_node(Creator* creator) {
+    std::printf("node: %s %s '%s'\n", creator->getPluginName(), creator->getPluginVersion(),
+                creator->getPluginNamespace());
+    const PluginFieldCollection* fields = creator->getFieldNames();
+    for (int32_t index = 0; index < fields->nbFields; ++index) {
+        const PluginField& field = fields->fields[index];
+        std::printf("attribute: %s, type %d\n", field.name, static_cast<int>(field.type));
+    }
+}
+
+// What an engine keeps of a layer, and whether a layer comes back from it with the same.
+void print_serialised(Creator* creator, Plugin* plugin) {
+    std::printf("serialised:");
+#if NV_TENSORRT_MAJOR >= 10
+    const auto core = static_cast<IPluginV3OneRuntime*>(plugin->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
+    const auto build = static_cast<IPluginV3OneBuild*>(plugin->getCapabilityInterface(PluginCapabilityType::kBUILD));
+    const PluginFieldCollection* fields = core->getFieldsToSerialize();
+    for (int32_t index = 0; index < fields->nbFields; ++index) {
+        const PluginField& field = fields->fields[index];
+        if (field.type == PluginFieldType::kFLOAT32) {
+            std::printf(" %s=%g", field.name, *static_cast<const float*>(field.data));
+        } else {
+            std::printf(" %s=%d", field.name, *static_cast<const int32_t*>(field.data));
+        }
+    }
+    std::printf("\ntiming cache: %s\n", build->getTimingCacheID());
+    std::printf("read again: %d\n", creator->createPlugin("layer", fields, TensorRTPhase::kRUNTIME) != nullptr);
+    PluginFieldCollection fewer = *fields;
+    fewer.nbFields = fields->nbFields == 1 ? 0 : 1;
+    std::printf("read in part: %d\n", creator->createPlugin("layer", &fewer, TensorRTPhase::kRUNTIME) != nullptr);
+#else
+    std::vector<unsigned char> bytes(plugin->getSerializationSize());
+    plugin->serialize(bytes.data());
+    for (unsigned char byte : bytes) {
+        std::printf(" %02x", byte);
+    }
+    Plugin* again = static_cast<Plugin*>(creator->deserializePlugin("layer", bytes.data(), bytes.size()));
+    std::vector<unsigned char> copy(bytes.size());
+    again->serialize(copy.data());
+    std::printf("\nread again: %d\n", copy == bytes);
+    std::printf("read in part: %d\n", creator->deserializePlugin("layer", bytes.data(), bytes.size() - 4) != nullptr);
+    bytes[0] ^= 1;
+    std::printf("read a stranger: %d\n", creator->deserializePlugin("layer", bytes.data(), bytes.size()) != nullptr);
+#endif
+}
+
+void print_shape(Plugin* plugin, const std::vector<std::vector<int64_t>>& shapes) {
+    std::deque<Dimension> made;
+    Arithmetic builder;
+    std::vector<DimsExprs> inputs;
+    for (const std::vector<int64_t>& sizes : shapes) {
+        inputs.push_back(expressions(made, sizes));
+    }
+    const int32_t count = static_cast<int32_t>(inputs.size());
+    DimsExprs output = {};
+#if NV_TENSORRT_MAJOR >= 10
+    const auto build = static_cast<IPluginV3OneBuild*>(plugin->getCapabilityInterface(PluginCapabilityType::kBUILD));
+    const bool inferred = build->getOutputShapes(inputs.data(), count, nullptr, 0, &output, 1, builder) == 0;
+#else
+    output = plugin->getOutputDimensions(0, inputs.data(), count, builder);
+    const bool inferred = output.nbDims > 0;
+#endif
+    std::printf("shape:");
+    for (int32_t axis = 0; inferred && axis < output.nbDims; ++axis) {
+        std::printf(" %lld", static_cast<long long>(static_cast<const Dimension*>(output.d[axis])->value()));
+    }
+    std::printf("\n");
+}
+
+// Whether a layer of one output takes tensor `position` beside those before it.
+bool supports(Plugin* plugin, int32_t position, const std::vector<PluginTensorDesc>& tensors) {
+    const int32_t inputs = static_cast<int32_t>(tensors.size()) - 1;
+#if NV_TENSORRT_MAJOR >= 10
+    std::vector<DynamicPluginTensorDesc> all(tensors.size());
+    for (size_t index = 0; index < tensors.size(); ++index) {
+        all[index].desc = tensors[index];
+    }
+    const auto build = static_cast<IPluginV3OneBuild*>(plugin->getCapabilityInterface(PluginCapabilityType::kBUILD));
+    return build->supportsFormatCombination(position, all.data(), inputs, 1);
+#else
+    return plugin->supportsFormatCombination(position, tensors.data(), inputs, 1);
+#endif
+}
+
+// The workspace at the largest shapes, the output's type, and a layer of one output for which no kernel is launched.
+void print_run(Plugin* plugin, const std::vector<PluginTensorDesc>& inputs, const PluginTensorDesc& output) {
+    const int32_t count = static_cast<int32_t>(inputs.size());
+    std::vector<const void*> addresses(inputs.size());
+    std::vector<DataType> types;
+    for (const PluginTensorDesc& input : inputs) {
+        types.push_back(input.type);
+    }
+    void* written[] = {nullptr};
+#if NV_TENSORRT_MAJOR >= 10
+    std::vector<DynamicPluginTensorDesc> dynamic(inputs.size() + 1);
+    for (size_t index = 0; index < dynamic.size(); ++index) {
+        dynamic[index].desc = index < inputs.size() ? inputs[index] : output;
+        dynamic[index].max = dynamic[index].desc.dims;
+        dynamic[index].desc.dims.d[0] = -1;
+    }
+    const auto build = static_cast<IPluginV3OneBuild*>(plugin->getCapabilityInterface(PluginCapabilityType::kBUILD));
+    const auto run = static_cast<IPluginV3OneRuntime*>(plugin->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
+    std::printf("workspace: %zu\n", build->getWorkspaceSize(dynamic.data(), count, dynamic.data() + count, 1));
+    DataType type = DataType::kFLOAT;
+    build->getOutputDataTypes(&type, 1, types.data(), count);
+    std::printf("outputs: %d of type %d\n", build->getNbOutputs(), static_cast<int>(type));
+    std::printf("shape change: %d\n", run->onShapeChange(inputs.data(), count, &output, 1));
+    std::printf("enqueue: %d\n", run->enqueue(inputs.data(), &output, addresses.data(), written, nullptr, nullptr));
+#else
+    std::printf("workspace: %zu\n", plugin->getWorkspaceSize(inputs.data(), count, &output, 1));
+    std::printf("outputs: %d of type %d\n", plugin->getNbOutputs(),
+                static_cast<int>(plugin->getOutputDataType(0, types.data(), count)));
+    std::printf("enqueue: %d\n",
+                plugin->enqueue(inputs.data(), &output, addresses.data(), written, nullptr, nullptr));
+#endif
+}
 
 constexpr TensorFormat kLinear = TensorFormat::kLINEAR;
 constexpr TensorFormat kChannelsLast = TensorFormat::kDHWC8;

@@ -37,7 +37,7 @@ class Messages(trt.ILogger):
             self.errors.append(message)
 
 
-def sampler_graph(feature_type: int, channels: int, padding: int) -> bytes:
+def graph(feature_type: int, channels: int, padding: int) -> bytes:
     generator = np.random.default_rng(0)
     weights = [
         helper.make_tensor(name, feature_type, shape, generator.standard_normal(shape).astype(np.float32).ravel())
@@ -66,7 +66,7 @@ def sampler(type_name: str, channels: int, padding: int) -> tuple[bytes, Shapes]
     shapes = {"volume": (channels, 4, 8, 8), "grid": (4, 8, 8, 3)}
     batches = {"volume": (1, 2, 4), "grid": (16, 32, 64)}
     profile = {name: [(batch, *shape) for batch in batches[name]] for name, shape in shapes.items()}
-    return sampler_graph(feature_type, channels, padding), profile
+    return graph(feature_type, channels, padding), profile
 
 
 def stored(path: Path) -> tuple[bytes, Shapes]:

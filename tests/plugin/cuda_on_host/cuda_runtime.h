@@ -12,9 +12,6 @@
 #define __noinline__
 #define __launch_bounds__(...)
 #define __grid_constant__
-#define __shared__ static
-
-void __syncthreads();
 
 struct dim3 {
     unsigned x, y, z;
@@ -33,7 +30,6 @@ T __ldg(const T* address) {
     return *address;
 }
 
-inline unsigned min(unsigned first, unsigned second) { return first < second ? first : second; }
 inline uint32_t __umulhi(uint32_t first, uint32_t second) {
     return static_cast<uint32_t>(static_cast<uint64_t>(first) * second >> 32);
 }
