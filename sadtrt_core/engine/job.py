@@ -123,8 +123,8 @@ def build_job(
     """
     if grid_sample == "torch":
         raise UserError("an engine cannot sample with PyTorch: use grid sample native, plugin or builtin")
-    if not stage.samples:
-        grid_sample = "native"  # One engine whatever the mode: the stage has nothing to sample.
+    if not stage.samples and not precision.operators:
+        grid_sample = "native"  # One engine whatever the mode: the plugin has nothing to compute.
     plugin = built_plugin() if grid_sample == "plugin" else None
 
     def describe(what: Stage, how: Precision, size: int, sampler: BuildJob | None) -> BuildJob:

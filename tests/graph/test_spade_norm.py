@@ -12,10 +12,10 @@ import torch
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
-from sadtrt_core.graph.calibration import Calibration
 
 from sadtrt_core.graph.edit import constants_to_initializers, element_types
 from sadtrt_core.graph.export import export_stage, typed_graph
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.spade_norm import ADDING_NODE_TYPE, NODE_TYPE, fuse_spade_norms
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.plan import Keep, Plan

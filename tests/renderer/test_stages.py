@@ -45,4 +45,4 @@ def test_a_new_row_is_a_stage(
 
 def test_parts_stand_in_the_order_they_run() -> None:
     assert GENERATOR_PARTS == ("appearance", "motion", "warp", "decode")
-    assert clip_parts() == ("keypoints", "mapping", "appearance", "motion", "warp", "decode")
+    assert clip_parts() == ("keypoints", "mapping", "appearance", "frame")
