@@ -7,6 +7,8 @@ from sadtrt_core.renderer.sampling import NODE_TYPE
 MOTION_INPUT = "MotionInput"
 MOTION_SUM = "MotionSum"
 VOLUME_RESIZE = "VolumeResize"
+SPADE_NORM = "SpadeNorm"
+SPADE_NORM_ADD = "SpadeNormAdd"
 PLUGIN_VERSION = "1"
 """Attribute plugin_version of every node."""
 
@@ -18,4 +20,4 @@ COORDINATE_INPUTS = {
 }
 #: Operators whose output is coordinates.
 COORDINATE_OUTPUTS = frozenset({MOTION_SUM})
-PLUGIN_NODES = frozenset({*COORDINATE_INPUTS, VOLUME_RESIZE})
+PLUGIN_NODES = frozenset({*COORDINATE_INPUTS, VOLUME_RESIZE, SPADE_NORM, SPADE_NORM_ADD})

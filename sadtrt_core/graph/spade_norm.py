@@ -22,11 +22,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sadtrt_core.graph.edit import drop_unused, replace_nodes
-
-NODE_TYPE = "SpadeNorm"
-ADDING_NODE_TYPE = "SpadeNormAdd"
-#: What the ONNX parser looks a plugin up by, beside its type.
-_PLUGIN_VERSION = "1"
+from sadtrt_core.graph.plugin_nodes import PLUGIN_VERSION, SPADE_NORM, SPADE_NORM_ADD
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class _Norm:
     @property
     def name(self) -> str:
         folder, _, _ = self.scale.name.rpartition("/")
-        return f"{folder}/{NODE_TYPE}"
+        return f"{folder}/{SPADE_NORM}"
 
     @property
     def arithmetic(self) -> set[str]:
@@ -208,13 +204,13 @@ def _fused(
         merged.input[position] = f"{norm.gamma.name}/with_beta.{kind}"
         model.graph.initializer.append(numpy_helper.from_array(np.concatenate(parts), merged.input[position]))
     options = {item.name: item.f for node in (norm.norm, norm.last) for item in node.attribute}
-    attributes = {"epsilon": options.get("epsilon", 1e-5), "slope": 1.0, "plugin_version": _PLUGIN_VERSION}
+    attributes = {"epsilon": options.get("epsilon", 1e-5), "slope": 1.0, "plugin_version": PLUGIN_VERSION}
     if norm.last is not norm.shift:
         attributes["slope"] = options.get("alpha", 0.01)  # ONNX's own where the node says nothing.
     if addition is None:
-        inputs, outputs, kind = [norm.norm.input[0]], [], NODE_TYPE
+        inputs, outputs, kind = [norm.norm.input[0]], [], SPADE_NORM
     else:
-        inputs, outputs, kind = list(addition.input), [addition.output[0]], ADDING_NODE_TYPE
+        inputs, outputs, kind = list(addition.input), [addition.output[0]], SPADE_NORM_ADD
     operator = helper.make_node(
         kind, [*inputs, merged.output[0]], [*outputs, norm.last.output[0]], name=norm.name, **attributes
     )

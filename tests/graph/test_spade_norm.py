@@ -15,8 +15,9 @@ from onnx.reference.op_run import OpRun
 
 from sadtrt_core.graph.edit import constants_to_initializers, element_types
 from sadtrt_core.graph.export import export_stage, typed_graph
+from sadtrt_core.graph.plugin_nodes import SPADE_NORM, SPADE_NORM_ADD
 from sadtrt_core.graph.quantize import Calibration
-from sadtrt_core.graph.spade_norm import ADDING_NODE_TYPE, NODE_TYPE, fuse_spade_norms
+from sadtrt_core.graph.spade_norm import fuse_spade_norms
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.plan import Keep, Plan
 from sadtrt_core.precision import PRECISIONS, Precision, Quantization
@@ -68,7 +69,7 @@ def test_the_decoder_computes_the_same_frames(seeded_demo: Renderer) -> None:
     assert fuse_spade_norms(model) == frozenset()
     after = operators(model)
     # The sums of five middle blocks are normalised next; the sixth's and up_0's are resized first.
-    assert (after[NODE_TYPE], after[ADDING_NODE_TYPE]) == (NORMS - 5, 5)
+    assert (after[SPADE_NORM], after[SPADE_NORM_ADD]) == (NORMS - 5, 5)
     assert after["InstanceNormalization"] == after["Mul"] == 0
     assert before["Conv"] - after["Conv"] == NORMS
     stage = STAGES["decode"]
@@ -101,7 +102,7 @@ def test_slopes_and_epsilons_are_those_of_the_nodes_replaced(tiny: Renderer) -> 
     model = decode_graph(tiny)
     fuse_spade_norms(model)
     for name, node in by_name(model).items():
-        if node.op_type in (NODE_TYPE, ADDING_NODE_TYPE):
+        if node.op_type in (SPADE_NORM, SPADE_NORM_ADD):
             attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
             assert attributes["epsilon"] == np.float32(1e-5)
             assert attributes["slope"] == np.float32(1.0 if "norm_s" in name else 0.2)
@@ -112,7 +113,7 @@ def test_a_sum_has_one_maker_whoever_else_reads_it(tiny: Renderer) -> None:
     model = decode_graph(tiny)
     fuse_spade_norms(model)
     node = by_name(model)["/decoder/G_middle_2/norm_0/SpadeNorm"]
-    assert node.op_type == ADDING_NODE_TYPE
+    assert node.op_type == SPADE_NORM_ADD
     assert node.output[0] == "/decoder/G_middle_1/Add_output_0"
     readers = [other.name for other in model.graph.node if node.output[0] in other.input]
     assert readers == ["/decoder/G_middle_3/norm_0/SpadeNorm"]
@@ -130,7 +131,7 @@ def test_a_sum_that_the_modulation_depends_on_stays_a_sum(tiny: Renderer) -> Non
     nodes["/decoder/G_middle_1/norm_0/mlp_shared/mlp_shared.0/Conv"].input[0] = total
     assert shared != total
     fuse_spade_norms(model)
-    assert by_name(model)["/decoder/G_middle_1/norm_0/SpadeNorm"].op_type == NODE_TYPE
+    assert by_name(model)["/decoder/G_middle_1/norm_0/SpadeNorm"].op_type == SPADE_NORM
     assert "/decoder/G_middle_0/Add" in by_name(model)
 
 
@@ -153,15 +154,15 @@ def test_a_norm_kept_in_part_stays_and_one_kept_as_a_whole_is_kept(tiny: Rendere
     assert new == {f"/decoder/G_middle_2/norm_{number}/SpadeNorm" for number in (0, 1)}
     assert "/decoder/G_middle_3/norm_1/SpadeNorm" not in by_name(model)
     # The sum before it is not kept, that behind it is.
-    assert by_name(model)["/decoder/G_middle_2/norm_0/SpadeNorm"].op_type == NODE_TYPE
-    assert by_name(model)["/decoder/G_middle_3/norm_0/SpadeNorm"].op_type == NODE_TYPE
+    assert by_name(model)["/decoder/G_middle_2/norm_0/SpadeNorm"].op_type == SPADE_NORM
+    assert by_name(model)["/decoder/G_middle_3/norm_0/SpadeNorm"].op_type == SPADE_NORM
 
 
 def test_half_norms_are_half_on_every_side_and_kept_ones_fp32(tiny: Renderer) -> None:
     plan = Plan("mine", "float16", "a test", (Keep(("/decoder/G_middle_2/*",), "a test"),))
     model = apply_precision(export_stage(tiny, STAGES["decode"]), plan.precision, has_plugin=True)
     types = element_types(model)
-    fused = [node for node in model.graph.node if node.op_type in (NODE_TYPE, ADDING_NODE_TYPE)]
+    fused = [node for node in model.graph.node if node.op_type in (SPADE_NORM, SPADE_NORM_ADD)]
     assert len(fused) == NORMS
     for node in fused:
         kind = TensorProto.FLOAT if "G_middle_2" in node.name else TensorProto.FLOAT16
@@ -182,7 +183,7 @@ def test_mixed_precisions_fuse_norms_with_the_plugin_and_no_other_graph_does(
     content = typed_graph(seeded_demo, STAGES["generator"], PRECISIONS[precision], grid_sample, cache, ranges)
     found = operators(onnx.load_from_string(content))
     fused = grid_sample == "plugin" and precision in ("fp16-mixed", "int8", "fp8")
-    assert found[NODE_TYPE] + found[ADDING_NODE_TYPE] == (NORMS if fused else 0)
+    assert found[SPADE_NORM] + found[SPADE_NORM_ADD] == (NORMS if fused else 0)
     assert (found["InstanceNormalization"] == 0) == fused
 
 
@@ -195,7 +196,7 @@ def test_quantized_convolutions_read_what_the_norm_wrote(
     quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in made]
     sources = [made[node.input[0]] for node in quantizers]
     sources = [made[node.input[0]] if node.op_type == "Cast" else node for node in sources]
-    assert {node.op_type for node in sources} == {NODE_TYPE, ADDING_NODE_TYPE}
+    assert {node.op_type for node in sources} == {SPADE_NORM, SPADE_NORM_ADD}
 
 
 def test_modulations_quantized_together_are_merged_and_one_alone_is_not(
