@@ -55,7 +55,8 @@ def test_the_motion_stage_gives_what_pytorch_gives(seeded_demo, cache):
 
 
 def test_nothing_is_left_of_what_the_operators_replace(seeded_demo, cache):
-    for name, samplers in (("motion", {}), ("generator", {"GridSample3D": 1})):
+    wholes = {"GridSample3D": 1, "SpadeNorm": 13, "SpadeNormAdd": 5}
+    for name, samplers in (("motion", {}), ("generator", wholes), ("frame", wholes)):
         model = onnx.load_from_string(typed_graph(seeded_demo, STAGES[name], PRECISIONS["fp16-mixed"], "plugin", cache))
         assert counted(model) == {**samplers, "MotionInput": 1, "MotionSum": 1, "VolumeResize": 10}
         inside = {n.op_type for n in model.graph.node if n.name.startswith("/dense_motion_network/")}
@@ -86,7 +87,7 @@ def test_volumes_are_half_and_coordinates_float32(seeded_demo, seeded_calibratio
         "GridSample3D": [half, single, half],
     }
     for node in model.graph.node:
-        if node.op_type in PLUGIN_NODES:
+        if node.op_type in expected:
             assert [types[tensor] for tensor in (*node.input, *node.output)] == expected[node.op_type]
     # Keypoints and deformation pass from door to node as they are.
     cast = {tensor for node in model.graph.node if node.op_type == "Cast" for tensor in (*node.input, *node.output)}
