@@ -24,14 +24,15 @@ struct Norm {
     float slope;
 };
 
-// (N, H, W, C): a slice is 16 channels of an image, whose 32 bytes of a pixel are a row of two vectors.
-template <typename T>
+// (N, H, W, C): a slice is so many vectors of every pixel of an image, which are a row: as many as a line of the caches
+// holds where the channels fill them.
+template <typename T, int kRowVectors>
 struct ChannelsLast {
     using Feature = T;
-    static constexpr int kWidth = 8;  // elements of a vector
-    static constexpr int kLanes = 2;  // vectors of a row, each a thread's
-    static constexpr int kChannels = 16;
-    static constexpr int kChannelsAThread = 8;
+    static constexpr int kWidth = 8;             // elements of a vector
+    static constexpr int kLanes = kRowVectors;  // vectors of a row, each a thread's
+    static constexpr int kChannels = kRowVectors * kWidth;
+    static constexpr int kChannelsAThread = kWidth;
 };
 
 // (N, C, H, W): a slice is one channel of an image, a row one vector of neighbouring pixels.
@@ -74,7 +75,7 @@ __device__ __forceinline__ Walk walk_of(const Norm& norm, int slice, int split) 
         walk.gamma = (image * norm.pixels + row) * norm.channels * 2 + channel;
         walk.modulation_step = walk.x_step * 2;
         walk.beta = norm.channels;
-        walk.count = channel < norm.channels ? count : 0;  // the last slice may have one vector a row
+        walk.count = channel < norm.channels ? count : 0;  // the last slice may have fewer vectors a row
     } else {
         walk.pivot = (image * norm.channels + group) * norm.pixels;
         walk.x = walk.pivot + row * Layout::kWidth;

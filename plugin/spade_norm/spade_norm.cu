@@ -7,8 +7,8 @@ namespace sadtrt {
 namespace {
 
 constexpr const char* kName = "SpadeNorm";
-constexpr int64_t kBlocksToFill = 4 * 132;  // of two kernels: four for each multiprocessor of the largest GPU there is
-constexpr int64_t kMostThreadsOfTwo = 256;  // so that several blocks are on a multiprocessor, which hide one another
+constexpr int64_t kBlocksToFill = 132;  // of two kernels: one for each multiprocessor of an H100 or H200
+constexpr int64_t kLineVectors = 8;     // of 16 bytes, in a line of the caches
 constexpr int32_t kOnCluster = 1;
 constexpr int32_t kTwoKernels = 2;
 
@@ -66,6 +66,16 @@ bool aligned(const SadtrtSpadeNorm& problem) {
 }
 
 template <typename T>
+Way channels_last_way(const SadtrtSpadeNorm& problem) {
+    const int64_t pixels = problem.height * problem.width;
+    const bool adds = problem.residual != nullptr;
+    if (problem.channels % (kLineVectors * 8) == 0) {
+        return way_of<ChannelsLast<T, kLineVectors>>(pixels, adds);
+    }
+    return way_of<ChannelsLast<T, 2>>(pixels, adds);
+}
+
+template <typename T>
 Way linear_way(const SadtrtSpadeNorm& problem) {
     constexpr int kPixels = 16 / sizeof(T);
     const int64_t pixels = problem.height * problem.width;
@@ -77,14 +87,12 @@ Way linear_way(const SadtrtSpadeNorm& problem) {
 }
 
 Way choose_way(const SadtrtSpadeNorm& problem) {
-    const int64_t pixels = problem.height * problem.width;
-    const bool adds = problem.residual != nullptr;
     const bool last = problem.layout == SADTRT_CHANNELS_LAST;
     switch (problem.feature_type) {
         case SADTRT_FLOAT16:
-            return last ? way_of<ChannelsLast<__half>>(pixels, adds) : linear_way<__half>(problem);
+            return last ? channels_last_way<__half>(problem) : linear_way<__half>(problem);
         case SADTRT_BFLOAT16:
-            return last ? way_of<ChannelsLast<__nv_bfloat16>>(pixels, adds) : linear_way<__nv_bfloat16>(problem);
+            return last ? channels_last_way<__nv_bfloat16>(problem) : linear_way<__nv_bfloat16>(problem);
         default: return linear_way<float>(problem);
     }
 }
@@ -112,7 +120,7 @@ int64_t kept_bytes(const Way& way, const Split& split) {
 Split split_on_cluster(const Way& way, int64_t slices, const Device& device) {
     for (int64_t blocks = 1; blocks <= kMostCluster; blocks *= 2) {
         const Split split = split_of(way, blocks, kMostThreads);
-        const bool fills = blocks >= kPortableCluster || slices * blocks * 2 > device.processors;
+        const bool fills = blocks == kMostCluster || slices * blocks * 3 >= device.processors * 2;
         // A cluster has exactly `blocks` blocks, the last of which may have no rows.
         if (fills && kept_bytes(way, split) <= device.cluster_bytes) {
             return {blocks, split.rows_a_block, split.threads};
@@ -122,9 +130,10 @@ Split split_on_cluster(const Way& way, int64_t slices, const Device& device) {
 }
 
 Split split_of_two(const Way& way, int64_t slices) {
-    const int64_t wanted = divide_up(kBlocksToFill, slices);
+    // Rounded down: a few blocks more than multiprocessors would take twice as long.
+    const int64_t wanted = slices < kBlocksToFill ? kBlocksToFill / slices : 1;
     const int64_t most = divide_up(way.rows * way.lanes, kWarp * kBatch);
-    return split_of(way, wanted < most ? wanted : most, kMostThreadsOfTwo);
+    return split_of(way, wanted < most ? wanted : most, kMostThreads);
 }
 
 // Whether the GPU can run such a cluster at all: one of more than kPortableCluster blocks need not fit anywhere.

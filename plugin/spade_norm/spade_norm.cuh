@@ -136,16 +136,20 @@ __global__ void __launch_bounds__(kMostThreads) norm_on_cluster(const __grid_con
         seen = thread_moments<Layout, kAdds>(norm, walk, pivots, moments, kept_at, keep);
     }
     gather_warps<Layout>(moments, seen, memory);
+    for (int channel = threadIdx.x; channel < Layout::kChannels; channel += blockDim.x) {
+        memory.blocks[split][channel] = block_part<Layout>(memory, channel);
+    }
+    __syncthreads();
 
     cluster_wait();
     for (int index = threadIdx.x; index < norm.splits * Layout::kChannels; index += blockDim.x) {
-        const int channel = index % Layout::kChannels;
         const int rank = index / Layout::kChannels;
-        const Part part = block_part<Layout>(memory, channel);
-        Part& there = memory.blocks[split][channel];
-        write_to_block(&there.count, rank, part.count);
-        write_to_block(&there.mean, rank, part.mean);
-        write_to_block(&there.squares, rank, part.squares);
+        Part& part = memory.blocks[split][index % Layout::kChannels];
+        if (rank != split) {
+            write_to_block(&part.count, rank, part.count);
+            write_to_block(&part.mean, rank, part.mean);
+            write_to_block(&part.squares, rank, part.squares);
+        }
     }
     cluster_arrive();
     cluster_wait();
@@ -172,9 +176,9 @@ __global__ void __launch_bounds__(kMostThreads) partial_moments(const __grid_con
     Moments moments[Layout::kChannelsAThread] = {};
     const float seen = thread_moments<Layout, kAdds>(norm, walk, pivots, moments, read, keep);
     gather_warps<Layout>(moments, seen, memory);
-    if (threadIdx.x < Layout::kChannels) {
-        norm.parts[static_cast<int64_t>(blockIdx.x) * Layout::kChannels + threadIdx.x] =
-            block_part<Layout>(memory, threadIdx.x);
+    for (int channel = threadIdx.x; channel < Layout::kChannels; channel += blockDim.x) {
+        norm.parts[static_cast<int64_t>(blockIdx.x) * Layout::kChannels + channel] =
+            block_part<Layout>(memory, channel);
     }
 }
 

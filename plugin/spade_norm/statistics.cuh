@@ -54,7 +54,7 @@ __device__ __forceinline__ void add_batch(const VectorOf<Layout> (&batch)[kBatch
 }
 
 // Merges over the lanes that have the same channels. Of several channels each step hands half of them over, so that
-// lanes end with one channel each (channel_of_lane) and few values are exchanged.
+// a lane ends with few of them (first_channel_of_lane, channels_left) and few values are exchanged.
 template <int kHeld, int kStride, int kLanes, int kChannels>
 __device__ __forceinline__ void merge_lanes(Moments (&moments)[kChannels], float& seen) {
     if constexpr (kStride >= kLanes) {
@@ -75,16 +75,32 @@ __device__ __forceinline__ void merge_lanes(Moments (&moments)[kChannels], float
     }
 }
 
-// The channel of the slice that a lane ends with, or -1 for a lane that has the same as another.
+// How many channels a lane ends with.
 template <typename Layout>
-__device__ __forceinline__ int channel_of_lane(int lane) {
-    if constexpr (Layout::kLanes == 1) {
-        return lane == 0 ? 0 : -1;
-    } else {
-        static_assert(Layout::kLanes == 2 && Layout::kChannelsAThread == 8, "the bits below are of this layout");
-        const int channel = (lane & 16) / 4 + (lane & 8) / 4 + (lane & 4) / 4;
-        return (lane & 2) == 0 ? (lane & 1) * Layout::kChannelsAThread + channel : -1;
+SADTRT_HOST_DEVICE constexpr int channels_left() {
+    int held = Layout::kChannelsAThread;
+    for (int stride = kWarp / 2; stride >= Layout::kLanes; stride /= 2) {
+        held = held > 1 ? held / 2 : 1;
     }
+    return held;
+}
+
+// The first of them in the slice, or -1 for a lane that has the same as another.
+template <typename Layout>
+__device__ __forceinline__ int first_channel_of_lane(int lane) {
+    int channel = lane % Layout::kLanes * Layout::kChannelsAThread;
+    int held = Layout::kChannelsAThread;
+#pragma unroll
+    for (int stride = kWarp / 2; stride >= Layout::kLanes; stride /= 2) {
+        const bool upper = (lane & stride) != 0;
+        if (held > 1) {
+            held /= 2;
+            channel += upper ? held : 0;
+        } else if (upper) {
+            return -1;
+        }
+    }
+    return channel;
 }
 
 // Puts the moments of each warp where every thread of the block can read them.
@@ -92,9 +108,12 @@ template <typename Layout>
 __device__ __forceinline__ void gather_warps(Moments (&moments)[Layout::kChannelsAThread], float seen,
                                              BlockMemory<Layout>& memory) {
     merge_lanes<Layout::kChannelsAThread, kWarp / 2, Layout::kLanes>(moments, seen);
-    const int channel = channel_of_lane<Layout>(threadIdx.x % kWarp);
-    if (channel >= 0) {
-        memory.warps[threadIdx.x / kWarp][channel] = {seen, moments[0].mean, moments[0].squares};
+    const int first = first_channel_of_lane<Layout>(threadIdx.x % kWarp);
+    if (first >= 0) {
+#pragma unroll
+        for (int index = 0; index < channels_left<Layout>(); ++index) {
+            memory.warps[threadIdx.x / kWarp][first + index] = {seen, moments[index].mean, moments[index].squares};
+        }
     }
     __syncthreads();
 }
@@ -108,11 +127,11 @@ __device__ __forceinline__ Part block_part(const BlockMemory<Layout>& memory, in
 // Scale and shift of every channel of the slice, where every thread can read them; whole(channel) is called by one.
 template <typename Layout, typename Whole>
 __device__ __forceinline__ void finish_statistics(BlockMemory<Layout>& memory, float epsilon, Whole whole) {
-    if (threadIdx.x < Layout::kChannels) {
-        const Part part = whole(static_cast<int>(threadIdx.x));
+    for (int channel = threadIdx.x; channel < Layout::kChannels; channel += blockDim.x) {
+        const Part part = whole(channel);
         const float scale = scale_of(part, epsilon);
-        memory.scale[threadIdx.x] = scale;
-        memory.shift[threadIdx.x] = -part.mean * scale;
+        memory.scale[channel] = scale;
+        memory.shift[channel] = -part.mean * scale;
     }
     __syncthreads();
 }

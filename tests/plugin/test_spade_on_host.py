@@ -73,6 +73,17 @@ def test_clusters_of_every_size(kernel: SpadeKernel, processors: int, shared_byt
         check(kernel, case, layout, "cluster")
 
 
+@pytest.mark.parametrize("form", ["any", "cluster", "two kernels"])
+@pytest.mark.parametrize(("channels", "side"), [(64, 9), (64, 47), (128, 20), (192, 3)])
+def test_rows_of_whole_cache_lines(kernel: SpadeKernel, form: str, channels: int, side: int) -> None:
+    generator = torch.Generator().manual_seed(channels + side)
+    for dtype in (torch.float16, torch.bfloat16):
+        x, residual = (torch.randn((2, channels, side, side + 1), generator=generator).to(dtype) for _ in range(2))
+        modulation = torch.randn((2, 2 * channels, side, side + 1), generator=generator).to(dtype)
+        for case in (Case(x, modulation), Case(x, modulation, residual)):
+            check(kernel, case, "channels_last", form)
+
+
 @pytest.mark.parametrize("form", ["cluster", "two kernels"])
 def test_a_mean_of_ten_thousand_deviations_costs_no_digits(kernel: SpadeKernel, form: str) -> None:
     generator = torch.Generator().manual_seed(2)
