@@ -235,7 +235,9 @@ extern "C" int32_t sadtrt_spade_norm(const SadtrtSpadeNorm* problem, void* strea
     };
 
     const Split on_cluster = split_on_cluster(way, slices, device);
-    if (on_cluster.splits > 0 && problem->form != kTwoKernels) {
+    // Channels-last, two kernels were the faster at every size that was tried.
+    const bool wanted = problem->form == kOnCluster || (problem->form != kTwoKernels && way.lanes == 1);
+    if (on_cluster.splits > 0 && wanted) {
         Launch<Norm> launch = launch_of(way.on_cluster, slices * on_cluster.splits, on_cluster,
                                         kept_bytes(way, on_cluster), overlaps);
         launch.cluster = static_cast<unsigned>(on_cluster.splits);

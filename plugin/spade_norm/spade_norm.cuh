@@ -136,9 +136,7 @@ __global__ void __launch_bounds__(kMostThreads) norm_on_cluster(const __grid_con
         seen = thread_moments<Layout, kAdds>(norm, walk, pivots, moments, kept_at, keep);
     }
     gather_warps<Layout>(moments, seen, memory);
-    for (int channel = threadIdx.x; channel < Layout::kChannels; channel += blockDim.x) {
-        memory.blocks[split][channel] = block_part<Layout>(memory, channel);
-    }
+    merge_warps<Layout>(memory, [&](int channel, const Part& part) { memory.blocks[split][channel] = part; });
     __syncthreads();
 
     cluster_wait();
@@ -153,9 +151,8 @@ __global__ void __launch_bounds__(kMostThreads) norm_on_cluster(const __grid_con
     }
     cluster_arrive();
     cluster_wait();
-    finish_statistics<Layout>(memory, norm.epsilon, [&](int channel) {
-        return merged_parts(0, norm.splits, 1, [&](int block) { return memory.blocks[block][channel]; });
-    });
+    finish_statistics<Layout>(memory, norm.epsilon, norm.splits,
+                              [&](int block, int channel) { return memory.blocks[block][channel]; });
     write_modulated<Layout>(
         norm, walk, pivots, memory, batch, [&](int index, int) { return kept_at(index); },
         [&](int first) { read_modulation<Layout>(norm, walk, first, batch); });
@@ -176,10 +173,8 @@ __global__ void __launch_bounds__(kMostThreads) partial_moments(const __grid_con
     Moments moments[Layout::kChannelsAThread] = {};
     const float seen = thread_moments<Layout, kAdds>(norm, walk, pivots, moments, read, keep);
     gather_warps<Layout>(moments, seen, memory);
-    for (int channel = threadIdx.x; channel < Layout::kChannels; channel += blockDim.x) {
-        norm.parts[static_cast<int64_t>(blockIdx.x) * Layout::kChannels + channel] =
-            block_part<Layout>(memory, channel);
-    }
+    Part* parts = norm.parts + static_cast<int64_t>(blockIdx.x) * Layout::kChannels;
+    merge_warps<Layout>(memory, [&](int channel, const Part& part) { parts[channel] = part; });
 }
 
 // The second: every block merges its slice's parts and writes its rows of y. It begins with the rows that were read
@@ -209,16 +204,8 @@ __global__ void __launch_bounds__(kMostThreads) norm_from_parts(const __grid_con
     read_pivots<Layout, false>(norm, walk, pivots);
 
     const Part* parts = norm.parts + static_cast<int64_t>(slice) * norm.splits * Layout::kChannels;
-    const int readers = blockDim.x / kWarp;
-    for (int index = threadIdx.x; index < readers * Layout::kChannels; index += blockDim.x) {
-        const int channel = index % Layout::kChannels;
-        const int reader = index / Layout::kChannels;
-        memory.warps[reader][channel] = merged_parts(reader, norm.splits, readers, [&](int split) {
-            return parts[split * Layout::kChannels + channel];
-        });
-    }
-    __syncthreads();
-    finish_statistics<Layout>(memory, norm.epsilon, [&](int channel) { return block_part<Layout>(memory, channel); });
+    finish_statistics<Layout>(memory, norm.epsilon, norm.splits,
+                              [&](int split, int channel) { return parts[split * Layout::kChannels + channel]; });
     write_modulated<Layout>(
         norm, walk, pivots, memory, batch, [&](int, int place) { return x[place]; },
         [&](int first) {

@@ -9,7 +9,8 @@ constexpr int kMostThreads = 512;
 constexpr int kWarp = 32;
 constexpr int kMostWarps = kMostThreads / kWarp;
 constexpr int kMostCluster = 16;
-constexpr int kBatch = 4;  // vectors that a thread reads at once
+constexpr int kBatch = 4;    // vectors that a thread reads at once
+constexpr int kMergers = 8;  // neighbouring lanes that merge one channel's parts
 
 // A block's shared memory; what a slice keeps of x lies behind it.
 template <typename Layout>
@@ -118,21 +119,47 @@ __device__ __forceinline__ void gather_warps(Moments (&moments)[Layout::kChannel
     __syncthreads();
 }
 
-// A channel's moments over the block's vectors, in any thread after gather_warps.
-template <typename Layout>
-__device__ __forceinline__ Part block_part(const BlockMemory<Layout>& memory, int channel) {
-    return merged_parts(0, blockDim.x / kWarp, 1, [&](int warp) { return memory.warps[warp][channel]; });
+// Merges the `count` parts of every channel of the slice, each channel's in neighbouring lanes: read(part, channel)
+// gives one, keep(channel, whole) is called by one thread for each channel.
+template <typename Layout, typename Read, typename Keep>
+__device__ __forceinline__ void merge_channels(int count, Read read, Keep keep) {
+    constexpr int kAWarp = kWarp / kMergers;
+    const int lane = threadIdx.x % kWarp;
+    for (int first = threadIdx.x / kWarp * kAWarp; first < Layout::kChannels; first += blockDim.x / kWarp * kAWarp) {
+        const int channel = first + lane / kMergers;
+        Part part = {};
+        if (channel < Layout::kChannels) {
+            part = merged_parts(lane % kMergers, count, kMergers, [&](int index) { return read(index, channel); });
+        }
+#pragma unroll
+        for (int stride = kMergers / 2; stride > 0; stride /= 2) {
+            const Part other = {of_lane_xor(part.count, stride), of_lane_xor(part.mean, stride),
+                                of_lane_xor(part.squares, stride)};
+            const Merging how = merging_of(part.count, other.count);
+            const Moments both = merged({part.mean, part.squares}, {other.mean, other.squares}, how);
+            part = {part.count + other.count, both.mean, both.squares};
+        }
+        if (channel < Layout::kChannels && lane % kMergers == 0) {
+            keep(channel, part);
+        }
+    }
 }
 
-// Scale and shift of every channel of the slice, where every thread can read them; whole(channel) is called by one.
-template <typename Layout, typename Whole>
-__device__ __forceinline__ void finish_statistics(BlockMemory<Layout>& memory, float epsilon, Whole whole) {
-    for (int channel = threadIdx.x; channel < Layout::kChannels; channel += blockDim.x) {
-        const Part part = whole(channel);
-        const float scale = scale_of(part, epsilon);
+// The same over the block's warps, after gather_warps.
+template <typename Layout, typename Keep>
+__device__ __forceinline__ void merge_warps(const BlockMemory<Layout>& memory, Keep keep) {
+    merge_channels<Layout>(
+        blockDim.x / kWarp, [&](int warp, int channel) { return memory.warps[warp][channel]; }, keep);
+}
+
+// Scale and shift of every channel of the slice, from its parts, where every thread can read them.
+template <typename Layout, typename Read>
+__device__ __forceinline__ void finish_statistics(BlockMemory<Layout>& memory, float epsilon, int count, Read read) {
+    merge_channels<Layout>(count, read, [&](int channel, const Part& whole) {
+        const float scale = scale_of(whole, epsilon);
         memory.scale[channel] = scale;
-        memory.shift[channel] = -part.mean * scale;
-    }
+        memory.shift[channel] = -whole.mean * scale;
+    });
     __syncthreads();
 }
 
