@@ -17,8 +17,8 @@ struct Moments {
     float squares;
 };
 
-// Moments of `count` elements; zeros where there are none.
-struct Part {
+// Moments of `count` elements; zeros where there are none. One access reads it whole.
+struct alignas(16) Part {
     float count;
     float mean;
     float squares;
@@ -41,23 +41,10 @@ SADTRT_HOST_DEVICE Moments merged(const Moments& first, const Moments& second, c
             fmaf(difference * difference, how.weight, first.squares + second.squares)};
 }
 
-// Several parts, in their order: read(index) gives one.
-template <typename Read>
-SADTRT_HOST_DEVICE Part merged_parts(int first, int end, int step, Read read) {
-    float count = 0.0f;
-    float total = 0.0f;
-    for (int index = first; index < end; index += step) {
-        const Part part = read(index);
-        count += part.count;
-        total = fmaf(part.count, part.mean, total);
-    }
-    Part whole = {count, count > 0.0f ? total / count : 0.0f, 0.0f};
-    for (int index = first; index < end; index += step) {
-        const Part part = read(index);
-        const float difference = part.mean - whole.mean;
-        whole.squares += fmaf(part.count * difference, difference, part.squares);
-    }
-    return whole;
+SADTRT_HOST_DEVICE Part merged(const Part& first, const Part& second) {
+    const Moments both = merged(Moments{first.mean, first.squares}, Moments{second.mean, second.squares},
+                                merging_of(first.count, second.count));
+    return {first.count + second.count, both.mean, both.squares};
 }
 
 // What one channel's elements are normalised with: (x - pivot) * scale + shift.

@@ -10,7 +10,7 @@ constexpr int kWarp = 32;
 constexpr int kMostWarps = kMostThreads / kWarp;
 constexpr int kMostCluster = 16;
 constexpr int kBatch = 4;    // vectors that a thread reads at once
-constexpr int kMergers = 8;  // neighbouring lanes that merge one channel's parts
+constexpr int kMergers = 8;  // lanes that merge one channel's parts
 
 // A block's shared memory; what a slice keeps of x lies behind it.
 template <typename Layout>
@@ -119,28 +119,37 @@ __device__ __forceinline__ void gather_warps(Moments (&moments)[Layout::kChannel
     __syncthreads();
 }
 
-// Merges the `count` parts of every channel of the slice, each channel's in neighbouring lanes: read(part, channel)
+// Merges the `count` parts of every channel of the slice, in an order that only `count` decides: read(part, channel)
 // gives one, keep(channel, whole) is called by one thread for each channel.
 template <typename Layout, typename Read, typename Keep>
 __device__ __forceinline__ void merge_channels(int count, Read read, Keep keep) {
-    constexpr int kAWarp = kWarp / kMergers;
-    const int lane = threadIdx.x % kWarp;
-    for (int first = threadIdx.x / kWarp * kAWarp; first < Layout::kChannels; first += blockDim.x / kWarp * kAWarp) {
-        const int channel = first + lane / kMergers;
-        Part part = {};
-        if (channel < Layout::kChannels) {
-            part = merged_parts(lane % kMergers, count, kMergers, [&](int index) { return read(index, channel); });
+    constexpr int kChannelsAWarp = kWarp / kMergers;
+    const int merger = threadIdx.x % kWarp / kChannelsAWarp;
+    const int warp = threadIdx.x / kWarp;
+    for (int first = warp * kChannelsAWarp; first < Layout::kChannels; first += blockDim.x / kMergers) {
+        const int channel = first + threadIdx.x % kChannelsAWarp;
+        Part whole = {};
+        for (int part = merger; part < count; part += kMergers * kBatch) {
+            Part batch[kBatch] = {};
+#pragma unroll
+            for (int place = 0; place < kBatch; ++place) {
+                if (part + place * kMergers < count && channel < Layout::kChannels) {
+                    batch[place] = read(part + place * kMergers, channel);
+                }
+            }
+#pragma unroll
+            for (int place = 0; place < kBatch; ++place) {
+                whole = merged(whole, batch[place]);
+            }
         }
 #pragma unroll
-        for (int stride = kMergers / 2; stride > 0; stride /= 2) {
-            const Part other = {of_lane_xor(part.count, stride), of_lane_xor(part.mean, stride),
-                                of_lane_xor(part.squares, stride)};
-            const Merging how = merging_of(part.count, other.count);
-            const Moments both = merged({part.mean, part.squares}, {other.mean, other.squares}, how);
-            part = {part.count + other.count, both.mean, both.squares};
+        for (int stride = kWarp / 2; stride >= kChannelsAWarp; stride /= 2) {
+            const Part other = {of_lane_xor(whole.count, stride), of_lane_xor(whole.mean, stride),
+                                of_lane_xor(whole.squares, stride)};
+            whole = merged(whole, other);
         }
-        if (channel < Layout::kChannels && lane % kMergers == 0) {
-            keep(channel, part);
+        if (channel < Layout::kChannels && merger == 0) {
+            keep(channel, whole);
         }
     }
 }

@@ -62,7 +62,7 @@ def test_random_cases_in_every_type_and_layout(kernel: SpadeKernel, form: str) -
             check(kernel, case, layout, form)
 
 
-@pytest.mark.parametrize(("processors", "shared_bytes"), [(1, H100_BYTES), (4, H100_BYTES), (132, 12_000)])
+@pytest.mark.parametrize(("processors", "shared_bytes"), [(1, H100_BYTES), (4, H100_BYTES), (132, 15_000)])
 def test_clusters_of_every_size(kernel: SpadeKernel, processors: int, shared_bytes: int) -> None:
     # One block, a few, and as many as hold the slice between them.
     kernel.library.set_device(processors, shared_bytes)
