@@ -25,7 +25,7 @@ class SpadeProblem(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("x", "residual", "modulation", "sum", "y", "workspace")),
         *((name, ctypes.c_int64) for name in ("workspace_bytes", "batch", "channels", "height", "width")),
         *((name, ctypes.c_float) for name in ("epsilon", "slope")),
-        *((name, ctypes.c_int32) for name in ("feature_type", "layout", "form")),
+        *((name, ctypes.c_int32) for name in ("feature_type", "layout", "form", "upsample")),
     )
 
 
@@ -38,6 +38,7 @@ class Case:
     residual: Tensor | None = None
     epsilon: float = 1e-5
     slope: float = 0.2
+    upsample: int = 1
 
     def describe(self) -> str:
         """One line that names the case."""
@@ -80,8 +81,9 @@ class SpadeLaunch:
             None if given is None else given.contiguous(memory_format=wanted)
             for given in (case.x, case.residual, case.modulation)
         ]
-        self.y = torch.full_like(case.x, float("nan"), memory_format=wanted)
-        self.sum = None if case.residual is None else torch.full_like(self.y, float("nan"))
+        shape = (*case.x.shape[:2], *case.modulation.shape[2:])
+        self.y = case.x.new_full(shape, float("nan")).contiguous(memory_format=wanted)
+        self.sum = None if case.residual is None else torch.full_like(case.x, float("nan"), memory_format=wanted)
         x, residual, modulation = (None if t is None else t.data_ptr() for t in self.inputs)
         self.problem = SpadeProblem(
             x=x,
@@ -89,12 +91,13 @@ class SpadeLaunch:
             modulation=modulation,
             sum=None if self.sum is None else self.sum.data_ptr(),
             y=self.y.data_ptr(),
-            **dict(zip(("batch", "channels", "height", "width"), case.x.shape, strict=True)),
+            **dict(zip(("batch", "channels", "height", "width"), shape, strict=True)),
             epsilon=case.epsilon,
             slope=case.slope,
             feature_type=TYPES[case.x.dtype],
             layout=LAYOUTS.index(layout),
             form=FORMS[form],
+            upsample=case.upsample,
         )
         # Whatever is written beyond the workspace's last byte lies in the four numbers that follow.
         size = kernel.workspace_bytes(self.problem)
@@ -149,6 +152,8 @@ def reference(case: Case) -> tuple[Tensor, Tensor]:
     mean, variance = x.mean((2, 3), keepdim=True), x.var((2, 3), correction=0, keepdim=True)
     deviation = (variance + case.epsilon).sqrt()
     normalised = (x - mean) / deviation
+    if case.upsample > 1:
+        normalised = torch.nn.functional.interpolate(normalised, scale_factor=case.upsample, mode="nearest")
     y = torch.nn.functional.leaky_relu(normalised * (1 + gamma) + beta, case.slope)
     # Statistics are taken relative to the first element: its distance costs roundings too.
     first = normalised.flatten(2)[..., :1, None].abs()

@@ -1,4 +1,5 @@
-// SpadeNorm and SpadeNormAdd as TensorRT sees them: tensors (N, C, H, W), the modulation (N, 2 C, H, W).
+// SpadeNorm and SpadeNormAdd as TensorRT sees them: tensors (N, C, H, W), the modulation (N, 2 C, H, W). With upsample
+// 2 the operator doubles height and width of x, or of its sum with the residual, before it normalises.
 #include "../common/operators.h"
 #include "problem_check.h"
 #include "spade_norm.h"
@@ -10,9 +11,10 @@ using namespace nvinfer1;
 
 constexpr int32_t kAxes = 4;
 
-enum { kEpsilon, kSlope, kAttributeCount };
+enum { kEpsilon, kSlope, kUpsample, kAttributeCount };
 constexpr Attribute kAttributes[kAttributeCount] = {{"epsilon", PluginFieldType::kFLOAT32, 0, 1, 1e-5},
-                                                    {"slope", PluginFieldType::kFLOAT32, 0, 1, 1}};
+                                                    {"slope", PluginFieldType::kFLOAT32, 0, 1, 1},
+                                                    {"upsample", PluginFieldType::kINT32, 1, 2, 1}};
 
 // x and the modulation, with a residual between them in SpadeNormAdd.
 template <bool kAdds>
@@ -42,6 +44,8 @@ bool infer_outputs(const DimsExprs* inputs, const Values&, DimsExprs* outputs, I
     for (int32_t output = 0; output < kOutputs<kAdds>; ++output) {
         outputs[output] = inputs[0];
     }
+    outputs[kOutputs<kAdds> - 1].d[2] = modulation.d[2];
+    outputs[kOutputs<kAdds> - 1].d[3] = modulation.d[3];
     return true;
 }
 
@@ -64,13 +68,16 @@ bool supports(int32_t position, const PluginTensorDesc* tensors) {
 }
 
 // The launch of a layer; pointers are left empty.
+template <bool kAdds>
 SadtrtSpadeNorm problem_of(const Layer& layer) {
     const PluginTensorDesc& x = layer.inputs[0];
+    const Dims& modulation = layer.inputs[kInputs<kAdds> - 1].dims;
     SadtrtSpadeNorm problem = {};
     problem.batch = x.dims.d[0];
     problem.channels = x.dims.d[1];
-    problem.height = x.dims.d[2];
-    problem.width = x.dims.d[3];
+    problem.height = modulation.d[2];
+    problem.width = modulation.d[3];
+    problem.upsample = layer.attributes[kUpsample].integer;
     problem.epsilon = layer.attributes[kEpsilon].real;
     problem.slope = layer.attributes[kSlope].real;
     problem.feature_type = feature_type_of(x.type);
@@ -78,8 +85,9 @@ SadtrtSpadeNorm problem_of(const Layer& layer) {
     return problem;
 }
 
+template <bool kAdds>
 size_t workspace_bytes(const Layer& layer) {
-    const SadtrtSpadeNorm problem = problem_of(layer);
+    const SadtrtSpadeNorm problem = problem_of<kAdds>(layer);
     return static_cast<size_t>(sadtrt_spade_norm_workspace(&problem));
 }
 
@@ -90,7 +98,10 @@ int32_t check(const Layer& layer, char* message) {
         const bool is_modulation = input == kInputs<kAdds> - 1;
         const Dims& other = layer.inputs[input].dims;
         for (int32_t axis = 0; axis < kAxes; ++axis) {
-            const int64_t expected = axis == 1 && is_modulation ? 2 * static_cast<int64_t>(x.d[1]) : x.d[axis];
+            int64_t expected = x.d[axis];
+            if (is_modulation && axis > 0) {
+                expected *= axis == 1 ? 2 : layer.attributes[kUpsample].integer;
+            }
             if (other.d[axis] != expected) {
                 return refuse(message, kMessageBytes, "SpadeNorm: axis %d of the %s has size %lld; %lld is expected",
                               axis, is_modulation ? "modulation" : "residual", static_cast<long long>(other.d[axis]),
@@ -98,7 +109,7 @@ int32_t check(const Layer& layer, char* message) {
             }
         }
     }
-    return check_problem(problem_of(layer), message, kMessageBytes);
+    return check_problem(problem_of<kAdds>(layer), message, kMessageBytes);
 }
 
 // The workspace asked for at the largest shapes is never less than these shapes need.
@@ -108,7 +119,7 @@ int32_t enqueue(const Layer& layer, const void* const* inputs, void* const* outp
     if (const int32_t refused = check<kAdds>(layer, message)) {
         return refused;
     }
-    SadtrtSpadeNorm problem = problem_of(layer);
+    SadtrtSpadeNorm problem = problem_of<kAdds>(layer);
     problem.workspace = workspace;
     problem.workspace_bytes = workspace != nullptr ? sadtrt_spade_norm_workspace(&problem) : 0;
     problem.x = inputs[0];
@@ -131,7 +142,7 @@ constexpr Operator described(const char* name, const char* mark) {
             infer_outputs<kAdds>,
             output_type,
             supports,
-            workspace_bytes,
+            workspace_bytes<kAdds>,
             check<kAdds>,
             enqueue<kAdds>};
 }

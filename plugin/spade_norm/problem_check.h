@@ -38,6 +38,12 @@ inline int32_t check_problem(const SadtrtSpadeNorm& problem, char* message, int6
                       "%lld of type %d",
                       static_cast<long long>(problem.channels), problem.feature_type);
     }
+    if (problem.upsample < 1 || problem.upsample > 2 || problem.height % problem.upsample != 0 ||
+        problem.width % problem.upsample != 0) {
+        return refuse(message, message_size,
+                      "SpadeNorm: upsample %d does not give %lld x %lld pixels; 1 is expected, or 2 for even sizes",
+                      problem.upsample, static_cast<long long>(problem.height), static_cast<long long>(problem.width));
+    }
     if (problem.form < 0 || problem.form > 2) {
         return refuse(message, message_size, "SpadeNorm: form %d is not 0, 1 or 2", problem.form);
     }

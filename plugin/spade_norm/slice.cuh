@@ -6,6 +6,14 @@
 
 namespace sadtrt {
 
+// The pixels of a slice of one tensor, in rows that are split among blocks.
+struct Rows {
+    int64_t pixels;
+    int64_t rows;
+    int64_t rows_a_block;
+    int32_t splits;
+};
+
 // What a launch needs. Sizes and offsets count elements.
 struct Norm {
     const void* x;
@@ -13,12 +21,11 @@ struct Norm {
     const void* modulation;
     void* sum;
     void* y;
-    Part* parts;  // of two kernels: (slices, splits, channels of a slice)
+    Part* parts;  // of two kernels: (slices, splits of x, channels of a slice)
     int64_t channels;
-    int64_t pixels;          // height * width
-    int64_t rows;            // of a slice
-    int64_t rows_a_block;    // a slice's rows are split among this many blocks
-    int32_t splits;
+    Rows of_x;  // also of the residual and the sum
+    Rows of_y;  // also of the modulation; the same where x is not upsampled
+    uint32_t width;  // of y
     int32_t slices_an_image;
     float epsilon;
     float slope;
@@ -54,35 +61,50 @@ struct Walk {
     int64_t gamma, modulation_step;
     int64_t beta;   // from a gamma to its beta
     int64_t pivot;  // the slice's first vector in x
+    int64_t row, rows_a_step;
     int count;
 };
 
+// The first element of a thread's channels in a tensor of so many pixels as x has.
 template <typename Layout>
-__device__ __forceinline__ Walk walk_of(const Norm& norm, int slice, int split) {
+__device__ __forceinline__ int64_t start_of(const Norm& norm, int64_t pixels, int slice) {
+    const int64_t image = slice / norm.slices_an_image;
+    const int64_t group = slice % norm.slices_an_image;
+    if constexpr (Layout::kLanes > 1) {
+        return image * pixels * norm.channels + group * Layout::kChannels +
+               threadIdx.x % Layout::kLanes * Layout::kWidth;
+    } else {
+        return (image * norm.channels + group) * pixels;
+    }
+}
+
+template <typename Layout>
+__device__ __forceinline__ Walk walk_of(const Norm& norm, const Rows& rows, int slice, int split) {
     const int64_t image = slice / norm.slices_an_image;
     const int64_t group = slice % norm.slices_an_image;
     const int rows_a_step = blockDim.x / Layout::kLanes;
-    const int64_t first_row = split * norm.rows_a_block;
+    const int64_t first_row = split * rows.rows_a_block;
     const int64_t row = first_row + threadIdx.x / Layout::kLanes;
-    const int64_t end = first_row + norm.rows_a_block < norm.rows ? first_row + norm.rows_a_block : norm.rows;
+    const int64_t end = first_row + rows.rows_a_block < rows.rows ? first_row + rows.rows_a_block : rows.rows;
     const int count = row < end ? static_cast<int>((end - row + rows_a_step - 1) / rows_a_step) : 0;
     Walk walk;
+    walk.row = row;
+    walk.rows_a_step = rows_a_step;
+    walk.pivot = start_of<Layout>(norm, rows.pixels, slice);
     if constexpr (Layout::kLanes > 1) {
         const int64_t channel = group * Layout::kChannels + threadIdx.x % Layout::kLanes * Layout::kWidth;
-        walk.pivot = image * norm.pixels * norm.channels + channel;
         walk.x = walk.pivot + row * norm.channels;
         walk.x_step = rows_a_step * norm.channels;
-        walk.gamma = (image * norm.pixels + row) * norm.channels * 2 + channel;
+        walk.gamma = (image * rows.pixels + row) * norm.channels * 2 + channel;
         walk.modulation_step = walk.x_step * 2;
         walk.beta = norm.channels;
         walk.count = channel < norm.channels ? count : 0;  // the last slice may have fewer vectors a row
     } else {
-        walk.pivot = (image * norm.channels + group) * norm.pixels;
         walk.x = walk.pivot + row * Layout::kWidth;
         walk.x_step = static_cast<int64_t>(rows_a_step) * Layout::kWidth;
-        walk.gamma = (image * 2 * norm.channels + group) * norm.pixels + row * Layout::kWidth;
+        walk.gamma = (image * 2 * norm.channels + group) * rows.pixels + row * Layout::kWidth;
         walk.modulation_step = walk.x_step;
-        walk.beta = norm.channels * norm.pixels;
+        walk.beta = norm.channels * rows.pixels;
         walk.count = count;
     }
     return walk;

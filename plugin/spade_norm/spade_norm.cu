@@ -39,15 +39,15 @@ Device current_device() {
 // The kernels of one layout and type, and how it counts.
 struct Way {
     Kernel on_cluster, partial, from_parts;
-    int64_t rows;  // of a slice
+    int64_t rows;  // of a slice of y
     int64_t lanes, channels_a_slice, vector_bytes, memory_bytes;
 };
 
 template <typename Layout>
-Way way_of(int64_t rows, bool adds) {
+Way way_of(int64_t rows, bool adds, bool doubles = false) {
     return {adds ? norm_on_cluster<Layout, true> : norm_on_cluster<Layout, false>,
             adds ? partial_moments<Layout, true> : partial_moments<Layout, false>,
-            norm_from_parts<Layout>,
+            doubles ? norm_from_parts<Layout, true> : norm_from_parts<Layout, false>,
             rows,
             Layout::kLanes,
             Layout::kChannels,
@@ -70,9 +70,9 @@ Way channels_last_way(const SadtrtSpadeNorm& problem) {
     const int64_t pixels = problem.height * problem.width;
     const bool adds = problem.residual != nullptr;
     if (problem.channels % (kLineVectors * 8) == 0) {
-        return way_of<ChannelsLast<T, kLineVectors>>(pixels, adds);
+        return way_of<ChannelsLast<T, kLineVectors>>(pixels, adds, problem.upsample == 2);
     }
-    return way_of<ChannelsLast<T, 2>>(pixels, adds);
+    return way_of<ChannelsLast<T, 2>>(pixels, adds, problem.upsample == 2);
 }
 
 template <typename T>
@@ -80,10 +80,10 @@ Way linear_way(const SadtrtSpadeNorm& problem) {
     constexpr int kPixels = 16 / sizeof(T);
     const int64_t pixels = problem.height * problem.width;
     const bool adds = problem.residual != nullptr;
-    if (pixels % kPixels == 0 && aligned(problem)) {
+    if (pixels % kPixels == 0 && aligned(problem) && problem.upsample == 1) {
         return way_of<Linear<T, kPixels>>(pixels / kPixels, adds);
     }
-    return way_of<Linear<T, 1>>(pixels, adds);
+    return way_of<Linear<T, 1>>(pixels, adds, problem.upsample == 2);
 }
 
 Way choose_way(const SadtrtSpadeNorm& problem) {
@@ -224,20 +224,24 @@ extern "C" int32_t sadtrt_spade_norm(const SadtrtSpadeNorm* problem, void* strea
     norm.y = problem->y;
     norm.parts = static_cast<Part*>(problem->workspace);
     norm.channels = problem->channels;
-    norm.pixels = problem->height * problem->width;
-    norm.rows = way.rows;
+    norm.width = static_cast<uint32_t>(problem->width);
     norm.slices_an_image = static_cast<int32_t>(slices_an_image(*problem, way));
     norm.epsilon = problem->epsilon;
     norm.slope = problem->slope;
-    const auto set_split = [&](const Split& split) {
-        norm.splits = static_cast<int32_t>(split.splits);
-        norm.rows_a_block = split.rows_a_block;
+    // Of x there are fewer pixels than of y where it is upsampled.
+    const int64_t pixels = problem->height * problem->width;
+    const int64_t repeats = static_cast<int64_t>(problem->upsample) * problem->upsample;
+    Way of_x = way;
+    of_x.rows = way.rows / repeats;
+    const auto rows_of = [](int64_t pixels, int64_t rows, const Split& split) {
+        return Rows{pixels, rows, split.rows_a_block, static_cast<int32_t>(split.splits)};
     };
 
     const Split on_cluster = split_on_cluster(way, slices, device);
     // Channels-last, two kernels were the faster at every size that was tried.
     const bool wanted = problem->form == kOnCluster || (problem->form != kTwoKernels && way.lanes == 1);
-    if (on_cluster.splits > 0 && wanted) {
+    const bool can = on_cluster.splits > 0 && repeats == 1;
+    if (can && wanted) {
         Launch<Norm> launch = launch_of(way.on_cluster, slices * on_cluster.splits, on_cluster,
                                         kept_bytes(way, on_cluster), overlaps);
         launch.cluster = static_cast<unsigned>(on_cluster.splits);
@@ -245,7 +249,7 @@ extern "C" int32_t sadtrt_spade_norm(const SadtrtSpadeNorm* problem, void* strea
         const bool fills = launch.cluster <= kPortableCluster ||
                            slices * on_cluster.splits * 3 >= device.processors * 2 || problem->form == kOnCluster;
         if (fills && (launch.cluster <= kPortableCluster || can_run(launch))) {
-            set_split(on_cluster);
+            norm.of_x = rows_of(pixels, way.rows, on_cluster);
             return queue(kName, launch, norm, stream, message, message_size);
         }
     }
@@ -259,16 +263,18 @@ extern "C" int32_t sadtrt_spade_norm(const SadtrtSpadeNorm* problem, void* strea
         return refuse(message, message_size, "SpadeNorm: a workspace of %lld bytes, aligned to 16, is needed",
                       static_cast<long long>(needed));
     }
+    const Split of_parts = split_of_two(of_x, slices);
     const Split split = split_of_two(way, slices);
-    set_split(split);
-    const int64_t blocks = slices * split.splits;
-    const Launch<Norm> first = launch_of(way.partial, blocks, split, way.memory_bytes, overlaps);
+    norm.of_x = rows_of(pixels / repeats, of_x.rows, of_parts);
+    norm.of_y = rows_of(pixels, way.rows, split);
+    const Launch<Norm> first =
+        launch_of(way.partial, slices * of_parts.splits, of_parts, way.memory_bytes, overlaps);
     if (const int32_t failed = queue(kName, first, norm, stream, message, message_size)) {
         return failed;
     }
     if (norm.sum != nullptr) {
         norm.x = norm.sum;
     }
-    const Launch<Norm> second = launch_of(way.from_parts, blocks, split, way.memory_bytes, overlaps);
+    const Launch<Norm> second = launch_of(way.from_parts, slices * split.splits, split, way.memory_bytes, overlaps);
     return queue(kName, second, norm, stream, message, message_size);
 }

@@ -110,8 +110,9 @@ __global__ void __launch_bounds__(kMostThreads) norm_on_cluster(const __grid_con
     cluster_arrive();  // no block writes to another before that one has begun
     BlockMemory<Layout>& memory = *reinterpret_cast<BlockMemory<Layout>*>(shared_memory());
     VectorOf<Layout>* kept = reinterpret_cast<VectorOf<Layout>*>(&memory + 1) + threadIdx.x;
-    const int split = static_cast<int>(blockIdx.x % norm.splits);
-    const Walk walk = walk_of<Layout>(norm, static_cast<int>(blockIdx.x / norm.splits), split);
+    const int splits = norm.of_x.splits;
+    const int split = static_cast<int>(blockIdx.x % splits);
+    const Walk walk = walk_of<Layout>(norm, norm.of_x, static_cast<int>(blockIdx.x / splits), split);
     const auto x_at = [&](int index) { return vector_at<Layout>(norm.x, walk.x + index * walk.x_step); };
     const auto kept_at = [&](int index) { return kept[index * blockDim.x]; };
     wait_for_previous_kernel();
@@ -140,7 +141,7 @@ __global__ void __launch_bounds__(kMostThreads) norm_on_cluster(const __grid_con
     __syncthreads();
 
     cluster_wait();
-    for (int index = threadIdx.x; index < norm.splits * Layout::kChannels; index += blockDim.x) {
+    for (int index = threadIdx.x; index < splits * Layout::kChannels; index += blockDim.x) {
         const int rank = index / Layout::kChannels;
         Part& part = memory.blocks[split][index % Layout::kChannels];
         if (rank != split) {
@@ -151,7 +152,7 @@ __global__ void __launch_bounds__(kMostThreads) norm_on_cluster(const __grid_con
     }
     cluster_arrive();
     cluster_wait();
-    finish_statistics<Layout>(memory, norm.epsilon, norm.splits,
+    finish_statistics<Layout>(memory, norm.epsilon, splits,
                               [&](int block, int channel) { return memory.blocks[block][channel]; });
     write_modulated<Layout>(
         norm, walk, pivots, memory, batch, [&](int index, int) { return kept_at(index); },
@@ -163,8 +164,8 @@ __global__ void __launch_bounds__(kMostThreads) norm_on_cluster(const __grid_con
 template <typename Layout, bool kAdds>
 __global__ void __launch_bounds__(kMostThreads) partial_moments(const __grid_constant__ Norm norm) {
     BlockMemory<Layout>& memory = *reinterpret_cast<BlockMemory<Layout>*>(shared_memory());
-    const int split = static_cast<int>(blockIdx.x % norm.splits);
-    const Walk walk = walk_of<Layout>(norm, static_cast<int>(blockIdx.x / norm.splits), split);
+    const int split = static_cast<int>(blockIdx.x % norm.of_x.splits);
+    const Walk walk = walk_of<Layout>(norm, norm.of_x, static_cast<int>(blockIdx.x / norm.of_x.splits), split);
     wait_for_previous_kernel();
     let_next_kernel_begin();
     const auto read = [&](int index) { return *vector_at<Layout>(norm.x, walk.x + index * walk.x_step); };
@@ -178,13 +179,25 @@ __global__ void __launch_bounds__(kMostThreads) partial_moments(const __grid_con
 }
 
 // The second: every block merges its slice's parts and writes its rows of y. It begins with the rows that were read
-// last, which the second-level cache still has. `norm.x` is the sum where there is one.
-template <typename Layout>
+// last, which the second-level cache still has. `norm.x` is the sum where there is one. kDoubles: y has twice the
+// height and width of x, each of whose elements is four of the upsampled map, which has the same moments.
+template <typename Layout, bool kDoubles>
 __global__ void __launch_bounds__(kMostThreads) norm_from_parts(const __grid_constant__ Norm norm) {
     BlockMemory<Layout>& memory = *reinterpret_cast<BlockMemory<Layout>*>(shared_memory());
     const unsigned block = gridDim.x - 1 - blockIdx.x;
-    const int slice = static_cast<int>(block / norm.splits);
-    const Walk walk = walk_of<Layout>(norm, slice, static_cast<int>(block % norm.splits));
+    const int slice = static_cast<int>(block / norm.of_y.splits);
+    Walk walk = walk_of<Layout>(norm, norm.of_y, slice, static_cast<int>(block % norm.of_y.splits));
+    walk.pivot = start_of<Layout>(norm, norm.of_x.pixels, slice);
+    const auto x_at = [&](int index) {
+        if constexpr (kDoubles) {
+            const uint32_t pixel = static_cast<uint32_t>(walk.row + index * walk.rows_a_step);
+            const uint32_t line = pixel / norm.width;
+            const uint32_t from = line / 2 * (norm.width / 2) + (pixel - line * norm.width) / 2;
+            return walk.pivot + static_cast<int64_t>(from) * (Layout::kLanes > 1 ? norm.channels : 1);
+        } else {
+            return walk.x + index * walk.x_step;
+        }
+    };
     // The modulation was there before the first kernel let this one begin.
     Modulation<Layout> batch;
     read_modulation<Layout>(norm, walk, 0, batch);
@@ -195,7 +208,7 @@ __global__ void __launch_bounds__(kMostThreads) norm_from_parts(const __grid_con
 #pragma unroll
         for (int place = 0; place < kBatch; ++place) {
             if (first + place < walk.count) {
-                x[place] = *vector_at<Layout>(norm.x, walk.x + (first + place) * walk.x_step);
+                x[place] = *vector_at<Layout>(norm.x, x_at(first + place));
             }
         }
     };
@@ -203,8 +216,8 @@ __global__ void __launch_bounds__(kMostThreads) norm_from_parts(const __grid_con
     float pivots[Layout::kChannelsAThread];
     read_pivots<Layout, false>(norm, walk, pivots);
 
-    const Part* parts = norm.parts + static_cast<int64_t>(slice) * norm.splits * Layout::kChannels;
-    finish_statistics<Layout>(memory, norm.epsilon, norm.splits,
+    const Part* parts = norm.parts + static_cast<int64_t>(slice) * norm.of_x.splits * Layout::kChannels;
+    finish_statistics<Layout>(memory, norm.epsilon, norm.of_x.splits,
                               [&](int split, int channel) { return parts[split * Layout::kChannels + channel]; });
     write_modulated<Layout>(
         norm, walk, pivots, memory, batch, [&](int, int place) { return x[place]; },

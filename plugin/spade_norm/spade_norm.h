@@ -9,8 +9,9 @@ extern "C" {
 #endif
 
 /* y = leaky((s - mean) / sqrt(variance + epsilon) * (1 + gamma) + beta) with s = x, or s = x + residual rounded to the
- * tensor's type; mean and variance over height and width of each channel of each image. The first `channels` channels
- * of the modulation are gamma, the others beta. All tensors are contiguous and of one type and layout: linear
+ * tensor's type; mean and variance over height and width of each channel of each image. With `upsample` 2, x, residual
+ * and sum have half of `height` and `width`, and s is upsampled (nearest) before it is normalised. The first `channels`
+ * channels of the modulation are gamma, the others beta. All tensors are contiguous and of one type and layout: linear
  * (N, C, H, W), or channels-last (N, H, W, C) with 16-byte aligned addresses, C a multiple of 8 and 16-bit types. */
 typedef struct {
     const void* x;
@@ -26,6 +27,7 @@ typedef struct {
     int32_t feature_type; /* SADTRT_FLOAT32, ... */
     int32_t layout;       /* SADTRT_LINEAR, ... */
     int32_t form;         /* 0 lets the launcher choose, 1 one kernel on clusters, 2 two kernels: for tests */
+    int32_t upsample;     /* 1 or 2 */
 } SadtrtSpadeNorm;
 
 /* Launches on a CUDA stream (a cudaStream_t; NULL is the default stream) and returns at once: no allocation, no

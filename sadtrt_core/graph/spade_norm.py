@@ -1,12 +1,13 @@
 """SPADE norms as nodes of our own: norm, modulation and leaky ReLU in one pass over the tensor (plugin/spade_norm).
 
 TensorRT computes what follows an instance norm in linear layout and converts to and from it for every norm; the
-operator stays in the layout of the convolutions on either side. Three rewritings, all exact in real numbers:
+operator stays in the layout of the convolutions on either side. All exact in real numbers:
 
 - the convolutions of gamma and beta become one of twice the outputs, which the operator reads without splitting;
 - InstanceNormalization, 1 + gamma, Mul, Add and a LeakyRelu behind them become SpadeNorm;
 - a residual sum that is normalised becomes part of the operator (SpadeNormAdd), which writes the sum as well, because
-  a convolution with a residual in its epilogue is slower than one without.
+  a convolution with a residual in its epilogue is slower than one without;
+- an upsampled map that is normalised is read before it is upsampled.
 
 The node of `/decoder/up_0/norm_0/Mul` is called `/decoder/up_0/norm_0/SpadeNorm`, with or without a sum. The merged
 convolution keeps the name of gamma's (`.../mlp_gamma/Conv`).
@@ -23,6 +24,7 @@ from onnx import helper, numpy_helper
 
 from sadtrt_core.graph.edit import drop_unused, replace_nodes
 from sadtrt_core.graph.plugin_nodes import PLUGIN_VERSION, SPADE_NORM, SPADE_NORM_ADD
+from sadtrt_core.graph.upsampled import nearest_factor
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ def fuse_spade_norms(
     replaced: dict[str, list[onnx.NodeProto]] = {}
     summed: set[str] = set()
     for norm in found:
-        source = graph.producer.get(norm.norm.input[0])
+        normalised, upsample = _upsampled(norm, graph, kept)
+        source = graph.producer.get(normalised)
         adds = source is not None and source.output[0] not in summed and _may_add(source, norm, graph, kept)
         if adds and source is not None:
             summed.add(source.output[0])
-        replaced[norm.last.output[0]] = _fused(norm, source if adds else None, model, graph.weights)
+        inputs = list(source.input) if adds and source is not None else [normalised]
+        replaced[norm.last.output[0]] = _fused(norm, inputs, normalised, upsample, model, graph.weights)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.output[0] not in summed:
@@ -172,6 +176,19 @@ def _may_merge(gamma: onnx.NodeProto, beta: onnx.NodeProto, graph: _Graph) -> bo
     return constant and all(graph.weights[one].dims == graph.weights[other].dims for one, other in pairs)
 
 
+def _upsampled(norm: _Norm, graph: _Graph, kept: Collection[str]) -> tuple[str, int]:
+    """The tensor that is normalised, and 1; where that is an upsampled map, the map before, and 2.
+
+    Nearest upsampling repeats every element equally often, so mean and variance are those of the map before.
+    """
+    name = norm.norm.input[0]
+    maker = graph.producer.get(name)
+    alike = maker is not None and (maker.name in kept) == (norm.norm.name in kept)
+    if maker is not None and alike and nearest_factor(maker, graph.weights) == 2:
+        return maker.input[0], 2
+    return name, 1
+
+
 def _may_add(source: onnx.NodeProto, norm: _Norm, graph: _Graph, kept: Collection[str]) -> bool:
     """Whether what is normalised is a sum of two maps of as many channels that the operator can make."""
     if source.op_type != "Add" or (source.name in kept) != (norm.norm.name in kept):
@@ -193,9 +210,16 @@ def _channels(name: str, graph: _Graph) -> int | None:
 
 
 def _fused(
-    norm: _Norm, addition: onnx.NodeProto | None, model: onnx.ModelProto, weights: dict[str, onnx.TensorProto]
+    norm: _Norm,
+    inputs: list[str],
+    normalised: str,
+    upsample: int,
+    model: onnx.ModelProto,
+    weights: dict[str, onnx.TensorProto],
 ) -> list[onnx.NodeProto]:
-    """The merged convolution and the operator; the merged weights are added to the model."""
+    """The merged convolution and the operator, of one input or of two whose sum is `normalised`; the merged weights are
+    added to the model.
+    """
     merged = onnx.NodeProto()
     merged.CopyFrom(norm.gamma)
     merged.output[0] = f"{norm.gamma.name}/with_beta"
@@ -207,12 +231,11 @@ def _fused(
     attributes = {"epsilon": options.get("epsilon", 1e-5), "slope": 1.0, "plugin_version": PLUGIN_VERSION}
     if norm.last is not norm.shift:
         attributes["slope"] = options.get("alpha", 0.01)  # ONNX's own where the node says nothing.
-    if addition is None:
-        inputs, outputs, kind = [norm.norm.input[0]], [], SPADE_NORM
-    else:
-        inputs, outputs, kind = list(addition.input), [addition.output[0]], SPADE_NORM_ADD
+    if upsample > 1:
+        attributes["upsample"] = upsample
+    kind, sums = (SPADE_NORM_ADD, [normalised]) if len(inputs) > 1 else (SPADE_NORM, [])
     operator = helper.make_node(
-        kind, [*inputs, merged.output[0]], [*outputs, norm.last.output[0]], name=norm.name, **attributes
+        kind, [*inputs, merged.output[0]], [*sums, norm.last.output[0]], name=norm.name, **attributes
     )
     return [merged, operator]
 

@@ -72,12 +72,12 @@ def _before_upsampling(
 ) -> tuple[str, int]:
     """The map that upsampling by the factor made the tensor `name` of; the tensor itself and 1 where none did."""
     factor = 1
-    while (node := producers.get(name)) is not None and (own := _nearest_factor(node, weights)) is not None:
+    while (node := producers.get(name)) is not None and (own := nearest_factor(node, weights)) is not None:
         name, factor = node.input[0], factor * own
     return name, factor
 
 
-def _nearest_factor(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> int | None:
+def nearest_factor(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> int | None:
     """By how much a node upsamples height and width, None for any other node."""
     if node.op_type != "Resize" or len(node.input) < 3 or node.input[2] not in weights:
         return None

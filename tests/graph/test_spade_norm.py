@@ -27,7 +27,8 @@ from sadtrt_core.renderer.stages import STAGES, call_stage, stage_module
 NORMS = 18
 
 
-def _spade_norm(x: np.ndarray, modulation: np.ndarray, epsilon: float, slope: float) -> np.ndarray:
+def _spade_norm(x: np.ndarray, modulation: np.ndarray, epsilon: float, slope: float, upsample: int) -> np.ndarray:
+    x = x.repeat(upsample, 2).repeat(upsample, 3)
     gamma, beta = torch.from_numpy(modulation).chunk(2, 1)
     y = torch.nn.functional.instance_norm(torch.from_numpy(x), eps=epsilon) * (1 + gamma) + beta
     return torch.nn.functional.leaky_relu(y, slope).numpy()
@@ -36,17 +37,26 @@ def _spade_norm(x: np.ndarray, modulation: np.ndarray, epsilon: float, slope: fl
 class SpadeNorm(OpRun):
     op_domain = ""
 
-    def _run(self, x: Any, modulation: Any, epsilon: float, slope: float, plugin_version: str) -> tuple[Any]:
-        return (_spade_norm(x, modulation, epsilon, slope),)
+    def _run(
+        self, x: Any, modulation: Any, epsilon: float, slope: float, plugin_version: str, upsample: int = 1
+    ) -> tuple[Any]:
+        return (_spade_norm(x, modulation, epsilon, slope, upsample),)
 
 
 class SpadeNormAdd(OpRun):
     op_domain = ""
 
     def _run(
-        self, x: Any, residual: Any, modulation: Any, epsilon: float, slope: float, plugin_version: str
+        self,
+        x: Any,
+        residual: Any,
+        modulation: Any,
+        epsilon: float,
+        slope: float,
+        plugin_version: str,
+        upsample: int = 1,
     ) -> tuple[Any, Any]:
-        return x + residual, _spade_norm(x + residual, modulation, epsilon, slope)
+        return x + residual, _spade_norm(x + residual, modulation, epsilon, slope, upsample)
 
 
 def decode_graph(renderer: Renderer) -> onnx.ModelProto:
@@ -69,7 +79,7 @@ def test_the_decoder_computes_the_same_frames(seeded_demo: Renderer) -> None:
     assert fuse_spade_norms(model) == frozenset()
     after = operators(model)
     # The sums of five middle blocks are normalised next; the sixth's and up_0's are resized first.
-    assert (after[SPADE_NORM], after[SPADE_NORM_ADD]) == (NORMS - 5, 5)
+    assert (after[SPADE_NORM], after[SPADE_NORM_ADD]) == (NORMS - 7, 7)
     assert after["InstanceNormalization"] == after["Mul"] == 0
     assert before["Conv"] - after["Conv"] == NORMS
     stage = STAGES["decode"]
@@ -107,6 +117,10 @@ def test_slopes_and_epsilons_are_those_of_the_nodes_replaced(tiny: Renderer) -> 
             assert attributes["epsilon"] == np.float32(1e-5)
             assert attributes["slope"] == np.float32(1.0 if "norm_s" in name else 0.2)
             assert attributes["plugin_version"] == b"1"
+            assert attributes.get("upsample", 1) == (2 if "/up_" in name and "norm_1" not in name else 1)
+    assert not any(
+        node.op_type == "Resize" for node in model.graph.node if node.output[0] != "/decoder/Resize_3_output_0"
+    )
 
 
 def test_a_sum_has_one_maker_whoever_else_reads_it(tiny: Renderer) -> None:

@@ -84,6 +84,17 @@ def test_rows_of_whole_cache_lines(kernel: SpadeKernel, form: str, channels: int
             check(kernel, case, "channels_last", form)
 
 
+@pytest.mark.parametrize(("channels", "height", "width"), [(64, 9, 12), (128, 33, 20), (24, 7, 5), (3, 10, 2)])
+def test_what_is_normalised_is_upsampled_first(kernel: SpadeKernel, channels: int, height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(channels)
+    for dtype in (torch.float16, torch.float32):
+        x, residual = (torch.randn((2, channels, height, width), generator=generator).to(dtype) for _ in range(2))
+        modulation = torch.randn((2, 2 * channels, 2 * height, 2 * width), generator=generator).to(dtype)
+        for case in (Case(x, modulation, upsample=2), Case(x, modulation, residual, upsample=2)):
+            for layout in layouts_of(case):
+                check(kernel, case, layout)
+
+
 @pytest.mark.parametrize("form", ["cluster", "two kernels"])
 def test_a_mean_of_ten_thousand_deviations_costs_no_digits(kernel: SpadeKernel, form: str) -> None:
     generator = torch.Generator().manual_seed(2)
