@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PLUGIN = Path(__file__).resolve().parents[2] / "plugin"
+PLUGIN = Path(__file__).resolve().parents[1] / "plugin"
 
 
 def compiled(source: Path, folder: Path, *options: str) -> ctypes.CDLL:
@@ -25,5 +25,5 @@ def compiled(source: Path, folder: Path, *options: str) -> ctypes.CDLL:
 
 def kernels_on_host(operator: str, folder: Path) -> ctypes.CDLL:
     """An operator's launcher and kernels, every thread of which the host runs."""
-    source = Path(__file__).parent / "cuda_on_host" / f"run_{operator}.cpp"
+    source = Path(__file__).parent / "plugin" / "cuda_on_host" / f"run_{operator}.cpp"
     return compiled(source, folder, f"-I{source.parent}")
