@@ -8,14 +8,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from plugin.common.timing import Timing
-from sadtrt_core.engine.kernels import kernels_version, load_kernels
+from sadtrt_core.engine.kernels import KernelLaunch, kernels_version, load_kernels
 from sadtrt_core.engine.plugin import BUILD_FOLDER
 from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel
 from sadtrt_core.errors import UserError
@@ -33,22 +34,6 @@ class Checked:
 
 #: Takes the kernels, the number of random cases, and whether they are to be small. A sentence says what failed else.
 Check = Callable[[ctypes.CDLL, int, bool], Iterable[Checked | str]]
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Microseconds of one launch in a CUDA graph: all tensors in memory, or in the L2 cache where they fit.
-
-    `every_byte_once_us` is what the bytes take at the rate of a copy on this device.
-    """
-
-    operator: str
-    shape: str
-    dtype: str
-    method: str
-    cold_us: float
-    warm_us: float
-    every_byte_once_us: float
 
 
 def main(
@@ -94,7 +79,7 @@ def main(
         "failed": failed,
     }
     if not options.quick:
-        report["times"] = [asdict(row) for row in _timed(timings, kernels)]
+        report["times"] = list(_timed(timings, kernels))
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -115,21 +100,39 @@ def _checked(results: Iterable[Checked | str]) -> tuple[dict[str, float], list[s
     return worst, failed
 
 
-def _timed(timings: Iterable[Timing], kernels: ctypes.CDLL) -> list[Timed]:
-    """Times of every method, each printed as it is known."""
+def replayed(launches: Sequence[KernelLaunch], expected: Sequence[Tensor]) -> Iterator[str]:
+    """What goes wrong where the launches follow one another in a CUDA graph: nothing runs before it is replayed."""
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for launch in launches:
+            launch()
+    if not all(launch.result.isnan().all() for launch in launches):
+        yield "capturing a CUDA graph ran the kernel"
+    for _ in range(20):
+        graph.replay()
+    torch.cuda.synchronize()
+    if not all(torch.equal(launch.result.to(e.device), e) for launch, e in zip(launches, expected, strict=True)):
+        yield "a replayed CUDA graph gave other numbers"
+
+
+def _timed(timings: Iterable[Timing], kernels: ctypes.CDLL) -> Iterator[dict[str, object]]:
+    """Microseconds of one launch by every method, in a CUDA graph; each printed as it is known.
+
+    Cold: all tensors are in memory, warm: in the L2 cache where they fit.
+    """
     device = torch.device("cuda")
     rate = copy_rate(device)
-    rows = []
     for timing in timings:
         copies = copies_beyond_cache(timing.bytes_moved, device)
+        about = {"operator": timing.operator, "shape": timing.shape, "dtype": str(timing.dtype).removeprefix("torch.")}
         limit_us = timing.bytes_moved / rate * 1e6
-        named = timing.operator, timing.shape, str(timing.dtype).removeprefix("torch.")
-        print(f"{', '.join(named)}: every byte once takes {limit_us:.2f} us")
+        print(f"{', '.join(about.values())}: every byte once at the rate of a copy {limit_us:.2f} us")
         for method in timing.methods:
             launcher = timing.launcher(method, lambda: kernels)
             launches = [launcher(timing.make(device, seed)) for seed in range(copies)]
             launches[0]()
-            row = Timed(*named, method, graph_time_us(launches), graph_time_us(launches[:1]), limit_us)
-            print(f"  {method:40} cold {row.cold_us:8.2f} us, warm {row.warm_us:8.2f} us", flush=True)
-            rows.append(row)
-    return rows
+            cold_us, warm_us = graph_time_us(launches), graph_time_us(launches[:1])
+            print(f"  {method:40} cold {cold_us:8.2f} us, warm {warm_us:8.2f} us", flush=True)
+            times = {"cold_us": cold_us, "warm_us": warm_us, "every_byte_once_us": limit_us}
+            yield {**about, "method": method, **times}

@@ -142,32 +142,17 @@ def sum_excess(case: Case, output: Tensor) -> float:
 
 def timings() -> Iterator[Timing]:
     """Both nodes at 256 px."""
-    voxels = torch.Size(PLACES).numel()
+    voxels, motion_count = torch.Size(PLACES).numel(), KEYPOINTS + 1
     for dtype in (torch.float16, torch.float32):
-        feature = dtype.itemsize
         half = dtype == torch.float16
-        yield Timing(
-            "motion input",
-            f"{KEYPOINTS} keypoints, {FEATURES} channels",
-            dtype,
-            (FEATURES + (KEYPOINTS + 1) * (FEATURES + 1)) * voxels * feature,
-            partial(_renderer_case, FEATURES, dtype),
-            _methods(input_launch, (True, True), (False, True)) if half else _methods(input_launch),
-            input_excess,
-            input_in_torch,
-            arguments,
-        )
-        yield Timing(
-            "motion sum",
-            f"{KEYPOINTS} keypoints",
-            dtype,
-            ((KEYPOINTS + 1) * feature + 3 * 4) * voxels,
-            partial(_renderer_case, KEYPOINTS + 1, dtype),
-            _methods(sum_launch, (True, False)) if half else _methods(sum_launch),
-            sum_excess,
-            sum_in_torch,
-            arguments,
-        )
+        of_input = _methods(input_launch, (True, True), (False, True)) if half else {"kernel, linear": input_launch}
+        of_sum = _methods(sum_launch, (True, False)) if half else {"kernel, linear": sum_launch}
+        read_and_written = (FEATURES + motion_count * (FEATURES + 1)) * dtype.itemsize
+        make = partial(_renderer_case, FEATURES, dtype), partial(_renderer_case, motion_count, dtype)
+        shape, moved = f"{KEYPOINTS} keypoints, {FEATURES} channels", read_and_written * voxels
+        yield Timing("motion input", shape, dtype, moved, make[0], of_input, input_excess, input_in_torch, arguments)
+        shape, moved = f"{KEYPOINTS} keypoints", (motion_count * dtype.itemsize + 3 * 4) * voxels
+        yield Timing("motion sum", shape, dtype, moved, make[1], of_sum, sum_excess, sum_in_torch, arguments)
 
 
 def _renderer_case(channels: int, dtype: torch.dtype, device: torch.device, seed: int) -> Case:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from plugin.common.checking import Checked, main
+from plugin.common.checking import Checked, main, replayed
 from plugin.grid_sample_3d.cases import MODES, Case, random_cases, reference, worst_excess
 from sadtrt_core.engine.kernels import FEATURE_TYPES, workspace_bytes
 from sadtrt_core.sampling.kernel import FUNCTION, kernel_launch, sampling_problem
@@ -100,7 +100,7 @@ def check(kernels: ctypes.CDLL, count: int, quick: bool) -> Iterator[Checked | s
     yield from check_order(kernels, quick)
 
 
-def check_order(kernels: ctypes.CDLL, quick: bool) -> list[str]:
+def check_order(kernels: ctypes.CDLL, quick: bool) -> Iterator[str]:
     """The same numbers as alone from two streams at once, each with a workspace of its own, and, unless `quick`, from
     a replayed CUDA graph in which two samplings share one.
     """
@@ -108,12 +108,6 @@ def check_order(kernels: ctypes.CDLL, quick: bool) -> list[str]:
         Case(torch.randn(1, 4, 16, 64, 64).half(), torch.rand(16, 8, 32, 32, 3) * 2 - 1, MODES[0]) for _ in range(2)
     ]
     expected = [run_case(kernels, case, PACKED) for case in cases]
-
-    def differ(outputs: Sequence[torch.Tensor]) -> bool:
-        torch.cuda.synchronize()
-        return not all(torch.equal(output.cpu(), wanted) for output, wanted in zip(outputs, expected, strict=True))
-
-    failed = []
     launches = [kernel_launch(kernels, case.volume, case.grid, device="cuda", **PACKED) for case in cases]
     streams = [torch.cuda.Stream(), torch.cuda.Stream()]
     torch.cuda.synchronize()
@@ -122,25 +116,16 @@ def check_order(kernels: ctypes.CDLL, quick: bool) -> list[str]:
         for stream, launch in zip(streams, launches, strict=True):
             with torch.cuda.stream(stream):
                 outputs.append(launch())
-    if differ(outputs):
-        failed.append("two streams at once gave other numbers than one")
+    torch.cuda.synchronize()
+    if not all(torch.equal(output.cpu(), wanted) for output, wanted in zip(outputs, expected, strict=True)):
+        yield "two streams at once gave other numbers than one"
     if quick:
-        return failed
+        return
     shapes = tuple(cases[0].volume.shape), tuple(cases[0].grid.shape)
     size = workspace_bytes(kernels, FUNCTION, sampling_problem(*shapes, torch.float16, **PACKED))
     shared = torch.empty(size, dtype=torch.uint8, device="cuda")
     launches = [kernel_launch(kernels, case.volume, case.grid, shared, "cuda", **PACKED) for case in cases]
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = [launch() for launch in launches]
-    if not all(output.isnan().all() for output in outputs):
-        failed.append("capturing a CUDA graph ran the kernel")
-    for _ in range(20):
-        graph.replay()
-    if differ(outputs):
-        failed.append("a replayed CUDA graph gave other numbers")
-    return failed
+    yield from replayed(launches, expected)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from plugin.common.checking import Checked, main
+from plugin.common.checking import Checked, main, replayed
 from plugin.common.timing import Timing
 from plugin.spade_norm.cases import (
     DECODER,
@@ -101,20 +101,9 @@ def check_graph(kernels: ctypes.CDLL) -> Iterator[str]:
     shapes = (64, False), (33, True), (128, True)
     cases = [decoder_case(64, side, torch.float16, adds, torch.device("cuda"), side) for side, adds in shapes]
     for form in forms():
-        expected = [spade_launch(kernels, case, "channels_last", form)() for case in cases]
-        launches = [spade_launch(kernels, case, "channels_last", form) for case in cases]
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for launch in launches:
-                launch()
-        if not all(launch.result.isnan().all() for launch in launches):
-            yield f"capturing a CUDA graph ran the kernel, {form}"
-        for _ in range(20):
-            graph.replay()
-        torch.cuda.synchronize()
-        if not all(torch.equal(launch.result, y) for launch, y in zip(launches, expected, strict=True)):
-            yield f"a replayed CUDA graph gave other numbers, {form}"
+        first, second = ([spade_launch(kernels, case, "channels_last", form) for case in cases] for _ in range(2))
+        for failure in replayed(first, [launch() for launch in second]):
+            yield f"{failure}, {form}"
 
 
 def timings_of_forms() -> Iterator[Timing]:
