@@ -4,8 +4,8 @@
     compute-sanitizer python3 plugin/dense_motion/check.py --quick --cases 60       # also --tool racecheck
 
 Every case is compared with PyTorch in fp64; the times are those of the renderer at 256 pixels, beside the same work in
-PyTorch in the features' type. Writes dense_motion_check.json into --out. Exit status: 0 all right, 1 a case failed,
-2 nothing could run.
+PyTorch in the features' type, eager and compiled. Writes dense_motion_check.json into --out.
+Exit status: 0 all right, 1 a case failed, 2 nothing could run.
 """
 
 from __future__ import annotations

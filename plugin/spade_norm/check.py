@@ -5,8 +5,8 @@
 
 Every case is compared with instance norm, modulation and leaky ReLU in fp64, in every layout and by both forms: one
 kernel on clusters (sm_90 and later) and two kernels. Times are of one norm out of a CUDA graph of many, cold (the
-launches go round over more copies of all tensors than the cache holds) and warm (one copy), beside PyTorch's best form
-in the same layout. Writes spade_norm_check.json into --out.
+launches go round over more copies of all tensors than the cache holds) and warm (one copy), beside PyTorch in channels
+last, eager and compiled. Writes spade_norm_check.json into --out.
 Exit status: 0 all right, 1 a case failed, 2 nothing could run.
 """
 
