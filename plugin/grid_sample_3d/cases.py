@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from plugin.common.launching import FP32_BOUND, worst_share
+
 SPECIAL_COORDINATES = (
     *(-1.0, 1.0, 0.0, -0.0, 0.5, -0.5, 3.0, -3.0, 1e-30, -1e-30, 0.99999994, -0.99999994, 1.0000001, -1.0000001),
     *(1e4, -1e4, 1e6, -1e6, float("nan"), float("inf"), float("-inf")),
@@ -28,12 +30,6 @@ LARGEST_SIZE = 65
 TIE_DISTANCE = 1e-3
 """Nearest samples closer than this to the middle between two voxels (in voxels) are not compared: rounding the
 coordinate to fp32 arithmetic may put them on either side, in PyTorch as well as here."""
-
-FP32_BOUND = 1e-5
-"""Largest fp32 difference from fp64, relative to the largest feature of the volume."""
-
-ROUNDING = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-"""Half a unit in the last place, relative: what one rounding to the stored type may change."""
 
 
 @dataclass(frozen=True)
@@ -113,17 +109,8 @@ def compared_points(case: Case) -> torch.Tensor:
 
 
 def worst_excess(case: Case, output: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference as a share of what is allowed (at most 1 passes); infinity where only one is finite.
-
-    Allowed is FP32_BOUND times the largest finite feature, plus for fp16 and bf16 one rounding of the expected value
-    to the stored type (at least one of the smallest normal number).
-    """
-    if output.dtype != case.volume.dtype or output.shape != expected.shape:
+    """Largest difference as a share of what is allowed, relative to the largest finite feature."""
+    if output.dtype != case.volume.dtype:
         return float("inf")
-    finite = expected.isfinite()
-    smallest = torch.finfo(case.volume.dtype).tiny
-    allowed = FP32_BOUND * case.volume.abs().nan_to_num(0.0, 0.0).amax().double()
-    allowed = allowed + ROUNDING[case.volume.dtype] * expected.abs().clamp_min(smallest)
-    share = torch.where(finite, (output.double() - expected).abs() / allowed, 0.0)
-    share = torch.where(output.isfinite() == finite, share, float("inf"))
-    return float(torch.where(compared_points(case), share, 0.0).amax())
+    largest = case.volume.abs().nan_to_num(0.0, 0.0).amax().double()
+    return worst_share(output, expected, FP32_BOUND * largest, compared_points(case))

@@ -11,14 +11,10 @@ Exit status: 0 all right, 1 a case failed, 2 nothing could run.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import itertools
-import json
-import os
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +22,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from cases import MODES, Case, random_cases, reference, worst_excess
-
-from sadtrt_core.engine.kernels import kernels_version, load_kernels, workspace_bytes
-from sadtrt_core.engine.plugin import BUILD_FOLDER
-from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel
-from sadtrt_core.errors import UserError
+from plugin.common.checking import Checked, main, replayed
+from plugin.grid_sample_3d.cases import MODES, Case, random_cases, reference, worst_excess
+from sadtrt_core.engine.kernels import FEATURE_TYPES, workspace_bytes
 from sadtrt_core.sampling.kernel import FUNCTION, kernel_launch, sampling_problem
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 GROUPS = (0, 4, 8, 16)
 PACKED: dict[str, Any] = {"packing": "always"}
 WAYS: dict[str, dict[str, Any]] = {
@@ -61,7 +53,7 @@ def run_case(kernels: ctypes.CDLL, case: Case, way: dict[str, Any]) -> torch.Ten
 
 def random_ways(count: int, device: str, quick: bool) -> Iterator[Work]:
     voxels, points = (2000, 300) if quick else (100_000, 8000)
-    for number, case in enumerate(random_cases(count, DTYPES, voxels, points, device)):
+    for number, case in enumerate(random_cases(count, tuple(FEATURE_TYPES), voxels, points, device)):
         ways = EVERY_WAY if quick or number % 10 == 0 else WAYS
         group = {"channels_per_thread": GROUPS[number % 4]}
         yield f"case {number}", case, {name: way | group for name, way in ways.items()}
@@ -98,22 +90,17 @@ def special_ways(device: str, quick: bool) -> Iterator[Work]:
         yield "more than 2^31 voxels", large, {"linear": WAYS["linear"]}
 
 
-def check_cases(kernels: ctypes.CDLL, work: Iterable[Work]) -> tuple[dict[str, float], list[str]]:
-    """Worst share of the allowed difference by type, way and interpolation, and a line for each failed case."""
-    worst: dict[str, float] = {}
-    failed = []
-    for name, case, ways in work:
+def check(kernels: ctypes.CDLL, count: int, quick: bool) -> Iterator[Checked | str]:
+    device = "cpu" if quick else "cuda"
+    for name, case, ways in itertools.chain(random_ways(count, device, quick), special_ways(device, quick)):
         expected = reference(case)
         for way, choices in ways.items():
-            excess = worst_excess(case, run_case(kernels, case, choices), expected)
-            key = f"{str(case.volume.dtype).removeprefix('torch.')}, {way}, {case.how['mode']}"
-            worst[key] = max(worst.get(key, 0.0), excess)
-            if not excess <= 1.0:
-                failed.append(f"{name}, {way}: {excess:.3g} times the bound, {case}")
-    return worst, failed
+            kind = f"{str(case.volume.dtype).removeprefix('torch.')}, {way}, {case.how['mode']}"
+            yield Checked(kind, f"{name}, {case}", worst_excess(case, run_case(kernels, case, choices), expected))
+    yield from check_order(kernels, quick)
 
 
-def check_order(kernels: ctypes.CDLL, quick: bool) -> list[str]:
+def check_order(kernels: ctypes.CDLL, quick: bool) -> Iterator[str]:
     """The same numbers as alone from two streams at once, each with a workspace of its own, and, unless `quick`, from
     a replayed CUDA graph in which two samplings share one.
     """
@@ -121,12 +108,6 @@ def check_order(kernels: ctypes.CDLL, quick: bool) -> list[str]:
         Case(torch.randn(1, 4, 16, 64, 64).half(), torch.rand(16, 8, 32, 32, 3) * 2 - 1, MODES[0]) for _ in range(2)
     ]
     expected = [run_case(kernels, case, PACKED) for case in cases]
-
-    def differ(outputs: Sequence[torch.Tensor]) -> bool:
-        torch.cuda.synchronize()
-        return not all(torch.equal(output.cpu(), wanted) for output, wanted in zip(outputs, expected, strict=True))
-
-    failed = []
     launches = [kernel_launch(kernels, case.volume, case.grid, device="cuda", **PACKED) for case in cases]
     streams = [torch.cuda.Stream(), torch.cuda.Stream()]
     torch.cuda.synchronize()
@@ -135,70 +116,17 @@ def check_order(kernels: ctypes.CDLL, quick: bool) -> list[str]:
         for stream, launch in zip(streams, launches, strict=True):
             with torch.cuda.stream(stream):
                 outputs.append(launch())
-    if differ(outputs):
-        failed.append("two streams at once gave other numbers than one")
+    torch.cuda.synchronize()
+    if not all(torch.equal(output.cpu(), wanted) for output, wanted in zip(outputs, expected, strict=True)):
+        yield "two streams at once gave other numbers than one"
     if quick:
-        return failed
+        return
     shapes = tuple(cases[0].volume.shape), tuple(cases[0].grid.shape)
     size = workspace_bytes(kernels, FUNCTION, sampling_problem(*shapes, torch.float16, **PACKED))
     shared = torch.empty(size, dtype=torch.uint8, device="cuda")
     launches = [kernel_launch(kernels, case.volume, case.grid, shared, "cuda", **PACKED) for case in cases]
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = [launch() for launch in launches]
-    if not all(output.isnan().all() for output in outputs):
-        failed.append("capturing a CUDA graph ran the kernel")
-    for _ in range(20):
-        graph.replay()
-    if differ(outputs):
-        failed.append("a replayed CUDA graph gave other numbers")
-    return failed
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--build", action="store_true", help="build the kernel library with nvcc first")
-    parser.add_argument("--library", type=Path, default=BUILD_FOLDER / KERNEL_LIBRARY)
-    parser.add_argument("--out", type=Path, default=None, help="folder for grid_sample_check.json")
-    parser.add_argument("--cases", type=int, default=2400, help="random cases, each in every layout")
-    parser.add_argument("--quick", action="store_true", help="small cases, for compute-sanitizer")
-    options = parser.parse_args()
-    device = "cpu" if options.quick else "cuda"
-    if options.quick:
-        # Before the first allocation: else tensors are parts of large blocks, and accesses beyond them pass unseen.
-        os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
-    try:
-        if not torch.cuda.is_available():
-            raise UserError("PyTorch sees no GPU on this machine, so nothing was checked")
-        kernels = load_kernels(build_kernel() if options.build else options.library)
-    except UserError as error:
-        print(f"check: {error}", file=sys.stderr)
-        return 2
-
-    started = time.monotonic()
-    work = random_ways(options.cases, device, options.quick), special_ways(device, options.quick)
-    worst, failed = check_cases(kernels, itertools.chain(*work))
-    failed += check_order(kernels, options.quick)
-    print(f"{options.cases} random cases and the limits, in every layout; worst share of the bound:")
-    for key, share in sorted(worst.items()):
-        print(f"  {key:40} {share:.4f}")
-    for line in failed:
-        print(f"FAILED {line}")
-    print("all right" if not failed else f"{len(failed)} failures", f"({time.monotonic() - started:.1f} s)")
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        report = {
-            "device": torch.cuda.get_device_name(),
-            "torch": torch.__version__,
-            "kernel": kernels_version(kernels),
-            "cases": options.cases,
-            "worst_share_of_bound": worst,
-            "failed": failed,
-        }
-        (options.out / "grid_sample_check.json").write_text(json.dumps(report, indent=1) + "\n")
-    return 1 if failed else 0
+    yield from replayed(launches, expected)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__ or "", "grid_sample_check", check, cases=2400))

@@ -6,14 +6,20 @@ import ctypes
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor
 
-TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+from plugin.common.launching import worst_share
+from plugin.common.timing import Timing
+from sadtrt_core.engine.kernels import FEATURE_TYPES, KernelLaunch, workspace_bytes
+
+FUNCTION = "sadtrt_spade_norm"
 LAYOUTS = ("linear", "channels_last")
 FORMS = {"any": 0, "cluster": 1, "two kernels": 2}
+#: The decoder's norms at 256 px: (channels, side) of the middle blocks, of up_0 and of up_1.
+DECODER = ((512, 64), (512, 128), (256, 128), (256, 256), (64, 256))
 #: Of the largest term, in roundings of fp32: what sums in another order may differ by.
 ROUNDINGS = 32
 
@@ -40,74 +46,40 @@ class Case:
     slope: float = 0.2
     upsample: int = 1
 
-    def describe(self) -> str:
-        """One line that names the case."""
+    def __str__(self) -> str:
         added = "" if self.residual is None else " with a residual"
         return f"{tuple(self.x.shape)} {str(self.x.dtype).removeprefix('torch.')}{added}, slope {self.slope}"
 
 
-class SpadeKernel:
-    """A library with sadtrt_spade_norm, loaded."""
+def spade_launch(kernels: ctypes.CDLL, case: Case, layout: str = "linear", form: str = "any") -> KernelLaunch:
+    """A case's launch in a layout, on the device of its tensors, outputs of NaN; it gives y as (N, C, H, W).
 
-    def __init__(self, path: Path) -> None:
-        self.library = ctypes.CDLL(str(path))
-        self._run = self.library.sadtrt_spade_norm
-        self._run.argtypes = [ctypes.POINTER(SpadeProblem), ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64]
-        self._workspace = self.library.sadtrt_spade_norm_workspace
-        self._workspace.argtypes = [ctypes.POINTER(SpadeProblem)]
-        self._workspace.restype = ctypes.c_int64
-
-    def run(self, problem: SpadeProblem, stream: int = 0) -> None:
-        """Queue one launch. Raises ValueError with the library's sentence where it refuses."""
-        message = ctypes.create_string_buffer(512)
-        if self._run(ctypes.byref(problem), stream, message, len(message)):
-            raise ValueError(message.value.decode())
-
-    def workspace_bytes(self, problem: SpadeProblem) -> int:
-        """What a launch of two kernels needs."""
-        return int(self._workspace(ctypes.byref(problem)))
-
-
-class SpadeLaunch:
-    """One case's tensors in a layout, outputs of NaN: a call writes `y` and, with a residual, `sum`, as (N, C, H, W).
-
-    It runs on the device of the case's tensors, there on PyTorch's current stream.
+    With a residual the tensor `sum` is written too. Behind the workspace's last byte lie four numbers more, of NaN.
     """
-
-    def __init__(self, kernel: SpadeKernel, case: Case, layout: str = "linear", form: str = "any") -> None:
-        wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-        self.kernel = kernel
-        self.inputs = [
-            None if given is None else given.contiguous(memory_format=wanted)
-            for given in (case.x, case.residual, case.modulation)
-        ]
-        shape = (*case.x.shape[:2], *case.modulation.shape[2:])
-        self.y = case.x.new_full(shape, float("nan")).contiguous(memory_format=wanted)
-        self.sum = None if case.residual is None else torch.full_like(case.x, float("nan"), memory_format=wanted)
-        x, residual, modulation = (None if t is None else t.data_ptr() for t in self.inputs)
-        self.problem = SpadeProblem(
-            x=x,
-            residual=residual,
-            modulation=modulation,
-            sum=None if self.sum is None else self.sum.data_ptr(),
-            y=self.y.data_ptr(),
-            **dict(zip(("batch", "channels", "height", "width"), shape, strict=True)),
-            epsilon=case.epsilon,
-            slope=case.slope,
-            feature_type=TYPES[case.x.dtype],
-            layout=LAYOUTS.index(layout),
-            form=FORMS[form],
-            upsample=case.upsample,
-        )
-        # Whatever is written beyond the workspace's last byte lies in the four numbers that follow.
-        size = kernel.workspace_bytes(self.problem)
-        self.workspace = torch.full((size // 4 + 4,), float("nan"), device=case.x.device)
-        self.problem.workspace, self.problem.workspace_bytes = self.workspace.data_ptr(), size
-
-    def __call__(self) -> Tensor:
-        on_gpu = self.y.is_cuda
-        self.kernel.run(self.problem, torch.cuda.current_stream().cuda_stream if on_gpu else 0)
-        return self.y
+    wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    inputs = {"x": case.x, "residual": case.residual, "modulation": case.modulation}
+    shape = (*case.x.shape[:2], *case.modulation.shape[2:])
+    y = case.x.new_full(shape, float("nan")).contiguous(memory_format=wanted)
+    problem = SpadeProblem(
+        **dict(zip(("batch", "channels", "height", "width"), shape, strict=True)),
+        epsilon=case.epsilon,
+        slope=case.slope,
+        feature_type=FEATURE_TYPES[case.x.dtype],
+        layout=LAYOUTS.index(layout),
+        form=FORMS[form],
+        upsample=case.upsample,
+    )
+    problem.workspace_bytes = workspace_bytes(kernels, FUNCTION, problem)
+    return KernelLaunch(
+        kernels,
+        FUNCTION,
+        problem,
+        y,
+        **{name: None if given is None else given.contiguous(memory_format=wanted) for name, given in inputs.items()},
+        sum=None if case.residual is None else torch.full_like(case.x, float("nan"), memory_format=wanted),
+        y=y,
+        workspace=torch.full((problem.workspace_bytes // 4 + 4,), float("nan"), device=y.device),
+    )
 
 
 def layouts_of(case: Case) -> tuple[str, ...]:
@@ -120,7 +92,7 @@ def random_cases(count: int, most_pixels: int, most_channels: int, device: str =
     chosen = random.Random(0)
     generator = torch.Generator(device).manual_seed(0)
     for number in range(count):
-        dtype = tuple(TYPES)[number % 3]
+        dtype = tuple(FEATURE_TYPES)[number % 3]
         batch = chosen.choice((1, 1, 2, 3))
         channels = chosen.choice((chosen.randint(1, most_channels), 8 * chosen.randint(1, max(most_channels // 8, 1))))
         pixels = chosen.randint(1, most_pixels)
@@ -146,7 +118,7 @@ def normalised_input(case: Case) -> Tensor:
 
 
 def reference(case: Case) -> tuple[Tensor, Tensor]:
-    """y in fp64, and what the kernel's may differ from it by."""
+    """y in fp64, and what fp32 arithmetic may differ from it by."""
     x = normalised_input(case).double()
     gamma, beta = case.modulation.double().chunk(2, 1)
     mean, variance = x.mean((2, 3), keepdim=True), x.var((2, 3), correction=0, keepdim=True)
@@ -158,17 +130,62 @@ def reference(case: Case) -> tuple[Tensor, Tensor]:
     # Statistics are taken relative to the first element: its distance costs roundings too.
     first = normalised.flatten(2)[..., :1, None].abs()
     terms = (1 + gamma.abs()) * (1 + normalised.abs() + first) + beta.abs()
-    stored = torch.finfo(case.x.dtype)
-    bound = terms * ROUNDINGS * torch.finfo(torch.float32).eps / 2 + y.abs() * stored.eps / 2 + stored.smallest_normal
-    return y, bound
+    return y, terms * ROUNDINGS * torch.finfo(torch.float32).eps / 2
 
 
-def worst_excess(case: Case, y: Tensor, expected: tuple[Tensor, Tensor]) -> float:
-    """The largest difference as a multiple of the bound; infinity where something was not written."""
-    difference = (y.double() - expected[0]).abs() / expected[1]
-    return float("inf") if difference.isnan().any() else float(difference.max())
+def worst_excess(case: Case, y: Tensor, expected: tuple[Tensor, Tensor] | None = None) -> float:
+    """Largest difference from the reference as a share of what is allowed."""
+    return worst_share(y, *(expected or reference(case)))
 
 
-def sums_right(case: Case, launch: SpadeLaunch) -> bool:
+def sums_right(case: Case, launch: KernelLaunch) -> bool:
     """Whether the written sum is x + residual, rounded once."""
-    return launch.sum is None or torch.equal(launch.sum, normalised_input(case))
+    written = launch.tensors["sum"]
+    return written is None or torch.equal(written, normalised_input(case))
+
+
+def in_torch(x: Tensor, residual: Tensor | None, modulation: Tensor) -> tuple[Tensor, ...]:
+    """What SadTalker's code computes, gamma and beta already one tensor: the sum, where there is one, and y."""
+    total = x if residual is None else x + residual
+    gamma, beta = modulation.chunk(2, 1)
+    normalised = torch.nn.functional.instance_norm(total, eps=1e-5) * (1 + gamma) + beta
+    y = torch.nn.functional.leaky_relu(normalised, 0.2)
+    return (y,) if residual is None else (total, y)
+
+
+def decoder_case(
+    channels: int, side: int, dtype: torch.dtype, adds: bool, device: torch.device, seed: int, mean: float = 0.0
+) -> Case:
+    """A case of one of the decoder's shapes, with a residual where it `adds`."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def draw(count: int) -> Tensor:
+        return torch.randn((1, count, side, side), generator=generator, device=device)
+
+    x, modulation = draw(channels) + mean, draw(2 * channels) * 0.3
+    return Case(x.to(dtype), modulation.to(dtype), draw(channels).to(dtype) if adds else None)
+
+
+def timings() -> Iterator[Timing]:
+    """The decoder's norms at 256 px, with and without a residual."""
+    linear = partial(spade_launch, layout="linear")
+    half = {"kernel, channels last": partial(spade_launch, layout="channels_last"), "kernel, linear": linear}
+    for dtype in (torch.float16, torch.float32):
+        for channels, side in DECODER:
+            for adds in (False, True):
+                yield Timing(
+                    "spade norm",
+                    f"{channels} channels of {side} x {side}{', with a residual' if adds else ''}",
+                    dtype,
+                    channels * side**2 * dtype.itemsize * (6 if adds else 4),
+                    partial(decoder_case, channels, side, dtype, adds),
+                    half if dtype == torch.float16 else {"kernel, linear": linear},
+                    worst_excess,
+                    in_torch,
+                    _arguments,
+                )
+
+
+def _arguments(case: Case, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+    given = case.x, case.residual, case.modulation
+    return tuple(None if t is None else t.to(dtype, memory_format=torch.channels_last) for t in given)

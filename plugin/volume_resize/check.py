@@ -12,40 +12,18 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
 
-from checking import Checked, Timing, main
-from resize_cases import Case, Resize, in_torch, random_cases, worst_excess
-
-#: Mode, channels, height and width of the input, from the first of the hourglass's resizes to the last; depth is 16.
-HOURGLASS = (
-    *(("halve", 64 * 2**i, 64 // 2**i) for i in range(5)),
-    *(("double", channels, size) for channels, size in ((1024, 2), (1024, 4), (512, 8), (256, 16), (128, 32))),
-)
+from plugin.common.checking import Checked, main
+from plugin.volume_resize.cases import random_cases, resize_launch, timings, worst_excess
 
 
-def check(library: ctypes.CDLL, count: int, quick: bool) -> Iterator[Checked]:
+def check(kernels: ctypes.CDLL, count: int, quick: bool) -> Iterator[Checked]:
     for case in random_cases(count, most_size=9 if quick else 70, device="cuda"):
-        launch = Resize(library, case)
-        launch()
-        yield Checked(case.describe(), worst_excess(case, launch.result()))
-
-
-def timings(library: ctypes.CDLL) -> Iterator[Timing]:
-    for channels_last in (True, False):
-        for mode, channels, size in HOURGLASS:
-            volume = torch.randn((1, channels, 16, size, size), device="cuda").half()
-            case = Case(volume, mode, channels_last)
-            shown = volume.contiguous(memory_format=torch.channels_last_3d) if channels_last else volume
-            moved = 2 * volume.numel() + 2 * torch.Size(case.output_shape).numel()
-            yield Timing(case.describe(), partial(Resize, library, case), partial(in_torch, shown, mode), moved)
+        yield Checked(case.kind, str(case), worst_excess(case, resize_launch(kernels, case)()))
 
 
 if __name__ == "__main__":
-    sys.exit(main(__doc__ or "", "volume_resize_check", check, timings))
+    sys.exit(main(__doc__ or "", "volume_resize_check", check, timings()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,6 +12,9 @@ from sadtrt_core.engine.plugin import BUILD_FOLDER, HOW_TO_BUILD, LIBRARY_VERSIO
 from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY
 from sadtrt_core.engine.tensorrt_api import tensorrt_module
 from sadtrt_core.errors import BuildError, Unavailable, UserError
+
+FEATURE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+"""SADTRT_FLOAT32, ... of plugin/common/library.h."""
 
 _MESSAGE_BYTES = 512
 
@@ -59,27 +61,34 @@ def kernels_absence(device: torch.device) -> str | None:
     return None
 
 
-def launcher(kernels: ctypes.CDLL, name: str) -> Callable[..., None]:
-    """What queues the library's C function `name` on torch's current stream and returns at once.
+class KernelLaunch:
+    """One launch of a library's C function, with the tensors that it reads and writes."""
 
-    It takes the struct that describes the problem, and by keyword the contiguous tensors whose addresses belong into
-    the struct's fields of those names. Raises BuildError with the library's sentence when the problem is refused or
-    CUDA reports an error.
-    """
-    function = kernels[name]
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64]
-    function.restype = ctypes.c_int32
+    def __init__(
+        self, kernels: ctypes.CDLL, name: str, problem: ctypes.Structure, result: Tensor, **tensors: Tensor | None
+    ) -> None:
+        """`problem` is the function's struct, whose fields of the `tensors`' names are set to their addresses.
 
-    def launch(problem: ctypes.Structure, **tensors: Tensor) -> None:
+        `result` is what a call gives: one of them, or a view of it in the operator's own shape.
+        """
+        self.problem, self.result, self.tensors = problem, result, tensors
         for field, tensor in tensors.items():
-            setattr(problem, field, tensor.data_ptr())
-        on_gpu = any(tensor.is_cuda for tensor in tensors.values())
-        stream = torch.cuda.current_stream().cuda_stream if on_gpu else None
-        message = ctypes.create_string_buffer(_MESSAGE_BYTES)
-        if function(ctypes.byref(problem), stream, message, _MESSAGE_BYTES):
-            raise BuildError(message.value.decode())
+            setattr(problem, field, None if tensor is None else tensor.data_ptr())
+        self._on_gpu = any(tensor is not None and tensor.is_cuda for tensor in tensors.values())
+        self._function = kernels[name]
+        self._function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64]
+        self._function.restype = ctypes.c_int32
 
-    return launch
+    def __call__(self) -> Tensor:
+        """Queue it on torch's current stream and give the result at once; on the host it has run by then.
+
+        Raises BuildError with the library's sentence when the problem is refused or CUDA reports an error.
+        """
+        stream = torch.cuda.current_stream().cuda_stream if self._on_gpu else None
+        message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+        if self._function(ctypes.byref(self.problem), stream, message, _MESSAGE_BYTES):
+            raise BuildError(message.value.decode())
+        return self.result
 
 
 def workspace_bytes(kernels: ctypes.CDLL, name: str, problem: ctypes.Structure) -> int:

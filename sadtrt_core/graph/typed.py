@@ -66,7 +66,9 @@ def apply_precision(
     if fused:
         fuse_dense_motion(typed)
         replace_volume_resizes(typed)
-        convolve_before_upsampling(typed)
+        if precision.compute != "bfloat16":
+            # TensorRT for RTX refuses every transposed convolution of bfloat16.
+            convolve_before_upsampling(typed)
     kept = kept_nodes(typed, precision)
     chosen = quantized_nodes(typed, precision)
     if fused:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sadtrt_core.engine.kernels import launcher, workspace_bytes
+from sadtrt_core.engine.kernels import FEATURE_TYPES, KernelLaunch, workspace_bytes
 
 FUNCTION = "sadtrt_grid_sample_3d"
 #: Numbers of the struct's fields by the words for them; those of the modes are torch.nn.functional.grid_sample's.
 NUMBERS: dict[str, dict[Any, int]] = {
-    "feature_type": {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2},
+    "feature_type": FEATURE_TYPES,
     "layout": {"linear": 0, "channels_last": 1},
     "interpolation": {"bilinear": 0, "nearest": 1},
     "padding": {"zeros": 0, "border": 1, "reflection": 2},
@@ -88,7 +87,7 @@ def kernel_launch(
     workspace: Tensor | None = None,
     device: torch.device | str | None = None,
     **choices: Any,
-) -> Callable[[], Tensor]:
+) -> KernelLaunch:
     """One sampling with memory of its own; a call queues it on torch's current stream and gives the samples.
 
     `volume` is (N, C, D, H, W), `grid` (N*k, D', H', W', 3) in fp32, the samples (N*k, C, D', H', W') in the volume's
@@ -114,10 +113,4 @@ def kernel_launch(
     if workspace is not None:
         problem.workspace_bytes = workspace.nbytes
         tensors["workspace"] = workspace
-    queue = launcher(kernels, FUNCTION)
-
-    def launch() -> Tensor:
-        queue(problem, **tensors)
-        return samples
-
-    return launch
+    return KernelLaunch(kernels, FUNCTION, problem, samples, **tensors)

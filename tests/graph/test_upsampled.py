@@ -8,7 +8,9 @@ import torch.nn.functional as F
 
 from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.export import export_stage
+from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.graph.upsampled import convolve_before_upsampling, summed_kernel
+from sadtrt_core.plan import Plan
 from sadtrt_core.renderer.stages import STAGES
 
 
@@ -41,3 +43,11 @@ def test_the_decoder_convolves_its_maps_before_they_are_upsampled(seeded_demo):
     # What no convolution of a map reads any more is not upsampled; the two others are of the picture's features.
     assert sum(node.op_type == "Resize" for node in model.graph.node) == 2
     assert np.abs(after - before).max() < 2e-5
+
+
+@pytest.mark.parametrize(("base", "transposed"), [("float16", 6), ("bfloat16", 0)])
+def test_bfloat16_keeps_its_upsampled_maps(tiny, base, transposed):
+    # TensorRT for RTX refuses a transposed convolution of bfloat16 (tests/plugin/test_plugin_build.py builds both).
+    precision = Plan("mine", base, "a test").precision
+    typed = apply_precision(export_stage(tiny, STAGES["decode"]), precision, has_plugin=True)
+    assert sum(node.op_type == "ConvTranspose" for node in typed.graph.node) == transposed

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from on_host import kernels_on_host
 
-from sadtrt_core.engine.kernels import launcher, workspace_bytes
+from plugin.grid_sample_3d.cases import MODES, Case, random_cases, reference, worst_excess
+from sadtrt_core.engine.kernels import KernelLaunch, workspace_bytes
 from sadtrt_core.errors import BuildError
 from sadtrt_core.sampling.kernel import FUNCTION, kernel_launch, sampling_problem
-
-PLUGIN = Path(__file__).resolve().parents[2] / "plugin"
-sys.path.insert(0, str(PLUGIN / "grid_sample_3d"))
-
-from cases import MODES, Case, random_cases, reference, worst_excess  # noqa: E402
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler (g++ or c++) on the PATH")
-    library = tmp_path_factory.mktemp("kernel") / "libsadtrt_kernel_on_host.so"
-    source = Path(__file__).parent / "cuda_on_host" / "run.cpp"
-    command = [compiler, "-std=c++17", "-O2", "-shared", "-fPIC", f"-I{source.parent}"]
-    subprocess.run([*command, "-o", str(library), str(source)], check=True, timeout=120)
-    return ctypes.CDLL(str(library))
+    return kernels_on_host("grid_sample_3d", tmp_path_factory.mktemp("kernel"))
 
 
 def run(
@@ -129,16 +115,16 @@ def test_features_that_are_not_finite_reach_only_the_samples_that_read_them(
 
 def test_a_bad_launch_is_refused_with_a_sentence(kernel: ctypes.CDLL) -> None:
     problem = sampling_problem((1, 1, 2, 2, 2), (1, 1, 1, 1, 3))
-    launch = launcher(kernel, FUNCTION)
+    launch = KernelLaunch(kernel, FUNCTION, problem, torch.empty(0))
     with pytest.raises(BuildError, match="a null pointer"):
-        launch(problem)
+        launch()
     problem.padding = 7
     with pytest.raises(BuildError, match="padding 7 is not 0"):
-        launch(problem)
+        launch()
     problem.padding, problem.layout = 0, 1
     problem.volume, problem.grid, problem.output = 8, 16, 16
     with pytest.raises(BuildError, match="aligned to 16 bytes"):
-        launch(problem)
+        launch()
 
 
 @pytest.mark.parametrize("layout", ["linear", "channels_last"])

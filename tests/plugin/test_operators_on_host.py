@@ -3,60 +3,37 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from on_host import kernels_on_host
 
-from sadtrt_core.errors import UserError
-
-PLUGIN = Path(__file__).resolve().parents[2] / "plugin"
-for folder in ("common", "volume_resize", "dense_motion"):
-    sys.path.insert(0, str(PLUGIN / folder))
-
-import motion_cases as motion  # noqa: E402
-import resize_cases as resize  # noqa: E402
-from launching import load_library  # noqa: E402
-
-
-def compiled(name: str, folder: Path) -> ctypes.CDLL:
-    compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler (g++ or c++) on the PATH")
-    source = Path(__file__).parent / "cuda_on_host" / f"run_{name}.cpp"
-    library = folder / f"lib{name}_on_host.so"
-    command = [compiler, "-std=c++17", "-O2", "-shared", "-fPIC", f"-I{source.parent}"]
-    subprocess.run([*command, "-o", str(library), str(source)], check=True, timeout=120)
-    return load_library(library)
+from plugin.dense_motion import cases as motion
+from plugin.volume_resize import cases as resize
+from sadtrt_core.errors import BuildError
+from sadtrt_core.renderer.layers import coordinate_grid
 
 
 @pytest.fixture(scope="module")
 def resizing(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compiled("volume_resize", tmp_path_factory.mktemp("kernel"))
+    return kernels_on_host("volume_resize", tmp_path_factory.mktemp("kernel"))
 
 
 @pytest.fixture(scope="module")
 def moving(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compiled("dense_motion", tmp_path_factory.mktemp("kernel"))
+    return kernels_on_host("dense_motion", tmp_path_factory.mktemp("kernel"))
 
 
 def test_volumes_are_halved_and_doubled_in_every_type_and_layout(resizing: ctypes.CDLL) -> None:
     for number, case in enumerate(resize.random_cases(72, most_size=9)):
-        launch = resize.Resize(resizing, case)
-        launch()
-        excess = resize.worst_excess(case, launch.result())
-        assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case.describe()}"
+        excess = resize.worst_excess(case, resize.resize_launch(resizing, case)())
+        assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case}"
 
 
 def test_the_hourglass_input_in_every_type_and_layout(moving: ctypes.CDLL) -> None:
     for number, case in enumerate(motion.random_input_cases(72, most_size=7)):
-        launch = motion.MotionInput(moving, case)
-        launch()
-        excess = motion.input_excess(case, launch.result())
-        assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case.describe()}"
+        excess = motion.input_excess(case, motion.input_launch(moving, case)())
+        assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case}"
 
 
 def test_rows_longer_than_a_block(moving: ctypes.CDLL) -> None:
@@ -65,17 +42,13 @@ def test_rows_longer_than_a_block(moving: ctypes.CDLL) -> None:
         features = torch.randn((1, 4, 2, 3, width), generator=generator).half()
         points = [torch.rand((1, 15, 3), generator=generator) * 2 - 1 for _ in range(2)]
         case = motion.Case(features, *points, last, last)
-        launch = motion.MotionInput(moving, case)
-        launch()
-        assert motion.input_excess(case, launch.result()) <= 1.0
+        assert motion.input_excess(case, motion.input_launch(moving, case)()) <= 1.0
 
 
 def test_the_sum_of_motions_in_every_type_and_layout(moving: ctypes.CDLL) -> None:
     for number, case in enumerate(motion.random_sum_cases(72, most_size=8)):
-        launch = motion.MotionSum(moving, case)
-        launch()
-        excess = motion.sum_excess(case, launch.result())
-        assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case.describe()}"
+        excess = motion.sum_excess(case, motion.sum_launch(moving, case)())
+        assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case}"
 
 
 def test_masks_below_the_floor_count_as_zero(moving: ctypes.CDLL) -> None:
@@ -83,35 +56,30 @@ def test_masks_below_the_floor_count_as_zero(moving: ctypes.CDLL) -> None:
     logits[:, 1] = -6.0  # A mask of 0.0025.
     logits[:, 1, 1] = -8.0  # One of 0.0003.
     case = motion.Case(logits, torch.zeros((1, 1, 3)), torch.full((1, 1, 3), 100.0))
-    launch = motion.MotionSum(moving, case)
-    launch()
-    assert (launch.result()[0, 0, 0, 0] > -0.9).all()
-    assert torch.allclose(launch.result()[0, 1], torch.tensor([1.0]) * case_grid(case)[1], atol=1e-3)
-
-
-def case_grid(case: motion.Case) -> torch.Tensor:
-    return motion.motions(case, torch.float32)[0]
+    deformation = motion.sum_launch(moving, case)()
+    assert (deformation[0, 0, 0, 0] > -0.9).all()
+    assert torch.allclose(deformation[0, 1], coordinate_grid(2, 2, 2)[1], atol=1e-3)
 
 
 def test_a_bad_launch_is_refused_with_a_sentence(resizing: ctypes.CDLL, moving: ctypes.CDLL) -> None:
-    halving = resize.Resize(resizing, resize.Case(torch.zeros((1, 3, 1, 4, 4)).half(), "halve", False))
+    halving = resize.resize_launch(resizing, resize.Case(torch.zeros((1, 3, 1, 4, 4)).half(), "halve", False))
     halving.problem.channels_last = 1
-    with pytest.raises(UserError, match="VolumeResize: channels last are fp16 or bf16 in multiples of 8, not 3"):
+    with pytest.raises(BuildError, match="VolumeResize: channels last are fp16 or bf16 in multiples of 8, not 3"):
         halving()
     halving.problem.channels_last, halving.problem.width = 0, 1
-    with pytest.raises(UserError, match="VolumeResize: axis 4 has size 1; at least 2"):
+    with pytest.raises(BuildError, match="VolumeResize: axis 4 has size 1; at least 2"):
         halving()
     halving.problem.width, halving.problem.output = 4, None
-    with pytest.raises(UserError, match="VolumeResize: input or output is a null pointer"):
+    with pytest.raises(BuildError, match="VolumeResize: input or output is a null pointer"):
         halving()
     case = motion.Case(torch.zeros((1, 4, 2, 2, 2)), torch.zeros((1, 15, 3)), torch.zeros((1, 15, 3)))
     for launch, field, value, words in (
-        (motion.MotionInput(moving, case), "depth", 1, "MotionInput: an axis of the volume has 1 voxels"),
-        (motion.MotionInput(moving, case), "keypoints", 16, "MotionInput: 16 keypoints; 1 to 15"),
-        (motion.MotionInput(moving, case), "channels", 8, "the output would have 144 channels; at most 128"),
-        (motion.MotionInput(moving, case), "output_channels_last", 1, "channels last are fp16 or bf16, not fp32"),
-        (motion.MotionSum(moving, case), "channels", 4, "MotionSum: 4 mask logits for 15 keypoints"),
+        (motion.input_launch(moving, case), "depth", 1, "MotionInput: an axis of the volume has 1 voxels"),
+        (motion.input_launch(moving, case), "keypoints", 16, "MotionInput: 16 keypoints; 1 to 15"),
+        (motion.input_launch(moving, case), "channels", 8, "the output would have 144 channels; at most 128"),
+        (motion.input_launch(moving, case), "output_channels_last", 1, "channels last are fp16 or bf16, not fp32"),
+        (motion.sum_launch(moving, case), "channels", 4, "MotionSum: 4 mask logits for 15 keypoints"),
     ):
         setattr(launch.problem, field, value)
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(BuildError, match=words):
             launch()

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from on_host import PLUGIN, compiled
 
+from plugin.grid_sample_3d.cases import MODES, Case, compared_points, random_cases, reference, worst_excess
 from sadtrt_core.errors import BuildError
 from sadtrt_core.sampling.kernel import SamplingProblem, sampling_problem
-
-OPERATOR = Path(__file__).resolve().parents[2] / "plugin" / "grid_sample_3d"
-sys.path.insert(0, str(OPERATOR))
-
-from cases import MODES, Case, compared_points, random_cases, reference, worst_excess  # noqa: E402
 
 
 class HostSampling:
     """The host reference library: the kernel's index and weight functions on the CPU, fp32 in linear layout."""
 
-    def __init__(self, path: Path) -> None:
-        self._sample = ctypes.CDLL(str(path)).sadtrt_grid_sample_3d_host
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._sample = library.sadtrt_grid_sample_3d_host
         self._sample.argtypes = [ctypes.POINTER(SamplingProblem), ctypes.c_char_p, ctypes.c_int64]
 
     def sample(self, problem: SamplingProblem) -> None:
@@ -35,13 +28,8 @@ class HostSampling:
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> HostSampling:
-    compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler (g++ or c++) on the PATH")
-    library = tmp_path_factory.mktemp("host") / "libsadtrt_host_reference.so"
-    command = [compiler, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run([*command, "-o", str(library), str(OPERATOR / "host_reference.cpp")], check=True, timeout=120)
-    return HostSampling(library)
+    source = PLUGIN / "grid_sample_3d" / "host_reference.cpp"
+    return HostSampling(compiled(source, tmp_path_factory.mktemp("host"), "-Wall", "-Wextra", "-Werror"))
 
 
 def run(host: HostSampling, case: Case) -> torch.Tensor:

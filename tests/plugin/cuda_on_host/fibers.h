@@ -1,4 +1,4 @@
-// For tests: the threads of a cluster as fibers of one host thread, for kernels whose threads wait for each other.
+// For tests: the threads of a cluster as fibers of one host thread, because a kernel's threads wait for each other.
 #pragma once
 
 #include <ucontext.h>
@@ -12,6 +12,7 @@
 #include "cuda_runtime.h"
 
 #define SADTRT_HAS_CLUSTERS 1
+#define __shared__ static  // of kernels without clusters: one block runs to its end before the next begins
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -48,7 +49,6 @@ struct Block {
 
 struct Fiber {
     ucontext_t context;
-    std::unique_ptr<char[]> stack;
     dim3 thread, block;
     unsigned rank = 0;           // of its block in the cluster
     unsigned cluster_round = 0;  // that it arrived in
@@ -58,6 +58,7 @@ struct Fiber {
 ucontext_t the_scheduler;
 Fiber* the_fiber = nullptr;
 std::vector<Block> the_blocks;
+std::vector<std::unique_ptr<char[]>> the_stacks;
 Meeting the_cluster;
 std::function<void()> the_kernel;
 
@@ -75,28 +76,31 @@ void begin() {
     yield();
 }
 
-// Runs one cluster, whose first block is `first`, to its end.
-void run_cluster(unsigned first, unsigned blocks, size_t shared_bytes) {
+// Runs one cluster of blocks, whose first is `first`, to its end.
+void run_cluster(dim3 first, unsigned blocks, size_t shared_bytes) {
+    const unsigned threads = blockDim.x * blockDim.y;
     the_blocks.assign(blocks, {});
     the_cluster = {};
-    the_cluster.members = blocks * blockDim.x;
-    std::vector<Fiber> fibers(blocks * blockDim.x);
+    the_cluster.members = blocks * threads;
+    std::vector<Fiber> fibers(blocks * threads);
+    while (the_stacks.size() < fibers.size()) {
+        the_stacks.emplace_back(new char[kStackBytes]);
+    }
     for (Block& block : the_blocks) {
         block.memory.assign(shared_bytes + kGuardBytes, 0xff);  // NaN, until it is written
-        block.meeting.members = blockDim.x;
-        block.warps.resize(blockDim.x / kWarp);
+        block.meeting.members = threads;
+        block.warps.resize(threads / kWarp);
         for (Warp& warp : block.warps) {
             warp.meeting.members = kWarp;
         }
     }
     for (unsigned index = 0; index < fibers.size(); ++index) {
         Fiber& fiber = fibers[index];
-        fiber.rank = index / blockDim.x;
-        fiber.thread = dim3(index % blockDim.x, 0, 0);
-        fiber.block = dim3(first + fiber.rank, 0, 0);
-        fiber.stack = std::make_unique<char[]>(kStackBytes);
+        fiber.rank = index / threads;
+        fiber.thread = dim3(index % blockDim.x, index % threads / blockDim.x, 0);
+        fiber.block = dim3(first.x + fiber.rank, first.y, first.z);
         getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_sp = the_stacks[index].get();
         fiber.context.uc_stack.ss_size = kStackBytes;
         makecontext(&fiber.context, begin, 0);
     }
@@ -122,7 +126,50 @@ void run_cluster(unsigned first, unsigned blocks, size_t shared_bytes) {
     }
 }
 
+// What cudaLaunchKernelExC does, for kernels of one argument.
+template <typename Argument>
+cudaError_t run(const cudaLaunchConfig_t* config, const void* kernel, void** arguments) {
+    const auto function = reinterpret_cast<void (*)(Argument)>(const_cast<void*>(kernel));
+    the_kernel = [=] { function(*static_cast<const Argument*>(arguments[0])); };
+    unsigned cluster = 1;
+    for (unsigned index = 0; index < config->numAttrs; ++index) {
+        if (config->attrs[index].id == cudaLaunchAttributeClusterDimension) {
+            cluster = config->attrs[index].val.clusterDim.x;
+        }
+    }
+    gridDim = config->gridDim;
+    blockDim = config->blockDim;
+    for (unsigned z = 0; z < gridDim.z; ++z) {
+        for (unsigned y = 0; y < gridDim.y; ++y) {
+            for (unsigned x = 0; x < gridDim.x; x += cluster) {
+                run_cluster(dim3(x, y, z), cluster, config->dynamicSmemBytes);
+            }
+        }
+    }
+    return cudaSuccess;
+}
+
+// The GPU that launchers see.
+int the_processors = 132;
+int the_shared_bytes = 232448;
+
 }  // namespace fibers
+
+extern "C" void set_device(int processors, int shared_bytes) {
+    fibers::the_processors = processors;
+    fibers::the_shared_bytes = shared_bytes;
+}
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int) {
+    switch (attribute) {
+        case cudaDevAttrMultiProcessorCount: *value = fibers::the_processors; break;
+        case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = fibers::the_shared_bytes; break;
+        default: *value = 9;
+    }
+    return cudaSuccess;
+}
+
+inline unsigned min(unsigned first, unsigned second) { return first < second ? first : second; }
 
 inline void __syncthreads() { fibers::wait_for(fibers::own_block().meeting, fibers::own_block().meeting.arrive()); }
 

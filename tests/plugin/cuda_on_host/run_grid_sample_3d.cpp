@@ -1,4 +1,4 @@
-// The whole launcher with its kernels for the host: every thread of every block runs one after the other.
+// GridSample3D's launcher and kernels for the host: its threads do not wait for each other, so each runs to its end.
 #include "cuda_runtime.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
