@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sadtrt_core.errors import UserError
-from sadtrt_core.renderer.config import COEFFICIENTS, RendererConfig
+from sadtrt_core.renderer.config import RendererConfig
 from sadtrt_core.renderer.renderer import NETWORKS, Renderer, States, assemble, build_networks, seeded_state
 from sadtrt_core.renderer.tensor_files import is_float, plain_tensor, read_tensors
 
@@ -106,21 +106,21 @@ def _networks(path: Path, expected: Mapping[str, Mapping[str, Tensor]]) -> _Cont
         if network is not None and not entry:
             raise UserError(f"{path} holds {_a(value)} as {'.'.join(names)}: expected a dict of tensors")
         # What stands before a network's own entries is either its name or, in a bare state dict, wrappers alone.
-        group = groups.setdefault(network or ".".join(("", *wrappers)), {})
-        if entry in group:
+        together = groups.setdefault(network or ".".join(("", *wrappers)), {})
+        if entry in together:
             raise UserError(f"{path} has {network or 'the entry'} {entry} twice: save one of the networks alone")
-        group[entry] = value
+        together[entry] = value
         if network is not None:
             content.taken_off.update(set(wrappers) - {"state_dict"})
     for group, entries in groups.items():
-        network = group if group in NETWORKS else _owner(entries, expected)
-        if network is None or (group not in NETWORKS and network in groups):
+        owner = group if group in NETWORKS else _owner(entries, expected)
+        if owner is None or (group not in NETWORKS and owner in groups):
             content.others.extend(sorted({entry.partition(".")[0] for entry in entries}))
             continue
-        if group != network:
+        if group != owner:
             content.taken_off.update(set(group.split(".")) - {"state_dict", ""})
-        kept = {n: v for n, v in entries.items() if isinstance(v, Tensor) or n in expected[network]}
-        content.states[network] = kept  # type: ignore[assignment]  # Checked entry by entry in the end.
+        kept = {key: v for key, v in entries.items() if isinstance(v, Tensor) or key in expected[owner]}
+        content.states[owner] = kept  # type: ignore[assignment]  # Checked entry by entry in the end.
     return content
 
 

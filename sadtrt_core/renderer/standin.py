@@ -25,7 +25,15 @@ from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.checkpoint import checked_state, load_checkpoint
 from sadtrt_core.renderer.config import IMAGE_SIZES, RendererConfig, demo_config, full_config
 from sadtrt_core.renderer.fit import FitPlan, Fitted, fit, held_out_psnr
-from sadtrt_core.renderer.renderer import NETWORKS, Renderer, States, WeightsKind, assemble, build_networks, seeded_renderer
+from sadtrt_core.renderer.renderer import (
+    NETWORKS,
+    Renderer,
+    States,
+    WeightsKind,
+    assemble,
+    build_networks,
+    seeded_renderer,
+)
 from sadtrt_core.renderer.tensor_files import read_safetensors
 from sadtrt_core.renderer.workload import training_pictures
 

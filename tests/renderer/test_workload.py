@@ -13,7 +13,8 @@ from PIL import Image
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import demo_config, full_config
 from sadtrt_core.renderer.keypoints import pose_of, rotation_matrix
-from sadtrt_core.renderer.workload import load_picture, make_workload, recorded_workload
+from sadtrt_core.renderer.picture import load_picture
+from sadtrt_core.renderer.workload import make_workload, recorded_workload
 
 CONFIG = demo_config()
 
