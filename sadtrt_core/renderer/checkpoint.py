@@ -8,7 +8,7 @@ of its drift, does not depend on the others.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -43,7 +43,7 @@ def load_checkpoint(
     missing, cut short, no checkpoint, would run code, lacks an entry or has one too many, of another shape, of no float
     type, or holds a value that is not finite.
     """
-    config = config or RendererConfig(image_size)
+    config = replace(config or RendererConfig(), image_size=image_size)
     with torch.device("meta"):
         expected = {name: module.state_dict() for name, module in build_networks(config).items()}
     content = _networks(path, expected)
@@ -65,7 +65,7 @@ def load_checkpoint(
         taken_off |= separate.taken_off
     first = states.get("mapping", {}).get("first.0.weight")
     if isinstance(first, Tensor) and first.dim() == 3 and first.shape[1] == COEFFICIENTS_FULL_IMAGE:
-        config = RendererConfig(**{**vars(config), "coefficients": COEFFICIENTS_FULL_IMAGE})
+        config = replace(config, coefficients=COEFFICIENTS_FULL_IMAGE)
         with torch.device("meta"):
             expected = {name: module.state_dict() for name, module in build_networks(config).items()}
     found = {one: checked_state(sources[one], one, states[one], expected[one]) for one in NETWORKS if one in states}

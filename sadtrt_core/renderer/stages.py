@@ -47,8 +47,9 @@ class Stage:
 
     `module` gives the stage's PyTorch module (tensors in the order of `inputs`, one tensor or a tuple in the order of
     `outputs`). None for the clip, which has no graph of its own: it is made of the others, with the transfers, so its
-    tensors are on the host and its batch is a number of frames. `networks` are those it computes with. `samples` says whether it samples a volume,
-    `in_generator` and `in_clip` of which whole it is a part. Engines of a higher `build_cost` take longer to build.
+    tensors are on the host and its batch is a number of frames. `networks` are those it computes with. `samples` says
+    whether it samples a volume, `in_generator` and `in_clip` of which whole it is a part. Engines of a higher
+    `build_cost` take longer to build.
     """
 
     name: str

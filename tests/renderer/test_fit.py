@@ -191,7 +191,7 @@ def test_damaged_and_foreign_standin_files_are_refused(tmp_path, seeded_states):
         load_standin(path, "demo", 256)
     del tensors["generator.fourth.bias"]
     save_file(tensors, path, metadata=header)
-    with pytest.raises(UserError, match="lacks fourth.bias"):
+    with pytest.raises(UserError, match=r"lacks fourth\.bias"):
         load_standin(path, "demo", 256)
     save_file(tensors, path, metadata={**header, "config": '{"colour": 1}'})
     with pytest.raises(UserError, match="cannot be read"):
