@@ -65,11 +65,11 @@ READERS: dict[str, tuple[str, Callable[[Path, Renderer], object], tuple[bytes, .
     "checkpoint": (
         "model.pth",
         lambda path, tiny: load_checkpoint(path, 256, None, tiny.config),
-        tuple(
-            saved({"generator": {"fourth.bias": torch.zeros(16)}, "epoch": 3}, _use_new_zipfile_serialization=zipped)
-            for zipped in (True, False)
-        )
-        + (save({"generator.fourth.bias": torch.zeros(16)}),),
+        (
+            saved({"generator": {"fourth.bias": torch.zeros(16)}, "epoch": 3}),
+            saved({"fourth.bias": torch.zeros(16)}, _use_new_zipfile_serialization=False),
+            save({"generator.fourth.bias": torch.zeros(16)}),
+        ),
     ),
     "recording": (
         "kp_driving.pt",
@@ -124,6 +124,15 @@ def damaged(draw, whole: bytes) -> bytes:
     return bytes(content)
 
 
+def answer(read: Callable[[Path, Renderer], object], path: Path, tiny: Renderer) -> str:
+    """What a reader says of a file that it refuses; nothing where it takes it."""
+    try:
+        read(path, tiny)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("reader", READERS)
 @settings(
     max_examples=60,
@@ -139,11 +148,9 @@ def test_a_reader_answers_any_bytes_with_a_value_or_one_sentence(reader, data, f
     path = folder / reader.replace("'", "") / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    try:
-        read(path, tiny)
-    except UserError as error:
-        assert "\n" not in str(error)
-        assert len(str(error)) < 700
+    sentence = answer(read, path, tiny)
+    assert "\n" not in sentence
+    assert len(sentence) < 700
 
 
 @settings(max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

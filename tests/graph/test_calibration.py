@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -137,10 +138,8 @@ def test_a_calibration_that_changed_in_one_bit_is_another_or_none(tmp_path):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        try:
+        with contextlib.suppress(UserError):
             assert read_calibration(path) == MADE
-        except UserError as error:
-            assert "is not a calibration" in str(error)
 
 
 @pytest.mark.parametrize(
