@@ -42,6 +42,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 CONFIG = pytest.StashKey[RunConfig]()
 
 
+class _Uncaptured(ConsoleReporter):
+    """Prints at once, also while pytest keeps what a test prints for itself."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        super().__init__(Console(stderr=True))
+        self._capture = config.pluginmanager.getplugin("capturemanager")
+
+    def log(self, line: str) -> None:
+        with self._capture.global_and_fixture_disabled():
+            super().log(line)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse mistyped options before anything is collected."""
     if config.getoption("benchmark_only", False):
@@ -79,7 +91,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         sentence = "sadtrt: the benchmarks need pytest-benchmark: leave out -p no:benchmark"
         pytest.exit(sentence, returncode=int(pytest.ExitCode.USAGE_ERROR))
     try:
-        made = Session(session.config.stash[CONFIG], report=ConsoleReporter(Console(stderr=True)))
+        made = Session(session.config.stash[CONFIG], report=_Uncaptured(session.config))
         made.check()
     except UserError as error:
         pytest.exit(f"sadtrt: {error}", returncode=int(pytest.ExitCode.USAGE_ERROR))
@@ -190,6 +202,8 @@ def _print_summary(config: pytest.Config, result: GateResult | None) -> None:
         print_summary(read_run(folder) if folder is not None else None, skipped, console)
     except UserError as error:
         console.print(f"[bold red]the run cannot be shown:[/] {escape(str(error))}", soft_wrap=True)
+    if made is not None and (line := made.prediction_line):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if (problem := config.stash.get(UNFINISHED, None)) is not None:
         console.print(f"[bold red]the run is not complete:[/] {escape(problem)}", soft_wrap=True)
     if result is not None:

@@ -15,14 +15,13 @@ from sadtrt_core.case import Case
 from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import BuildError, Unavailable, UserError, printable
-from sadtrt_core.measure.drift import REFERENCE_FLOOR_DB
 from sadtrt_core.measure.interleave import Interleaver, Repetitions
 from sadtrt_core.measure.resources import device_memory_free_of_leftovers, device_memory_used, energy_per_call
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.progress import ConsoleReporter
 from sadtrt_core.records.measurements import Drift, Resources
 from sadtrt_core.records.schema import Record
-from sadtrt_core.renderer.stages import clip_parts
+from sadtrt_core.renderer.stages import clip_parts, seeded_notes
 from sadtrt_core.runners.base import StageRunner
 from sadtrt_core.runners.tensorrt import engine_job
 from sadtrt_core.session import Session
@@ -130,7 +129,7 @@ def measure_latency(
         energy = energy_per_call(runner, session.sensors, timing.call_seconds)
         # Before what waits is repeated: what it takes anew would else be counted here.
         used = _resources(runner, before, None if energy is None else energy / case.batch)
-        notes = runner.notes
+        notes = (*runner.notes, *seeded_notes(job.stage, job.renderer))
         if session.on_gpu and timing.watch.absence is not None:
             notes = (*notes, f"no telemetry: {timing.watch.absence}")
         made = Record(
@@ -167,23 +166,26 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
     """Render the whole driving sequence in the case's runner, and record how far it is from the reference.
 
     `render` gives the frames (T, 3, H, W) of an activated runner. Raises UserError where the reference itself is not
-    good enough to judge by.
+    good enough to judge them by.
     """
     require_built(session, case)
     reference = session.reference
-    if not reference.sound:
-        raise UserError(
-            f"the reference cannot judge anything: repeatable {reference.repeatable}, "
-            f"{reference.against_float64.psnr_min:.1f} dB against float64 where {REFERENCE_FLOOR_DB:.0f} are needed"
-        )
+    if not reference.repeatable:
+        raise UserError(f"the reference cannot judge anything: {reference.sentence()}")
     with session.runner(case) as runner:
         runner.infer(session.frame_inputs[0])  # Loads, compiles and tunes outside the one timed round.
         frames = render(runner)
         notes = runner.notes
     drift = session.drift(frames)
     if (case.runner, case.precision) == ("pytorch", "fp32"):
-        checked = reference.against_float64
-        notes = (*notes, f"the reference: repeatable, {checked.psnr_min:.1f} dB against float64")
+        notes = (*notes, f"the reference: {reference.sentence()}", *filter(None, [session.prediction_line]))
+    elif not reference.sound:
+        if drift.psnr_min > reference.good_for_db:
+            raise UserError(
+                f"the reference cannot judge {drift.psnr_min:.1f} dB, only up to {reference.good_for_db:.1f}: "
+                f"{reference.sentence()}"
+            )
+        notes = (*notes, f"judged by a weak reference: {reference.sentence()}")
     record = Record(case, "measured", drift=drift, notes=notes, benchmark_version=BENCHMARK_VERSION)
     record = session.writer.add(record)
     session.save_frames(case, frames, drift)

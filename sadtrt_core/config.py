@@ -17,6 +17,7 @@ from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.renderer.standin import WEIGHTS_HELP
+from sadtrt_core.renderer.workload import FRAMES
 from sadtrt_core.runners.registry import RUNNERS
 
 #: Of one sequence or batch, which are kept whole in memory: 6 GB of pictures at 512 px.
@@ -105,8 +106,16 @@ class RunConfig:
     checkpoint: Path | None = option(None, "SadTalker's .safetensors, .pth or .pth.tar")
     mapping_checkpoint: Path | None = option(None, "the mapping network's own .pth.tar")
     source_image: Path | None = option(None, "a picture to animate instead of the built-in portrait")
-    samples: Path | None = option(None, "folder of source_image.pt, kp_driving.pt, kp_source.pt")
-    frames: int = option(32, "frames of the driving sequence", least=1, most=MOST_FRAMES)
+    samples: Path | None = option(
+        None, "folder of source_image.pt, kp_driving.pt, kp_source.pt, and prediction.pt to compare"
+    )
+    frames: int | None = option(
+        None,
+        "frames of the driving sequence; of recorded ones, the first",
+        least=1,
+        most=MOST_FRAMES,
+        unset=f"{FRAMES}, or all that were recorded",
+    )
     clip_frames: int | None = option(
         None, "frames of the clip stage", least=1, most=MOST_FRAMES, unset="16 on a GPU, 2 on a CPU"
     )

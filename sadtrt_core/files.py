@@ -66,20 +66,25 @@ def _flush_folder(folder: Path) -> None:
 
 def read_file(path: Path, limit: int) -> bytes:
     """All of a plain file of at most `limit` bytes; UserError for whatever else there is, or is not, at `path`."""
+    content = file_start(path, limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{path} has more than the {limit / 1e6:.0f} MB that such a file may have")
+    return content
+
+
+def file_start(path: Path, count: int) -> bytes:
+    """The first `count` bytes of a plain file; UserError for whatever else there is, or is not, at `path`."""
     try:
         # Opening a pipe would wait for somebody to write to it, and a device may have no end.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise UserError(f"cannot read {path}: it is no plain file")
-            content = file.read(limit + 1)
+            return file.read(count)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if len(content) > limit:
-        raise UserError(f"{path} has more than the {limit / 1e6:.0f} MB that such a file may have")
-    return content
 
 
 def write_file(path: Path, content: bytes | str) -> None:

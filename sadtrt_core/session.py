@@ -28,12 +28,12 @@ from sadtrt_core.plan import precision_digest, precision_named
 from sadtrt_core.precision import PLAN_SUFFIX, Precision
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records import schema
-from sadtrt_core.records.measurements import Drift
+from sadtrt_core.records.measurements import PSNR_CEILING_DB, Drift
 from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, stage_named
 from sadtrt_core.renderer.standin import choose_weights
-from sadtrt_core.renderer.workload import Workload, frame_inputs, make_workload, stage_inputs
+from sadtrt_core.renderer.workload import FRAMES, Workload, frame_inputs, make_workload, stage_inputs
 from sadtrt_core.report.html import write_html
 from sadtrt_core.report.tables import summary_csv
 from sadtrt_core.runners.base import Job, StageRunner
@@ -43,6 +43,8 @@ from sadtrt_core.runners.registry import grid_sample_label, runner_named
 _ARITHMETIC_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUDA_LAUNCH_BLOCKING")
 #: Frames of the built-in driving sequence that ranges are measured over at least.
 CALIBRATION_SPAN = 32
+#: What the same weights give in half precision is nearer than this to the reference, in dB.
+_SAME_MAKER_DB = 40.0
 
 
 @dataclass
@@ -175,7 +177,7 @@ class Session:
         """Ranges of the generator's convolutions over the driving sequence, from the cache or measured now."""
         options = self.options
         # Not from the few frames of a comparison: the same ranges, so that the same engines serve.
-        frames = max(options.frames, CALIBRATION_SPAN)
+        frames = None if options.samples else max(options.frames or FRAMES, CALIBRATION_SPAN)
         workload = make_workload(self.renderer.config, frames, options.source_image, options.samples)
         return calibrated(self.renderer, workload, options.cache, self.report)
 
@@ -202,7 +204,19 @@ class Session:
     def reference(self) -> Reference:
         """The frames that drift is measured against, checked before anything is judged by them."""
         job = self.plain_job(Case("generator", "pytorch", "fp32", "torch", 1))
-        return checked_reference(job, self.frame_inputs, self.drift_is_meaningful)
+        return checked_reference(job, self.frame_inputs, self.drift_is_meaningful, self.report)
+
+    @property
+    def prediction_line(self) -> str | None:
+        """How far recorded frames are from the reference, where there are any and the reference has been rendered."""
+        recorded = self.workload.recorded_frames
+        if recorded is None or "reference" not in vars(self):
+            return None
+        drift = measure_drift(self.reference.frames, recorded)
+        identical = drift.psnr_min >= PSNR_CEILING_DB
+        words = "identical to" if identical else f"{drift.psnr_min:.1f} dB and at most {max(drift.max_lsb)} LSB from"
+        line = f"the recorded prediction.pt is {words} the reference in its worst frame"
+        return line if drift.psnr_min >= _SAME_MAKER_DB else f"{line}: other weights or inputs made it"
 
     @property
     def drift_is_meaningful(self) -> bool:

@@ -160,6 +160,9 @@ def test_a_pattern_that_names_nothing_is_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"'stale' names '/decoder/up_9/\*', which matches no node") as refused:
         typed_graph(tiny, STAGES["generator"], plan, "native", tmp_path)
     assert "search again" in str(refused.value)
+    for stage in ("warp", "mapping"):
+        with pytest.raises(ValueError, match="matches no node"):
+            typed_graph(tiny, STAGES[stage], plan, "native", tmp_path)
     # Nodes of the keypoint detector are not the generator's, but they are the renderer's.
     detector = next(
         name
@@ -168,7 +171,8 @@ def test_a_pattern_that_names_nothing_is_refused(tiny, tmp_path):
         )
     )
     other = Plan("other", "float16", "a test", (Keep((detector,), "one"),)).precision
-    typed_graph(tiny, STAGES["generator"], other, "native", tmp_path)
+    for stage in ("generator", "warp"):
+        typed_graph(tiny, STAGES[stage], other, "native", tmp_path)
 
 
 def test_benchmarks_take_a_plan_by_its_path(plan_file):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from reports import Kept
 
-from sadtrt_core.benchmark import skipped
+from sadtrt_core.benchmark import measure_drift, skipped
 from sadtrt_core.config import RunConfig
+from sadtrt_core.errors import UserError
 from sadtrt_core.measure.drift import Reference
 from sadtrt_core.plan import precision_digest
 from sadtrt_core.precision import PRECISIONS
@@ -65,6 +69,53 @@ def test_a_reference_as_far_off_as_tf32_judges_nothing() -> None:
 
     assert against(110.0).sound
     assert not against(90.0).sound
+    # What is far below its own error may be judged all the same.
+    assert against(91.0).good_for_db == 81.0
+    assert Reference(torch.zeros(1, 3, 8, 8), False, against(110.0).against_float64).good_for_db == -math.inf
+
+
+@pytest.mark.parametrize(("error", "judged"), [(1e-3, True), (3e-5, False)])
+def test_a_weak_reference_judges_what_is_far_below_it(
+    seeded_demo: Renderer, tmp_path: Path, error: float, judged: bool
+) -> None:
+    session = make_session(seeded_demo, tmp_path)
+    frames = session.reference.frames
+    weak = Drift((91.0,), (1.0,), (0,), (False,))
+    session.__dict__["reference"] = Reference(frames, True, weak, "a frame")
+    case = session.case("generator", "onnxruntime", "fp32")
+    if judged:
+        record, _ = measure_drift(session, case, lambda _: frames + error)
+        assert "judged by a weak reference: repeatable, 91.0 dB against float64 in a frame" in "; ".join(record.notes)
+    else:
+        with pytest.raises(UserError, match=r"cannot judge 90\.5 dB, only up to 81\.0"):
+            measure_drift(session, case, lambda _: frames + error)
+    # The reference's own row says how weak it is.
+    record, _ = measure_drift(session, session.case("generator", "pytorch", "fp32"), lambda _: frames)
+    assert "91.0 dB against float64 in a frame where 100 are needed" in "; ".join(record.notes)
+
+
+def test_on_a_cpu_one_small_frame_is_checked_and_said(seeded_demo: Renderer, tmp_path: Path) -> None:
+    reference = make_session(seeded_demo, tmp_path, frames=3).reference
+    assert reference.frames.shape == (3, 3, 256, 256)
+    assert len(reference.against_float64.psnr_db) == 1
+    assert "a frame of 128 pixels" in reference.sentence()
+    assert reference.sound
+
+
+def test_a_slow_reference_says_how_long_it_takes(
+    seeded_demo: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0.0, 30.0)
+    monkeypatch.setattr("sadtrt_core.measure.drift.time.monotonic", lambda: next(clock))
+    session = make_session(seeded_demo, tmp_path, frames=3)
+    session.report = said = Kept()
+    assert session.reference.sound
+    assert said.lines[0] == "rendering the reference: 3 frames, about 60 s"
+    assert "a frame of 128 pixels" in said.lines[1]
+
+
+def test_without_a_number_of_frames_there_are_32(seeded_demo: Renderer, tmp_path: Path) -> None:
+    assert make_session(seeded_demo, tmp_path, frames=None).workload.kp_driving.shape[0] == 32
 
 
 @pytest.mark.parametrize("weights", ["/home/somebody/second.safetensors", "second.safetensors"])

@@ -119,10 +119,7 @@ def search_session(
             raise UserError(f"TensorRT cannot time plans here: {absence}; --device cpu counts arithmetic instead")
     reference = session.reference
     if not reference.sound:
-        raise UserError(
-            f"the reference cannot judge anything: repeatable {reference.repeatable}, "
-            f"{reference.against_float64.psnr_min:.1f} dB against float64"
-        )
+        raise UserError(f"the reference cannot judge a search: {reference.sentence()}")
     simulator = simulator or simulator_of(session)
     seen = versions(torch.device("cpu"))
     seen["graph"] = hashlib.sha256(simulator.graph.SerializeToString(deterministic=True)).hexdigest()

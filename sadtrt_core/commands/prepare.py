@@ -75,13 +75,13 @@ def fit(
 
     from sadtrt_core.progress import ConsoleReporter
     from sadtrt_core.renderer.fit import FitPlan
-    from sadtrt_core.renderer.standin import DEMO_FILE, fit_standin, fitted_file, load_standin
+    from sadtrt_core.renderer.standin import fit_standin, fitted_file, load_standin
     from sadtrt_core.renderer.workload import save_preview
 
     if not torch.cuda.is_available():
         errors.print("there is no GPU here: fitting on the CPU takes hours for a usable picture")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    target = out or (DEMO_FILE if demo else fitted_file(config.cache, config.size, seed))
+    target = out or fitted_file(config.cache, config.size, seed, "demo" if demo else "fitted")
     plan = FitPlan(seconds=seconds, seed=seed, batch=batch, steps=steps)
     with ConsoleReporter(console) as report:
         fitted = fit_standin(

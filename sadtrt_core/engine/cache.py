@@ -23,10 +23,11 @@ from sadtrt_core.engine.job import BuildJob, sampler_case, sampler_fault
 from sadtrt_core.engine.plugin import load_plugin
 from sadtrt_core.engine.session import EngineSession
 from sadtrt_core.errors import BuildError, Unavailable, UserError
-from sadtrt_core.files import code_digest, locked, write_whole
+from sadtrt_core.files import code_digest, locked, read_file, write_whole
 from sadtrt_core.progress import SILENT, Reporter
 
 KEY_VERSION = 2
+_RECORD_LIMIT = 1 << 20
 Key = dict[str, Any]
 Builder = Callable[[Any, BuildJob, bytes, Reporter], BuiltEngine]
 
@@ -171,11 +172,9 @@ def _read(path: Path, key: Key) -> Engine | str:
 def _read_record(path: Path) -> dict[str, Any] | str:
     """A key file's content, or what is wrong with it."""
     try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError:
-        return f"its key {path.name} is missing"
-    except (OSError, ValueError) as error:
-        return f"its key {path.name} cannot be read ({error})"
+        record = json.loads(read_file(path, _RECORD_LIMIT))
+    except (ValueError, RecursionError) as error:
+        return f"its key {path.name} cannot be read ({error})" if path.exists() else f"its key {path.name} is missing"
     kinds: dict[str, type | tuple[type, ...]] = {
         "key": dict,
         "engine_sha256": str,

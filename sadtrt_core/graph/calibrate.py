@@ -19,7 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, c
 from torch import Tensor
 
 from sadtrt_core.errors import UserError
-from sadtrt_core.files import code_digest, locked, write_whole
+from sadtrt_core.files import code_digest, locked, read_file, write_whole
 from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
@@ -33,6 +33,7 @@ from sadtrt_core.renderer.workload import Workload, frame_inputs
 FRAMES = 8
 #: Nothing that was seen is clipped: a value clipped before the masks would move a whole feature.
 METHOD = CalibrationMethod.MinMax
+DIGEST = "sha256"
 _SIZE_LIMIT = 1 << 20  # Bytes; a hundred convolutions take ten kilobytes.
 
 
@@ -110,20 +111,33 @@ class _Frames(CalibrationDataReader):
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:
-    """Write it as JSON, whole or not at all."""
-    write_whole(path, (json.dumps(calibration.to_json(), indent=1, sort_keys=True) + "\n").encode())
+    """Write it as JSON with a digest of its own, whole or not at all."""
+    content = calibration.to_json()
+    write_whole(path, (json.dumps({**content, DIGEST: _digest(content)}, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    """SHA-256 in hexadecimal of what a calibration says."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_calibration(path: Path) -> Calibration:
-    """The calibration in a file. Raises UserError, which names the file, for what is missing or is none."""
+    """The calibration in a file. Raises UserError, which names the file, for what is missing, changed or is none."""
+    raw = read_file(path, _SIZE_LIMIT)
     try:
-        with path.open("rb") as file:
-            raw = file.read(_SIZE_LIMIT + 1)
-    except OSError as error:
-        raise UserError(f"cannot read the calibration {path}: {error.strerror or error}") from error
-    if len(raw) > _SIZE_LIMIT:
-        raise UserError(f"{path} has over {_SIZE_LIMIT >> 20} MiB: no calibration is that long")
-    try:
-        return Calibration.from_json(json.loads(raw))
+        # Of an entry that stands twice, only the last would be read.
+        content = json.loads(raw, object_pairs_hook=_without_doubles)
+        digest = content.pop(DIGEST, None) if isinstance(content, dict) else None
+        made = Calibration.from_json(content)
+        if digest != _digest(content):
+            raise UserError("its values are not those that were measured")
+        return made
     except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a calibration ({error}): delete it") from error
+
+
+def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise UserError("it has an entry twice")
+    return found

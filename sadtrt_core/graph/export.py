@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -12,7 +13,8 @@ import onnx
 import torch
 
 from sadtrt_core.case import GridSample
-from sadtrt_core.files import code_digest, write_whole
+from sadtrt_core.errors import UserError
+from sadtrt_core.files import code_digest, read_file, write_whole
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.typed import apply_precision, unmatched_patterns
@@ -25,6 +27,8 @@ OPSET = 17
 #: The first with a volumetric GridSample, for runtimes that sample 5-D input themselves.
 OPSET_BUILTIN = 20
 BATCH_AXIS = "batch"
+#: Bytes of a graph (protobuf holds no more than two gigabytes) and of what stands beside it.
+_SIZE_LIMIT, _SIDECAR_LIMIT = 1 << 31, 1 << 10
 
 
 def export_stage(renderer: Renderer, stage: Stage, opset: int = OPSET) -> onnx.ModelProto:
@@ -68,15 +72,17 @@ def typed_graph(
 
     Where these are the plugin's and the precision has operators, so is whatever else the plugin computes.
     Inputs and outputs are float32 with a dynamic batch. Raises ValueError for a stage without a graph, and for a
-    precision that names nodes no graph has; a part of the generator need not hold all that are named. Raises
-    UserError for a precision that quantizes, where the calibration is missing or of other weights.
+    precision that names nodes no graph has; a stage need not hold all that are named. Raises UserError
+    for a precision that quantizes, where the calibration is missing or of other weights.
     """
     if calibration is not None:
         calibration.require_weights(renderer.weights.digest)
     opset = OPSET_BUILTIN if grid_sample == "builtin" else OPSET
     exported = cached_export(renderer, stage, opset, cache)
-    if stage.name == "generator" and precision.names_nodes:
-        others = (cached_export(renderer, STAGES[name], opset, cache) for name in ("keypoints", "mapping"))
+    if precision.names_nodes:
+        # The parts' nodes are the generator's; its graph is only asked for what this stage lacks.
+        wholes = [name for name in ("generator", "keypoints", "mapping") if name != stage.name]
+        others = (cached_export(renderer, STAGES[name], opset, cache) for name in wholes)
         unknown = unmatched_patterns(itertools.chain([exported], others), precision)
         if unknown:
             raise ValueError(
@@ -94,14 +100,19 @@ def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> 
     exporter = f"{torch.__version__}|{code_digest('graph')}"
     key = f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{opset}|{exporter}"
     path = cache / "graphs" / f"{stage.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.onnx"
-    digest = path.with_suffix(".sha256")
-    if path.exists() and digest.exists():
-        content = path.read_bytes()
-        # A graph that was damaged or changed since would give figures of something else.
-        if hashlib.sha256(content).hexdigest() == digest.read_text():
+    beside = path.with_suffix(".sha256")
+    with contextlib.suppress(UserError):
+        content = read_file(path, _SIZE_LIMIT)
+        # A graph that was damaged, changed since or is another key's would give figures of something else.
+        if read_file(beside, _SIDECAR_LIMIT) == _sidecar(key, content):
             return onnx.load_from_string(content)
     content = export_stage(renderer, stage, opset).SerializeToString(deterministic=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
-    write_whole(digest, hashlib.sha256(content).hexdigest().encode())
+    write_whole(beside, _sidecar(key, content))
     return onnx.load_from_string(content)
+
+
+def _sidecar(key: str, content: bytes) -> bytes:
+    """What stands beside a cached graph: the digests of its key and of its bytes."""
+    return " ".join(hashlib.sha256(part).hexdigest() for part in (key.encode(), content)).encode()

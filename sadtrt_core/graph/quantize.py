@@ -7,7 +7,6 @@ with the pair behind them, which every generation of TensorRT folds into eight-b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ _TYPES: dict[QuantizedType, tuple[int, float]] = {
 #: The first opset, and the file format that came with it, whose QuantizeLinear makes eight-bit floats.
 _FP8_OPSET, _FP8_IR = 19, 9
 CONVOLUTION = "Conv"
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Calibration(JsonValue):
 
     Measured in fp32 over these frames of a workload by one method of the calibrator; `weights` and `workload` are
     digests, `exporter` says what wrote the graph and computed it. The names of convolutions are the same in the whole
-    generator and in its parts, so one calibration serves all of them. Raises ValueError for a range that is not
-    positive and finite.
+    generator and in its parts, so one calibration serves all of them. Raises ValueError where there is no range, and
+    for one that is not positive or that float32 does not hold.
     """
 
     method: str
@@ -49,8 +49,10 @@ class Calibration(JsonValue):
     ranges: dict[str, float]
 
     def __post_init__(self) -> None:
+        if not self.ranges:
+            raise ValueError("there is no range: expected one for each convolution")
         for name, value in self.ranges.items():
-            if not (math.isfinite(value) and value > 0):
+            if not 0 < value <= _LARGEST:
                 raise ValueError(f"the range of {name} is {value}: expected a positive number")
 
     def require_weights(self, digest: str) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import math
+import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.clip import to_uint8
@@ -88,7 +91,13 @@ def worst_frame_picture(title: str, reference: Tensor, candidate: Tensor, drift:
 
 #: PSNR that the reference needs against float64, in dB: between what fp32 and what TF32 reach.
 REFERENCE_FLOOR_DB = 100.0
+#: Below that, how far under the reference's own PSNR a row has to be: independent errors then move it by 0.4 dB.
+_MARGIN_DB = 10.0
 _CHECKED_FRAMES = 2
+#: On a CPU one frame of this many pixels is checked: at full size, double precision takes minutes and 20 GB a frame.
+_CPU_CHECK_SIZE = 128
+#: Seconds that rendering the reference may take before a person is told how many.
+_LONG = 20.0
 
 
 @dataclass(frozen=True)
@@ -96,27 +105,64 @@ class Reference:
     """Frames of PyTorch fp32 with TF32 off, and what checking them gave.
 
     `frames` is (T, 3, H, W) float32 on the host. `repeatable` says that a second run gave the same bits;
-    `against_float64` is the PSNR in dB of the first frames against a float64 run of the same weights.
+    `against_float64` is the PSNR in dB of what was `checked` against a float64 run of the same weights.
     """
 
     frames: Tensor
     repeatable: bool
     against_float64: Drift
+    checked: str = "the first frames"
+
+    @property
+    def good_for_db(self) -> float:
+        """The highest PSNR that it can judge: any where it is sound, none where it is not repeatable."""
+        if not self.repeatable:
+            return -math.inf
+        own = self.against_float64.psnr_min
+        return math.inf if own >= REFERENCE_FLOOR_DB else own - _MARGIN_DB
 
     @property
     def sound(self) -> bool:
-        """Whether drift may be measured against it."""
-        return self.repeatable and self.against_float64.psnr_min >= REFERENCE_FLOOR_DB
+        """Whether any drift may be measured against it."""
+        return self.good_for_db == math.inf
+
+    def sentence(self) -> str:
+        """What checking it gave, for the reader of a record or an error."""
+        words = "repeatable" if self.repeatable else "not repeatable"
+        own = f"{words}, {self.against_float64.psnr_min:.1f} dB against float64 in {self.checked}"
+        return own if self.sound else f"{own} where {REFERENCE_FLOOR_DB:.0f} are needed"
 
 
-def checked_reference(job: Job, items: list[dict[str, Tensor]], meaningful: bool) -> Reference:
+def checked_reference(
+    job: Job, items: list[dict[str, Tensor]], meaningful: bool, report: Reporter = SILENT
+) -> Reference:
     """The reference for a job of the generator in fp32 and the inputs of every frame.
 
-    `meaningful` is false under weights whose pictures say nothing about a trained renderer.
+    `meaningful` is false under weights whose pictures say nothing about a trained renderer. `report` is told what takes
+    long.
     """
-    first = torch.cat(reference_frames(job, items))
-    again = torch.cat(reference_frames(job, items[:_CHECKED_FRAMES]))
-    exact = torch.cat(reference_frames(job, items[:_CHECKED_FRAMES], torch.float64))
-    checked = first[:_CHECKED_FRAMES]
-    drift = measure_drift(exact.float(), checked, meaningful=meaningful, reference_name="pytorch fp64")
-    return Reference(first, bool(torch.equal(checked, again)), drift)
+    started = time.monotonic()
+
+    def rendered(count: int) -> None:
+        report.progress("reference", count, len(items))
+        rest = (time.monotonic() - started) * (len(items) - 1)
+        if count == 1 and rest > _LONG:
+            report.log(f"rendering the reference: {len(items)} frames, about {rest:.0f} s")
+
+    first = torch.cat(reference_frames(job, items, rendered=rendered))
+    on_cpu = job.device.type == "cpu"
+    some = items[: 1 if on_cpu else _CHECKED_FRAMES]
+    again = torch.cat(reference_frames(job, some))
+    repeatable = torch.equal(first[: len(some)], again)
+    size, words = None, f"its first {len(some)} frames"
+    if on_cpu:
+        size, words = _CPU_CHECK_SIZE, f"a frame of {_CPU_CHECK_SIZE} pixels"
+        some = [
+            {**item, "source_image": F.interpolate(item["source_image"], (size, size), mode="area")} for item in some
+        ]
+        if time.monotonic() - started > _LONG:
+            report.log(f"checking the reference in float64, on {words}: as long as a few frames")
+        again = torch.cat(reference_frames(job, some, size=size))
+    exact = torch.cat(reference_frames(job, some, torch.float64, size=size))
+    drift = measure_drift(exact.float(), again, meaningful=meaningful, reference_name="pytorch fp64")
+    return Reference(first, repeatable, drift, words)

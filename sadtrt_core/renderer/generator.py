@@ -190,6 +190,14 @@ class Generator(nn.Module):
         self.fourth = nn.Conv2d(widths[2], widths[2], 1)
         self.decoder = SpadeDecoder(config)
 
+    def set_picture_size(self, size: int) -> None:
+        """Render pictures of `size` pixels, at least 128, from now on: only shapes and the grid depend on it."""
+        edge, motion = size // 4, self.dense_motion_network
+        self.volume_shape = (*self.volume_shape[:2], edge, edge)
+        self.map_shape = (self.map_shape[0], edge, edge)
+        motion.volume_shape = (motion.volume_shape[0], edge, edge)
+        motion.grid = coordinate_grid(*motion.volume_shape).to(motion.grid)
+
     def appearance(self, source_image: Tensor) -> Tensor:
         """Source image (N, 3, H, W) to the appearance volume (N, channels, depth, H/4, W/4)."""
         x = self.first(source_image)

@@ -34,13 +34,17 @@ class WeightsIdentity:
 
 @dataclass(frozen=True)
 class Renderer:
-    """Keypoint detector, mapping network and generator in evaluation mode, float32, spectral norm folded."""
+    """Keypoint detector, mapping network and generator in evaluation mode, float32, spectral norm folded.
+
+    `seeded` names the networks that the checkpoint lacks; under seeded weights alone it is empty.
+    """
 
     config: RendererConfig
     generator: Generator
     kp_extractor: KeypointDetector
     mapping: MappingNetwork
     weights: WeightsIdentity
+    seeded: frozenset[str] = frozenset()
 
 
 def build_networks(config: RendererConfig) -> dict[str, torch.nn.Module]:
@@ -59,7 +63,9 @@ def state_digest(states: States) -> str:
     return digest.hexdigest()
 
 
-def assemble(config: RendererConfig, states: States, kind: WeightsKind, name: str) -> Renderer:
+def assemble(
+    config: RendererConfig, states: States, kind: WeightsKind, name: str, seeded: frozenset[str] = frozenset()
+) -> Renderer:
     """A renderer from complete state dicts, loaded strictly; the states are converted to float32.
 
     Raises RuntimeError from `load_state_dict` where an entry is missing, unexpected or of another shape; the
@@ -70,7 +76,7 @@ def assemble(config: RendererConfig, states: States, kind: WeightsKind, name: st
         module.load_state_dict(states[network], strict=True)
         module.eval().requires_grad_(False)
         fold_spectral_norm(module)
-    return Renderer(config, *modules, WeightsIdentity(kind, name, state_digest(states)))
+    return Renderer(config, *modules, WeightsIdentity(kind, name, state_digest(states)), seeded)
 
 
 def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:

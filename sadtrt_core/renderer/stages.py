@@ -20,7 +20,7 @@ from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import COEFFICIENT_WINDOW, NUM_KEYPOINTS, RendererConfig
 from sadtrt_core.renderer.generator import Generator, SpadeDecoder
 from sadtrt_core.renderer.keypoints import PosedKeypoints
-from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.renderer.renderer import NETWORKS, Renderer
 
 When = Literal["once a clip", "each frame", "a clip"]
 
@@ -47,8 +47,9 @@ class Stage:
 
     `module` gives the stage's PyTorch module (tensors in the order of `inputs`, one tensor or a tuple in the order of
     `outputs`). None for the clip, which has no graph of its own: it is made of the others, with the transfers, so its
-    tensors are on the host and its batch is a number of frames. `samples` says whether it samples a volume,
-    `in_generator` and `in_clip` of which whole it is a part. Engines of a higher `build_cost` take longer to build.
+    tensors are on the host and its batch is a number of frames. `networks` are those it computes with. `samples` says
+    whether it samples a volume, `in_generator` and `in_clip` of which whole it is a part. Engines of a higher
+    `build_cost` take longer to build.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Stage:
     in_generator: bool = False
     in_clip: bool = False
     build_cost: int = 0
+    networks: tuple[str, ...] = ("generator",)
 
 
 class _Part(nn.Module):
@@ -104,6 +106,7 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: _tensors(c, "source_image"),
             outputs=lambda c: _tensors(c, "kp_canonical"),
             module=lambda r: r.kp_extractor,
+            networks=("kp_extractor",),
             in_clip=True,
             build_cost=3,
         ),
@@ -113,6 +116,7 @@ STAGES: dict[str, Stage] = {
             inputs=lambda c: _tensors(c, "coefficients", "kp_canonical"),
             outputs=lambda c: _tensors(c, "keypoints"),
             module=lambda r: PosedKeypoints(r.mapping),
+            networks=("mapping",),
             in_clip=True,
             build_cost=1,
         ),
@@ -185,6 +189,7 @@ STAGES: dict[str, Stage] = {
             ),
             outputs=lambda c: _tensors(c, "frames"),
             module=None,
+            networks=NETWORKS,
             samples=True,
         ),
     )
@@ -199,6 +204,12 @@ SOURCE_AND_FRAME = ("appearance", "frame")
 def clip_parts() -> tuple[str, ...]:
     """The stages that a clip runs, in their order."""
     return tuple(name for name, stage in STAGES.items() if stage.in_clip)
+
+
+def seeded_notes(stage: Stage, renderer: Renderer) -> tuple[str, ...]:
+    """What a record of the stage says of networks that the checkpoint lacks."""
+    seeded = [network for network in stage.networks if network in renderer.seeded]
+    return (f"no trained weights of {' and '.join(seeded)}: seeded by entry name",) if seeded else ()
 
 
 def stage_named(name: str) -> Stage:

@@ -15,17 +15,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sadtrt_core.codec import from_json
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_whole
 from sadtrt_core.progress import SILENT, Reporter
-from sadtrt_core.renderer.checkpoint import load_checkpoint
+from sadtrt_core.renderer.checkpoint import checked_state, load_checkpoint
 from sadtrt_core.renderer.config import IMAGE_SIZES, RendererConfig, demo_config, full_config
 from sadtrt_core.renderer.fit import FitPlan, Fitted, fit, held_out_psnr
-from sadtrt_core.renderer.renderer import NETWORKS, Renderer, States, WeightsKind, assemble, seeded_renderer
+from sadtrt_core.renderer.renderer import (
+    NETWORKS,
+    Renderer,
+    States,
+    WeightsKind,
+    assemble,
+    build_networks,
+    seeded_renderer,
+)
+from sadtrt_core.renderer.tensor_files import read_safetensors
 from sadtrt_core.renderer.workload import training_pictures
 
 DEMO_FILE = Path(__file__).with_name("demo.safetensors")
@@ -75,26 +84,25 @@ def load_standin(path: Path, kind: WeightsKind, image_size: int) -> Renderer:
 
     The networks are convolutional: weights fitted at one size render at the other. Raises UserError.
     """
+    header, tensors = read_safetensors(path)
+    if header.get("format") != FORMAT:
+        raise UserError(
+            f"{path} holds no weights of `sadtrt fit`: make some, or give SadTalker's own file as --checkpoint"
+        )
     states: States = {name: {} for name in NETWORKS}
+    for key, value in tensors.items():
+        network, _, name = key.partition(".")
+        if network not in states:
+            raise UserError(f"{path} has the entry {key}, which is no network's: make it again with `sadtrt fit`")
+        states[network][name] = value.float() * HALF_SCALE if value.dtype == torch.float16 else value
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise UserError(
-                    f"{path} holds no weights of `sadtrt fit`: make some, or give SadTalker's own file as --checkpoint"
-                )
-            for key in file.keys():  # noqa: SIM118, a safetensors file is no mapping
-                network, _, name = key.partition(".")
-                value = file.get_tensor(key)
-                restored = value.float() * HALF_SCALE if value.dtype == torch.float16 else value
-                states.setdefault(network, {})[name] = restored
-            config = RendererConfig(**{**json.loads(header["config"]), "image_size": image_size})
-    except (SafetensorError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        config = dataclasses.replace(from_json(RendererConfig, json.loads(header["config"])), image_size=image_size)
+        with torch.device("meta"):
+            expected = {name: module.state_dict() for name, module in build_networks(config).items()}
+    except Exception as error:  # Widths of any size and sign, of which PyTorch thinks in several kinds of error.
         raise UserError(f"{path} cannot be read ({error}): make it again with `sadtrt fit`") from error
-    try:
-        return assemble(config, states, kind, path.stem)
-    except (RuntimeError, KeyError) as error:
-        raise UserError(f"{path} does not fit this version's networks: make it again with `sadtrt fit`") from error
+    states = {name: checked_state(path, name, states[name], expected[name]) for name in NETWORKS}
+    return assemble(config, states, kind, path.stem)
 
 
 def fit_standin(
@@ -128,9 +136,9 @@ def fit_standin(
     return fitted
 
 
-def fitted_file(cache: Path, size: int, seed: int = 0) -> Path:
-    """Where `sadtrt fit` keeps full-size weights."""
-    return cache / "weights" / f"fitted-{size}-seed{seed}{STANDIN_SUFFIX}"
+def fitted_file(cache: Path, size: int, seed: int = 0, kind: WeightsKind = "fitted") -> Path:
+    """Where `sadtrt fit` keeps full-size weights, and those of the demo's size."""
+    return cache / "weights" / f"{kind}-{size}-seed{seed}{STANDIN_SUFFIX}"
 
 
 def choose_weights(

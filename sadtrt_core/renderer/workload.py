@@ -5,26 +5,31 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import pickle
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import skimage.data
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from sadtrt_core.errors import UserError
-from sadtrt_core.renderer.config import NUM_KEYPOINTS, RendererConfig
+from sadtrt_core.renderer.config import IMAGE_SIZES, NUM_KEYPOINTS, RendererConfig
 from sadtrt_core.renderer.keypoints import EXPRESSIONS, canonical_keypoints, pose_of, posed_keypoints, windows
+from sadtrt_core.renderer.picture import load_picture, picture_tensor, require_unit_range
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES, Stage, call_stage, matrix_arithmetic, stage_module
+from sadtrt_core.renderer.tensor_files import is_float, plain_tensor, read_tensors
 
+FRAMES = 32
 PREVIEW_FRAMES = 6
-SAMPLE_LIMIT = 1 << 30  # Bytes of a recorded input; a thousand frames of keypoints have a few hundred kilobytes.
+#: The picture spans -1..1, and a keypoint may leave it by as much as half.
+KEYPOINT_REACH = 2.0
+SAMPLE_LIMIT = 1 << 30  # Bytes of a recorded tensor; a thousand frames of keypoints have a few hundred kilobytes.
+_AGAIN = "torch.save(tensor.cpu(), 'kp_driving.pt')"
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Workload:
 
     source_image (1, 3, S, S) in 0..1; kp_canonical and kp_source (1, 15, 3); kp_driving (T, 15, 3);
     source_coefficients (1, 70, 27); driving_coefficients (T, 70, 27). `digest` is a SHA-256 over all of them.
+    `recorded_frames` (T, 3, S, S) in 0..1 is what whoever recorded the inputs got from them; no stage reads it.
     """
 
     name: str
@@ -42,12 +48,13 @@ class Workload:
     kp_driving: Tensor
     source_coefficients: Tensor
     driving_coefficients: Tensor
+    recorded_frames: Tensor | None = None
 
     @property
     def digest(self) -> str:
         found = hashlib.sha256()
-        for value in vars(self).values():
-            if isinstance(value, Tensor):
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and name != "recorded_frames":
                 found.update(repr(tuple(value.shape)).encode())
                 found.update(value.contiguous().numpy().tobytes())
         return found.hexdigest()
@@ -55,17 +62,26 @@ class Workload:
     def only(self, frames: Sequence[int]) -> Workload:
         """The same with only these driving frames, in this order."""
         index = list(frames)
-        return replace(self, kp_driving=self.kp_driving[index], driving_coefficients=self.driving_coefficients[index])
+        return replace(
+            self,
+            kp_driving=self.kp_driving[index],
+            driving_coefficients=self.driving_coefficients[index],
+            recorded_frames=None if self.recorded_frames is None else self.recorded_frames[index],
+        )
 
 
 def make_workload(
-    config: RendererConfig, frames: int, source_image: Path | None = None, samples: Path | None = None
+    config: RendererConfig, frames: int | None, source_image: Path | None = None, samples: Path | None = None
 ) -> Workload:
-    """The default workload, with another picture or with recorded inputs where they are given. Raises UserError."""
-    if frames < 1:
+    """The default workload, with another picture or with recorded inputs where they are given. Raises UserError.
+
+    `frames` of None is FRAMES, or as many as were recorded; of more recorded ones the first `frames` are taken.
+    """
+    if frames is not None and frames < 1:
         raise UserError(f"a driving sequence of {frames} frames renders nothing: give --frames 1 or more")
     if samples is not None:
-        return recorded_workload(samples, config)
+        return recorded_workload(samples, config, frames)
+    frames = frames or FRAMES
     if source_image is not None:
         return _driven(source_image.name, load_picture(source_image, config.image_size)[None], config, frames)
     picture = F.interpolate(portrait()[None], (config.image_size,) * 2, mode="bicubic", antialias=True).clamp(0, 1)
@@ -102,7 +118,7 @@ def _driven(name: str, picture: Tensor, config: RendererConfig, frames: int) -> 
 
 def portrait() -> Tensor:
     """scikit-image's astronaut, the face cut out: (3, 256, 256) in 0..1."""
-    return _tensor(skimage.data.astronaut()[:256, 96:352])
+    return picture_tensor(skimage.data.astronaut()[:256, 96:352])
 
 
 def training_pictures(portraits: Sequence[Path]) -> list[Tensor]:
@@ -112,64 +128,76 @@ def training_pictures(portraits: Sequence[Path]) -> list[Tensor]:
     """
     if portraits:
         return [load_picture(path) for path in portraits]
-    return [portrait(), portrait(), _tensor(skimage.data.astronaut()), _tensor(skimage.data.chelsea())]
+    return [portrait(), portrait(), picture_tensor(skimage.data.astronaut()), picture_tensor(skimage.data.chelsea())]
 
 
-def load_picture(path: Path, size: int | None = None) -> Tensor:
-    """Any picture that Pillow opens, upright, its middle square in 0..1, scaled to (3, size, size) where one is given.
-
-    Raises UserError.
-    """
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a picture ({error}): give a PNG or JPEG file") from error
-    edge = size or min(upright.size)
-    return _tensor(np.asarray(ImageOps.fit(upright, (edge, edge), Image.Resampling.LANCZOS)))
-
-
-def _tensor(picture: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
-
-
-def recorded_workload(folder: Path, config: RendererConfig) -> Workload:
+def recorded_workload(folder: Path, config: RendererConfig, frames: int | None = None) -> Workload:
     """Inputs recorded from SadTalker: `source_image.pt`, `kp_driving.pt` and `kp_source.pt` in a folder.
 
     Each is a tensor, or a dict with `value` and perhaps `jacobian`, saved by torch and loaded without running code.
-    The default driving coefficients serve the mapping stage, since none are recorded. Raises UserError.
+    Beside them may be `prediction.pt`, the frames that they gave. The first `frames` are taken, or all. The default
+    driving coefficients serve the mapping stage, since none are recorded. Raises UserError.
     """
-    image = _recorded(folder / "source_image.pt", (3, config.image_size, config.image_size))
-    driving = _recorded(folder / "kp_driving.pt", (NUM_KEYPOINTS, 3))
-    source = _recorded(folder / "kp_source.pt", (NUM_KEYPOINTS, 3))
-    made = _driven(folder.resolve().name, image[:1], config, driving.shape[0])
-    return replace(made, kp_source=source[:1], kp_driving=driving)
+    picture = (3, config.image_size, config.image_size)
+    image = _one(folder / "source_image.pt", _recorded(folder / "source_image.pt", picture, require_unit_range))
+    source = _one(folder / "kp_source.pt", _recorded(folder / "kp_source.pt", (NUM_KEYPOINTS, 3), _require_keypoints))
+    driving = _recorded(folder / "kp_driving.pt", (NUM_KEYPOINTS, 3), _require_keypoints)
+    made = _driven(folder.resolve().name, image, config, driving.shape[0])
+    made = replace(made, kp_source=source, kp_driving=driving)
+    path = folder / "prediction.pt"
+    if os.path.lexists(path):
+        prediction = _recorded(path, picture, require_unit_range)
+        if prediction.shape[0] != driving.shape[0]:
+            raise UserError(
+                f"{path} holds {prediction.shape[0]} frames where kp_driving.pt has {driving.shape[0]}: record both "
+                "of the same call"
+            )
+        made = replace(made, recorded_frames=prediction)
+    return made.only(range(min(frames or driving.shape[0], driving.shape[0])))
 
 
-def _recorded(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """One recorded tensor (N, *shape), float32."""
-    try:
-        large = path.stat().st_size > SAMPLE_LIMIT
-        loaded = None if large else torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: --samples wants source_image.pt, kp_driving.pt and kp_source.pt") from None
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path} would run code when loaded, or is damaged: save plain tensors") from error
-    except Exception as error:  # The bytes may be anything, and damaged pickles raise nearly anything.
-        raise UserError(f"{path} is not a tensor saved by torch.save ({type(error).__name__})") from error
-    if large:
-        raise UserError(f"{path} has over {SAMPLE_LIMIT >> 20} MiB: expected one recorded tensor")
+def _one(path: Path, rows: Tensor) -> Tensor:
+    """The one row that all are, (1, ...): a batch of SadTalker's repeats its source."""
+    if not bool((rows == rows[:1]).all()):
+        raise UserError(f"{path} holds {rows.shape[0]} rows that differ: record frames of one source picture at a time")
+    return rows[:1].clone()
+
+
+def _recorded(path: Path, shape: tuple[int, ...], require: Callable[[str, float, float], None]) -> Tensor:
+    """One recorded tensor (N, *shape), float32, whose least and largest values `require` was told."""
+    if not os.path.lexists(path):
+        raise UserError(f"{path} is missing: --samples wants source_image.pt, kp_driving.pt and kp_source.pt")
+    loaded = read_tensors(path, _AGAIN, SAMPLE_LIMIT)
     if isinstance(loaded, dict):
         if loaded.get("jacobian") is not None:
             raise UserError(f"{path} holds a jacobian, which exported graphs do not take: record without one")
-        loaded = loaded.get("value")
-    if not isinstance(loaded, Tensor) or loaded.layout != torch.strided or loaded.device.type != "cpu":
-        raise UserError(f"{path} holds {type(loaded).__name__}: expected a dense tensor, or a dict with `value`")
-    if tuple(loaded.shape[-len(shape) :]) != shape or loaded.dim() > len(shape) + 1 or not loaded.numel():
-        raise UserError(f"{path} has shape {tuple(loaded.shape)}: expected (N, {', '.join(map(str, shape))})")
-    if not loaded.is_floating_point() or not bool(torch.isfinite(loaded).all()):
-        raise UserError(f"{path} holds {loaded.dtype} or values that are not finite: expected finite floats")
-    return loaded.detach().float().reshape(-1, *shape)
+        if "value" not in loaded:
+            raise UserError(f"{path} holds a dict without `value`: expected a tensor, or a dict with `value`")
+        loaded = loaded["value"]
+    tensor = plain_tensor(f"the content of {path}", loaded)
+    if tuple(tensor.shape[-len(shape) :]) != shape or tensor.dim() > len(shape) + 1 or not tensor.numel():
+        size = tensor.shape[-1] if tensor.dim() else 0
+        hint = f"; give --size {size}" if size in IMAGE_SIZES and len(shape) == 3 and size != shape[-1] else ""
+        raise UserError(f"{path} has shape {tuple(tensor.shape)}: expected (N, {', '.join(map(str, shape))}){hint}")
+    if not is_float(tensor.dtype):
+        raise UserError(f"{path} holds {tensor.dtype}: expected finite floats of 16, 32 or 64 bits")
+    # Strides may make a gigabyte of a few bytes.
+    if tensor.numel() * tensor.element_size() > SAMPLE_LIMIT:
+        raise UserError(f"{path} has shape {tuple(tensor.shape)}: expected at most {SAMPLE_LIMIT >> 20} MiB of values")
+    low, high = tensor.min().item(), tensor.max().item()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UserError(f"{path} holds values that are not finite: expected finite floats")
+    require(str(path), low, high)
+    # Cloned: a file that is mapped should not stay open behind the workload.
+    return tensor.to(torch.float32, copy=True).reshape(-1, *shape).contiguous()
+
+
+def _require_keypoints(what: str, low: float, high: float) -> None:
+    if low < -KEYPOINT_REACH or high > KEYPOINT_REACH:
+        raise UserError(
+            f"{what} has keypoints from {low:.4g} to {high:.4g}, which look like pixels: expected SadTalker's own, "
+            "where the picture spans -1..1 (divide by half the size and subtract 1)"
+        )
 
 
 def stage_inputs(

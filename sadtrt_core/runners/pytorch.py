@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -119,16 +120,26 @@ class PyTorchRunner(StageRunner):
         return {spec.name: tensor for spec, tensor in zip(self.job.outputs, self._outputs, strict=True)}
 
 
-def reference_frames(job: Job, inputs: list[dict[str, Tensor]], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def reference_frames(
+    job: Job,
+    inputs: list[dict[str, Tensor]],
+    dtype: torch.dtype = torch.float32,
+    size: int | None = None,
+    rendered: Callable[[int], None] = lambda _: None,
+) -> list[Tensor]:
     """The job's first output for each of `inputs`, in `dtype` with TF32 off and deterministic algorithms.
 
     The reference that drift is measured against (float32), and what the reference itself is checked with (float64).
-    Results are float32 (float64 where asked for) on the host.
+    Results are float32 (float64 where asked for) on the host. A generator may render pictures of another `size`;
+    `rendered` is told the number of frames after each.
     """
     module = copy.deepcopy(stage_module(job.stage, job.renderer)).to(device=job.device, dtype=dtype).eval()
-    frames = []
+    if size is not None:
+        module.set_picture_size(size)  # type: ignore[operator]
+    frames: list[Tensor] = []
     with torch.inference_mode(), matrix_arithmetic(tf32=False, benchmark=False):
         for item in inputs:
             outputs = call_stage(module, tuple(item[spec.name].to(dtype) for spec in job.inputs))
             frames.append(outputs[0].cpu())
+            rendered(len(frames))
     return frames

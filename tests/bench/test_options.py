@@ -28,11 +28,11 @@ def run_suite(results: Path, *options: str) -> tuple[int, str]:
         (("--precision", "fp12"), "precision 'fp12' is not known: expected one of fp32, tf32"),
         (("--batch", "0"), "--batch must be 1 or more"),
         (("--frames", "0"), "--frames must be 1 or more but is 0"),
-        (("--source-image", "nowhere.png"), "nowhere.png cannot be read as a picture"),
+        (("--source-image", "nowhere.png"), "cannot read nowhere.png"),
         (("--samples", "nowhere"), "nowhere/source_image.pt is missing"),
         (("--mapping-checkpoint", "m.pth"), "--mapping-checkpoint belongs to a --checkpoint"),
         (("--weights", "fitting"), "weights 'fitting' are not known: expected auto"),
-        (("--weights", "nowhere.safetensors"), "nowhere.safetensors cannot be read"),
+        (("--weights", "nowhere.safetensors"), "cannot read nowhere.safetensors"),
         (("--checkpoint", "c.safetensors"), "--checkpoint and --weights seeded exclude each other"),
     ],
 )

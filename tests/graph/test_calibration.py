@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -115,7 +117,7 @@ def test_a_calibration_is_read_back_as_it_was_written(tmp_path):
         ("[" * 100_000, "is not a calibration"),
         ("{}", "lacks the field 'exporter'"),
         ('{"ranges": {"/a": 0.0}}', "lacks the field"),
-        (None, "cannot read the calibration"),
+        (None, "cannot read"),
     ],
 )
 def test_files_that_are_none_are_refused_in_one_sentence(tmp_path, text, fault):
@@ -128,7 +130,38 @@ def test_files_that_are_none_are_refused_in_one_sentence(tmp_path, text, fault):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_calibration_that_changed_in_one_bit_is_another_or_none(tmp_path):
+    path = tmp_path / "ranges.json"
+    write_calibration(MADE, path)
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with contextlib.suppress(UserError):
+            assert read_calibration(path) == MADE
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("2.5", "25.0"), ("2.5", "1e308"), ('"/decoder/fc/Conv": 2.5', ""), ("2.5", '2.5, "/decoder/fc/Conv": 2.4')],
+)
+def test_ranges_that_were_edited_are_not_used(tmp_path, old, new):
+    path = tmp_path / "ranges.json"
+    write_calibration(MADE, path)
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError, match="is not a calibration"):
+        read_calibration(path)
+
+
+def test_a_calibration_without_its_digest_is_not_used(tmp_path):
+    path = tmp_path / "ranges.json"
+    path.write_text(json.dumps(MADE.to_json()))
+    with pytest.raises(UserError, match="is not a calibration"):
+        read_calibration(path)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e308, float("inf"), float("nan")])
 def test_a_range_is_positive_and_finite(value):
     with pytest.raises(ValueError, match=r"the range of /a is .*: expected a positive number"):
         dataclasses.replace(MADE, ranges={"/a": value})

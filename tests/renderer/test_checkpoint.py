@@ -233,7 +233,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
     assert "empty" in refusal(made("empty.pth", b""))
     assert "download it again" in refusal(made("page.safetensors", b"<!DOCTYPE html><title>404</title>"))
     assert "folder" in refusal(tmp_path)
-    assert "does not exist" in refusal(tmp_path / "absent.safetensors")
+    assert "No such file" in refusal(tmp_path / "absent.safetensors")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "no weights")
     assert "no whole checkpoint" in refusal(tmp_path / "other.zip")

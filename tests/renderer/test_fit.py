@@ -11,7 +11,9 @@ from reports import Kept
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from typer.testing import CliRunner
 
+from sadtrt_core.cli import app
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer import standin
 from sadtrt_core.renderer.config import demo_config
@@ -191,11 +193,53 @@ def test_damaged_and_foreign_standin_files_are_refused(tmp_path, seeded_states):
         load_standin(path, "demo", 256)
     del tensors["generator.fourth.bias"]
     save_file(tensors, path, metadata=header)
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match=r"lacks fourth\.bias"):
         load_standin(path, "demo", 256)
     save_file(tensors, path, metadata={**header, "config": '{"colour": 1}'})
     with pytest.raises(UserError, match="cannot be read"):
         load_standin(path, "demo", 256)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t, h: t.update({"generator.fourth.bias": torch.full((32,), torch.nan)}), "not finite"),
+        (lambda t, h: t.update({"generator.fourth.bias": torch.ones(32, dtype=torch.int32)}), "int32"),
+        (lambda t, h: t.update({"generator.fourth.bias": torch.ones(32).to(torch.float8_e4m3fn)}), "float8_e4m3fn"),
+        (lambda t, h: t.update({"other.bias": torch.ones(1)}), "no network's"),
+        (lambda t, h: h.update(config="[1]"), "cannot be read"),
+        (lambda t, h: h.update(config=h["config"].replace('_width": 8', '_width": "8"')), "whole"),
+        (
+            lambda t, h: h.update(config=h["config"].replace('"generator_width": 8', '"generator_width": -8')),
+            "cannot be read",
+        ),
+        (lambda t, h: h.update(config=h["config"].replace('_width": 8', '_width": 9')), "shape"),
+        (lambda t, h: h.update(config="[" * 100_000), "cannot be read"),
+    ],
+)
+def test_standin_files_with_values_of_no_use_are_one_sentence(tmp_path, seeded_states, change, said):
+    path = tmp_path / "w.safetensors"
+    save_standin(path, demo_config(), Fitted(seeded_states, 30.0, 7), {}, half=True)
+    tensors = {name: value.clone() for name, value in load_file(path).items()}
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    change(tensors, header)
+    save_file(tensors, path, metadata=header)
+    with pytest.raises(UserError) as caught:
+        load_standin(path, "demo", 256)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_keeps_a_demo_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(standin, "demo_config", lambda size: TINY)
+    shipped = standin.DEMO_FILE.read_bytes()
+    arguments = ["fit", "--demo", "--steps", "1", "--batch", "1", "--cache", str(tmp_path)]
+    with torch.inference_mode(False):
+        answer = CliRunner().invoke(app, arguments)
+    assert answer.exit_code == 0, answer.output
+    assert standin.DEMO_FILE.read_bytes() == shipped
+    assert (tmp_path / "weights" / "demo-256-seed0.safetensors").exists()
 
 
 def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients, monkeypatch):
@@ -275,7 +319,7 @@ def test_weights_of_another_seed_or_file_are_chosen_by_name(cached, seeded_state
     # The networks take any size: what was fitted at 256 pixels renders 512 where nothing else is there.
     assert chosen_name("fitted", 512, said) == "fitted-256-seed0"
     assert "rendering 512 pixels with fitted-256-seed0" in said.lines[0]
-    with pytest.raises(UserError, match=r"nowhere\.safetensors cannot be read"):
+    with pytest.raises(UserError, match=r"cannot read nowhere\.safetensors"):
         chosen_name("nowhere.safetensors")
     for wrong in ("fitted-seed", "fitted-seed-1", "fitted-seed1.bin", "w.pth"):
         with pytest.raises(UserError, match="are not known: expected auto"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
 
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import demo_config, full_config
 from sadtrt_core.renderer.keypoints import pose_of, rotation_matrix
-from sadtrt_core.renderer.workload import load_picture, make_workload, recorded_workload
+from sadtrt_core.renderer.picture import load_picture
+from sadtrt_core.renderer.workload import make_workload, recorded_workload
 
 CONFIG = demo_config()
 
@@ -187,6 +189,67 @@ def test_recorded_inputs_of_another_kind_are_refused(samples, name, value, said)
     sentence = refusal(samples)
     assert name in sentence
     assert said in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("source_image.pt", torch.rand(1, 3, 256, 256) * 2 - 1, "-1..1: add 1 and halve"),
+        ("source_image.pt", torch.rand(1, 3, 256, 256) * 255, "0..255: divide by 255"),
+        ("prediction.pt", torch.rand(5, 3, 256, 256) * 255, "0..255: divide by 255"),
+        ("source_image.pt", torch.rand(1, 3, 512, 512), "--size 512"),
+        ("kp_driving.pt", torch.rand(5, 15, 3) * 256, "look like pixels"),
+        ("kp_source.pt", {"value": torch.full((1, 15, 3), -2.1)}, "look like pixels"),
+        ("kp_driving.pt", torch.full((5, 15, 3), 1e300, dtype=torch.float64), "look like pixels"),
+        ("kp_source.pt", torch.rand(2, 15, 3), "2 rows that differ"),
+        ("source_image.pt", torch.rand(2, 3, 256, 256), "2 rows that differ"),
+        ("kp_driving.pt", torch.zeros(1, 15, 3).expand(1 << 30, 15, 3), "at most 1024 MiB"),
+        ("kp_driving.pt", torch.zeros(5, 15, 3).to(torch.float8_e5m2), "float8_e5m2"),
+        ("kp_driving.pt", torch.nested.nested_tensor([torch.zeros(15, 3)]), "nested"),
+        ("prediction.pt", torch.rand(4, 3, 256, 256), "4 frames where kp_driving.pt has 5"),
+    ],
+)
+def test_recordings_that_cannot_be_what_they_are_called_are_refused(samples, name, value, said):
+    torch.save(value, samples / name)
+    sentence = refusal(samples)
+    assert name in sentence
+    assert said in sentence
+
+
+def test_rows_of_a_batch_that_repeat_their_source_are_one_source(samples):
+    picture = torch.rand(1, 3, 256, 256)
+    torch.save(picture.expand(2, -1, -1, -1), samples / "source_image.pt")
+    torch.save({"value": torch.full((2, 15, 3), 0.5), "jacobian": None}, samples / "kp_source.pt")
+    workload = recorded_workload(samples, CONFIG)
+    assert torch.equal(workload.source_image, picture)
+    assert workload.kp_source.shape == (1, 15, 3)
+
+
+def test_the_first_of_the_recorded_frames_are_taken(samples):
+    predicted = torch.rand(5, 3, 256, 256)
+    torch.save(predicted, samples / "prediction.pt")
+    recorded = torch.load(samples / "kp_driving.pt")["value"]
+    everything = make_workload(CONFIG, None, samples=samples)
+    assert torch.equal(everything.kp_driving, recorded)
+    first = make_workload(CONFIG, 2, samples=samples)
+    assert torch.equal(first.kp_driving, recorded[:2])
+    assert torch.equal(first.recorded_frames, predicted[:2])
+    assert first.driving_coefficients.shape == (2, 70, 27)
+
+
+def test_the_recorded_frames_are_no_part_of_the_work(samples):
+    before = recorded_workload(samples, CONFIG).digest
+    torch.save(torch.rand(5, 3, 256, 256), samples / "prediction.pt")
+    assert recorded_workload(samples, CONFIG).digest == before
+
+
+def test_a_recording_that_is_no_file_is_one_sentence(samples):
+    (samples / "kp_source.pt").unlink()
+    os.mkfifo(samples / "kp_source.pt")
+    assert "no plain file" in refusal(samples)
+    (samples / "kp_source.pt").unlink()
+    (samples / "kp_source.pt").mkdir()
+    assert "is a folder" in refusal(samples)
 
 
 class WritesAFile:

@@ -1,0 +1,173 @@
+"""Every reader of files that others wrote answers any bytes with a value or with one sentence, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save
+
+from sadtrt_core.engine.cache import stored_engine
+from sadtrt_core.errors import UserError
+from sadtrt_core.gate.limits import Thresholds
+from sadtrt_core.graph.calibrate import read_calibration, write_calibration
+from sadtrt_core.graph.export import OPSET, cached_export
+from sadtrt_core.graph.quantize import Calibration
+from sadtrt_core.plan import read_plan
+from sadtrt_core.records.store import read_run
+from sadtrt_core.renderer.checkpoint import load_checkpoint
+from sadtrt_core.renderer.fit import Fitted
+from sadtrt_core.renderer.picture import load_picture
+from sadtrt_core.renderer.renderer import Renderer, build_networks, seeded_state
+from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.renderer.standin import load_standin, save_standin
+from sadtrt_core.renderer.workload import recorded_workload
+
+CALIBRATION = Calibration("minimum and maximum", (0,), "w" * 64, "d" * 64, "onnxruntime 1", {"/a/Conv": 2.5})
+PLAN = b'format = "sadtrt plan 1"\nbase = "float16"\nwhy = "x"\n[[keep]]\nnodes = ["coordinates"]\nwhy = "x"\n'
+GATE = b'[gate]\npsnr_drop_db = 1.0\n[[gate.override]]\nstage = "generator"\npsnr_drop_db = 2.0\n'
+
+
+def saved(value: object, **options: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)
+    return buffer.getvalue()
+
+
+def picture(kind: str, mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((24, 24), 60).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def _recording(path: Path, tiny: Renderer) -> object:
+    image = path.parent / "source_image.pt"
+    if not image.exists():
+        torch.save(torch.rand(1, 3, 256, 256), image)
+        torch.save(torch.zeros(1, 15, 3), path.parent / "kp_source.pt")
+    return recorded_workload(path.parent, tiny.config)
+
+
+def _engine(path: Path, tiny: Renderer) -> object:
+    path.with_suffix(".engine").write_bytes(b"plan")
+    return stored_engine(path.with_suffix(".engine"))
+
+
+#: The name of the file, what reads it, and whole files of the kind, to be damaged.
+READERS: dict[str, tuple[str, Callable[[Path, Renderer], object], tuple[bytes, ...]]] = {
+    "checkpoint": (
+        "model.pth",
+        lambda path, tiny: load_checkpoint(path, 256, None, tiny.config),
+        (
+            saved({"generator": {"fourth.bias": torch.zeros(16)}, "epoch": 3}),
+            saved({"fourth.bias": torch.zeros(16)}, _use_new_zipfile_serialization=False),
+            save({"generator.fourth.bias": torch.zeros(16)}),
+        ),
+    ),
+    "recording": (
+        "kp_driving.pt",
+        _recording,
+        (
+            saved(torch.zeros(2, 15, 3)),
+            saved({"value": torch.zeros(2, 15, 3), "jacobian": None}, _use_new_zipfile_serialization=False),
+        ),
+    ),
+    "picture": (
+        "face.png",
+        lambda path, tiny: load_picture(path, 64),
+        (picture("PNG"), picture("PNG", "LA"), picture("JPEG"), picture("TIFF", "F"), picture("GIF"), picture("BMP")),
+    ),
+    "plan": ("mine.toml", lambda path, tiny: read_plan(path), (PLAN,)),
+    "thresholds": ("gate.toml", lambda path, tiny: Thresholds.read(path), (GATE,)),
+    "calibration": ("ranges.json", lambda path, tiny: read_calibration(path), ()),
+    "record": ("records.json", lambda path, tiny: read_run(path), (b'{"schema_version": 3, "sha256": "", "run": {}}',)),
+    "engine's key": (
+        "mapping.json",
+        _engine,
+        (json.dumps({"key": {}, "engine_sha256": "", "engine_bytes": 4, "build_seconds": 1, "notes": []}).encode(),),
+    ),
+    "stand-in": ("demo.safetensors", lambda path, tiny: load_standin(path, "fitted", 256), ()),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("foreign")
+
+
+@pytest.fixture(scope="module")
+def whole_files(folder, tiny):
+    """Whole files of the kinds that only their own writers make."""
+    states = {name: seeded_state(module.state_dict()) for name, module in build_networks(tiny.config).items()}
+    save_standin(folder / "whole.safetensors", tiny.config, Fitted(states, 30.0, 7), {}, half=False)
+    write_calibration(CALIBRATION, folder / "whole.json")
+    return {name: (folder / f"whole.{ending}").read_bytes() for name, ending in OWN.items()}
+
+
+OWN = {"stand-in": "safetensors", "calibration": "json"}
+
+
+@st.composite
+def damaged(draw, whole: bytes) -> bytes:
+    """A file with a few bytes changed, most of them near its start, or cut short."""
+    content = bytearray(whole[: draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))])
+    for _ in range(draw(st.integers(0, 3)) if content else 0):
+        near = draw(st.sampled_from((len(content), min(len(content), 400))))
+        content[draw(st.integers(0, near - 1))] = draw(st.integers(0, 255))
+    return bytes(content)
+
+
+def answer(read: Callable[[Path, Renderer], object], path: Path, tiny: Renderer) -> str:
+    """What a reader says of a file that it refuses; nothing where it takes it."""
+    try:
+        read(path, tiny)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("reader", READERS)
+@settings(
+    max_examples=60,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(data=st.data())
+def test_a_reader_answers_any_bytes_with_a_value_or_one_sentence(reader, data, folder, whole_files, tiny):
+    name, read, wholes = READERS[reader]
+    wholes = (*wholes, *([whole_files[reader]] if reader in OWN else []))
+    content = data.draw(st.one_of(st.binary(max_size=200), *map(damaged, wholes)))
+    path = folder / reader.replace("'", "") / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    sentence = answer(read, path, tiny)
+    assert "\n" not in sentence
+    assert len(sentence) < 700
+
+
+@settings(max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_lies_in_the_cache_the_graph_is_the_stage_s(data, tiny, folder):
+    made = cached_export(tiny, STAGES["mapping"], OPSET, folder)
+    (path,) = (folder / "graphs").glob("mapping-*.onnx")
+    changed = data.draw(st.sampled_from([path, path.with_suffix(".sha256")]))
+    changed.write_bytes(data.draw(st.one_of(st.binary(max_size=100), damaged(changed.read_bytes()))))
+    assert cached_export(tiny, STAGES["mapping"], OPSET, folder) == made
+
+
+def test_a_graph_with_the_sidecar_of_another_key_is_not_used(tiny, tmp_path):
+    made = cached_export(tiny, STAGES["mapping"], OPSET, tmp_path)
+    other = cached_export(tiny, STAGES["warp"], OPSET, tmp_path)
+    (mapping,), (warp,) = ((tmp_path / "graphs").glob(f"{name}-*.onnx") for name in ("mapping", "warp"))
+    for ending in (".onnx", ".sha256"):
+        mapping.with_suffix(ending).write_bytes(warp.with_suffix(ending).read_bytes())
+    assert other != made
+    assert cached_export(tiny, STAGES["mapping"], OPSET, tmp_path) == made
