@@ -9,6 +9,7 @@ extern const Operator kGridSample3D;  // grid_sample_3d/operator.cpp
 extern const Operator kMotionInput;   // dense_motion/operator.cpp
 extern const Operator kMotionSum;     // dense_motion/operator.cpp
 extern const Operator kVolumeResize;  // volume_resize/operator.cpp
+extern const Operator kFoldDepth;     // the same folder
 extern const Operator kSpadeNorm;     // spade_norm/operator.cpp
 extern const Operator kSpadeNormAdd;  // the same folder
 
@@ -17,6 +18,7 @@ inline const Operator* const kOperators[] = {
     &kMotionInput,
     &kMotionSum,
     &kVolumeResize,
+    &kFoldDepth,
     &kSpadeNorm,
     &kSpadeNormAdd,
 };

@@ -36,10 +36,7 @@ extern "C" int32_t sadtrt_volume_resize(const SadtrtVolumeResize* problem, void*
         return refused;
     }
     const bool channels_last = problem->channels_last != 0;
-    const auto fits = [&](const void* address) {
-        return address != nullptr && (!channels_last || reinterpret_cast<uintptr_t>(address) % 16 == 0);
-    };
-    if (!fits(problem->input) || !fits(problem->output)) {
+    if (!is_usable(problem->input, channels_last) || !is_usable(problem->output, channels_last)) {
         return refuse(message, message_size,
                       "VolumeResize: input or output is a null pointer, or channels last and not aligned to 16 bytes");
     }

@@ -1,4 +1,4 @@
-"""The kernels of dense motion, compiled for the host: every type and layout against PyTorch in fp64."""
+"""The kernels of dense motion, compiled for the host: every type and layout against PyTorch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ PLUGIN = Path(__file__).resolve().parents[2] / "plugin"
 for folder in ("common", "volume_resize", "dense_motion"):
     sys.path.insert(0, str(PLUGIN / folder))
 
+import fold_cases as fold  # noqa: E402
 import motion_cases as motion  # noqa: E402
 import resize_cases as resize  # noqa: E402
 from launching import load_library  # noqa: E402
@@ -39,6 +40,11 @@ def resizing(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 @pytest.fixture(scope="module")
+def folding(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return compiled("fold_depth", tmp_path_factory.mktemp("kernel"))
+
+
+@pytest.fixture(scope="module")
 def moving(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return compiled("dense_motion", tmp_path_factory.mktemp("kernel"))
 
@@ -49,6 +55,13 @@ def test_volumes_are_halved_and_doubled_in_every_type_and_layout(resizing: ctype
         launch()
         excess = resize.worst_excess(case, launch.result())
         assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case.describe()}"
+
+
+def test_depth_becomes_channels_in_every_type_and_layout(folding: ctypes.CDLL) -> None:
+    for number, case in enumerate(fold.random_cases(48, most_size=9)):
+        launch = fold.Fold(folding, case)
+        launch()
+        assert torch.equal(launch.result(), fold.in_torch(case.volume)), f"case {number}: {case.describe()}"
 
 
 def test_the_hourglass_input_in_every_type_and_layout(moving: ctypes.CDLL) -> None:
@@ -91,6 +104,22 @@ def test_masks_below_the_floor_count_as_zero(moving: ctypes.CDLL) -> None:
 
 def case_grid(case: motion.Case) -> torch.Tensor:
     return motion.motions(case, torch.float32)[0]
+
+
+def test_a_bad_fold_is_refused_with_a_sentence(folding: ctypes.CDLL) -> None:
+    launch = fold.Fold(folding, fold.Case(torch.zeros((1, 12, 3, 4, 4)).half(), False))
+    for field, value, words in (
+        ("channels_last", 1, "FoldDepth: channels last are fp16 or bf16 in multiples of 8, not 12"),
+        ("depth", 0, "FoldDepth: axis 2 has size 0; at least 1"),
+        ("batch", 2**24, "FoldDepth: a tensor has more than"),
+        ("feature_type", 3, "FoldDepth: feature type 3 is not 0"),
+        ("output", None, "FoldDepth: input or output is a null pointer"),
+    ):
+        kept = getattr(launch.problem, field)
+        setattr(launch.problem, field, value)
+        with pytest.raises(UserError, match=words):
+            launch()
+        setattr(launch.problem, field, kept)
 
 
 def test_a_bad_launch_is_refused_with_a_sentence(resizing: ctypes.CDLL, moving: ctypes.CDLL) -> None:
