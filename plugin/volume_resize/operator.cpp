@@ -1,6 +1,7 @@
-// VolumeResize and FoldDepth as TensorRT sees them.
+// VolumeResize, VolumeJoinDouble and FoldDepth as TensorRT sees them.
 //
-// Both take a volume (N, C, D, H, W): the first halves or doubles height and width, the second makes channels of depth.
+// Volumes are (N, C, D, H, W). The first halves or doubles height and width, the second doubles those of two volumes
+// joined along their channels, the third makes channels of depth.
 #include "../common/operators.h"
 #include "fold_depth.h"
 #include "problem_check.h"
@@ -39,6 +40,18 @@ bool infer_resized(const DimsExprs* inputs, const Values& attributes, DimsExprs*
     return true;
 }
 
+bool infer_joined(const DimsExprs* inputs, const Values&, DimsExprs* outputs, IExprBuilder& builder, char* message) {
+    if (!check_axes("VolumeJoinDouble", inputs[0], message) || !check_axes("VolumeJoinDouble", inputs[1], message)) {
+        return false;
+    }
+    outputs[0] = inputs[0];
+    outputs[0].d[1] = builder.operation(DimensionOperation::kSUM, *inputs[0].d[1], *inputs[1].d[1]);
+    for (int32_t axis = 3; axis < kAxes; ++axis) {
+        outputs[0].d[axis] = builder.operation(DimensionOperation::kPROD, *inputs[0].d[axis], *builder.constant(2));
+    }
+    return true;
+}
+
 bool infer_folded(const DimsExprs* inputs, const Values&, DimsExprs* outputs, IExprBuilder& builder, char* message) {
     if (!check_axes("FoldDepth", inputs[0], message)) {
         return false;
@@ -68,6 +81,12 @@ bool supports_resized(int32_t position, const PluginTensorDesc* tensors) {
                          : tensors[1].type == volume.type && tensors[1].format == volume.format;
 }
 
+// The second volume and the output are as the first.
+bool supports_joined(int32_t position, const PluginTensorDesc* tensors) {
+    const PluginTensorDesc& tensor = tensors[position];
+    return supports_volume(tensor) && tensor.type == tensors[0].type && tensor.format == tensors[0].format;
+}
+
 // The output, which has an axis less, is as the volume: linear or channels last.
 bool supports_folded(int32_t position, const PluginTensorDesc* tensors) {
     const PluginTensorDesc& volume = tensors[0];
@@ -79,7 +98,7 @@ bool supports_folded(int32_t position, const PluginTensorDesc* tensors) {
 
 size_t workspace_bytes(const Layer&) { return 0; }
 
-// The launch of a layer, as far as both operators have the same; pointers are left empty.
+// The launch of a layer of one input, as far as both operators have the same; pointers are left empty.
 template <typename Problem>
 Problem volume_problem(const Layer& layer) {
     const Dims& volume = layer.inputs[0].dims;
@@ -100,8 +119,34 @@ SadtrtVolumeResize resize_of(const Layer& layer) {
     return problem;
 }
 
+SadtrtVolumeJoinDouble join_of(const Layer& layer) {
+    const Dims& first = layer.inputs[0].dims;
+    SadtrtVolumeJoinDouble problem = {};
+    problem.batch = first.d[0];
+    problem.first_channels = first.d[1];
+    problem.second_channels = layer.inputs[1].dims.d[1];
+    problem.depth = first.d[2];
+    problem.height = first.d[3];
+    problem.width = first.d[4];
+    problem.feature_type = feature_type_of(layer.inputs[0].type);
+    problem.channels_last = layer.inputs[0].format == TensorFormat::kDHWC8;
+    return problem;
+}
+
 int32_t check_resize(const Layer& layer, char* message) {
     return check_problem(resize_of(layer), message, kMessageBytes);
+}
+
+int32_t check_join(const Layer& layer, char* message) {
+    for (int32_t axis = 0; axis < kAxes; ++axis) {
+        const int64_t first = layer.inputs[0].dims.d[axis];
+        const int64_t second = layer.inputs[1].dims.d[axis];
+        if (axis != 1 && first != second) {
+            return refuse(message, kMessageBytes, "VolumeJoinDouble: axis %d has sizes %lld and %lld", axis,
+                          static_cast<long long>(first), static_cast<long long>(second));
+        }
+    }
+    return check_problem(join_of(layer), message, kMessageBytes);
 }
 
 int32_t check_fold(const Layer& layer, char* message) {
@@ -114,6 +159,18 @@ int32_t enqueue_resize(const Layer& layer, const void* const* inputs, void* cons
     problem.input = inputs[0];
     problem.output = outputs[0];
     return sadtrt_volume_resize(&problem, stream, message, kMessageBytes);
+}
+
+int32_t enqueue_join(const Layer& layer, const void* const* inputs, void* const* outputs, void*, cudaStream_t stream,
+                     char* message) {
+    if (const int32_t refused = check_join(layer, message)) {
+        return refused;
+    }
+    SadtrtVolumeJoinDouble problem = join_of(layer);
+    problem.first = inputs[0];
+    problem.second = inputs[1];
+    problem.output = outputs[0];
+    return sadtrt_volume_join_double(&problem, stream, message, kMessageBytes);
 }
 
 int32_t enqueue_fold(const Layer& layer, const void* const* inputs, void* const* outputs, void*, cudaStream_t stream,
@@ -140,6 +197,22 @@ const Operator kVolumeResize = {
     workspace_bytes,
     check_resize,
     enqueue_resize,
+};
+
+const Operator kVolumeJoinDouble = {
+    /*name=*/"VolumeJoinDouble",
+    /*version=*/"1",
+    /*mark=*/"sadtrtVJ",
+    /*inputs=*/2,
+    /*outputs=*/1,
+    /*attributes=*/nullptr,
+    /*attribute_count=*/0,
+    infer_joined,
+    output_type,
+    supports_joined,
+    workspace_bytes,
+    check_join,
+    enqueue_join,
 };
 
 const Operator kFoldDepth = {

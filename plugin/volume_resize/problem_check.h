@@ -46,6 +46,32 @@ inline int32_t check_problem(const SadtrtVolumeResize& problem, char* message, i
     return check_volume("VolumeResize", problem, halves ? 2 : 1, halves ? 1.0 : 4.0, message, message_size);
 }
 
+// The doubling of as many channels; `input` is left empty.
+inline SadtrtVolumeResize doubled(const SadtrtVolumeJoinDouble& problem, int64_t channels) {
+    SadtrtVolumeResize part = {};
+    part.output = problem.output;
+    part.batch = problem.batch;
+    part.channels = channels;
+    part.depth = problem.depth;
+    part.height = problem.height;
+    part.width = problem.width;
+    part.feature_type = problem.feature_type;
+    part.channels_last = problem.channels_last;
+    part.mode = SADTRT_DOUBLE;
+    return part;
+}
+
+inline int32_t check_problem(const SadtrtVolumeJoinDouble& problem, char* message, int64_t message_size) {
+    const int64_t both = problem.first_channels + problem.second_channels;
+    for (const int64_t channels : {problem.first_channels, problem.second_channels, both}) {
+        const SadtrtVolumeResize part = doubled(problem, channels);
+        if (const int32_t refused = check_volume("VolumeJoinDouble", part, 1, 4.0, message, message_size)) {
+            return refused;
+        }
+    }
+    return 0;
+}
+
 inline int32_t check_problem(const SadtrtFoldDepth& problem, char* message, int64_t message_size) {
     return check_volume("FoldDepth", problem, 1, 1.0, message, message_size);
 }

@@ -18,6 +18,7 @@ for folder in ("common", "volume_resize", "dense_motion"):
     sys.path.insert(0, str(PLUGIN / folder))
 
 import fold_cases as fold  # noqa: E402
+import join_cases as join  # noqa: E402
 import motion_cases as motion  # noqa: E402
 import resize_cases as resize  # noqa: E402
 from launching import load_library  # noqa: E402
@@ -55,6 +56,29 @@ def test_volumes_are_halved_and_doubled_in_every_type_and_layout(resizing: ctype
         launch()
         excess = resize.worst_excess(case, launch.result())
         assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case.describe()}"
+
+
+def test_two_volumes_are_joined_and_doubled_in_every_type_and_layout(resizing: ctypes.CDLL) -> None:
+    for number, case in enumerate(join.random_cases(48, most_size=9)):
+        launch = join.Join(resizing, case)
+        launch()
+        assert torch.equal(launch.result(), join.expected(case)), f"case {number}: {case.describe()}"
+
+
+def test_a_bad_join_is_refused_with_a_sentence(resizing: ctypes.CDLL) -> None:
+    volume = torch.zeros((1, 8, 3, 4, 4)).half()
+    launch = join.Join(resizing, join.Case(volume, volume[:, :4], False))
+    for field, value, words in (
+        ("channels_last", 1, "VolumeJoinDouble: channels last are fp16 or bf16 in multiples of 8, not 4"),
+        ("second_channels", 0, "VolumeJoinDouble: axis 1 has size 0; at least 1"),
+        ("batch", 2**20, "VolumeJoinDouble: a tensor has more than"),
+        ("second", None, "VolumeJoinDouble: a tensor is a null pointer"),
+    ):
+        kept = getattr(launch.problem, field)
+        setattr(launch.problem, field, value)
+        with pytest.raises(UserError, match=words):
+            launch()
+        setattr(launch.problem, field, kept)
 
 
 def test_depth_becomes_channels_in_every_type_and_layout(folding: ctypes.CDLL) -> None:
