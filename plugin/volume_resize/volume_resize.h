@@ -24,10 +24,23 @@ typedef struct {
     int32_t mode;                                  /* SADTRT_HALVE or SADTRT_DOUBLE */
 } SadtrtVolumeResize;
 
-/* Launches on a CUDA stream (a cudaStream_t; NULL is the default stream) and returns at once: no allocation, no
+/* Two volumes joined along their channels, the first's before the second's, with height and width doubled. Tensors are
+ * as above, each with its own channels. */
+typedef struct {
+    const void* first;
+    const void* second;
+    void* output;
+    int64_t batch, first_channels, second_channels, depth, height, width; /* of the inputs */
+    int32_t feature_type;                                                  /* of all three: SADTRT_FLOAT32, ... */
+    int32_t channels_last;                                                 /* 0 or 1: of all three */
+} SadtrtVolumeJoinDouble;
+
+/* Each launches on a CUDA stream (a cudaStream_t; NULL is the default stream) and returns at once: no allocation, no
  * synchronisation, capturable. Returns 0, or another number with a sentence in message (cut to message_size bytes). */
 SADTRT_EXPORT int32_t sadtrt_volume_resize(const SadtrtVolumeResize* problem, void* stream, char* message,
                                            int64_t message_size);
+SADTRT_EXPORT int32_t sadtrt_volume_join_double(const SadtrtVolumeJoinDouble* problem, void* stream, char* message,
+                                                int64_t message_size);
 
 #ifdef __cplusplus
 }

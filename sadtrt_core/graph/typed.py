@@ -23,6 +23,7 @@ from sadtrt_core.graph.edit import (
     element_types,
     replace_nodes,
 )
+from sadtrt_core.graph.fold_depth import fold_depth
 from sadtrt_core.graph.plugin_nodes import COORDINATE_INPUTS, COORDINATE_OUTPUTS
 from sadtrt_core.graph.quantize import CONVOLUTION, Calibration, quantize_convolutions
 from sadtrt_core.graph.spade_norm import fuse_spade_norms
@@ -64,6 +65,8 @@ def apply_precision(
     constants_to_initializers(typed)
     fused = precision.operators and has_plugin
     if fused:
+        # First, because it wants shapes, which end at the nodes that the others make.
+        fold_depth(typed)
         fuse_dense_motion(typed)
         replace_volume_resizes(typed)
         if precision.compute != "bfloat16":

@@ -71,6 +71,17 @@ class VolumeResize(OpRun):
         return (pairs.mean(axis=(4, 6), dtype=np.float32).astype(volume.dtype),)
 
 
+class VolumeJoinDouble(OpRun):
+    def _run(self, first: Any, second: Any, plugin_version: Any = None) -> Any:
+        return (np.concatenate((first, second), axis=1).repeat(2, axis=3).repeat(2, axis=4),)
+
+
+class FoldDepth(OpRun):
+    def _run(self, volume: Any, plugin_version: Any = None) -> Any:
+        batch, channels, depth, *plane = volume.shape
+        return (volume.swapaxes(1, 2).reshape(batch, depth * channels, *plane),)
+
+
 class GridSample3D(OpRun):
     def _run(self, volume: Any, grid: Any, **attributes: Any) -> Any:
         repeats = grid.shape[0] // volume.shape[0]
@@ -89,6 +100,6 @@ class Conv(OpRun):
 
 def evaluate(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     """The outputs of a graph with nodes of the plugin, on the host."""
-    operators = [MotionInput, MotionSum, VolumeResize, GridSample3D, Conv]
+    operators = [MotionInput, MotionSum, VolumeResize, VolumeJoinDouble, FoldDepth, GridSample3D, Conv]
     results: Any = ReferenceEvaluator(model, new_ops=operators).run(None, inputs)
     return list(results)

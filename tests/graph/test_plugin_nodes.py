@@ -21,6 +21,8 @@ from sadtrt_core.graph.volume_resize import replace_volume_resizes
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.stages import STAGES, call_stage, stage_module
 
+#: The hourglass's five halvings and first doubling, and the four doublings that join a skip.
+RESIZES = {"VolumeJoinDouble": 4, "VolumeResize": 6}
 #: In fp32, so that nothing but the operators is new.
 FP32 = replace(PRECISIONS["fp32"], operators=True)
 
@@ -45,7 +47,7 @@ def counted(model):
 def test_the_motion_stage_gives_what_pytorch_gives(seeded_demo, cache):
     stage = STAGES["motion"]
     model = onnx.load_from_string(typed_graph(seeded_demo, stage, FP32, "plugin", cache))
-    assert counted(model) == {"MotionInput": 1, "MotionSum": 1, "VolumeResize": 10}
+    assert counted(model) == {"MotionInput": 1, "MotionSum": 1, **RESIZES}
     inputs = motion_inputs(seeded_demo.config, batch=2)
     expected = call_stage(stage_module(stage, seeded_demo), tuple(inputs.values()))
     actual = evaluate(model, {name: tensor.numpy() for name, tensor in inputs.items()})
@@ -55,12 +57,12 @@ def test_the_motion_stage_gives_what_pytorch_gives(seeded_demo, cache):
 
 
 def test_nothing_is_left_of_what_the_operators_replace(seeded_demo, cache):
-    wholes = {"GridSample3D": 1, "SpadeNorm": 11, "SpadeNormAdd": 7}
+    wholes = {"FoldDepth": 1, "GridSample3D": 1, "SpadeNorm": 11, "SpadeNormAdd": 7}
     for name, samplers in (("motion", {}), ("generator", wholes), ("frame", wholes)):
         model = onnx.load_from_string(typed_graph(seeded_demo, STAGES[name], PRECISIONS["fp16-mixed"], "plugin", cache))
-        assert counted(model) == {**samplers, "MotionInput": 1, "MotionSum": 1, "VolumeResize": 10}
+        assert counted(model) == {**samplers, "MotionInput": 1, "MotionSum": 1, **RESIZES}
         inside = {n.op_type for n in model.graph.node if n.name.startswith("/dense_motion_network/")}
-        assert inside == {"Conv", "Concat", "Relu", "Reshape", "Sigmoid", "MotionInput", "MotionSum", "VolumeResize"}
+        assert inside == {"Conv", "Concat", "Relu", "Reshape", "Sigmoid", "MotionInput", "MotionSum", *RESIZES}
 
 
 def test_no_shape_is_left_to_be_computed(seeded_demo, cache):
@@ -84,6 +86,8 @@ def test_volumes_are_half_and_coordinates_float32(seeded_demo, seeded_calibratio
         "MotionInput": [half, single, single, half],
         "MotionSum": [half, single, single, single],
         "VolumeResize": [half, half],
+        "VolumeJoinDouble": [half, half, half],
+        "FoldDepth": [half, half],
         "GridSample3D": [half, single, half],
     }
     for node in model.graph.node:
@@ -214,3 +218,48 @@ def test_volumes_are_resized_as_before(shape):
         (actual,) = evaluate(model, {"x": volume})
         assert actual.shape == expected[0].shape
         assert np.abs(actual - expected[0]).max() < 1e-6
+
+
+def joining_graph(more=(), outputs=("y",), axis=1, inputs=("x", "skip")):
+    nodes = [
+        helper.make_node("Concat", inputs, ["joined"], name="join", axis=axis),
+        helper.make_node("Resize", ["joined", "", "scales"], ["y"], name="double", **DOUBLING),
+        *more,
+    ]
+    tensors = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        for name in (*dict.fromkeys(inputs), *outputs)
+    }
+    scales = helper.make_tensor("scales", TensorProto.FLOAT, [5], [1, 1, 1, 2, 2])
+    made = [tensors.pop(name) for name in outputs]
+    graph = helper.make_graph(nodes, "joining", list(tensors.values()), made, [scales])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_volumes_are_joined_as_they_are_doubled():
+    model = joining_graph()
+    generator = np.random.default_rng(4)
+    volumes = {
+        name: generator.standard_normal((2, channels, 2, 3, 4)).astype(np.float32)
+        for name, channels in (("x", 3), ("skip", 5))
+    }
+    (expected,) = evaluate(model, volumes)
+    assert replace_volume_resizes(model) == {"double"}
+    assert [(node.op_type, node.name) for node in model.graph.node] == [("VolumeJoinDouble", "double")]
+    (actual,) = evaluate(model, volumes)
+    assert np.array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"axis": 2},
+        {"inputs": ("x", "skip", "third")},
+        {"outputs": ("y", "joined")},
+        {"more": (helper.make_node("Relu", ["joined"], ["z"], name="other"),), "outputs": ("y", "z")},
+    ],
+)
+def test_what_others_read_or_joins_otherwise_is_doubled_by_itself(changes):
+    model = joining_graph(**changes)
+    assert replace_volume_resizes(model) == {"double"}
+    assert [node.op_type for node in model.graph.node][:2] == ["Concat", "VolumeResize"]

@@ -1,4 +1,4 @@
-// What VolumeResize, MotionInput and MotionSum answer when a plugin library is loaded as TensorRT does.
+// What the operators on volumes and of dense motion answer when a plugin library is loaded as TensorRT does.
 #include "tensorrt_caller.h"
 
 // Expressions are computed at once: -1, an unknown size, as any other number.
@@ -55,7 +55,7 @@ void print_serialised(Creator* creator, Plugin* plugin) {
     std::printf("\ntiming cache: %s\n", build->getTimingCacheID());
     std::printf("read again: %d\n", creator->createPlugin("layer", fields, TensorRTPhase::kRUNTIME) != nullptr);
     PluginFieldCollection fewer = *fields;
-    fewer.nbFields = fields->nbFields == 1 ? 0 : 1;
+    fewer.nbFields = fields->nbFields > 1 ? 1 : 0;
     std::printf("read in part: %d\n", creator->createPlugin("layer", &fewer, TensorRTPhase::kRUNTIME) != nullptr);
 #else
     std::vector<unsigned char> bytes(plugin->getSerializationSize());
@@ -203,6 +203,39 @@ void print_volume_resize(Creator* creator) {
               tensor(DataType::kHALF, kLinear, {2, 32, 16, 32, 0}));
 }
 
+void print_volume_join_double(Creator* creator) {
+    print_node(creator);
+    Plugin* plugin = create(creator, PluginFieldCollection{});
+    print_serialised(creator, plugin);
+    print_shape(plugin, {{2, 32, 16, 64, 33}, {2, 8, 16, 64, 33}});
+    print_shape(plugin, {{2, 32, 16, 64, 33}, {2, 8, 64, 33}});
+    print_shape(plugin, {{2, 32, 16, 64, 33}});
+    const PluginTensorDesc first = tensor(DataType::kHALF, kChannelsLast, {2, 32, 16, 64, 32});
+    const PluginTensorDesc output = tensor(DataType::kHALF, kChannelsLast, {2, 40, 16, 128, 64});
+    for (const PluginTensorDesc& second : {tensor(DataType::kHALF, kChannelsLast, {2, 8, 16, 64, 32}),
+                                           tensor(DataType::kHALF, kChannelsLast, {2, 4, 16, 64, 32}),
+                                           tensor(DataType::kHALF, kLinear, {2, 8, 16, 64, 32}),
+                                           tensor(DataType::kFLOAT, kLinear, {2, 8, 16, 64, 32})}) {
+        std::printf("second of type %d, format %d, %lld channels: %d; output: %d\n", static_cast<int>(second.type),
+                    static_cast<int>(second.format), static_cast<long long>(second.dims.d[1]),
+                    supports(plugin, 1, {first, second, output}), supports(plugin, 2, {first, second, output}));
+    }
+    print_run(plugin, {first, tensor(DataType::kHALF, kChannelsLast, {2, 8, 16, 64, 16})}, output);
+    print_run(plugin, {first, tensor(DataType::kHALF, kChannelsLast, {2, 4, 16, 64, 32})}, output);
+}
+
+void print_fold_depth(Creator* creator) {
+    print_node(creator);
+    Plugin* plugin = create(creator, PluginFieldCollection{});
+    print_serialised(creator, plugin);
+    print_shape(plugin, {{2, 32, 16, 64, 33}});
+    print_shape(plugin, {{2, 32, 64, 33}});
+    print_formats(plugin, 32, 512, 0);
+    print_formats(plugin, 12, 192, 0);
+    print_run(plugin, {tensor(DataType::kHALF, kChannelsLast, {2, 32, 16, 64, 0})},
+              tensor(DataType::kHALF, TensorFormat::kHWC8, {2, 512, 64, 0}));
+}
+
 void print_motion(Creator* creator, const char* attribute, float bad, float good, int64_t channels) {
     print_node(creator);
     create(creator, attribute, bad, PluginFieldType::kFLOAT32);
@@ -227,6 +260,8 @@ int main(int, char** arguments) {
         return 1;
     }
     print_volume_resize(creator_of(library, "VolumeResize"));
+    print_volume_join_double(creator_of(library, "VolumeJoinDouble"));
+    print_fold_depth(creator_of(library, "FoldDepth"));
     print_motion(creator_of(library, "MotionInput"), "exponent", 1.0f, -12.5f, 4);
     print_motion(creator_of(library, "MotionSum"), "floor", -0.5f, 0.25f, 16);
     return 0;

@@ -182,7 +182,9 @@ def test_rtx_builds_dense_motion_with_the_plugin(
 ) -> None:
     how = PRECISIONS["fp16-mixed"]
     model = onnx.load_from_string(typed_graph(seeded_demo, STAGES[stage], how, "plugin", tmp_path))
-    assert {"MotionInput", "MotionSum", "VolumeResize"} <= {node.op_type for node in model.graph.node}
+    assert {"MotionInput", "MotionSum", "VolumeResize", "VolumeJoinDouble"} <= {
+        node.op_type for node in model.graph.node
+    }
     inputs, outputs = (specs(seeded_demo.config) for specs in (STAGES[stage].inputs, STAGES[stage].outputs))
     fix_shapes(model, {spec.name: spec.batched(1) for spec in inputs})
     onnx.save(model, tmp_path / "graph.onnx")
