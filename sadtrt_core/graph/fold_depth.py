@@ -38,7 +38,7 @@ def fold_depth(model: onnx.ModelProto) -> frozenset[str]:
     """Replace the reshapes of volumes (N, C, D, H, W) to maps that one convolution reads, C a multiple of 8, in place.
 
     The graph is fp32 as it was exported, its constants are initializers. The convolution has one group, and gets
-    weights of its own under the old name with `.folded` behind it. Nodes keep their names. Returns the names of the
+    weights of its own under its own name with `.folded` behind it. Nodes keep their names. Returns the names of the
     reshapes that were replaced.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -54,11 +54,10 @@ def fold_depth(model: onnx.ModelProto) -> frozenset[str]:
             name=fold.reshape.name,
             plugin_version=PLUGIN_VERSION,
         )
-        old = fold.reader.input[1]
-        values = depth_first(numpy_helper.to_array(weights[old]), fold.channels, fold.depth)
+        values = depth_first(numpy_helper.to_array(weights[fold.reader.input[1]]), fold.channels, fold.depth)
         reader = onnx.NodeProto()
         reader.CopyFrom(fold.reader)
-        reader.input[1] = f"{old}.folded"
+        reader.input[1] = f"{reader.name}.folded"
         new[reader.output[0]] = reader
         model.graph.initializer.append(numpy_helper.from_array(values, reader.input[1]))
     replace_nodes(model, [new.get(node.output[0], node) for node in model.graph.node])

@@ -58,7 +58,7 @@ def test_the_convolution_of_a_folded_volume_gives_what_it_gave():
         ("FoldDepth", "reshape"),
         ("Conv", "convolution"),
     ]
-    assert [tensor.name for tensor in model.graph.initializer] == ["weights.folded"]
+    assert [tensor.name for tensor in model.graph.initializer] == ["convolution.folded"]
     (actual,) = evaluate(model, volume)
     assert np.array_equal(actual, expected)
 
@@ -89,7 +89,7 @@ def test_who_else_reads_the_weights_reads_them_as_they_were():
     assert fold_depth(model) == {"reshape"}
     kept = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert np.array_equal(kept["weights"], before)
-    assert not np.array_equal(kept["weights.folded"], before)
+    assert not np.array_equal(kept["convolution.folded"], before)
 
 
 def test_the_warped_volume_is_folded_without_a_change_of_the_map(seeded_demo):
