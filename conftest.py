@@ -27,6 +27,7 @@ from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.progress import ConsoleReporter
 from sadtrt_core.records.store import read_run
 from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.renderer.workload import FRAMES
 from sadtrt_core.report.html import REPORT_FILE, print_summary
 from sadtrt_core.runners.registry import RUNNERS
 from sadtrt_core.session import Session
@@ -231,8 +232,11 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     environment = dataclasses.asdict(read_environment(device))
     names = ("gpu", "compute_capability", "driver", "cuda", "tensorrt", "tensorrt_flavour", "torch", "onnxruntime")
     # What is rendered is no machine's, but times of another size, picture or weights do not compare either.
-    asked = config.stash[CONFIG].as_text() | {"frames": config.stash[CONFIG].frames}
-    machine_info["sadtrt"] = {name: environment[name] for name in names} | {"rendered": asked}
+    asked = config.stash[CONFIG]
+    # Told before anything is loaded, so the frames of a recording are not counted.
+    frames = asked.frames or ("all" if asked.samples else FRAMES)
+    rendered = asked.as_text() | {"frames": frames}
+    machine_info["sadtrt"] = {name: environment[name] for name in names} | {"rendered": rendered}
 
 
 @pytest.hookimpl(optionalhook=True)
