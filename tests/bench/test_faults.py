@@ -58,7 +58,7 @@ FAULTS = """
 
     def nan_frame(which=1):
         # Grey frames stand for the renderer's, so that the test takes no minute.
-        def grey(job, inputs, dtype=torch.float32):
+        def grey(job, inputs, dtype=torch.float32, **_):
             return [torch.full((1, 3, 64, 64), 0.5, dtype=dtype) for _ in inputs]
 
         def broken(self, runner, items):

@@ -60,7 +60,7 @@ THREE_REPETITIONS = """
 
             patch.setattr(Interleaver, "__init__", noted)
             patch.setattr(suite.Session, "render_sequence", render)
-            def grey(job, inputs, dtype=torch.float32):
+            def grey(job, inputs, dtype=torch.float32, **_):
                 return [torch.full((1, 3, 64, 64), 0.5, dtype=dtype) for _ in inputs]
 
             patch.setattr(reference, "reference_frames", grey)
