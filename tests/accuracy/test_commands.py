@@ -77,7 +77,7 @@ def test_drift_is_of_the_picture_that_was_given(sadtrt, tmp_path, monkeypatch):
     assert "seen" in sadtrt("drift", "--source-image", "me.png").output
     assert asked == ["me.png"]
     refused = sadtrt("search", "--source-image", "none.png")
-    assert "none.png cannot be read as a picture" in refused.output.replace("\n", " ")
+    assert "cannot read none.png: No such file" in refused.output.replace("\n", " ")
 
 
 def test_an_impossible_search_exits_with_1_and_writes_nothing(sadtrt, tmp_path):
