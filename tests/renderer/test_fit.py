@@ -208,12 +208,12 @@ def test_damaged_and_foreign_standin_files_are_refused(tmp_path, seeded_states):
         (lambda t, h: t.update({"generator.fourth.bias": torch.ones(32).to(torch.float8_e4m3fn)}), "float8_e4m3fn"),
         (lambda t, h: t.update({"other.bias": torch.ones(1)}), "no network's"),
         (lambda t, h: h.update(config="[1]"), "cannot be read"),
-        (lambda t, h: h.update(config=h["config"].replace('_width": 8', '_width": "8"')), "whole"),
+        (lambda t, h: h.update(config=h["config"].replace('"generator_width": 8', '"generator_width": "8"')), "whole"),
         (
             lambda t, h: h.update(config=h["config"].replace('"generator_width": 8', '"generator_width": -8')),
             "cannot be read",
         ),
-        (lambda t, h: h.update(config=h["config"].replace('_width": 8', '_width": 9')), "shape"),
+        (lambda t, h: h.update(config=h["config"].replace('"generator_width": 8', '"generator_width": 9')), "shape"),
         (lambda t, h: h.update(config="[" * 100_000), "cannot be read"),
     ],
 )
