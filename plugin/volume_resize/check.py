@@ -3,8 +3,9 @@
     python3 plugin/volume_resize/check.py --build --out results/volume-resize
     compute-sanitizer python3 plugin/volume_resize/check.py --quick --cases 60
 
-Cases of VolumeResize, VolumeJoinDouble and FoldDepth are compared with PyTorch, the first in fp64; the times are those of the hourglass's resizes at 256 pixels. Writes
-volume_resize_check.json into --out. Exit status: 0 all right, 1 a case failed, 2 nothing could run.
+Cases of VolumeResize, VolumeJoinDouble and FoldDepth are compared with PyTorch, those of the first in fp64; the times
+are those of the hourglass's resizes at 256 pixels. Writes volume_resize_check.json into --out. Exit status: 0 all
+right, 1 a case failed, 2 nothing could run.
 """
 
 from __future__ import annotations
