@@ -1,19 +1,16 @@
-"""FoldDepth through its C interface, and what it is compared with."""
+"""FoldDepth through its C interface, and what it is compared with: for the host tests and for check.py alike."""
 
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
-
-from launching import FEATURE_TYPES, launch, to_channels_last
+from plugin.common.launching import as_stored
+from sadtrt_core.engine.kernels import FEATURE_TYPES, KernelLaunch
 
 _SIZES = ("batch", "channels", "depth", "height", "width")
 
@@ -36,40 +33,45 @@ class Case:
     volume: Tensor
     channels_last: bool
 
-    def describe(self) -> str:
+    @property
+    def kind(self) -> str:
         layout = "channels last" if self.channels_last else "linear"
-        return f"fold, {tuple(self.volume.shape)} {self.volume.dtype}, {layout}"
+        return f"{str(self.volume.dtype).removeprefix('torch.')}, {layout}, fold"
+
+    def __str__(self) -> str:
+        return f"{tuple(self.volume.shape)}, {self.kind}"
 
 
-class Fold:
-    """A case's launch, whose memory is taken once. A call queues it; `output` is as stored."""
-
-    def __init__(self, library: ctypes.CDLL, case: Case) -> None:
-        self._library, self._case = library, case
-        batch, channels, depth, height, width = case.volume.shape
-        shape = (batch, depth * channels, height, width)
-        stored = (batch, height, width, depth * channels) if case.channels_last else shape
-        self._input = to_channels_last(case.volume) if case.channels_last else case.volume.contiguous()
-        self.output = torch.full(stored, float("nan"), dtype=case.volume.dtype, device=case.volume.device)
-        self.problem = Problem(
-            self._input.data_ptr(),
-            self.output.data_ptr(),
-            *case.volume.shape,
-            FEATURE_TYPES[case.volume.dtype],
-            case.channels_last,
-        )
-
-    def __call__(self) -> None:
-        launch(self._library, "sadtrt_fold_depth", self.problem, self._input.device)
-
-    def result(self) -> Tensor:
-        """The output as (N, D * C, H, W)."""
-        return self.output.permute(0, 3, 1, 2) if self._case.channels_last else self.output
+def fold_launch(kernels: ctypes.CDLL, case: Case) -> KernelLaunch:
+    """A case's launch, whose memory is taken once; it gives (N, D * C, H, W)."""
+    batch, channels, depth, height, width = case.volume.shape
+    stored = (
+        (batch, height, width, depth * channels) if case.channels_last else (batch, depth * channels, height, width)
+    )
+    output = case.volume.new_full(stored, float("nan"))
+    problem = Problem(
+        **dict(zip(_SIZES, case.volume.shape, strict=True)),
+        feature_type=FEATURE_TYPES[case.volume.dtype],
+        channels_last=case.channels_last,
+    )
+    return KernelLaunch(
+        kernels,
+        "sadtrt_fold_depth",
+        problem,
+        output.movedim(-1, 1) if case.channels_last else output,
+        input=as_stored(case.volume, case.channels_last),
+        output=output,
+    )
 
 
 def in_torch(volume: Tensor) -> Tensor:
     """The same in PyTorch: channel d * C + c of the map is channel c at depth d."""
     return volume.transpose(1, 2).flatten(1, 2)
+
+
+def worst_excess(case: Case, output: Tensor) -> float:
+    """0 where every feature is where it belongs, else infinity."""
+    return 0.0 if torch.equal(output, in_torch(case.volume)) else float("inf")
 
 
 def random_cases(count: int, most_size: int, device: str = "cpu") -> Iterator[Case]:

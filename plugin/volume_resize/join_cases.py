@@ -1,20 +1,17 @@
-"""VolumeJoinDouble through its C interface, and what it is compared with."""
+"""VolumeJoinDouble through its C interface, and what it is compared with: for the host tests and for check.py alike."""
 
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
-
-from launching import FEATURE_TYPES, empty_output, from_channels_last, launch, to_channels_last
-from resize_cases import in_torch
+from plugin.common.launching import as_stored, empty_output
+from plugin.volume_resize.cases import double
+from sadtrt_core.engine.kernels import FEATURE_TYPES, KernelLaunch
 
 _SIZES = ("batch", "first_channels", "second_channels", "depth", "height", "width")
 
@@ -38,47 +35,40 @@ class Case:
     channels_last: bool
 
     @property
-    def channels(self) -> int:
-        return self.first.shape[1] + self.second.shape[1]
-
-    def describe(self) -> str:
+    def kind(self) -> str:
         layout = "channels last" if self.channels_last else "linear"
-        return f"join, {tuple(self.first.shape)} + {self.second.shape[1]} {self.first.dtype}, {layout}"
+        return f"{str(self.first.dtype).removeprefix('torch.')}, {layout}, join"
+
+    def __str__(self) -> str:
+        return f"{tuple(self.first.shape)} and {self.second.shape[1]} channels, {self.kind}"
 
 
-class Join:
-    """A case's launch, whose memory is taken once. A call queues it; `output` is as stored."""
-
-    def __init__(self, library: ctypes.CDLL, case: Case) -> None:
-        self._library, self._case = library, case
-        stored = to_channels_last if case.channels_last else Tensor.contiguous
-        self._inputs = [stored(volume) for volume in (case.first, case.second)]
-        batch, channels, depth, height, width = case.first.shape
-        shape = (batch, case.channels, depth, 2 * height, 2 * width)
-        self.output = empty_output(shape, case.first, case.channels_last)
-        self.problem = Problem(
-            *(volume.data_ptr() for volume in (*self._inputs, self.output)),
-            batch,
-            channels,
-            case.second.shape[1],
-            depth,
-            height,
-            width,
-            FEATURE_TYPES[case.first.dtype],
-            case.channels_last,
-        )
-
-    def __call__(self) -> None:
-        launch(self._library, "sadtrt_volume_join_double", self.problem, self.output.device)
-
-    def result(self) -> Tensor:
-        """The output as (N, C, D, H, W)."""
-        return from_channels_last(self.output, self._case.channels) if self._case.channels_last else self.output
+def join_launch(kernels: ctypes.CDLL, case: Case) -> KernelLaunch:
+    """A case's launch, whose memory is taken once; it gives (N, C, D, H, W)."""
+    batch, channels, depth, height, width = case.first.shape
+    second_channels = case.second.shape[1]
+    shape = (batch, channels + second_channels, depth, 2 * height, 2 * width)
+    output, result = empty_output(shape, case.first, case.channels_last)
+    problem = Problem(
+        **dict(zip(_SIZES, (batch, channels, second_channels, depth, height, width), strict=True)),
+        feature_type=FEATURE_TYPES[case.first.dtype],
+        channels_last=case.channels_last,
+    )
+    return KernelLaunch(
+        kernels,
+        "sadtrt_volume_join_double",
+        problem,
+        result,
+        first=as_stored(case.first, case.channels_last),
+        second=as_stored(case.second, case.channels_last),
+        output=output,
+    )
 
 
-def expected(case: Case) -> Tensor:
-    """The same in PyTorch."""
-    return in_torch(torch.cat((case.first, case.second), dim=1), "double")
+def worst_excess(case: Case, output: Tensor) -> float:
+    """0 where the output is what PyTorch gives, else infinity: nothing is rounded."""
+    (expected,) = double(torch.cat((case.first, case.second), dim=1))
+    return 0.0 if torch.equal(output, expected) else float("inf")
 
 
 def random_cases(count: int, most_size: int, device: str = "cpu") -> Iterator[Case]:

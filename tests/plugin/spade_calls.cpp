@@ -1,11 +1,12 @@
 // Loads a plugin library as TensorRT does and prints what its SpadeNorm and SpadeNormAdd answer.
 #include "tensorrt_caller.h"
 
-Plugin* create(Creator* creator, float epsilon, float slope) {
+Plugin* create(Creator* creator, float epsilon, float slope, int32_t upsample = 1) {
     const PluginField fields[] = {PluginField("epsilon", &epsilon, PluginFieldType::kFLOAT32, 1),
-                                  PluginField("slope", &slope, PluginFieldType::kFLOAT32, 1)};
+                                  PluginField("slope", &slope, PluginFieldType::kFLOAT32, 1),
+                                  PluginField("upsample", &upsample, PluginFieldType::kINT32, 1)};
     PluginFieldCollection collection = {};
-    collection.nbFields = 2;
+    collection.nbFields = 3;
     collection.fields = fields;
     return create(creator, collection);
 }
@@ -17,7 +18,10 @@ void print_serialised(Creator* creator, Plugin* plugin) {
     const auto build = static_cast<IPluginV3OneBuild*>(plugin->getCapabilityInterface(PluginCapabilityType::kBUILD));
     const PluginFieldCollection* fields = run->getFieldsToSerialize();
     for (int32_t index = 0; index < fields->nbFields; ++index) {
-        std::printf("%s=%g\n", fields->fields[index].name, *static_cast<const float*>(fields->fields[index].data));
+        const PluginField& field = fields->fields[index];
+        std::printf("%s=%g\n", field.name,
+                    field.type == PluginFieldType::kINT32 ? *static_cast<const int32_t*>(field.data)
+                                                          : *static_cast<const float*>(field.data));
     }
     std::printf("timing cache: %s\n", build->getTimingCacheID());
     std::printf("read again: %d\n", creator->createPlugin("layer", fields, TensorRTPhase::kRUNTIME) != nullptr);
@@ -25,8 +29,11 @@ void print_serialised(Creator* creator, Plugin* plugin) {
     std::vector<unsigned char> bytes(plugin->getSerializationSize());
     plugin->serialize(bytes.data());
     float values[2];
+    int32_t upsample = 0;
     std::memcpy(values, bytes.data() + 12, sizeof(values));
-    std::printf("%.8s epsilon=%g slope=%g\n", reinterpret_cast<const char*>(bytes.data()), values[0], values[1]);
+    std::memcpy(&upsample, bytes.data() + 20, sizeof(upsample));
+    std::printf("%.8s epsilon=%g slope=%g upsample=%d\n", reinterpret_cast<const char*>(bytes.data()), values[0],
+                values[1], upsample);
     std::printf("read again: %d\n", creator->deserializePlugin("layer", bytes.data(), bytes.size()) != nullptr);
 #endif
 }
@@ -150,6 +157,7 @@ void print_operator(void* library, const char* name, int32_t inputs, int32_t out
     }
     create(creator, -1.0f, 1.0f);
     create(creator, 1e-5f, 2.0f);
+    create(creator, 1e-5f, 1.0f, 3);
     PluginFieldCollection nothing = {};
     print_serialised(creator, create(creator, nothing));
     Plugin* plugin = create(creator, 1e-3f, 0.25f);
@@ -165,6 +173,13 @@ void print_operator(void* library, const char* name, int32_t inputs, int32_t out
     print_formats(plugin, inputs, outputs, 12);
     print_formats(plugin, inputs, outputs, 16);
     print_run(plugin, inputs, outputs);
+    // The sum keeps the size of x; y has the modulation's, which in print_run is not twice as high as x.
+    Plugin* doubling = create(creator, 1e-3f, 0.25f, 2);
+    print_serialised(creator, doubling);
+    std::vector<std::vector<int64_t>> half(static_cast<size_t>(inputs - 1), {-1, 16, 32, 16});
+    half.push_back({-1, 32, 64, 32});
+    print_shapes(doubling, outputs, half);
+    print_run(doubling, inputs, outputs);
 }
 
 int main(int, char** arguments) {

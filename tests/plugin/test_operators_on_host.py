@@ -1,4 +1,4 @@
-"""The kernels of dense motion, compiled for the host: every type and layout against PyTorch in fp64."""
+"""The kernels of dense motion, compiled for the host: every type and layout against PyTorch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from on_host import kernels_on_host
 
 from plugin.dense_motion import cases as motion
 from plugin.volume_resize import cases as resize
+from plugin.volume_resize import fold_cases as fold
+from plugin.volume_resize import join_cases as join
+from sadtrt_core.engine.kernels import KernelLaunch
 from sadtrt_core.errors import BuildError
 from sadtrt_core.renderer.layers import coordinate_grid
 
@@ -17,6 +20,11 @@ from sadtrt_core.renderer.layers import coordinate_grid
 @pytest.fixture(scope="module")
 def resizing(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return kernels_on_host("volume_resize", tmp_path_factory.mktemp("kernel"))
+
+
+@pytest.fixture(scope="module")
+def folding(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return kernels_on_host("fold_depth", tmp_path_factory.mktemp("kernel"))
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +36,16 @@ def test_volumes_are_halved_and_doubled_in_every_type_and_layout(resizing: ctype
     for number, case in enumerate(resize.random_cases(72, most_size=9)):
         excess = resize.worst_excess(case, resize.resize_launch(resizing, case)())
         assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case}"
+
+
+def test_two_volumes_are_joined_and_doubled_in_every_type_and_layout(resizing: ctypes.CDLL) -> None:
+    for number, case in enumerate(join.random_cases(48, most_size=9)):
+        assert join.worst_excess(case, join.join_launch(resizing, case)()) == 0.0, f"case {number}: {case}"
+
+
+def test_depth_becomes_channels_in_every_type_and_layout(folding: ctypes.CDLL) -> None:
+    for number, case in enumerate(fold.random_cases(48, most_size=9)):
+        assert fold.worst_excess(case, fold.fold_launch(folding, case)()) == 0.0, f"case {number}: {case}"
 
 
 def test_the_hourglass_input_in_every_type_and_layout(moving: ctypes.CDLL) -> None:
@@ -83,3 +101,36 @@ def test_a_bad_launch_is_refused_with_a_sentence(resizing: ctypes.CDLL, moving: 
         setattr(launch.problem, field, value)
         with pytest.raises(BuildError, match=words):
             launch()
+
+
+def assert_refused(launch: KernelLaunch, field: str, value: int | None, words: str) -> None:
+    """With one field of its problem changed a launch is refused; the field is then as before."""
+    kept = getattr(launch.problem, field)
+    setattr(launch.problem, field, value)
+    with pytest.raises(BuildError, match=words):
+        launch()
+    setattr(launch.problem, field, kept)
+
+
+def test_a_bad_join_is_refused_with_a_sentence(resizing: ctypes.CDLL) -> None:
+    volume = torch.zeros((1, 8, 3, 4, 4)).half()
+    launch = join.join_launch(resizing, join.Case(volume, volume[:, :4], False))
+    for field, value, words in (
+        ("channels_last", 1, "VolumeJoinDouble: channels last are fp16 or bf16 in multiples of 8, not 4"),
+        ("second_channels", 0, "VolumeJoinDouble: axis 1 has size 0; at least 1"),
+        ("batch", 2**20, "VolumeJoinDouble: a tensor has more than"),
+        ("second", None, "VolumeJoinDouble: a tensor is a null pointer"),
+    ):
+        assert_refused(launch, field, value, words)
+
+
+def test_a_bad_fold_is_refused_with_a_sentence(folding: ctypes.CDLL) -> None:
+    launch = fold.fold_launch(folding, fold.Case(torch.zeros((1, 12, 3, 4, 4)).half(), False))
+    for field, value, words in (
+        ("channels_last", 1, "FoldDepth: channels last are fp16 or bf16 in multiples of 8, not 12"),
+        ("depth", 0, "FoldDepth: axis 2 has size 0; at least 1"),
+        ("batch", 2**24, "FoldDepth: a tensor has more than"),
+        ("feature_type", 3, "FoldDepth: feature type 3 is not 0"),
+        ("output", None, "FoldDepth: input or output is a null pointer"),
+    ):
+        assert_refused(launch, field, value, words)
