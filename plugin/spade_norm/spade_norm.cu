@@ -190,10 +190,10 @@ extern "C" int64_t sadtrt_spade_norm_workspace(const SadtrtSpadeNorm* problem) {
     if (problem == nullptr || check_problem(*problem, nullptr, 0) != 0) {
         return 0;
     }
-    const Way way = choose_way(*problem);
-    const int64_t slices = slices_an_image(*problem, way) * problem->batch;
-    // At least what split_of_two splits into, and growing with every size.
-    return (slices + kBlocksToFill) * way.channels_a_slice * static_cast<int64_t>(sizeof(Part));
+    // At least what split_of_two splits into, and growing with every size: channels-last as if lines were full.
+    const int64_t wide = problem->layout == SADTRT_CHANNELS_LAST ? kLineVectors * 8 : 1;
+    const int64_t slices = divide_up(problem->channels, wide) * problem->batch;
+    return (slices + kBlocksToFill) * wide * static_cast<int64_t>(sizeof(Part));
 }
 
 extern "C" int32_t sadtrt_spade_norm(const SadtrtSpadeNorm* problem, void* stream, char* message,

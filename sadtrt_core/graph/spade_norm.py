@@ -1,4 +1,4 @@
-"""SPADE norms as nodes of our own: norm, modulation and leaky ReLU in one pass over the tensor (plugin/spade_norm).
+"""SPADE norms as nodes of our own: norm, modulation and leaky ReLU without leaving the layout (plugin/spade_norm).
 
 TensorRT computes what follows an instance norm in linear layout and converts to and from it for every norm; the
 operator stays in the layout of the convolutions on either side. All exact in real numbers:
