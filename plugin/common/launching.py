@@ -45,3 +45,9 @@ def worst_share(output: Tensor, expected: Tensor, arithmetic: Tensor | float, co
     share = torch.where(finite, (output.double() - expected).abs() / (arithmetic + rounding), 0.0)
     share = torch.where(output.isfinite() == finite, share, float("inf"))
     return float((share if compared is None else torch.where(compared, share, 0.0)).amax())
+
+
+def kind_of(tensor: Tensor, channels_last: bool, what: str) -> str:
+    """Type, layout and what is computed, by which check.py gathers its cases."""
+    layout = "channels last" if channels_last else "linear"
+    return f"{str(tensor.dtype).removeprefix('torch.')}, {layout}, {what}"

@@ -66,6 +66,17 @@ Motion motion_of(const SadtrtDenseMotion& problem) {
     return motion;
 }
 
+// 0, or another number where a problem that was asked for cannot be launched.
+template <typename Check>
+int32_t check_launch(const char* name, const SadtrtDenseMotion* problem, Check check_sizes, char* message,
+                     int64_t message_size) {
+    if (problem == nullptr) {
+        return refuse(message, message_size, "%s: no problem was given", name);
+    }
+    const int32_t refused = check_sizes(*problem, message, message_size);
+    return refused != 0 ? refused : check_pointers(name, *problem, message, message_size);
+}
+
 }  // namespace
 }  // namespace sadtrt
 
@@ -73,13 +84,7 @@ extern "C" int32_t sadtrt_motion_input(const SadtrtDenseMotion* problem, void* s
                                        int64_t message_size) {
     using namespace sadtrt;
     constexpr const char* kName = "MotionInput";
-    if (problem == nullptr) {
-        return refuse(message, message_size, "%s: no problem was given", kName);
-    }
-    if (const int32_t refused = check_motion_input(*problem, message, message_size)) {
-        return refused;
-    }
-    if (const int32_t refused = check_pointers(kName, *problem, message, message_size)) {
+    if (const int32_t refused = check_launch(kName, problem, check_motion_input, message, message_size)) {
         return refused;
     }
     Motion motion = motion_of(*problem);
@@ -94,13 +99,7 @@ extern "C" int32_t sadtrt_motion_sum(const SadtrtDenseMotion* problem, void* str
                                      int64_t message_size) {
     using namespace sadtrt;
     constexpr const char* kName = "MotionSum";
-    if (problem == nullptr) {
-        return refuse(message, message_size, "%s: no problem was given", kName);
-    }
-    if (const int32_t refused = check_motion_sum(*problem, message, message_size)) {
-        return refused;
-    }
-    if (const int32_t refused = check_pointers(kName, *problem, message, message_size)) {
+    if (const int32_t refused = check_launch(kName, problem, check_motion_sum, message, message_size)) {
         return refused;
     }
     Motion motion = motion_of(*problem);

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from plugin.common.launching import FP32_BOUND, as_stored, empty_output, worst_share
+from plugin.common.launching import FP32_BOUND, as_stored, empty_output, kind_of, worst_share
 from plugin.common.timing import Timing
 from sadtrt_core.engine.kernels import FEATURE_TYPES, KernelLaunch
 
@@ -49,8 +49,7 @@ class Case:
 
     @property
     def kind(self) -> str:
-        layout = "channels last" if self.channels_last else "linear"
-        return f"{str(self.volume.dtype).removeprefix('torch.')}, {layout}, {self.mode}"
+        return kind_of(self.volume, self.channels_last, self.mode)
 
     def __str__(self) -> str:
         return f"{tuple(self.volume.shape)}, {self.kind}"

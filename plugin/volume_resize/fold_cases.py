@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plugin.common.launching import as_stored
+from plugin.common.launching import as_stored, kind_of
 from sadtrt_core.engine.kernels import FEATURE_TYPES, KernelLaunch
 
 _SIZES = ("batch", "channels", "depth", "height", "width")
@@ -35,8 +35,7 @@ class Case:
 
     @property
     def kind(self) -> str:
-        layout = "channels last" if self.channels_last else "linear"
-        return f"{str(self.volume.dtype).removeprefix('torch.')}, {layout}, fold"
+        return kind_of(self.volume, self.channels_last, "fold")
 
     def __str__(self) -> str:
         return f"{tuple(self.volume.shape)}, {self.kind}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plugin.common.launching import as_stored, empty_output
+from plugin.common.launching import as_stored, empty_output, kind_of
 from plugin.volume_resize.cases import double
 from sadtrt_core.engine.kernels import FEATURE_TYPES, KernelLaunch
 
@@ -36,8 +36,7 @@ class Case:
 
     @property
     def kind(self) -> str:
-        layout = "channels last" if self.channels_last else "linear"
-        return f"{str(self.first.dtype).removeprefix('torch.')}, {layout}, join"
+        return kind_of(self.first, self.channels_last, "join")
 
     def __str__(self) -> str:
         return f"{tuple(self.first.shape)} and {self.second.shape[1]} channels, {self.kind}"
