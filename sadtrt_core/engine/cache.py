@@ -123,9 +123,9 @@ def _build(job: BuildJob, trt: Any, key: Key, path: Path, report: Reporter, buil
     if job.plugin is not None:
         load_plugin(job.plugin, trt)
     unchecked = None if job.sampler is None else _check_sampler(job.sampler, trt, report, builder)
-    # One timing cache for each product, version and GPU, where the product keeps any.
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{key['flavour']}-{key['tensorrt']}-{key['gpu']}").strip("-")
-    timing = job.cache / "timing" / f"{name}.timing" if api.keeps_timing_cache(trt) else None
+    # Each row has a timing cache of its own: TensorRT 8.6 refuses most that come from another graph's regions.
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{job.file_stem}-{key['flavour']}-{key['tensorrt']}-{key['gpu']}").strip("-")
+    timing = path.parent / f"{name}.timing" if api.keeps_timing_cache(trt) else None
     timed = timing.read_bytes() if timing is not None and timing.exists() else b""
     built = builder(trt, job, timed, report)
     notes = built.notes
@@ -144,11 +144,7 @@ def _build(job: BuildJob, trt: Any, key: Key, path: Path, report: Reporter, buil
     }
     write_whole(path.with_suffix(".json"), json.dumps(record, indent=2).encode())
     if timing is not None and built.timing_cache:
-        with locked(timing):
-            # Another process may have written it since it was read.
-            others = timing.read_bytes() if timing.exists() else b""
-            merged = api.merge_timing_caches(trt, built.timing_cache, others) if others else built.timing_cache
-            write_whole(timing, merged)
+        write_whole(timing, built.timing_cache)
     return Engine(path, built.plan, built.seconds, notes)
 
 

@@ -266,16 +266,6 @@ def serialized_timing_cache(config: Any) -> bytes:
     return b"" if cache is None else bytes(cache.serialize())
 
 
-def merge_timing_caches(trt: Any, newest: bytes, others: bytes) -> bytes:
-    """Both caches in one, entries of `newest` first; `newest` alone where the other one is refused."""
-    builder = create_builder(trt)
-    config = builder.create_builder_config()
-    cache, other = config.create_timing_cache(newest), config.create_timing_cache(others)
-    if cache is None or other is None or not cache.combine(other, False):
-        return newest
-    return bytes(cache.serialize())
-
-
 def create_builder(trt: Any) -> Any:
     """A builder; RuntimeError with TensorRT's own words where it refuses the machine (8.6 wants a GPU)."""
     return _create(trt, trt.Builder)

@@ -211,20 +211,19 @@ def test_without_tensorrt_the_reason_is_given(make_job: MakeJob, monkeypatch: py
         ensure_engine(make_job())
 
 
-def test_the_timing_cache_is_shared_by_builds_on_one_gpu(
+def test_a_row_that_is_built_again_gets_its_own_timing_cache_and_no_others(
     make_job: MakeJob, builder: CountingBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = SimpleNamespace(__name__="tensorrt", __version__="0.1")
     monkeypatch.setattr(api, "tensorrt_module", lambda: full)
     monkeypatch.setattr(api, "current_gpu", lambda: GPU)
-    monkeypatch.setattr(api, "merge_timing_caches", lambda trt, newest, others: newest + b"+" + others)
     job = make_job()
     ensure_engine(job, builder=builder)
-    ensure_engine(CHANGES["batch"](job), builder=builder)
-    assert builder.timing_caches == [b"", b"tactics"]
-    (kept,) = (path for path in (job.cache / "timing").iterdir() if path.suffix == ".timing")
-    assert kept.name == "tensorrt-0.1-NVIDIA-H200.timing"
-    assert kept.read_bytes() == b"tactics+tactics"
+    ensure_engine(replace(job, case=replace(job.case, batch=4)), builder=builder)
+    ensure_engine(CHANGES["optimization level"](job), builder=builder)
+    assert builder.timing_caches == [b"", b"", b"tactics"]
+    names = sorted(path.name for path in (job.cache / "engines").glob("*.timing"))
+    assert names == [f"mapping-fp16-native-b{batch}-256-tensorrt-0.1-NVIDIA-H200.timing" for batch in (2, 4)]
 
 
 def test_a_real_engine_goes_through_the_cache(trt: Any, make_job: MakeJob) -> None:
