@@ -11,7 +11,9 @@ from torch import Tensor
 
 from sadtrt_core.drop_in import TensorRTGenerator
 from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.renderer.workload import make_workload
 from sadtrt_core.runners.pytorch import PyTorchRunner
+from tests.sadtalker import OwnGenerator, animation_call, make_animation
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +133,12 @@ def test_weights_come_from_one_place(tiny: Renderer, tmp_path: Path) -> None:
 def test_without_a_gpu_the_reason_is_given_at_once(tiny: Renderer, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="TensorRT runs on an NVIDIA GPU, not on cpu"):
         TensorRTGenerator(renderer=tiny, device="cpu", cache=tmp_path, grid_sample="native")
+
+
+def test_sadtalkers_render_loop_takes_it(tiny: Renderer, tmp_path: Path) -> None:
+    call = animation_call(tiny, make_workload(tiny.config, 6), batch=2, device=torch.device("cpu"))
+    own = make_animation(**call, generator=OwnGenerator(tiny))
+    ours = make_animation(**call, generator=make(tiny, tmp_path, batch=2).eval())
+    assert own.shape == (2, 3, 3, 256, 256)
+    assert not torch.equal(own[0, 0], own[1, 2]), "frames that are all alike would show nothing"
+    torch.testing.assert_close(ours, own, atol=1e-4, rtol=1e-4)
