@@ -11,6 +11,7 @@ extern const Operator kMotionSum;         // dense_motion/operator.cpp
 extern const Operator kVolumeResize;      // volume_resize/operator.cpp
 extern const Operator kVolumeJoinDouble;  // the same folder
 extern const Operator kFoldDepth;         // the same folder
+extern const Operator kPictureConv;       // picture_conv/operator.cpp
 extern const Operator kSpadeNorm;         // spade_norm/operator.cpp
 extern const Operator kSpadeNormAdd;      // the same folder
 
@@ -21,6 +22,7 @@ inline const Operator* const kOperators[] = {
     &kVolumeResize,
     &kVolumeJoinDouble,
     &kFoldDepth,
+    &kPictureConv,
     &kSpadeNorm,
     &kSpadeNormAdd,
 };

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sadtrt_core.graph.plugin_nodes import COORDINATE_OUTPUTS
+from sadtrt_core.graph.plugin_nodes import FLOAT32_OUTPUTS
 
 FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
@@ -77,7 +77,7 @@ def _output_type(node: onnx.NodeProto, types: dict[str, int]) -> int:
         return TensorProto.INT64
     if node.op_type in _BOOL_OUTPUT:
         return TensorProto.BOOL
-    if node.op_type in COORDINATE_OUTPUTS:
+    if node.op_type in FLOAT32_OUTPUTS:
         return TensorProto.FLOAT
     if node.op_type == "QuantizeLinear":
         return types[node.input[2]] if len(node.input) > 2 else TensorProto.UINT8

@@ -9,6 +9,7 @@ MOTION_SUM = "MotionSum"
 VOLUME_RESIZE = "VolumeResize"
 VOLUME_JOIN_DOUBLE = "VolumeJoinDouble"
 FOLD_DEPTH = "FoldDepth"
+PICTURE_CONV = "PictureConv"
 SPADE_NORM = "SpadeNorm"
 SPADE_NORM_ADD = "SpadeNormAdd"
 PLUGIN_VERSION = "1"
@@ -20,8 +21,14 @@ COORDINATE_INPUTS = {
     MOTION_INPUT: frozenset({1, 2}),
     MOTION_SUM: frozenset({1, 2}),
 }
-#: Operators whose output is coordinates.
-COORDINATE_OUTPUTS = frozenset({MOTION_SUM})
+#: Operator to the positions of its inputs that are float32 whatever the others are; a sampler's grid may be rounded.
+FLOAT32_INPUTS = {
+    MOTION_INPUT: COORDINATE_INPUTS[MOTION_INPUT],
+    MOTION_SUM: COORDINATE_INPUTS[MOTION_SUM],
+    PICTURE_CONV: frozenset({1, 2}),
+}
+#: Operators whose output is float32: coordinates, and the picture.
+FLOAT32_OUTPUTS = frozenset({MOTION_SUM, PICTURE_CONV})
 PLUGIN_NODES = frozenset(
-    {*COORDINATE_INPUTS, VOLUME_RESIZE, VOLUME_JOIN_DOUBLE, FOLD_DEPTH, SPADE_NORM, SPADE_NORM_ADD}
+    {*COORDINATE_INPUTS, VOLUME_RESIZE, VOLUME_JOIN_DOUBLE, FOLD_DEPTH, PICTURE_CONV, SPADE_NORM, SPADE_NORM_ADD}
 )

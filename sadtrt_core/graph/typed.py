@@ -24,7 +24,8 @@ from sadtrt_core.graph.edit import (
     replace_nodes,
 )
 from sadtrt_core.graph.fold_depth import fold_depth
-from sadtrt_core.graph.plugin_nodes import COORDINATE_INPUTS, COORDINATE_OUTPUTS
+from sadtrt_core.graph.picture_conv import fuse_picture
+from sadtrt_core.graph.plugin_nodes import COORDINATE_INPUTS, FLOAT32_INPUTS, FLOAT32_OUTPUTS
 from sadtrt_core.graph.quantize import CONVOLUTION, Calibration, quantize_convolutions
 from sadtrt_core.graph.spade_norm import fuse_spade_norms
 from sadtrt_core.graph.split_k import split_long_sums
@@ -39,10 +40,8 @@ _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _COORDINATE_OUTPUTS = frozenset({"deformation", "kp_canonical", "keypoints"})
 _PICTURE_OUTPUTS = frozenset({"prediction"})
 #: Inputs that are float32 whatever the data's type is: the region of interest and scales of Resize, because ONNX wants
-#: that, and the keypoints of the plugin's nodes. The sampler's grid is not among them: it may be rounded.
-_ALWAYS_FLOAT32 = {"Resize": frozenset({1, 2})} | {
-    operator: inputs for operator, inputs in COORDINATE_INPUTS.items() if operator != NODE_TYPE
-}
+#: that, and some of the plugin's nodes.
+_ALWAYS_FLOAT32 = {"Resize": frozenset({1, 2})} | FLOAT32_INPUTS
 
 
 def apply_precision(
@@ -76,6 +75,7 @@ def apply_precision(
     chosen = quantized_nodes(typed, precision)
     if fused:
         kept |= fuse_spade_norms(typed, kept, chosen)
+        fuse_picture(typed, kept)
         chosen &= {node.name for node in typed.graph.node}
     if precision.quantize is not None and chosen:
         if calibration is None:
@@ -192,7 +192,7 @@ def _retype(model: onnx.ModelProto, low: int, kept: frozenset[str], grid_type: i
 
     for node in model.graph.node:
         own = TensorProto.FLOAT if node.name in kept else low
-        made = TensorProto.FLOAT if node.op_type in COORDINATE_OUTPUTS else own
+        made = TensorProto.FLOAT if node.op_type in FLOAT32_OUTPUTS else own
         always = _ALWAYS_FLOAT32.get(node.op_type, frozenset())
         copy = onnx.NodeProto()
         copy.CopyFrom(node)

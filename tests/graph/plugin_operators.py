@@ -82,6 +82,12 @@ class FoldDepth(OpRun):
         return (volume.swapaxes(1, 2).reshape(batch, depth * channels, *plane),)
 
 
+class PictureConv(OpRun):
+    def _run(self, x: Any, weights: Any, bias: Any, plugin_version: Any = None) -> Any:
+        tensors = (torch.from_numpy(array.astype(np.float64)) for array in (x, weights, bias))
+        return (torch.sigmoid(F.conv2d(*tensors, padding=1)).float().numpy(),)
+
+
 class GridSample3D(OpRun):
     def _run(self, volume: Any, grid: Any, **attributes: Any) -> Any:
         repeats = grid.shape[0] // volume.shape[0]
@@ -100,6 +106,6 @@ class Conv(OpRun):
 
 def evaluate(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     """The outputs of a graph with nodes of the plugin, on the host."""
-    operators = [MotionInput, MotionSum, VolumeResize, VolumeJoinDouble, FoldDepth, GridSample3D, Conv]
+    operators = [MotionInput, MotionSum, VolumeResize, VolumeJoinDouble, FoldDepth, PictureConv, GridSample3D, Conv]
     results: Any = ReferenceEvaluator(model, new_ops=operators).run(None, inputs)
     return list(results)

@@ -57,7 +57,7 @@ def test_the_motion_stage_gives_what_pytorch_gives(seeded_demo, cache):
 
 
 def test_nothing_is_left_of_what_the_operators_replace(seeded_demo, cache):
-    wholes = {"FoldDepth": 1, "GridSample3D": 1, "SpadeNorm": 11, "SpadeNormAdd": 7}
+    wholes = {"FoldDepth": 1, "GridSample3D": 1, "PictureConv": 1, "SpadeNorm": 11, "SpadeNormAdd": 7}
     for name, samplers in (("motion", {}), ("generator", wholes), ("frame", wholes)):
         model = onnx.load_from_string(typed_graph(seeded_demo, STAGES[name], PRECISIONS["fp16-mixed"], "plugin", cache))
         assert counted(model) == {**samplers, "MotionInput": 1, "MotionSum": 1, **RESIZES}

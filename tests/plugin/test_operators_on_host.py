@@ -9,6 +9,7 @@ import torch
 from on_host import kernels_on_host
 
 from plugin.dense_motion import cases as motion
+from plugin.picture_conv import cases as picture
 from plugin.volume_resize import cases as resize
 from plugin.volume_resize import fold_cases as fold
 from plugin.volume_resize import join_cases as join
@@ -67,6 +68,17 @@ def test_the_sum_of_motions_in_every_type_and_layout(moving: ctypes.CDLL) -> Non
     for number, case in enumerate(motion.random_sum_cases(72, most_size=8)):
         excess = motion.sum_excess(case, motion.sum_launch(moving, case)())
         assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case}"
+
+
+def test_the_last_convolution_in_every_type_and_layout(tmp_path_factory: pytest.TempPathFactory) -> None:
+    kernels = kernels_on_host("picture_conv", tmp_path_factory.mktemp("kernel"))
+    for number, case in enumerate(picture.random_cases(18, most_size=37)):
+        excess = picture.worst_excess(case, picture.picture_launch(kernels, case)())
+        assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case}"
+    launch = picture.picture_launch(kernels, case)
+    launch.problem.channels, launch.problem.channels_last = 12, 1
+    with pytest.raises(BuildError, match="PictureConv: channels last are fp16 or bf16 in multiples of 8, not 12"):
+        launch()
 
 
 def test_masks_below_the_floor_count_as_zero(moving: ctypes.CDLL) -> None:
