@@ -32,6 +32,7 @@ INPUTS = ("volume", "grid")
 _COPYING_KINDS = re.compile(r"reformat|shuffle|slice|copy|concat|tile|expand|noop|identity|gather|cast", re.IGNORECASE)
 #: The same in names, which come from the graph's nodes: whole words, since fused layers join the names of several.
 _COPYING_NAMES = re.compile(r"(?<![a-z])(tile|expand|repeat|reformat|copy)", re.IGNORECASE)
+_REGION = re.compile(r"myelin|foreignnode", re.IGNORECASE)
 _CONVOLUTION = re.compile(r"conv|fprop", re.IGNORECASE)
 _TYPE = r"(?:tf32|bf16|f16|f32|f64|i8|u8|i32|e4m3|e5m2)"
 #: How tactics name their accumulator, the first that fits: xmma kernels give two operands, result and accumulator, and
@@ -77,6 +78,11 @@ class EngineLayer:
         matches = (pattern.search(self.tactic) for pattern in _ACCUMULATORS)
         word = next((match.group(1).lower() for match in matches if match), "")
         return next((name for name, words in _ACCUMULATOR_TYPES.items() if word in words), "unknown")
+
+    @property
+    def is_region(self) -> bool:
+        """Whether TensorRT made it of several nodes by its own compiler, Myelin."""
+        return not self.plugin and bool(_REGION.search(self.kind) or _REGION.search(self.name))
 
     @property
     def copies(self) -> bool:
@@ -160,6 +166,32 @@ def copies_before(layers: Sequence[EngineLayer], plugin: str, position: int) -> 
             found[maker.name] = maker
             waiting.extend(name for name, _, _ in maker.inputs)
     return tuple(found.values())
+
+
+def between_convolutions(layers: Sequence[EngineLayer], part: str) -> tuple[EngineLayer, ...]:
+    """The layers that only copy, and TensorRT's own regions (Myelin), between two convolutions whose names hold `part`.
+
+    What lies between two of them is read, through layers that are none, from one and by another.
+    """
+    inside = _beside_convolutions(layers, part, forwards=True) & _beside_convolutions(layers, part, forwards=False)
+    return tuple(layer for layer in layers if layer.name in inside and (layer.copies or layer.is_region))
+
+
+def _beside_convolutions(layers: Sequence[EngineLayer], part: str, forwards: bool) -> set[str]:
+    """Names of the layers behind such convolutions, or before them, up to the next convolution of any name."""
+    neighbours: dict[str, list[EngineLayer]] = {}
+    for layer in layers:
+        for name, _, _ in layer.inputs if forwards else layer.outputs:
+            neighbours.setdefault(name, []).append(layer)
+    found: set[str] = set()
+    waiting = [layer for layer in layers if layer.convolves and part in layer.name]
+    while waiting:
+        layer = waiting.pop()
+        for name, _, _ in layer.outputs if forwards else layer.inputs:
+            others = [one for one in neighbours.get(name, ()) if not one.convolves and one.name not in found]
+            found.update(one.name for one in others)
+            waiting += others
+    return found
 
 
 def described(layer: EngineLayer) -> str:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench.studies.engine_layers import accumulators, copies_before, kinds, parse_layers
+from bench.studies.engine_layers import accumulators, between_convolutions, copies_before, kinds, parse_layers
 
 
 def tensor(name, *shape, kind="Row major linear FP16 format"):
@@ -98,3 +98,36 @@ def test_only_convolutions_are_counted_by_accumulator():
         sampler(SHARED),
     )
     assert accumulators(layers) == {"float16": 2, "float32": 1, "unknown": 1}
+
+
+def test_what_stands_between_two_convolutions_is_found_and_what_is_before_and_behind_them_is_not():
+    def chain(*kinds_and_names):
+        tensors = [tensor(f"t{i}", 1, 64, 64, 64) for i in range(len(kinds_and_names) + 1)]
+        return engine(
+            *(
+                layer(
+                    kind,
+                    name,
+                    [tensors[i]],
+                    tensors[i + 1],
+                    **({"PluginType": "SpadeNorm"} if "Plugin" in kind else {}),
+                )
+                for i, (kind, name) in enumerate(kinds_and_names)
+            )
+        )
+
+    layers = chain(
+        ("Reformat", "before"),
+        ("CaskConvolution", "/decoder/conv_0/Conv"),
+        ("PluginV2", "/decoder/norm"),
+        ("Reformat", "between"),
+        ("CaskConvolution", "/decoder/conv_1/Conv"),
+        ("Myelin", "{ForeignNode[/decoder/Mul...]}"),
+        ("CaskConvolution", "/decoder/conv_2/Conv"),
+        ("Reformat", "behind"),
+        ("CaskConvolution", "/mask/Conv"),
+    )
+    assert [one.name for one in between_convolutions(layers, "/decoder/")] == [
+        "between",
+        "{ForeignNode[/decoder/Mul...]}",
+    ]
