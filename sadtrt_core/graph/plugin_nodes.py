@@ -6,8 +6,8 @@ from sadtrt_core.renderer.sampling import NODE_TYPE
 
 MOTION_INPUT = "MotionInput"
 MOTION_SUM = "MotionSum"
-VOLUME_RESIZE = "VolumeResize"
-VOLUME_JOIN_DOUBLE = "VolumeJoinDouble"
+SPLIT_SUM = "SplitSum"
+SPLIT_SUM_JOIN = "SplitSumJoin"
 FOLD_DEPTH = "FoldDepth"
 SPADE_NORM = "SpadeNorm"
 SPADE_NORM_ADD = "SpadeNormAdd"
@@ -22,6 +22,4 @@ COORDINATE_INPUTS = {
 }
 #: Operators whose output is coordinates.
 COORDINATE_OUTPUTS = frozenset({MOTION_SUM})
-PLUGIN_NODES = frozenset(
-    {*COORDINATE_INPUTS, VOLUME_RESIZE, VOLUME_JOIN_DOUBLE, FOLD_DEPTH, SPADE_NORM, SPADE_NORM_ADD}
-)
+PLUGIN_NODES = frozenset({*COORDINATE_INPUTS, SPLIT_SUM, SPLIT_SUM_JOIN, FOLD_DEPTH, SPADE_NORM, SPADE_NORM_ADD})
