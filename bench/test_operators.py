@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from plugin.volume_resize.cases import timings as of_resizes
 
 from plugin.common.timing import COMPILED, EAGER, Timing
 from plugin.dense_motion.cases import timings as of_motion
 from plugin.picture_conv.cases import timings as of_pictures
 from plugin.spade_norm.cases import timings as of_norms
-from plugin.volume_resize.cases import timings as of_resizes
 from sadtrt_core.engine.kernels import find_kernels, kernels_absence
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS

@@ -7,6 +7,11 @@
 
 namespace sadtrt {
 
+// Whether the kernels can read or write at an address: channels last they do so 16 bytes at a time.
+inline bool is_usable(const void* address, bool channels_last) {
+    return address != nullptr && (!channels_last || reinterpret_cast<uintptr_t>(address) % 16 == 0);
+}
+
 // Whether a kernel may begin before the one ahead of it has ended, captured CUDA graphs included.
 inline bool kernels_may_overlap() {
     int device = 0;

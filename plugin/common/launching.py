@@ -12,17 +12,16 @@ ROUNDING = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8
 """Half a unit in the last place, relative: what one rounding to the stored type may change."""
 
 
-def as_stored(volume: Tensor, channels_last: bool) -> Tensor:
-    """(N, C, D, H, W) contiguous, or as TensorRT's kDHWC8: (N, D, H, W, C rounded up to 8), NaN where C is not."""
+def as_stored(tensor: Tensor, channels_last: bool) -> Tensor:
+    """(N, C, ...) contiguous, or as TensorRT's kHWC8 or kDHWC8: (N, ..., C rounded up to 8), NaN where C is not."""
     if not channels_last:
-        return volume.contiguous()
-    missing = -volume.shape[1] % 8
-    padded = torch.nn.functional.pad(volume, (0, 0, 0, 0, 0, 0, 0, missing), value=float("nan"))
-    return padded.permute(0, 2, 3, 4, 1).contiguous()
+        return tensor.contiguous()
+    missing = -tensor.shape[1] % 8
+    return torch.nn.functional.pad(tensor.movedim(1, -1), (0, missing), value=float("nan")).contiguous()
 
 
 def empty_output(shape: tuple[int, ...], like: Tensor, channels_last: bool) -> tuple[Tensor, Tensor]:
-    """Memory for an output (N, C, D, H, W) in either layout, and a view of it in that shape.
+    """Memory for an output (N, C, ...) in either layout, and a view of it in that shape.
 
     It is of NaN, so that what is not written shows.
     """

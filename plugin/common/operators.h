@@ -5,22 +5,22 @@
 
 namespace sadtrt {
 
-extern const Operator kGridSample3D;      // grid_sample_3d/operator.cpp
-extern const Operator kMotionInput;       // dense_motion/operator.cpp
-extern const Operator kMotionSum;         // dense_motion/operator.cpp
-extern const Operator kVolumeResize;      // volume_resize/operator.cpp
-extern const Operator kVolumeJoinDouble;  // the same folder
-extern const Operator kFoldDepth;         // the same folder
-extern const Operator kPictureConv;       // picture_conv/operator.cpp
-extern const Operator kSpadeNorm;         // spade_norm/operator.cpp
-extern const Operator kSpadeNormAdd;      // the same folder
+extern const Operator kGridSample3D;  // grid_sample_3d/operator.cpp
+extern const Operator kMotionInput;   // dense_motion/operator.cpp
+extern const Operator kMotionSum;     // dense_motion/operator.cpp
+extern const Operator kSplitSum;      // split_sum/operator.cpp
+extern const Operator kSplitSumJoin;  // the same folder
+extern const Operator kFoldDepth;     // fold_depth/operator.cpp
+extern const Operator kPictureConv;   // picture_conv/operator.cpp
+extern const Operator kSpadeNorm;     // spade_norm/operator.cpp
+extern const Operator kSpadeNormAdd;  // the same folder
 
 inline const Operator* const kOperators[] = {
     &kGridSample3D,
     &kMotionInput,
     &kMotionSum,
-    &kVolumeResize,
-    &kVolumeJoinDouble,
+    &kSplitSum,
+    &kSplitSumJoin,
     &kFoldDepth,
     &kPictureConv,
     &kSpadeNorm,

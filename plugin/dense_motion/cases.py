@@ -39,7 +39,10 @@ Launcher = Callable[[ctypes.CDLL, "Case"], KernelLaunch]
 
 @dataclass(frozen=True)
 class Case:
-    """An input (N, C, D, H, W), features or mask logits, with keypoints (N, K, 3) fp32, and the layouts."""
+    """Features or mask logits (N, C, D, H, W), with keypoints (N, K, 3) fp32, and the layouts.
+
+    The logits are given as maps (N * D, C, H, W).
+    """
 
     features: Tensor
     driving: Tensor
@@ -56,7 +59,9 @@ class Case:
         return f"{tuple(self.features.shape)}, {self.driving.shape[1]} keypoints, {self.kind}"
 
 
-def _launch(kernels: ctypes.CDLL, function: str, case: Case, output: Tensor, result: Tensor) -> KernelLaunch:
+def _launch(
+    kernels: ctypes.CDLL, function: str, case: Case, given: Tensor, output: Tensor, result: Tensor
+) -> KernelLaunch:
     problem = Problem(
         **dict(zip(_SIZES, (*case.features.shape, case.driving.shape[1]), strict=True)),
         feature_type=FEATURE_TYPES[case.features.dtype],
@@ -65,23 +70,26 @@ def _launch(kernels: ctypes.CDLL, function: str, case: Case, output: Tensor, res
         exponent=EXPONENT,
         floor=MASK_FLOOR,
     )
-    stored = as_stored(case.features, case.input_last)
+    stored = as_stored(given, case.input_last)
     tensors = {"input": stored, "driving": case.driving, "source": case.source, "output": output}
     return KernelLaunch(kernels, function, problem, result, **tensors)
 
 
 def input_launch(kernels: ctypes.CDLL, case: Case) -> KernelLaunch:
-    """MotionInput with memory of its own; it gives (N, (K + 1) * (1 + C), D, H, W)."""
-    batch, channels, *places = case.features.shape
-    shape = (batch, (case.driving.shape[1] + 1) * (channels + 1), *places)
-    return _launch(kernels, "sadtrt_motion_input", case, *empty_output(shape, case.features, case.output_last))
+    """MotionInput with memory of its own; it gives (N, (K + 1) * (1 + C), D, H, W), of which it writes the maps."""
+    batch, channels, depth, *plane = case.features.shape
+    shape = (batch * depth, (case.driving.shape[1] + 1) * (channels + 1), *plane)
+    output, maps = empty_output(shape, case.features, case.output_last)
+    result = maps.unflatten(0, (batch, depth)).transpose(1, 2)
+    return _launch(kernels, "sadtrt_motion_input", case, case.features, output, result)
 
 
 def sum_launch(kernels: ctypes.CDLL, case: Case) -> KernelLaunch:
     """MotionSum with memory of its own; it gives the deformation (N, D, H, W, 3)."""
     batch, _, *places = case.features.shape
     deformation = torch.full((batch, *places, 3), float("nan"), device=case.features.device)
-    return _launch(kernels, "sadtrt_motion_sum", case, deformation, deformation)
+    maps = case.features.transpose(1, 2).flatten(0, 1)
+    return _launch(kernels, "sadtrt_motion_sum", case, maps, deformation, deformation)
 
 
 @cache

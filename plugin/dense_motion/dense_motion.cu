@@ -37,11 +37,8 @@ MotionKernel motion_sum_kernel(const SadtrtDenseMotion& problem) {
 
 // Refuses pointers that are null, or not aligned where vectors are read or written.
 int32_t check_pointers(const char* name, const SadtrtDenseMotion& problem, char* message, int64_t message_size) {
-    const auto fits = [](const void* address, bool channels_last) {
-        return address != nullptr && (!channels_last || reinterpret_cast<uintptr_t>(address) % 16 == 0);
-    };
-    if (fits(problem.input, problem.input_channels_last != 0) &&
-        fits(problem.output, problem.output_channels_last != 0) && problem.driving != nullptr &&
+    if (is_usable(problem.input, problem.input_channels_last != 0) &&
+        is_usable(problem.output, problem.output_channels_last != 0) && problem.driving != nullptr &&
         problem.source != nullptr) {
         return 0;
     }

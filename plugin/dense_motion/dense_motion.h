@@ -10,13 +10,14 @@ extern "C" {
 
 /* The K keypoints give K + 1 motions: motion 0 stands still, motion k moves a coordinate g to
  * g - driving[k - 1] + source[k - 1]. g runs over -1..1 inclusive along each axis. All tensors are contiguous. Channels
- * last is (N, D, H, W, C rounded up to 8), TensorRT's kDHWC8: 16-byte aligned, fp16 or bf16. */
+ * last is (N, D, H, W, C rounded up to 8), TensorRT's kDHWC8, or kHWC8 of the N * D maps: 16-byte aligned, fp16 or
+ * bf16. */
 typedef struct {
-    const void* input;    /* MotionInput: features (N, C, D, H, W); MotionSum: logits (N, K + 1, D, H, W) */
+    const void* input;    /* MotionInput: features (N, C, D, H, W); MotionSum: logits (N * D, K + 1, H, W) */
     const float* driving; /* (N, K, 3), last axis x, y, z */
     const float* source;  /* (N, K, 3) */
-    void* output;         /* MotionInput: (N, (K + 1) * (1 + C), D, H, W); MotionSum: fp32 (N, D, H, W, 3) */
-    int64_t batch, channels, depth, height, width; /* of the input */
+    void* output;         /* MotionInput: (N * D, (K + 1) * (1 + C), H, W); MotionSum: fp32 (N, D, H, W, 3) */
+    int64_t batch, channels, depth, height, width; /* of the volume */
     int64_t keypoints;                             /* K */
     int32_t feature_type;                          /* of the input, and of MotionInput's output */
     int32_t input_channels_last;                   /* 0 or 1 */

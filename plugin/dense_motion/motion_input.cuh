@@ -138,16 +138,19 @@ __global__ void __launch_bounds__(kMotionThreads) motion_input(const __grid_cons
     const uint32_t channels = count * (motion.channels + 1);
     const uint32_t first_voxel = (slice * height + first_row) * width + first_column;
     Feature* output = static_cast<Feature*>(motion.output) + blockIdx.z * channels * motion.voxels;
+    // In linear layout: a slice is a map, whose channels follow one another.
+    const uint32_t plane = height * width;
+    const uint32_t first_of_map = slice * channels * plane + first_row * width + first_column;
     Lines<Feature, kInputLast> lines;
     lines.volume = static_cast<const Feature*>(motion.input) + blockIdx.z * stored * motion.voxels;
-    lines.next_slice = height * width;
+    lines.next_slice = plane;
     const uint32_t column = threadIdx.x % kColumns;
     const float x = coordinate_of(first_column + column, motion.width.size);
     const auto write = [&](uint32_t row, uint32_t channel, float value) {
         if constexpr (kOutputLast) {
             gathered[(row * kColumns + column) * kStride + channel] = from_float<Feature>(value);
         } else {
-            output[channel * motion.voxels + first_voxel + row * width + column] = from_float<Feature>(value);
+            output[first_of_map + channel * plane + row * width + column] = from_float<Feature>(value);
         }
     };
     for (uint32_t number = threadIdx.x / kColumns; number < count; number += kMotionThreads / kColumns) {

@@ -40,10 +40,12 @@ __global__ void __launch_bounds__(kMotionThreads) motion_sum(const __grid_consta
             }
         }
     } else {
-        const Feature* logits = static_cast<const Feature*>(motion.input) + batch * count * motion.voxels + voxel;
+        const uint32_t plane = motion.height.size * motion.width.size;
+        const uint32_t map = batch * motion.depth.size + voxel / plane;
+        const Feature* logits = static_cast<const Feature*>(motion.input) + map * count * plane + voxel % plane;
 #pragma unroll
         for (uint32_t number = 0; number < kMostMotions; ++number) {
-            masks[number] = number < count ? to_float(__ldg(logits + number * motion.voxels)) : -INFINITY;
+            masks[number] = number < count ? to_float(__ldg(logits + number * plane)) : -INFINITY;
         }
     }
 

@@ -1,6 +1,7 @@
 // MotionInput and MotionSum as TensorRT sees them.
 //
-// Both take features or mask logits (N, C, D, H, W), then the driving and the source keypoints (N, K, 3), fp32.
+// MotionInput takes features (N, C, D, H, W) and gives maps (N * D, C, H, W), of which MotionSum takes the mask's logits.
+// Then both take the driving and the source keypoints (N, K, 3), fp32.
 #include "../common/operators.h"
 #include "dense_motion.h"
 #include "problem_check.h"
@@ -11,46 +12,50 @@ namespace {
 using namespace nvinfer1;
 
 constexpr int32_t kInputs = 3;  // features or logits, driving keypoints, source keypoints
-constexpr int32_t kAxes = 5;
+constexpr int32_t kVolumeAxes = 5;
+constexpr int32_t kMapAxes = 4;
 
 constexpr Attribute kInputAttributes[] = {{"exponent", PluginFieldType::kFLOAT32, -1e6, 0, -50}};
 constexpr Attribute kSumAttributes[] = {{"floor", PluginFieldType::kFLOAT32, 0, 1, 0.001}};
 
-bool check_axes(const char* name, const DimsExprs* inputs, char* message) {
-    bool fits = inputs[0].nbDims == kAxes;
+bool check_axes(const char* name, int32_t axes, const char* wanted, const DimsExprs* inputs, char* message) {
+    bool fits = inputs[0].nbDims == axes;
     for (int32_t points = 1; points < kInputs; ++points) {
         fits = fits && inputs[points].nbDims == 3 &&
                (!inputs[points].d[2]->isConstant() || inputs[points].d[2]->getConstantValue() == 3);
     }
     if (!fits) {
-        refuse(message, kMessageBytes,
-               "%s: a volume (N, C, D, H, W), driving keypoints (N, K, 3) and source keypoints (N, K, 3) are expected",
-               name);
+        refuse(message, kMessageBytes, "%s: %s, driving keypoints (N, K, 3) and source keypoints (N, K, 3) are expected",
+               name, wanted);
     }
     return fits;
 }
 
 bool infer_input(const DimsExprs* inputs, const Values&, DimsExprs* outputs, IExprBuilder& builder, char* message) {
-    if (!check_axes("MotionInput", inputs, message)) {
+    if (!check_axes("MotionInput", kVolumeAxes, "a volume (N, C, D, H, W)", inputs, message)) {
         return false;
     }
     const IDimensionExpr& one = *builder.constant(1);
     const IDimensionExpr& motions = *builder.operation(DimensionOperation::kSUM, *inputs[1].d[1], one);
     const IDimensionExpr& features = *builder.operation(DimensionOperation::kSUM, *inputs[0].d[1], one);
-    outputs[0] = inputs[0];
+    outputs[0].nbDims = kMapAxes;
+    outputs[0].d[0] = builder.operation(DimensionOperation::kPROD, *inputs[0].d[0], *inputs[0].d[2]);
     outputs[0].d[1] = builder.operation(DimensionOperation::kPROD, motions, features);
+    outputs[0].d[2] = inputs[0].d[3];
+    outputs[0].d[3] = inputs[0].d[4];
     return true;
 }
 
 bool infer_sum(const DimsExprs* inputs, const Values&, DimsExprs* outputs, IExprBuilder& builder, char* message) {
-    if (!check_axes("MotionSum", inputs, message)) {
+    if (!check_axes("MotionSum", kMapAxes, "maps (N * D, C, H, W)", inputs, message)) {
         return false;
     }
-    outputs[0].nbDims = kAxes;
-    outputs[0].d[0] = inputs[0].d[0];
-    for (int32_t axis = 1; axis < 4; ++axis) {
-        outputs[0].d[axis] = inputs[0].d[axis + 1];
-    }
+    const IDimensionExpr& batch = *inputs[1].d[0];
+    outputs[0].nbDims = kVolumeAxes;
+    outputs[0].d[0] = &batch;
+    outputs[0].d[1] = builder.operation(DimensionOperation::kFLOOR_DIV, *inputs[0].d[0], batch);
+    outputs[0].d[2] = inputs[0].d[2];
+    outputs[0].d[3] = inputs[0].d[3];
     outputs[0].d[4] = builder.constant(3);
     return true;
 }
@@ -58,11 +63,11 @@ bool infer_sum(const DimsExprs* inputs, const Values&, DimsExprs* outputs, IExpr
 DataType input_type(int32_t, const DataType* inputs) { return inputs[0]; }
 DataType sum_type(int32_t, const DataType*) { return DataType::kFLOAT; }
 
-// fp32, fp16 or bf16 in linear layout, or fp16 or bf16 in kDHWC8.
-bool is_volume(const PluginTensorDesc& tensor) {
+// fp32, fp16 or bf16 in linear layout, or fp16 or bf16 channels last: kDHWC8 for volumes, kHWC8 for maps.
+bool has_features(const PluginTensorDesc& tensor, TensorFormat channels_last) {
     const int32_t type = feature_type_of(tensor.type);
-    return type >= 0 && (tensor.format == TensorFormat::kLINEAR ||
-                         (tensor.format == TensorFormat::kDHWC8 && type != SADTRT_FLOAT32));
+    return type >= 0 &&
+           (tensor.format == TensorFormat::kLINEAR || (tensor.format == channels_last && type != SADTRT_FLOAT32));
 }
 
 bool is_plain_fp32(const PluginTensorDesc& tensor) {
@@ -73,66 +78,69 @@ bool is_plain_fp32(const PluginTensorDesc& tensor) {
 bool input_supports(int32_t position, const PluginTensorDesc* tensors) {
     const PluginTensorDesc& tensor = tensors[position];
     if (position == 0) {
-        return is_volume(tensor);
+        return has_features(tensor, TensorFormat::kDHWC8);
     }
     if (position < kInputs) {
         return is_plain_fp32(tensor);
     }
-    const bool vectors_full = tensor.dims.nbDims == kAxes && tensor.dims.d[1] > 0 && tensor.dims.d[1] % 8 == 0;
-    return is_volume(tensor) && tensor.type == tensors[0].type &&
+    const bool vectors_full = tensor.dims.nbDims == kMapAxes && tensor.dims.d[1] > 0 && tensor.dims.d[1] % 8 == 0;
+    return has_features(tensor, TensorFormat::kHWC8) && tensor.type == tensors[0].type &&
            (tensor.format == TensorFormat::kLINEAR || vectors_full);
 }
 
 bool sum_supports(int32_t position, const PluginTensorDesc* tensors) {
-    return position == 0 ? is_volume(tensors[0]) : is_plain_fp32(tensors[position]);
+    return position == 0 ? has_features(tensors[0], TensorFormat::kHWC8) : is_plain_fp32(tensors[position]);
 }
 
 size_t workspace_bytes(const Layer&) { return 0; }
 
-// The launch of a layer; pointers are left empty.
+// What launches of both have; pointers are left empty.
 SadtrtDenseMotion problem_of(const Layer& layer) {
-    const Dims& volume = layer.inputs[0].dims;
+    const Dims& input = layer.inputs[0].dims;
     SadtrtDenseMotion problem = {};
-    problem.batch = volume.d[0];
-    problem.channels = volume.d[1];
-    problem.depth = volume.d[2];
-    problem.height = volume.d[3];
-    problem.width = volume.d[4];
+    problem.batch = layer.inputs[1].dims.d[0];
+    problem.channels = input.d[1];
+    problem.height = input.d[input.nbDims - 2];
+    problem.width = input.d[input.nbDims - 1];
     problem.keypoints = layer.inputs[1].dims.d[1];
     problem.feature_type = feature_type_of(layer.inputs[0].type);
-    problem.input_channels_last = layer.inputs[0].format == TensorFormat::kDHWC8;
-    problem.output_channels_last = layer.outputs[0].format == TensorFormat::kDHWC8;
+    problem.input_channels_last = layer.inputs[0].format != TensorFormat::kLINEAR;
+    problem.output_channels_last = layer.outputs[0].format != TensorFormat::kLINEAR;
     return problem;
 }
 
 SadtrtDenseMotion input_problem(const Layer& layer) {
     SadtrtDenseMotion problem = problem_of(layer);
+    problem.depth = layer.inputs[0].dims.d[2];
     problem.exponent = layer.attributes[0].real;
     return problem;
 }
 
 SadtrtDenseMotion sum_problem(const Layer& layer) {
     SadtrtDenseMotion problem = problem_of(layer);
+    problem.depth = layer.inputs[0].dims.d[0] / problem.batch;
     problem.floor = layer.attributes[0].real;
     return problem;
 }
 
-// 0 when both sets of keypoints have a keypoint for every motion of every volume.
-int32_t check_keypoints(const char* name, const Layer& layer, char* message) {
+// 0 when both sets of keypoints have a keypoint for every motion of every volume; `batch_fits` says as much of theirs.
+int32_t check_keypoints(const char* name, const Layer& layer, bool batch_fits, char* message) {
     const Dims& driving = layer.inputs[1].dims;
     const Dims& source = layer.inputs[2].dims;
-    const bool fits = driving.d[0] == layer.inputs[0].dims.d[0] && driving.d[0] == source.d[0] &&
-                      driving.d[1] == source.d[1];
+    const bool fits = batch_fits && driving.d[0] == source.d[0] && driving.d[1] == source.d[1];
     return fits ? 0 : refuse(message, kMessageBytes, "%s: the keypoints' batches or counts differ", name);
 }
 
 int32_t check_input(const Layer& layer, char* message) {
-    const int32_t refused = check_keypoints("MotionInput", layer, message);
+    const bool batch_fits = layer.inputs[0].dims.d[0] == layer.inputs[1].dims.d[0];
+    const int32_t refused = check_keypoints("MotionInput", layer, batch_fits, message);
     return refused != 0 ? refused : check_motion_input(input_problem(layer), message, kMessageBytes);
 }
 
 int32_t check_sum(const Layer& layer, char* message) {
-    const int32_t refused = check_keypoints("MotionSum", layer, message);
+    const int64_t batch = layer.inputs[1].dims.d[0];
+    const bool batch_fits = batch > 0 && layer.inputs[0].dims.d[0] % batch == 0;
+    const int32_t refused = check_keypoints("MotionSum", layer, batch_fits, message);
     return refused != 0 ? refused : check_motion_sum(sum_problem(layer), message, kMessageBytes);
 }
 

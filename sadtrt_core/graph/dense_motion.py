@@ -3,6 +3,7 @@
 - `MotionInput`: compressed volume and keypoints to the hourglass's input, heat maps and samples of every motion.
 - `MotionSum`: mask logits and keypoints to the deformation: softmax, floor, and the sum of the motions by the masks.
 
+Between them volumes are maps of the plane, so that the hourglass and the mask convolve these (graph/depth_maps.py).
 What is looked for is what renderer/motion.py exports, found from the sampler of which many grids read one volume.
 """
 
@@ -14,7 +15,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sadtrt_core.graph.edit import attribute, drop_unused, integers, replace_nodes
+from sadtrt_core.graph.depth_maps import OtherForm, require, volumes_as_maps
+from sadtrt_core.graph.edit import attribute, drop_unused, integers, needed_nodes, replace_nodes
 from sadtrt_core.graph.plugin_nodes import MOTION_INPUT, MOTION_SUM, PLUGIN_VERSION
 from sadtrt_core.renderer.layers import coordinate_grid
 from sadtrt_core.renderer.sampling import NODE_TYPE
@@ -25,27 +27,19 @@ _FOR_EVERY_VOXEL = ("Unsqueeze", "Unsqueeze", "Unsqueeze")
 def fuse_dense_motion(model: onnx.ModelProto) -> bool:
     """Replace the elementwise work of an fp32 graph's dense motion by MotionInput and MotionSum, in place.
 
-    The graph's constants are initializers. Returns whether there was one; one with Jacobians, or of any other form,
-    stays as it is.
+    The graph's constants are initializers, the reshapes of its volumes FoldDepth. What lies between the two nodes
+    computes maps (N * D, C, H, W). Returns whether there was one; one with Jacobians, or of any other form, stays as it
+    is.
     """
     for node in model.graph.node:
         if node.op_type == NODE_TYPE and attribute(node, "repeats") > 1:
             try:
                 found = _find(_Graph(model), node)
-            except _OtherForm:
+                _replace(model, found, node.name.rpartition("/")[0], integers(node, "grid_shape")[0])
+            except OtherForm:
                 return False
-            _replace(model, found, node.name.rpartition("/")[0])
             return True
     return False
-
-
-class _OtherForm(Exception):
-    """A graph is not of the form that is looked for."""
-
-
-def _require(condition: bool) -> None:
-    if not condition:
-        raise _OtherForm
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class _Found:
 
 
 class _Graph:
-    """A graph to walk through; every step raises _OtherForm where there is no such node or constant."""
+    """A graph to walk through; every step raises OtherForm where there is no such node or constant."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -71,17 +65,17 @@ class _Graph:
         self._nodes = model.graph.node
 
     def constant(self, name: str) -> np.ndarray:
-        _require(name in self._constants)
+        require(name in self._constants)
         return numpy_helper.to_array(self._constants[name])
 
     def number(self, name: str) -> float:
         value = self.constant(name)
-        _require(value.size == 1)
+        require(value.size == 1)
         return float(value)
 
     def maker(self, name: str, operator: str) -> onnx.NodeProto:
         """The node that makes a tensor."""
-        _require(name in self._producers and self._producers[name].op_type == operator)
+        require(name in self._producers and self._producers[name].op_type == operator)
         return self._producers[name]
 
     def before(self, name: str, *operators: str) -> str:
@@ -93,22 +87,22 @@ class _Graph:
     def reader(self, name: str, operator: str) -> onnx.NodeProto:
         """The only node of an operator that reads a tensor."""
         nodes = [node for node in self._nodes if node.op_type == operator and name in node.input]
-        _require(len(nodes) == 1)
+        require(len(nodes) == 1)
         return nodes[0]
 
     def minuend_is(self, node: onnx.NodeProto, value: np.ndarray) -> None:
-        """Raises _OtherForm unless a node subtracts from this constant."""
-        _require(np.array_equal(self.constant(node.input[0]), value))
+        """Raises OtherForm unless a node subtracts from this constant."""
+        require(np.array_equal(self.constant(node.input[0]), value))
 
     def sums_over(self, node: onnx.NodeProto, axis: int) -> None:
-        """Raises _OtherForm unless a node sums over this axis and leaves it out."""
-        _require(self.constant(node.input[1]).tolist() == [axis] and attribute(node, "keepdims") == 0)
+        """Raises OtherForm unless a node sums over this axis and leaves it out."""
+        require(self.constant(node.input[1]).tolist() == [axis] and attribute(node, "keepdims") == 0)
 
 
 def _find(graph: _Graph, sampler: onnx.NodeProto) -> _Found:
     places = integers(sampler, "grid_shape")
-    _require(integers(sampler, "volume_shape")[1:] == places)
-    _require(not any(attribute(sampler, name) for name in ("interpolation", "padding", "align_corners")))
+    require(integers(sampler, "volume_shape")[1:] == places)
+    require(not any(attribute(sampler, name) for name in ("interpolation", "padding", "align_corners")))
     identity = coordinate_grid(*places).numpy()
 
     # Motions: identity - driving + source, the background put before both.
@@ -120,13 +114,13 @@ def _find(graph: _Graph, sampler: onnx.NodeProto) -> _Found:
 
     # The hourglass's input: heat maps and samples beside one another.
     joined = graph.reader(graph.reader(sampler.output[0], "Reshape").output[0], "Concat")
-    _require(attribute(joined, "axis") == 2 and len(joined.input) == 2)
+    require(attribute(joined, "axis") == 2 and len(joined.input) == 2)
     difference = graph.maker(graph.before(joined.input[0], "Unsqueeze", "Pad"), "Sub")
     exponents = [
         _exponent(graph, heat_map, identity, points)
         for heat_map, points in zip(difference.input, (driving, source), strict=True)
     ]
-    _require(exponents[0] == exponents[1])
+    require(exponents[0] == exponents[1])
     features = graph.reader(joined.output[0], "Reshape").output[0]
 
     logits, floor, deformation = _mask_sum(graph, motions)
@@ -139,10 +133,10 @@ def _exponent(graph: _Graph, heat_map: str, identity: np.ndarray, points: str) -
     total = graph.maker(scaled.input[0], "ReduceSum")
     graph.sums_over(total, -1)
     square = graph.maker(total.input[0], "Mul")
-    _require(square.input[0] == square.input[1])
+    require(square.input[0] == square.input[1])
     offset = graph.maker(square.input[0], "Sub")
     graph.minuend_is(offset, identity)
-    _require(graph.before(offset.input[1], *_FOR_EVERY_VOXEL) == points)
+    require(graph.before(offset.input[1], *_FOR_EVERY_VOXEL) == points)
     return graph.number(scaled.input[1])
 
 
@@ -152,13 +146,13 @@ def _mask_sum(graph: _Graph, motions: str) -> tuple[str, float, str]:
     below, zero, mask = graph.maker(graph.before(weighted.input[0], "Unsqueeze"), "Where").input
     small = graph.maker(below, "Less")
     softmax = graph.maker(mask, "Softmax")
-    _require(small.input[0] == mask and graph.number(zero) == 0 and attribute(softmax, "axis") == 1)
+    require(small.input[0] == mask and graph.number(zero) == 0 and attribute(softmax, "axis") == 1)
     total = graph.reader(weighted.output[0], "ReduceSum")
     graph.sums_over(total, 1)
     return softmax.input[0], graph.number(small.input[1]), total.output[0]
 
 
-def _replace(model: onnx.ModelProto, found: _Found, prefix: str) -> None:
+def _replace(model: onnx.ModelProto, found: _Found, prefix: str, depth: int) -> None:
     points = [found.driving, found.source]
     new = {
         found.features: helper.make_node(
@@ -178,5 +172,10 @@ def _replace(model: onnx.ModelProto, found: _Found, prefix: str) -> None:
             plugin_version=PLUGIN_VERSION,
         ),
     }
-    replace_nodes(model, [new.get(node.output[0], node) for node in model.graph.node])
+    outputs = {value.name for value in model.graph.output}
+    nodes = needed_nodes((new.get(node.output[0], node) for node in model.graph.node), outputs)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    known = frozenset(constants)
+    replace_nodes(model, volumes_as_maps(nodes, constants, found.features, depth))
+    model.graph.initializer.extend(tensor for name, tensor in constants.items() if name not in known)
     drop_unused(model)

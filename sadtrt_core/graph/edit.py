@@ -136,13 +136,18 @@ def rewrite_nodes(
 def drop_unused(model: onnx.ModelProto) -> None:
     """Remove nodes and initializers that no output depends on, and every stale shape annotation, in place."""
     needed = {value.name for value in model.graph.output}
-    kept = []
-    for node in reversed(model.graph.node):
-        if any(name in needed for name in node.output):
-            kept.append(node)
-            needed.update(node.input)
-    replace_nodes(model, reversed(kept))
+    replace_nodes(model, needed_nodes(model.graph.node, needed))
     used = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     del model.graph.initializer[:]
     model.graph.initializer.extend(used)
     del model.graph.value_info[:]
+
+
+def needed_nodes(nodes: Iterable[onnx.NodeProto], needed: set[str]) -> list[onnx.NodeProto]:
+    """Those of sorted nodes that the tensors `needed` depend on; the names of all these depend on are added to it."""
+    kept = []
+    for node in reversed(list(nodes)):
+        if any(name in needed for name in node.output):
+            kept.append(node)
+            needed.update(node.input)
+    return kept[::-1]

@@ -18,8 +18,6 @@ from sadtrt_core.graph.edit import attribute, drop_unused, integers, replace_nod
 from sadtrt_core.graph.plugin_nodes import FOLD_DEPTH, PLUGIN_VERSION
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
-#: Other numbers of channels leave gaps between voxels, so that nothing is beside one another.
-_VECTOR = 8
 Shape = tuple[int, ...]
 """0 for what is not known."""
 
@@ -35,7 +33,7 @@ class _Fold:
 
 
 def fold_depth(model: onnx.ModelProto) -> frozenset[str]:
-    """Replace the reshapes of volumes (N, C, D, H, W) to maps that one convolution reads, C a multiple of 8, in place.
+    """Replace the reshapes of volumes (N, C, D, H, W) to maps that one convolution reads, in place.
 
     The graph is fp32 as it was exported, its constants are initializers. The convolution has one group, and gets
     weights of its own under its own name with `.folded` behind it. Nodes keep their names. Returns the names of the
@@ -89,7 +87,7 @@ def _folds(model: onnx.ModelProto, weights: dict[str, TensorProto]) -> list[_Fol
         if len(volume) != 5 or len(folded) != 4 or 0 in volume[1:]:
             continue
         _, channels, depth, *plane = volume
-        if channels % _VECTOR == 0 and folded[1:] == (channels * depth, *plane):
+        if folded[1:] == (channels * depth, *plane):
             found.append(_Fold(reshape, reader, channels, depth))
     return found
 

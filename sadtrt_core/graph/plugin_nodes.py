@@ -6,8 +6,8 @@ from sadtrt_core.renderer.sampling import NODE_TYPE
 
 MOTION_INPUT = "MotionInput"
 MOTION_SUM = "MotionSum"
-VOLUME_RESIZE = "VolumeResize"
-VOLUME_JOIN_DOUBLE = "VolumeJoinDouble"
+SPLIT_SUM = "SplitSum"
+SPLIT_SUM_JOIN = "SplitSumJoin"
 FOLD_DEPTH = "FoldDepth"
 PICTURE_CONV = "PictureConv"
 SPADE_NORM = "SpadeNorm"
@@ -26,9 +26,11 @@ FLOAT32_INPUTS = {
     MOTION_INPUT: COORDINATE_INPUTS[MOTION_INPUT],
     MOTION_SUM: COORDINATE_INPUTS[MOTION_SUM],
     PICTURE_CONV: frozenset({1, 2}),
+    SPLIT_SUM: frozenset({1}),
+    SPLIT_SUM_JOIN: frozenset({1}),
 }
 #: Operators whose output is float32: coordinates, and the picture.
 FLOAT32_OUTPUTS = frozenset({MOTION_SUM, PICTURE_CONV})
 PLUGIN_NODES = frozenset(
-    {*COORDINATE_INPUTS, VOLUME_RESIZE, VOLUME_JOIN_DOUBLE, FOLD_DEPTH, PICTURE_CONV, SPADE_NORM, SPADE_NORM_ADD}
+    {*COORDINATE_INPUTS, SPLIT_SUM, SPLIT_SUM_JOIN, FOLD_DEPTH, PICTURE_CONV, SPADE_NORM, SPADE_NORM_ADD}
 )

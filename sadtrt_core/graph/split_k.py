@@ -6,7 +6,8 @@ costs is in results/README.md.
 A convolution is linear in its kernel's positions. So its kernel's leading axes become outputs of a first convolution,
 one output for each of their positions, and a second one, whose weights are zeros and ones, shifts these to where they
 belong and adds them. The arithmetic is the same, each accumulation is shorter by the number of those positions, and the
-first convolution has enough outputs to fill a matrix instruction.
+first convolution has enough outputs to fill a matrix instruction. Where the plugin's operators are known, SplitSum
+(plugin/split_sum) takes the second one's place for maps.
 """
 
 from __future__ import annotations
@@ -19,21 +20,20 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sadtrt_core.graph.edit import attribute, integers, replace_nodes
+from sadtrt_core.graph.split_sum import SECOND, first_half, is_same, second_half
 
 #: Sums of more products than these are split.
 LONGEST_SUM = 8192
 #: As long as the first convolution has at most so many outputs: more would cost more memory traffic than they save.
 MOST_OUTPUTS = 128
-SECOND = "/parts"
-"""What the second convolution's name has behind the first's, which keeps the name of the whole."""
 
 
-def split_long_sums(model: onnx.ModelProto, excluded: Collection[str] = ()) -> frozenset[str]:
+def split_long_sums(model: onnx.ModelProto, excluded: Collection[str] = (), operators: bool = False) -> frozenset[str]:
     """Split the convolutions of an fp32 graph whose sums are longer than LONGEST_SUM, in place.
 
     The graph's constants are initializers. `excluded` names convolutions that stay as they are. So do those with more
     than one group, with dilations, or with strides along the axes in question, and those whose outputs would become
-    more than MOST_OUTPUTS. Returns the names of those that were split.
+    more than MOST_OUTPUTS. `operators`: the plugin's are known. Returns the names of those that were split.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -43,9 +43,13 @@ def split_long_sums(model: onnx.ModelProto, excluded: Collection[str] = ()) -> f
         if not axes:
             nodes.append(node)
             continue
-        pair = _split(node, numpy_helper.to_array(weights[node.input[1]]), axes)
-        nodes += pair[:2]
-        model.graph.initializer.extend(pair[2:])
+        values = numpy_helper.to_array(weights[node.input[1]])
+        if operators and (taps := _taps(node, values.shape[2:], axes)):
+            nodes += _split_for_operator(node, values, taps, model)
+        else:
+            pair = _split(node, values, axes)
+            nodes += pair[:2]
+            model.graph.initializer.extend(pair[2:])
         split.add(node.name)
     replace_nodes(model, nodes)
     return frozenset(split)
@@ -71,17 +75,42 @@ def _leading_axes(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> int:
     return axes if math.prod(kernel[:axes]) > 1 else 0
 
 
+def _taps(node: onnx.NodeProto, kernel: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    """The positions of a map's convolution along height and width that SplitSum may add up; none for any other."""
+    pads, strides = integers(node, "pads"), integers(node, "strides")
+    of_axes = tuple(pads[axis] for axis in range(4) if axis % 2 < axes) if len(kernel) == 2 else ()
+    fits = len(kernel) == 2 and is_same(kernel[:axes], of_axes) and set(strides) == {1}
+    return (*kernel[:axes], *[1] * (2 - axes)) if fits else ()
+
+
+def _by_position(weights: np.ndarray, axes: int) -> np.ndarray:
+    """Kernels (O, C, folded..., rest...) as (folded... * O, C, 1..., rest...)."""
+    outputs, channels, *kernel = weights.shape
+    first = np.moveaxis(weights, range(2, 2 + axes), range(axes))
+    return first.reshape(math.prod(kernel[:axes]) * outputs, channels, *[1] * axes, *kernel[axes:])
+
+
+def _split_for_operator(
+    node: onnx.NodeProto, weights: np.ndarray, taps: tuple[int, ...], model: onnx.ModelProto
+) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    """A convolution of maps, and the operator that adds its outputs up; their constants are added to the model."""
+    first, name = _by_position(weights, sum(size > 1 for size in taps)), f"{node.name}.weight"
+    model.graph.initializer.append(numpy_helper.from_array(first, name))
+    pads = [0 if taps[axis % 2] > 1 else pad for axis, pad in enumerate(integers(node, "pads"))]
+    one = first_half(node.name, [node.input[0], name], first.shape[2:], pads)
+    add = model.graph.initializer.append
+    return one, second_half(node, weights.shape[0], add, taps_height=taps[0], taps_width=taps[1])
+
+
 def _split(
     node: onnx.NodeProto, weights: np.ndarray, axes: int
 ) -> tuple[onnx.NodeProto, onnx.NodeProto, TensorProto, TensorProto]:
     """The two convolutions and their weights. Channels of what lies between: kernel position, then output."""
-    outputs, channels, *kernel = weights.shape
+    outputs, _, *kernel = weights.shape
     spatial, folded = len(kernel), kernel[:axes]
     pads, strides = list(integers(node, "pads")), list(integers(node, "strides"))
     positions = math.prod(folded)
-    # (O, C, folded..., rest...) to (folded..., O, C, rest...).
-    first = np.moveaxis(weights, range(2, 2 + axes), range(axes))
-    first = first.reshape(positions * outputs, channels, *[1] * axes, *kernel[axes:])
+    first = _by_position(weights, axes)
     second = np.zeros((outputs, positions, outputs, positions), dtype=weights.dtype)
     for output in range(outputs):
         second[output, :, output, :] = np.eye(positions)

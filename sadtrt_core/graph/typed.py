@@ -29,8 +29,8 @@ from sadtrt_core.graph.plugin_nodes import COORDINATE_INPUTS, FLOAT32_INPUTS, FL
 from sadtrt_core.graph.quantize import CONVOLUTION, Calibration, quantize_convolutions
 from sadtrt_core.graph.spade_norm import fuse_spade_norms
 from sadtrt_core.graph.split_k import split_long_sums
+from sadtrt_core.graph.split_sum import fuse_split_sums
 from sadtrt_core.graph.upsampled import convolve_before_upsampling
-from sadtrt_core.graph.volume_resize import replace_volume_resizes
 from sadtrt_core.precision import COORDINATES, Precision
 from sadtrt_core.renderer.sampling import NODE_TYPE
 
@@ -67,13 +67,11 @@ def apply_precision(
         # First, because it wants shapes, which end at the nodes that the others make.
         fold_depth(typed)
         fuse_dense_motion(typed)
-        replace_volume_resizes(typed)
-        if precision.compute != "bfloat16":
-            # TensorRT for RTX refuses every transposed convolution of bfloat16.
-            convolve_before_upsampling(typed)
     kept = kept_nodes(typed, precision)
     chosen = quantized_nodes(typed, precision)
     if fused:
+        convolve_before_upsampling(typed, excluded=chosen)
+        kept = fuse_split_sums(typed, kept)
         kept |= fuse_spade_norms(typed, kept, chosen)
         fuse_picture(typed, kept)
         chosen &= {node.name for node in typed.graph.node}
@@ -86,7 +84,7 @@ def apply_precision(
         kept |= chosen | quantize_convolutions(typed, chosen, calibration, precision.quantize.type)
     if precision.split_k:
         # Sums of fp32 convolutions are float, those of eight bits integers.
-        split_long_sums(typed, excluded=kept)
+        split_long_sums(typed, excluded=kept, operators=fused)
     low = ONNX_TYPES[precision.compute]
     if low != TensorProto.FLOAT:
         _retype(typed, low, kept, low if precision.rounds_grids else TensorProto.FLOAT)

@@ -1,63 +1,74 @@
-"""Convolutions of nearest-upsampled maps as transposed convolutions of the map itself.
+"""Convolutions of nearest-upsampled maps as convolutions of the map itself, whose outputs are put where they belong.
 
-Most taps of a 3x3 kernel read the same value of an upsampled map. Doubled, it takes 4 products in place of 9 for a
-value, taken fourfold 36/16: an upsampling by s and a convolution with a kernel of k are one transposed convolution of
-stride s, whose kernel of k + s - 1 is the convolution's summed over boxes of s. Exact in real arithmetic.
+Most taps of a 3x3 kernel read the same value of an upsampled map. Along one axis the first of the s pixels that a value
+became sees the value before it and its own, the last its own and the one behind it, those in the middle its own alone.
+So one 2x2 convolution of the map, with an output for each of min(s, 3) phases along each axis, has all there is to
+compute, a doubled map's in 4/9 of the products; SplitSum (plugin/split_sum) reads the right one for every pixel. Exact
+in real arithmetic.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sadtrt_core.graph.edit import attribute, drop_unused, integers, replace_nodes
+from sadtrt_core.graph.plugin_nodes import SPLIT_SUM
+from sadtrt_core.graph.split_sum import first_half, second_half
+
+#: kMostScale of plugin/split_sum/problem_check.h.
+MOST_SCALE = 16
 
 
-def convolve_before_upsampling(model: onnx.ModelProto) -> None:
+def convolve_before_upsampling(model: onnx.ModelProto, excluded: Collection[str] = ()) -> None:
     """Replace every 3x3 convolution (padding 1, stride 1) that reads an upsampled map, in place.
 
     The upsampling is nearest, of height and width by the same whole factor, in one node or in several. The graph is
-    fp32, its constants are initializers. A replaced node keeps its name, and weights of its own under the old name
-    with `.upsampled` behind it.
+    fp32, its constants are initializers. `excluded` names convolutions that stay as they are. A replaced node keeps
+    its name, and weights of its own under the old name with `.phases` behind it. A SplitSum that adds its outputs up
+    takes the phases as well, for any other there is a new one.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     producers = {name: node for node in model.graph.node for name in node.output}
+    sums = {node.input[0]: node for node in model.graph.node if node.op_type == SPLIT_SUM}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        source, factor = _before_upsampling(node.input[0], producers, weights) if _is_plain(node, weights) else ("", 1)
-        if factor == 1:
+        taken = _is_plain(node, weights) and node.name not in excluded
+        source, factor = _before_upsampling(node.input[0], producers, weights) if taken else ("", 1)
+        if not 1 < factor <= MOST_SCALE:
             nodes.append(node)
             continue
-        name = f"{node.input[1]}.upsampled"
-        kernel = summed_kernel(numpy_helper.to_array(weights[node.input[1]]), factor)
+        name = f"{node.input[1]}.phases"
+        own_sum = sums.get(node.output[0])
+        taps = 1 if own_sum is None else attribute(own_sum, "taps_depth")
+        kernel = phase_kernel(numpy_helper.to_array(weights[node.input[1]]), factor, taps)
         model.graph.initializer.append(numpy_helper.from_array(kernel, name))
-        nodes.append(
-            helper.make_node(
-                "ConvTranspose",
-                [source, name, *node.input[2:]],
-                list(node.output),
-                name=node.name,
-                kernel_shape=kernel.shape[2:],
-                strides=[factor, factor],
-                pads=[1, 1, 1, 1],
-                dilations=[1, 1],
-                group=1,
-            )
-        )
+        convolution = first_half(node.name, [source, name], (2, 2), [1] * 4)
+        nodes.append(convolution)
+        if own_sum is None:
+            outputs = weights[node.input[1]].dims[0]
+            nodes.append(second_half(node, outputs, model.graph.initializer.append, scale=factor))
+        else:
+            own_sum.attribute.append(helper.make_attribute("scale", factor))
     replace_nodes(model, nodes)
     drop_unused(model)
 
 
-def summed_kernel(weights: np.ndarray, factor: int) -> np.ndarray:
-    """A convolution's kernel (O, C, 3, 3) as that of the transposed one (C, O, 2 + factor, 2 + factor), same type."""
-    side = weights.shape[-1]
-    # Tap u of the transposed kernel gathers those taps of the convolution that read the same value through it.
-    gather = np.array(
-        [[side - 1 <= u + i < side - 1 + factor for i in range(side)] for u in range(side - 1 + factor)], np.float64
-    )
-    summed = np.einsum("ocij,ui,vj->couv", weights.astype(np.float64), gather, gather)
-    return summed.astype(weights.dtype)
+def phase_kernel(weights: np.ndarray, factor: int, taps: int = 1) -> np.ndarray:
+    """A kernel (taps * O, C, 3, 3) as that of the map itself, (taps * phases^2 * O, C, 2, 2), of the same type.
+
+    Channels are in the order tap, phase along height, phase along width, output. Output r of each axis sees the values
+    r - 1 and r of the map; a last phase is to be read one further.
+    """
+    first, middle, last = ((1, 0, 0), (0, 1, 1)), ((0, 0, 0), (1, 1, 1)), ((1, 1, 0), (0, 0, 1))
+    # Phase, which of the two values, and whether the kernel's position reads it.
+    gather = np.array([first, last] if factor == 2 else [first, middle, last], np.float64)
+    by_tap = weights.reshape(taps, -1, *weights.shape[1:]).astype(np.float64)
+    summed = np.einsum("tocij,pui,qvj->tpqocuv", by_tap, gather, gather)
+    return summed.reshape(-1, weights.shape[1], 2, 2).astype(weights.dtype)
 
 
 def _is_plain(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> bool:
@@ -78,13 +89,14 @@ def _before_upsampling(
 
 
 def nearest_factor(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> int | None:
-    """By how much a node upsamples height and width, None for any other node."""
+    """By how much a node upsamples height and width of maps or volumes, None for any other node."""
     if node.op_type != "Resize" or len(node.input) < 3 or node.input[2] not in weights:
         return None
     words = {item.name: item.s for item in node.attribute}
     exact = {"mode": b"nearest", "nearest_mode": b"floor", "coordinate_transformation_mode": b"asymmetric"}
     scales = numpy_helper.to_array(weights[node.input[2]]).tolist()
-    if any(words.get(key) != value for key, value in exact.items()) or len(scales) != 4:
+    if any(words.get(key) != value for key, value in exact.items()) or len(scales) < 4:
         return None
-    whole = scales[:2] == [1, 1] and scales[2] == scales[3] and scales[2] == int(scales[2])
-    return int(scales[2]) if whole else None
+    *others, down, across = scales
+    whole = set(others) == {1} and down == across == int(down)
+    return int(down) if whole else None

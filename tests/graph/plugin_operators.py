@@ -51,7 +51,8 @@ class MotionInput(OpRun):
         for n, k in np.ndindex(*points.shape[:2]):
             result[n, k, 0] = heat_map(driving[n, k - 1]) - heat_map(source[n, k - 1]) if k > 0 else 0
             result[n, k, 1:] = trilinear(volume[n], points[n, k])
-        return (result.reshape(batch, -1, *places).astype(volume.dtype),)
+        maps = result.reshape(batch, -1, *places).swapaxes(1, 2)
+        return (maps.reshape(-1, *maps.shape[2:]).astype(volume.dtype),)
 
 
 class MotionSum(OpRun):
@@ -59,25 +60,51 @@ class MotionSum(OpRun):
         powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
         mask = powers / powers.sum(axis=1, keepdims=True)
         mask[mask < floor] = 0
-        return ((mask[..., None] * moved(driving, source, logits.shape[2:])).sum(axis=1).astype(np.float32),)
+        mask = mask.reshape(len(driving), -1, *mask.shape[1:]).swapaxes(1, 2)
+        return ((mask[..., None] * moved(driving, source, mask.shape[2:])).sum(axis=1).astype(np.float32),)
 
 
-class VolumeResize(OpRun):
-    def _run(self, volume: Any, mode: Any = None, plugin_version: Any = None) -> Any:
-        if mode == 1:
-            return (volume.repeat(2, axis=3).repeat(2, axis=4),)
-        height, width = (size // 2 * 2 for size in volume.shape[3:])
-        pairs = volume[..., :height, :width].reshape(*volume.shape[:3], height // 2, 2, width // 2, 2)
-        return (pairs.mean(axis=(4, 6), dtype=np.float32).astype(volume.dtype),)
+class SplitSum(OpRun):
+    def _run(self, x: Any, bias: Any, *skip: Any, **attributes: Any) -> Any:
+        said = {"depth": 1, "taps_depth": 1, "taps_height": 1, "taps_width": 1, "scale": 1, "pool": 0, "slope": 1.0}
+        said |= {name: value for name, value in attributes.items() if value is not None}
+        depth, scale, taps = (
+            said["depth"],
+            said["scale"],
+            [said[f"taps_{axis}"] for axis in ("depth", "height", "width")],
+        )
+        phases = min(scale, 3)
+        parts = x.reshape(-1, depth, *taps, phases, phases, len(bias), *x.shape[2:]).astype(np.float64)
+        along, down, across = ((size // 2, size // 2) for size in taps)
+        padded = np.pad(parts, ((0, 0), along, *[(0, 0)] * 6, down, across))
+
+        def windows(size: int) -> tuple[np.ndarray, np.ndarray]:
+            """Of every row or column of the output, where x has it and in which phase."""
+            cell, within = np.divmod(np.arange((size - (scale > 1)) * scale), scale)
+            last = (within == scale - 1) & (scale > 1)
+            return cell + last, np.where(last, phases - 1, np.minimum(within, 1))
+
+        (rows, p), (columns, q) = (windows(size) for size in x.shape[2:])
+        y = sum(
+            padded[:, d : d + depth, d, i, j][:, :, p[:, None], q, :, rows[:, None] + i, columns + j]
+            for d, i, j in np.ndindex(*taps)
+        )
+        y = (y + bias).transpose(2, 3, 4, 0, 1).reshape(-1, len(bias), len(rows), len(columns))
+        y = np.where(y < 0, said["slope"] * y, y)
+        if said["pool"]:
+            height, width = len(rows) // 2, len(columns) // 2
+            y = y[..., : height * 2, : width * 2].reshape(*y.shape[:2], height, 2, width, 2).mean(axis=(3, 5))
+        return (np.concatenate((y.astype(x.dtype), *skip), axis=1),)
 
 
-class VolumeJoinDouble(OpRun):
-    def _run(self, first: Any, second: Any, plugin_version: Any = None) -> Any:
-        return (np.concatenate((first, second), axis=1).repeat(2, axis=3).repeat(2, axis=4),)
+class SplitSumJoin(SplitSum):
+    pass
 
 
 class FoldDepth(OpRun):
-    def _run(self, volume: Any, plugin_version: Any = None) -> Any:
+    def _run(self, volume: Any, depth: Any = None, plugin_version: Any = None) -> Any:
+        if depth:
+            return (volume.reshape(-1, depth * volume.shape[1], *volume.shape[2:]),)
         batch, channels, depth, *plane = volume.shape
         return (volume.swapaxes(1, 2).reshape(batch, depth * channels, *plane),)
 
@@ -106,6 +133,6 @@ class Conv(OpRun):
 
 def evaluate(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     """The outputs of a graph with nodes of the plugin, on the host."""
-    operators = [MotionInput, MotionSum, VolumeResize, VolumeJoinDouble, FoldDepth, PictureConv, GridSample3D, Conv]
+    operators = [MotionInput, MotionSum, SplitSum, SplitSumJoin, FoldDepth, PictureConv, GridSample3D, Conv]
     results: Any = ReferenceEvaluator(model, new_ops=operators).run(None, inputs)
     return list(results)

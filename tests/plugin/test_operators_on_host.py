@@ -1,4 +1,4 @@
-"""The kernels of dense motion, compiled for the host: every type and layout against PyTorch."""
+"""The kernels of dense motion and of split convolutions, compiled for the host: every type and layout against PyTorch."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import torch
 from on_host import kernels_on_host
 
 from plugin.dense_motion import cases as motion
+from plugin.fold_depth import cases as fold
 from plugin.picture_conv import cases as picture
-from plugin.volume_resize import cases as resize
-from plugin.volume_resize import fold_cases as fold
-from plugin.volume_resize import join_cases as join
+from plugin.split_sum import cases as split
 from sadtrt_core.engine.kernels import KernelLaunch
 from sadtrt_core.errors import BuildError
 from sadtrt_core.renderer.layers import coordinate_grid
 
 
 @pytest.fixture(scope="module")
-def resizing(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return kernels_on_host("volume_resize", tmp_path_factory.mktemp("kernel"))
+def adding(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return kernels_on_host("split_sum", tmp_path_factory.mktemp("kernel"))
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +32,30 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return kernels_on_host("dense_motion", tmp_path_factory.mktemp("kernel"))
 
 
-def test_volumes_are_halved_and_doubled_in_every_type_and_layout(resizing: ctypes.CDLL) -> None:
-    for number, case in enumerate(resize.random_cases(72, most_size=9)):
-        excess = resize.worst_excess(case, resize.resize_launch(resizing, case)())
+def test_taps_are_added_in_every_type_layout_and_form(adding: ctypes.CDLL) -> None:
+    for number, case in enumerate(split.random_cases(108, most_size=9)):
+        excess = split.worst_excess(case, split.sum_launch(adding, case)())
         assert excess <= 1.0, f"case {number}: {excess:.3g} times the bound: {case}"
 
 
-def test_two_volumes_are_joined_and_doubled_in_every_type_and_layout(resizing: ctypes.CDLL) -> None:
-    for number, case in enumerate(join.random_cases(48, most_size=9)):
-        assert join.worst_excess(case, join.join_launch(resizing, case)()) == 0.0, f"case {number}: {case}"
+@pytest.mark.parametrize(("scale", "side"), [(2, 5), (4, 6)])
+def test_phases_give_the_convolution_of_an_upsampled_volume(adding: ctypes.CDLL, scale: int, side: int) -> None:
+    # Of a kernel of ones with the depth's second tap alone: sums of 3 x 3 of the upsampled map, in whole numbers.
+    volume = torch.randint(-9, 10, (4, 1, side, side)).float()
+    weights = torch.ones(3)
+    phases = [[weights[0], weights[1:].sum()], [0.0, weights.sum()], [weights[:2].sum(), weights[2]]]
+    along = torch.tensor(phases if scale > 2 else [phases[0], phases[2]])
+    kernel = torch.einsum("pi,qj->pqij", along, along).flatten(0, 1)[:, None]
+    taps = torch.nn.functional.conv2d(volume, torch.cat((0 * kernel, kernel, 0 * kernel)), padding=1)
+    case = split.Case(taps, torch.zeros(1), how=split.Attributes(4, (3, 1, 1), scale))
+    upsampled = torch.nn.functional.interpolate(volume, scale_factor=scale, mode="nearest")
+    expected = torch.nn.functional.conv2d(upsampled, torch.ones((1, 1, 3, 3)), padding=1)
+    assert torch.equal(split.sum_launch(adding, case)(), expected)
+
+
+def test_a_relu_makes_no_nan_of_minus_infinity(adding: ctypes.CDLL) -> None:
+    case = split.Case(torch.full((1, 1, 1, 1), float("-inf")), torch.zeros(1), how=split.Attributes(slope=0.0))
+    assert split.sum_launch(adding, case)().item() == 0
 
 
 def test_depth_becomes_channels_in_every_type_and_layout(folding: ctypes.CDLL) -> None:
@@ -91,17 +105,7 @@ def test_masks_below_the_floor_count_as_zero(moving: ctypes.CDLL) -> None:
     assert torch.allclose(deformation[0, 1], coordinate_grid(2, 2, 2)[1], atol=1e-3)
 
 
-def test_a_bad_launch_is_refused_with_a_sentence(resizing: ctypes.CDLL, moving: ctypes.CDLL) -> None:
-    halving = resize.resize_launch(resizing, resize.Case(torch.zeros((1, 3, 1, 4, 4)).half(), "halve", False))
-    halving.problem.channels_last = 1
-    with pytest.raises(BuildError, match="VolumeResize: channels last are fp16 or bf16 in multiples of 8, not 3"):
-        halving()
-    halving.problem.channels_last, halving.problem.width = 0, 1
-    with pytest.raises(BuildError, match="VolumeResize: axis 4 has size 1; at least 2"):
-        halving()
-    halving.problem.width, halving.problem.output = 4, None
-    with pytest.raises(BuildError, match="VolumeResize: input or output is a null pointer"):
-        halving()
+def test_a_bad_launch_is_refused_with_a_sentence(moving: ctypes.CDLL) -> None:
     case = motion.Case(torch.zeros((1, 4, 2, 2, 2)), torch.zeros((1, 15, 3)), torch.zeros((1, 15, 3)))
     for launch, field, value, words in (
         (motion.input_launch(moving, case), "depth", 1, "MotionInput: an axis of the volume has 1 voxels"),
@@ -124,16 +128,26 @@ def assert_refused(launch: KernelLaunch, field: str, value: int | None, words: s
     setattr(launch.problem, field, kept)
 
 
-def test_a_bad_join_is_refused_with_a_sentence(resizing: ctypes.CDLL) -> None:
-    volume = torch.zeros((1, 8, 3, 4, 4)).half()
-    launch = join.join_launch(resizing, join.Case(volume, volume[:, :4], False))
+def test_a_bad_sum_is_refused_with_a_sentence(adding: ctypes.CDLL) -> None:
+    case = split.Case(torch.zeros((6, 24, 4, 4)).half(), torch.zeros(8), how=split.Attributes(3, (3, 1, 1)))
+    launch = split.sum_launch(adding, case)
     for field, value, words in (
-        ("channels_last", 1, "VolumeJoinDouble: channels last are fp16 or bf16 in multiples of 8, not 4"),
-        ("second_channels", 0, "VolumeJoinDouble: axis 1 has size 0; at least 1"),
-        ("batch", 2**20, "VolumeJoinDouble: a tensor has more than"),
-        ("second", None, "VolumeJoinDouble: a tensor is a null pointer"),
+        ("depth", 4, "SplitSum: 6 maps are no volumes of depth 4"),
+        ("taps_depth", 2, "SplitSum: 2 taps along axis 0; an odd number up to 15"),
+        ("scale", 0, "SplitSum: scale 0 with pool 0"),
+        ("width", 0, "SplitSum: 8 outputs of 4 x 0"),
+        ("maps", 3 * 2**24, "SplitSum: a tensor has more than"),
+        ("feature_type", 3, "SplitSum: feature type 3 is not 0"),
+        ("y_channels_last", 1, "SplitSum: channels last come of channels last in multiples of 8"),
+        ("skip_channels", 8, "SplitSum: a tensor is a null pointer"),
+        ("bias", None, "SplitSum: a tensor is a null pointer"),
     ):
         assert_refused(launch, field, value, words)
+    launch.problem.scale = 2
+    assert_refused(
+        launch, "taps_width", 3, "SplitSum: 3 taps along axis 2; an odd number up to 15, in an upsampled plane 1"
+    )
+    assert_refused(launch, "pool", 1, "SplitSum: scale 2 with pool 1")
 
 
 def test_a_bad_fold_is_refused_with_a_sentence(folding: ctypes.CDLL) -> None:

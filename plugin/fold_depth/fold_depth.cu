@@ -33,8 +33,10 @@ extern "C" int32_t sadtrt_fold_depth(const SadtrtFoldDepth* problem, void* strea
                       "FoldDepth: input or output is a null pointer, or channels last and not aligned to 16 bytes");
     }
     const int64_t plane = problem->height * problem->width;
-    const int64_t outer = channels_last ? plane : problem->depth;
-    const int64_t inner = channels_last ? problem->depth : problem->channels;
+    // Maps in linear layout lie as they are wanted: all of a volume is one axis then.
+    const bool lies_well = problem->of_maps != 0 && !channels_last;
+    const int64_t outer = channels_last ? plane : lies_well ? 1 : problem->depth;
+    const int64_t inner = channels_last ? problem->depth : problem->channels * (lies_well ? problem->depth : 1);
     const int64_t run = channels_last ? problem->channels / 8 : plane;
     Fold fold;
     fold.input = problem->input;

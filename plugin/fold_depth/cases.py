@@ -22,20 +22,21 @@ class Problem(ctypes.Structure):
         ("input", ctypes.c_void_p),
         ("output", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in _SIZES),
-        *((name, ctypes.c_int32) for name in ("feature_type", "channels_last")),
+        *((name, ctypes.c_int32) for name in ("feature_type", "channels_last", "of_maps")),
     )
 
 
 @dataclass(frozen=True)
 class Case:
-    """One volume (N, C, D, H, W) and a layout."""
+    """One volume (N, C, D, H, W), a layout, and whether it is given as maps (N * D, C, H, W)."""
 
     volume: Tensor
     channels_last: bool
+    of_maps: bool = False
 
     @property
     def kind(self) -> str:
-        return kind_of(self.volume, self.channels_last, "fold")
+        return kind_of(self.volume, self.channels_last, "maps" if self.of_maps else "volume")
 
     def __str__(self) -> str:
         return f"{tuple(self.volume.shape)}, {self.kind}"
@@ -52,13 +53,15 @@ def fold_launch(kernels: ctypes.CDLL, case: Case) -> KernelLaunch:
         **dict(zip(_SIZES, case.volume.shape, strict=True)),
         feature_type=FEATURE_TYPES[case.volume.dtype],
         channels_last=case.channels_last,
+        of_maps=case.of_maps,
     )
+    given = case.volume.transpose(1, 2).flatten(0, 1) if case.of_maps else case.volume
     return KernelLaunch(
         kernels,
         "sadtrt_fold_depth",
         problem,
         output.movedim(-1, 1) if case.channels_last else output,
-        input=as_stored(case.volume, case.channels_last),
+        input=as_stored(given, case.channels_last),
         output=output,
     )
 
@@ -74,7 +77,7 @@ def worst_excess(case: Case, output: Tensor) -> float:
 
 
 def random_cases(count: int, most_size: int, device: str = "cpu") -> Iterator[Case]:
-    """`count` volumes of every type and layout; heights and widths up to `most_size`."""
+    """`count` volumes of every type, layout and form; heights and widths up to `most_size`."""
     sizes = torch.Generator().manual_seed(13)
     values = torch.Generator(device).manual_seed(14)
     for number in range(count):
@@ -83,4 +86,4 @@ def random_cases(count: int, most_size: int, device: str = "cpu") -> Iterator[Ca
         most = (3, 6 if channels_last else 21, 18, most_size + 1, most_size + 1)
         batch, channels, *places = (int(torch.randint(1, end, (), generator=sizes)) for end in most)
         shape = (batch, channels * 8 if channels_last else channels, *places)
-        yield Case(torch.randn(shape, generator=values, device=device).to(dtype), channels_last)
+        yield Case(torch.randn(shape, generator=values, device=device).to(dtype), channels_last, number // 6 % 2 == 1)

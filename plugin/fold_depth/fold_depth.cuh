@@ -1,7 +1,7 @@
 // The CUDA kernel of FoldDepth, which moves words and knows nothing of their type.
 //
 // In both layouts two axes change places and what is within them stays together. Linear: (N, C, D) runs of H * W
-// features become (N, D, C). Channels last: (N, D, H * W) runs of C / 8 vectors of 16 bytes become (N, H * W, D). A
+// features become (N, D, C), which maps are already. Channels last: (N, D, H * W) runs of C / 8 vectors of 16 bytes become (N, H * W, D). A
 // thread moves one word.
 #pragma once
 

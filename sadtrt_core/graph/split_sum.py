@@ -1,0 +1,121 @@
+"""Convolutions in two halves: what an operator adds up takes in the activation, the mean and the join behind it.
+
+Some positions of a kernel become outputs of a convolution: those along a volume's depth (graph/depth_maps.py), those of
+an upsampled map's pixels (graph/upsampled.py), or a long sum's (graph/split_k.py). SplitSum (plugin/split_sum) shifts
+the outputs to where they belong and adds them and the bias in float. It has the convolution's name with SECOND behind
+it, and is of the same type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from sadtrt_core.graph.edit import attribute, drop_unused, replace_nodes
+from sadtrt_core.graph.plugin_nodes import PLUGIN_VERSION, SPLIT_SUM, SPLIT_SUM_JOIN
+
+SECOND = "/parts"
+"""What the second half's name has behind the first's, which keeps the name of the whole."""
+MOST_TAPS = 15
+"""Along an axis: kMostTaps of plugin/split_sum/problem_check.h."""
+
+#: What a mean has to say, and what one that does not say it means by that.
+_POOL = {"kernel_shape": [2, 2], "strides": [2, 2]}
+_POOL_DEFAULTS = {"auto_pad": b"NOTSET", "ceil_mode": 0, "dilations": [1] * 2, "pads": [0] * 4}
+
+
+def first_half(name: str, inputs: list[str], kernel: tuple[int, ...], pads: list[int]) -> onnx.NodeProto:
+    """The convolution of a pair, without a bias, in the plane of maps; `inputs` are the map and the weights."""
+    return helper.make_node(
+        "Conv",
+        inputs,
+        [f"{name}{SECOND}_input"],
+        name=name,
+        kernel_shape=kernel,
+        pads=pads,
+        strides=[1, 1],
+        dilations=[1, 1],
+        group=1,
+    )
+
+
+def second_half(
+    whole: onnx.NodeProto, outputs: int, add_constant: Callable[[onnx.TensorProto], None], **attributes: int
+) -> onnx.NodeProto:
+    """The sum of a pair that stands for a convolution of so many outputs; zeros where that has no bias."""
+    bias = f"{whole.name}{SECOND}.bias"
+    if len(whole.input) > 2:
+        bias = whole.input[2]
+    else:
+        add_constant(numpy_helper.from_array(np.zeros(outputs, np.float32), bias))
+    return helper.make_node(
+        SPLIT_SUM,
+        [f"{whole.name}{SECOND}_input", bias],
+        list(whole.output),
+        name=f"{whole.name}{SECOND}",
+        plugin_version=PLUGIN_VERSION,
+        **attributes,
+    )
+
+
+def is_same(kernel: tuple[int, ...], pads: tuple[int, ...]) -> bool:
+    """Whether a convolution with this kernel along some axes, and these pads before and after, is centred on them."""
+    centred = all(size % 2 == 1 and size <= MOST_TAPS for size in kernel)
+    return centred and pads == tuple(size // 2 for size in kernel) * 2
+
+
+def fuse_split_sums(model: onnx.ModelProto, kept: Collection[str]) -> frozenset[str]:
+    """Let every SplitSum take in the ReLU, then the 2x2 mean or the concatenation behind it, in place.
+
+    The graph's constants are initializers. Only nodes are taken in that are `kept` in fp32 as the sum's convolution is,
+    or are not as that is not. Returns what is kept, the sums among it.
+    """
+    maker = {name: node for node in model.graph.node for name in node.output}
+    sums = {node.name: maker[node.input[0]].name in kept for node in model.graph.node if node.op_type == SPLIT_SUM}
+    names = frozenset(kept) - frozenset(sums) | {name for name, is_kept in sums.items() if is_kept}
+    readers: dict[str, list[onnx.NodeProto]] = {value.name: [value] for value in model.graph.output}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    taken: dict[str, onnx.NodeProto | None] = {}
+    for node in model.graph.node:
+        if node.op_type != SPLIT_SUM:
+            continue
+        whole = onnx.NodeProto()
+        whole.CopyFrom(node)
+        while len(behind := readers.get(whole.output[0], [])) == 1 and _take_in(whole, behind[0], names):
+            taken[whole.output[0]] = None
+            whole.output[0] = behind[0].output[0]
+        taken[whole.output[0]] = whole
+    nodes = [taken.get(node.output[0], node) for node in model.graph.node]
+    replace_nodes(model, [node for node in nodes if node is not None])
+    drop_unused(model)
+    return names
+
+
+def _take_in(whole: onnx.NodeProto, behind: onnx.NodeProto, kept: frozenset[str]) -> bool:
+    """Make a sum do what the only node behind it does, where it can; whether it does now."""
+    if not isinstance(behind, onnx.NodeProto) or (behind.name in kept) != (whole.name in kept):
+        return False
+    said = {item.name: helper.get_attribute_value(item) for item in whole.attribute}
+    pools_or_joins = whole.op_type != SPLIT_SUM or "pool" in said
+    if pools_or_joins:
+        return False
+    if behind.op_type == "Relu" and "slope" not in said:
+        whole.attribute.append(helper.make_attribute("slope", 0.0))
+        return True
+    if behind.op_type == "AveragePool" and said.get("scale", 1) == 1:
+        wanted = _POOL | _POOL_DEFAULTS
+        own = _POOL_DEFAULTS | {item.name: helper.get_attribute_value(item) for item in behind.attribute}
+        if all(own.get(name) == value for name, value in wanted.items()):
+            whole.attribute.append(helper.make_attribute("pool", 1))
+            return True
+    if behind.op_type == "Concat" and len(behind.input) == 2 and attribute(behind, "axis") == 1:
+        if behind.input[0] == whole.output[0] != behind.input[1]:
+            whole.op_type = SPLIT_SUM_JOIN
+            whole.input.append(behind.input[1])
+            return True
+    return False
