@@ -10,13 +10,13 @@ import torch
 from plugin.common.timing import COMPILED, EAGER, Timing
 from plugin.dense_motion.cases import timings as of_motion
 from plugin.spade_norm.cases import timings as of_norms
-from plugin.volume_resize.cases import timings as of_resizes
+from plugin.split_sum.cases import timings as of_sums
 from sadtrt_core.engine.kernels import find_kernels, kernels_absence
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.session import Session
 
-TIMINGS = (*of_norms(), *of_resizes(), *of_motion())
+TIMINGS = (*of_norms(), *of_sums(), *of_motion())
 RUNNERS = {EAGER: "pytorch", COMPILED: "torch-compile"}
 """The runners that PyTorch's forms belong to, for `--runner`; the kernels belong to TensorRT's."""
 CPU_BYTES = 40e6
