@@ -14,6 +14,7 @@ private:
         const int64_t right = static_cast<const Dimension&>(second).value();
         switch (operation) {
             case DimensionOperation::kSUM: return &mMade.emplace_back(left + right, true);
+            case DimensionOperation::kSUB: return &mMade.emplace_back(left - right, true);
             case DimensionOperation::kPROD: return &mMade.emplace_back(left * right, true);
             case DimensionOperation::kFLOOR_DIV: return &mMade.emplace_back(left / right, true);
             default: return nullptr;
