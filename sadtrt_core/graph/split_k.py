@@ -28,9 +28,7 @@ LONGEST_SUM = 8192
 MOST_OUTPUTS = 128
 
 
-def split_long_sums(
-    model: onnx.ModelProto, excluded: Collection[str] = (), operators: bool = False
-) -> frozenset[str]:
+def split_long_sums(model: onnx.ModelProto, excluded: Collection[str] = (), operators: bool = False) -> frozenset[str]:
     """Split the convolutions of an fp32 graph whose sums are longer than LONGEST_SUM, in place.
 
     The graph's constants are initializers. `excluded` names convolutions that stay as they are. So do those with more

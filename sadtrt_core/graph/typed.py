@@ -39,7 +39,7 @@ _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _COORDINATE_OUTPUTS = frozenset({"deformation", "kp_canonical", "keypoints"})
 _PICTURE_OUTPUTS = frozenset({"prediction"})
 #: Inputs that are float32 whatever the data's type is: the region of interest and scales of Resize, because ONNX wants
-#: that, and the biases and the keypoints of the plugin's nodes. The sampler's grid is not among them: it may be rounded.
+#: that, and biases and keypoints of the plugin's nodes. The sampler's grid is not among them: it may be rounded.
 _ALWAYS_FLOAT32 = {"Resize": frozenset({1, 2}), SPLIT_SUM: frozenset({1}), SPLIT_SUM_JOIN: frozenset({1})} | {
     operator: inputs for operator, inputs in COORDINATE_INPUTS.items() if operator != NODE_TYPE
 }
