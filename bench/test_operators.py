@@ -6,18 +6,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from plugin.volume_resize.cases import timings as of_resizes
 
 from plugin.common.timing import COMPILED, EAGER, Timing
 from plugin.dense_motion.cases import timings as of_motion
 from plugin.picture_conv.cases import timings as of_pictures
 from plugin.spade_norm.cases import timings as of_norms
+from plugin.split_sum.cases import timings as of_sums
 from sadtrt_core.engine.kernels import find_kernels, kernels_absence
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.session import Session
 
-TIMINGS = (*of_norms(), *of_resizes(), *of_motion(), *of_pictures())
+TIMINGS = (*of_norms(), *of_sums(), *of_motion(), *of_pictures())
 RUNNERS = {EAGER: "pytorch", COMPILED: "torch-compile"}
 """The runners that PyTorch's forms belong to, for `--runner`; the kernels belong to TensorRT's."""
 CPU_BYTES = 40e6

@@ -110,23 +110,20 @@ def in_torch(x: Tensor, bias: Tensor, skip: Tensor | None, how: Attributes) -> t
     for z, i, j in itertools.product(*map(range, how.taps)):
         total = total + padded[:, z : z + how.depth, z, i, j, ..., i : i + rows, j : j + columns]
     total = total.flatten(0, 1)  # (maps, phases, phases, O, rows, columns)
-    if how.scale > 1:
-        total = _upsampled(_upsampled(total, how.scale, 1, 4), how.scale, 1, 4)
-    else:
-        total = total[:, 0, 0]
+    for _ in range(2):  # Along height, then along width.
+        total = _upsampled(total, how.scale) if how.scale > 1 else total[:, 0].transpose(-1, -2)
     summed = F.leaky_relu(total + bias[:, None, None], how.slope)
     if how.pool:
         summed = F.avg_pool2d(summed, 2)
     return (summed if skip is None else torch.cat((summed, skip), dim=1),)
 
 
-def _upsampled(total: Tensor, scale: int, phase_axis: int, axis: int) -> Tensor:
-    """The phases along one axis put where they belong, their axis left out; `axis` counts with it."""
-    phases, inside = total.shape[phase_axis], total.shape[axis] - 1
-    of_phase = [total.select(phase_axis, number) for number in range(phases)]
-    first, last = of_phase[0].narrow(axis - 1, 0, inside), of_phase[-1].narrow(axis - 1, 1, inside)
-    middle = of_phase[1].narrow(axis - 1, 0, inside)
-    return torch.stack((first, *[middle] * (scale - 2), last), dim=axis).flatten(axis - 1, axis)
+def _upsampled(total: Tensor, scale: int) -> Tensor:
+    """The phases of axis 1 put where they belong along axis -2, which then comes last, so that the other is next."""
+    of_phase = total.unbind(1)
+    first, last = of_phase[0][..., :-1, :], of_phase[-1][..., 1:, :]
+    pixels = torch.stack((first, *[of_phase[1][..., :-1, :]] * (scale - 2), last), dim=-2)
+    return pixels.flatten(-3, -2).transpose(-1, -2)
 
 
 def worst_excess(case: Case, y: Tensor) -> float:

@@ -9,6 +9,7 @@ it, and is of the same type.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,7 +44,7 @@ def first_half(name: str, inputs: list[str], kernel: tuple[int, ...], pads: list
 
 
 def second_half(
-    whole: onnx.NodeProto, outputs: int, add_constant: Callable[[onnx.TensorProto], None], **attributes: int
+    whole: onnx.NodeProto, outputs: int, add_constant: Callable[[onnx.TensorProto], None], **attributes: Any
 ) -> onnx.NodeProto:
     """The sum of a pair that stands for a convolution of so many outputs; zeros where that has no bias."""
     bias = f"{whole.name}{SECOND}.bias"
@@ -76,7 +77,7 @@ def fuse_split_sums(model: onnx.ModelProto, kept: Collection[str]) -> frozenset[
     maker = {name: node for node in model.graph.node for name in node.output}
     sums = {node.name: maker[node.input[0]].name in kept for node in model.graph.node if node.op_type == SPLIT_SUM}
     names = frozenset(kept) - frozenset(sums) | {name for name, is_kept in sums.items() if is_kept}
-    readers: dict[str, list[onnx.NodeProto]] = {value.name: [value] for value in model.graph.output}
+    readers: dict[str, list[onnx.NodeProto | None]] = {value.name: [None] for value in model.graph.output}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
@@ -86,9 +87,9 @@ def fuse_split_sums(model: onnx.ModelProto, kept: Collection[str]) -> frozenset[
             continue
         whole = onnx.NodeProto()
         whole.CopyFrom(node)
-        while len(behind := readers.get(whole.output[0], [])) == 1 and _take_in(whole, behind[0], names):
+        while (behind := _only(readers.get(whole.output[0], []))) is not None and _take_in(whole, behind, names):
             taken[whole.output[0]] = None
-            whole.output[0] = behind[0].output[0]
+            whole.output[0] = behind.output[0]
         taken[whole.output[0]] = whole
     nodes = [taken.get(node.output[0], node) for node in model.graph.node]
     replace_nodes(model, [node for node in nodes if node is not None])
@@ -96,26 +97,33 @@ def fuse_split_sums(model: onnx.ModelProto, kept: Collection[str]) -> frozenset[
     return names
 
 
+def _only(readers: list[onnx.NodeProto | None]) -> onnx.NodeProto | None:
+    return readers[0] if len(readers) == 1 else None
+
+
 def _take_in(whole: onnx.NodeProto, behind: onnx.NodeProto, kept: frozenset[str]) -> bool:
     """Make a sum do what the only node behind it does, where it can; whether it does now."""
-    if not isinstance(behind, onnx.NodeProto) or (behind.name in kept) != (whole.name in kept):
-        return False
     said = {item.name: helper.get_attribute_value(item) for item in whole.attribute}
-    pools_or_joins = whole.op_type != SPLIT_SUM or "pool" in said
-    if pools_or_joins:
+    if (behind.name in kept) != (whole.name in kept) or whole.op_type != SPLIT_SUM or "pool" in said:
         return False
     if behind.op_type == "Relu" and "slope" not in said:
         whole.attribute.append(helper.make_attribute("slope", 0.0))
-        return True
-    if behind.op_type == "AveragePool" and said.get("scale", 1) == 1:
-        wanted = _POOL | _POOL_DEFAULTS
-        own = _POOL_DEFAULTS | {item.name: helper.get_attribute_value(item) for item in behind.attribute}
-        if all(own.get(name) == value for name, value in wanted.items()):
-            whole.attribute.append(helper.make_attribute("pool", 1))
-            return True
-    if behind.op_type == "Concat" and len(behind.input) == 2 and attribute(behind, "axis") == 1:
-        if behind.input[0] == whole.output[0] != behind.input[1]:
-            whole.op_type = SPLIT_SUM_JOIN
-            whole.input.append(behind.input[1])
-            return True
-    return False
+    elif behind.op_type == "AveragePool" and said.get("scale", 1) == 1 and _is_mean(behind):
+        whole.attribute.append(helper.make_attribute("pool", 1))
+    elif behind.op_type == "Concat" and _puts_one_behind(behind, whole.output[0]):
+        whole.op_type = SPLIT_SUM_JOIN
+        whole.input.append(behind.input[1])
+    else:
+        return False
+    return True
+
+
+def _is_mean(pool: onnx.NodeProto) -> bool:
+    """Whether it takes the means of 2x2, an odd last row or column left out."""
+    own = _POOL_DEFAULTS | {item.name: helper.get_attribute_value(item) for item in pool.attribute}
+    return all(own.get(name) == value for name, value in (_POOL | _POOL_DEFAULTS).items())
+
+
+def _puts_one_behind(concat: onnx.NodeProto, first: str) -> bool:
+    """Whether it puts the channels of one other tensor behind those of the first."""
+    return len(concat.input) == 2 and concat.input[0] == first and attribute(concat, "axis") == 1

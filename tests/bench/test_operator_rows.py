@@ -9,8 +9,8 @@ from on_host import kernels_on_host
 from suite_runs import SuiteProcess, run_suite
 
 COMMON = ("bench/test_operators.py", "--benchmark-only", "--device", "cpu", "-p", "no:cacheprovider")
-ONE_RESIZE = ("--precision", "fp32", "-k", "double and 512 and not compiled")
-#: The kernels of volume resizes run on the host, where they pass as a GPU's.
+ONE_SUM = ("--precision", "fp32", "-k", "hourglass and 512 and not compiled")
+#: The kernels of split convolutions run on the host, where they pass as a GPU's.
 ON_HOST = """
     import ctypes
     from sadtrt_core.engine import kernels
@@ -33,7 +33,7 @@ def suite_process(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    return kernels_on_host("volume_resize", tmp_path_factory.mktemp("kernel"))._name
+    return kernels_on_host("split_sum", tmp_path_factory.mktemp("kernel"))._name
 
 
 def rows_of(folder, operator):
@@ -45,7 +45,7 @@ def test_every_operator_has_rows_of_pytorch_without_a_gpu(suite_process):
     finished = suite_process.run(COMMON)
     assert finished.code == 0, finished.output
     assert finished.folders == ()
-    for operator in ("spade norm", "volume resize", "motion input", "motion sum"):
+    for operator in ("spade norm", "split sum", "motion input", "motion sum"):
         rows = rows_of(suite_process.folder, operator)
         assert {(row["method"], row["dtype"]) for row in rows} == {("PyTorch, channels last", "float32")}
         assert all(row["host_us"] > 0 and row["limit_us"] > 0 and row["max_difference"] == 0 for row in rows)
@@ -60,9 +60,9 @@ def test_every_operator_has_rows_of_pytorch_without_a_gpu(suite_process):
 
 
 def test_the_compiled_form_is_measured_where_it_was_asked_for(suite_process):
-    finished = suite_process.run((*COMMON, "--runner", "torch-compile", "-k", "sum or double and 512"))
+    finished = suite_process.run((*COMMON, "--runner", "torch-compile", "-k", "motion and sum or hourglass and 512"))
     assert finished.code == 0, finished.output
-    for operator in ("motion sum", "volume resize"):
+    for operator in ("motion sum", "split sum"):
         (row,) = rows_of(suite_process.folder, operator)
         assert row["method"] == "PyTorch, compiled"
         assert row["max_difference"] < 1e-5
@@ -85,17 +85,19 @@ def test_a_filter_that_leaves_no_row_says_so(suite_process, options, reason):
 
 
 def test_a_kernel_is_timed_beside_pytorch(tmp_path, library):
-    finished = run_suite(tmp_path, (*COMMON, *ONE_RESIZE), ON_HOST.format(library=library))
+    finished = run_suite(tmp_path, (*COMMON, *ONE_SUM), ON_HOST.format(library=library))
     assert finished.code == 0, finished.output
-    rows = rows_of(tmp_path, "volume resize")
+    rows = rows_of(tmp_path, "split sum")
     assert [row["method"] for row in rows] == ["kernel, linear", "PyTorch, channels last"]
-    assert [row["max_difference"] for row in rows] == [0, 0]
-    assert {row["bytes_moved"] for row in rows} == {5 * 4 * 512 * 16 * 8 * 8}
-    assert "double 512 channels of 8 x 8, float32, kernel, linear: " in finished.output
+    # PyTorch adds the bias last.
+    assert rows[0]["max_difference"] < 1e-5 > rows[1]["max_difference"] == 0
+    # Windows of 3 x 3 with twelve parts each, as many outputs of 4 x 4, and what comes behind them read and written.
+    assert {row["bytes_moved"] for row in rows} == {4 * 512 * 16 * (12 * 3 * 3 + 3 * 4 * 4)}
+    assert "hourglass up, 512 channels, float32, kernel, linear: " in finished.output
 
 
 def test_a_wrong_kernel_is_not_timed(tmp_path, library):
-    finished = run_suite(tmp_path, (*COMMON, *ONE_RESIZE), ON_HOST.format(library=library) + WRONG)
+    finished = run_suite(tmp_path, (*COMMON, *ONE_SUM), ON_HOST.format(library=library) + WRONG)
     assert finished.code == 1, finished.output
     assert "not worth timing" in finished.output
-    assert [row["method"] for row in rows_of(tmp_path, "volume resize")] == ["PyTorch, channels last"]
+    assert [row["method"] for row in rows_of(tmp_path, "split sum")] == ["PyTorch, channels last"]

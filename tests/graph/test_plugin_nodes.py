@@ -15,13 +15,14 @@ from sadtrt_core.graph.dense_motion import fuse_dense_motion
 from sadtrt_core.graph.edit import constants_to_initializers, element_types
 from sadtrt_core.graph.export import export_stage, typed_graph
 from sadtrt_core.graph.fixed_shapes import fix_shapes
+from sadtrt_core.graph.fold_depth import fold_depth
 from sadtrt_core.graph.plugin_nodes import PLUGIN_NODES
 from sadtrt_core.graph.typed import apply_precision, coordinate_slice
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.stages import STAGES, call_stage, stage_module
 
 #: The hourglass's five blocks that halve, its last convolution and the mask; five blocks that double and join a skip.
-SUMS = {"SplitSum": 7, "SplitSumJoin": 5}
+SUMS = {"FoldDepth": 1, "SplitSum": 7, "SplitSumJoin": 5}
 #: In fp32, so that nothing but the operators is new.
 FP32 = replace(PRECISIONS["fp32"], operators=True)
 
@@ -56,12 +57,22 @@ def test_the_motion_stage_gives_what_pytorch_gives(seeded_demo, cache):
 
 
 def test_nothing_is_left_of_what_the_operators_replace(seeded_demo, cache):
-    wholes = {"FoldDepth": 1, "GridSample3D": 1, "PictureConv": 1, "SpadeNorm": 11, "SpadeNormAdd": 7}
-    for name, samplers in (("motion", {}), ("generator", wholes), ("frame", wholes)):
+    # The occlusion's long sum, and the decoder's maps that modulate upsampled ones, three in each of two blocks.
+    motion = {**SUMS, "SplitSum": 8}
+    wholes = {
+        **SUMS,
+        "FoldDepth": 2,
+        "GridSample3D": 1,
+        "PictureConv": 1,
+        "SpadeNorm": 11,
+        "SpadeNormAdd": 7,
+        "SplitSum": 14,
+    }
+    for name, nodes in (("motion", motion), ("generator", wholes), ("frame", wholes)):
         model = onnx.load_from_string(typed_graph(seeded_demo, STAGES[name], PRECISIONS["fp16-mixed"], "plugin", cache))
-        assert counted(model) == {**samplers, "MotionInput": 1, "MotionSum": 1, **SUMS}
+        assert counted(model) == {**nodes, "MotionInput": 1, "MotionSum": 1}
         inside = {n.op_type for n in model.graph.node if n.name.startswith("/dense_motion_network/")}
-        assert inside == {"Conv", "Concat", "Relu", "Reshape", "Sigmoid", "MotionInput", "MotionSum", *SUMS}
+        assert inside == {"Conv", "Relu", "Sigmoid", "MotionInput", "MotionSum", *SUMS}
 
 
 def test_no_shape_is_left_to_be_computed(seeded_demo, cache):
@@ -84,8 +95,8 @@ def test_volumes_are_half_and_coordinates_float32(seeded_demo, seeded_calibratio
     expected = {
         "MotionInput": [half, single, single, half],
         "MotionSum": [half, single, single, single],
-        "VolumeResize": [half, half],
-        "VolumeJoinDouble": [half, half, half],
+        "SplitSum": [half, single, half],
+        "SplitSumJoin": [half, single, half, half],
         "FoldDepth": [half, half],
         "GridSample3D": [half, single, half],
     }
@@ -101,7 +112,8 @@ def test_keypoints_computed_in_the_graph_stay_float32(seeded_demo):
     # As in a graph of a whole frame, where the mapping stage's arithmetic comes before dense motion.
     model = export_stage(seeded_demo, STAGES["motion"])
     constants_to_initializers(model)
-    fuse_dense_motion(model)
+    fold_depth(model)
+    assert fuse_dense_motion(model)
     for node in model.graph.node:
         for position, name in enumerate(node.input):
             if name == "kp_driving":
@@ -117,8 +129,19 @@ def test_a_node_named_by_a_plan_keeps_its_name_and_stays_float32(seeded_demo, ca
     plan = replace(PRECISIONS["fp16-mixed"], name="plan", keep_nodes=(pool,))
     model = onnx.load_from_string(typed_graph(seeded_demo, STAGES["motion"], plan, "plugin", cache))
     types = element_types(model)
-    resizes = {node.name: types[node.output[0]] for node in model.graph.node if node.op_type == "VolumeResize"}
-    assert [name for name, kind in resizes.items() if kind == TensorProto.FLOAT] == [pool]
+    pools = {node.name: types[node.output[0]] for node in model.graph.node if node.op_type == "AveragePool"}
+    assert pools == {pool: TensorProto.FLOAT}
+
+
+def test_a_convolution_named_by_a_plan_is_summed_in_float32_too(seeded_demo, cache):
+    block = "/dense_motion_network/hourglass/decoder/up_blocks.1"
+    plan = replace(PRECISIONS["fp16-mixed"], name="plan", keep_nodes=(f"{block}/conv/Conv",))
+    model = onnx.load_from_string(typed_graph(seeded_demo, STAGES["motion"], plan, "plugin", cache))
+    types = element_types(model)
+    own = {node.name: types[node.output[0]] for node in model.graph.node if node.name.startswith(f"{block}/")}
+    single, half = TensorProto.FLOAT, TensorProto.FLOAT16
+    # The activation is half as the plan has it, so it is no part of the sum.
+    assert own == {f"{block}/conv/Conv": single, f"{block}/conv/Conv/parts": single, f"{block}/Relu": half}
 
 
 def test_other_precisions_and_samplers_are_left_alone(tiny, cache):
@@ -133,9 +156,10 @@ def test_other_precisions_and_samplers_are_left_alone(tiny, cache):
 
 
 def test_dense_motion_of_another_form_stays(tiny):
-    for change in ("exponent", "axis", "jacobian"):
+    for change in ("exponent", "axis", "jacobian", "stride"):
         model = export_stage(tiny, STAGES["motion"])
         constants_to_initializers(model)
+        fold_depth(model)
         weights = {tensor.name: tensor for tensor in model.graph.initializer}
         by_kind = {kind: [n for n in model.graph.node if n.op_type == kind] for kind in ("Exp", "Softmax", "Add")}
         if change == "exponent":  # The two heat maps differ.
@@ -143,6 +167,9 @@ def test_dense_motion_of_another_form_stays(tiny):
             weights[scale.input[1]].CopyFrom(helper.make_tensor(scale.input[1], TensorProto.FLOAT, [], [-49.0]))
         elif change == "axis":
             by_kind["Softmax"][0].attribute[0].i = 2
+        elif change == "stride":  # A volume's convolution that is none in the plane.
+            mask = next(n for n in model.graph.node if n.name == "/dense_motion_network/mask/Conv")
+            next(item for item in mask.attribute if item.name == "pads").ints[0] = 2
         else:  # What is added to the source keypoints is no difference, as it is none with Jacobians.
             moved = by_kind["Add"][0]
             model.graph.node.insert(

@@ -1,53 +1,73 @@
 """Convolutions of upsampled maps: the rewritten graph computes what PyTorch computes."""
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from plugin_operators import evaluate
 
 from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.export import export_stage
 from sadtrt_core.graph.typed import apply_precision
-from sadtrt_core.graph.upsampled import convolve_before_upsampling, summed_kernel
+from sadtrt_core.graph.upsampled import convolve_before_upsampling, phase_kernel
 from sadtrt_core.plan import Plan
-from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.renderer.stages import STAGES, call_stage, stage_module
+
+SHARED = [
+    f"/decoder/{block}/{norm}/mlp_shared/mlp_shared.0/Conv"
+    for block in ("up_0", "up_1")
+    for norm in ("norm_0", "norm_1", "norm_s")
+]
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
-def test_one_transposed_convolution_is_upsampling_and_convolution(factor):
+def test_every_phase_is_a_convolution_of_the_map_itself(factor):
     random = torch.Generator().manual_seed(factor)
     x = torch.randn(2, 5, 7, 6, generator=random, dtype=torch.float64)
     weights = torch.randn(4, 5, 3, 3, generator=random, dtype=torch.float64)
     expected = F.conv2d(F.interpolate(x, scale_factor=factor, mode="nearest"), weights, padding=1)
-    kernel = torch.from_numpy(summed_kernel(weights.numpy(), factor))
-    found = F.conv_transpose2d(x, kernel, stride=factor, padding=1)
-    assert kernel.shape == (5, 4, 2 + factor, 2 + factor)
-    torch.testing.assert_close(found, expected)
+    kernel = torch.from_numpy(phase_kernel(weights.numpy(), factor))
+    phases = min(factor, 3)
+    assert kernel.shape == (phases * phases * 4, 5, 2, 2)
+    found = F.conv2d(x, kernel, padding=1).unflatten(1, (phases, phases, 4))
+    for down, across in np.ndindex(factor, factor):
+        # The last pixel of a value is computed one window further.
+        row, column = (int(place == factor - 1) for place in (down, across))
+        p, q = (phases - 1 if place == factor - 1 else min(place, 1) for place in (down, across))
+        own = found[:, p, q, :, row : row + 7, column : column + 6]
+        torch.testing.assert_close(own, expected[:, :, down::factor, across::factor])
 
 
 def test_the_decoder_convolves_its_maps_before_they_are_upsampled(seeded_demo):
-    model = export_stage(seeded_demo, STAGES["decode"])
+    stage = STAGES["decode"]
+    model = export_stage(seeded_demo, stage)
     constants_to_initializers(model)
-    random = np.random.default_rng(0)
-    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
-    x = {"feature_map": random.standard_normal((1, *shape), dtype=np.float32)}
-    (before,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, x)
+    inputs = {spec.name: torch.randn(spec.batched(1)) for spec in stage.inputs(seeded_demo.config)}
+    (before,) = call_stage(stage_module(stage, seeded_demo), tuple(inputs.values()))
     convolve_before_upsampling(model)
-    (after,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, x)
-    assert sorted(node.name for node in model.graph.node if node.op_type == "ConvTranspose") == [
-        f"/decoder/{block}/{norm}/mlp_shared/mlp_shared.0/Conv"
-        for block in ("up_0", "up_1")
-        for norm in ("norm_0", "norm_1", "norm_s")
-    ]
+    (after,) = evaluate(model, {name: tensor.numpy() for name, tensor in inputs.items()})
+    sums = sorted(node.name for node in model.graph.node if node.op_type == "SplitSum")
+    assert sums == [f"{name}/parts" for name in SHARED]
     # What no convolution of a map reads any more is not upsampled; the two others are of the picture's features.
     assert sum(node.op_type == "Resize" for node in model.graph.node) == 2
-    assert np.abs(after - before).max() < 2e-5
+    assert np.abs(after - before.numpy()).max() < 2e-5
 
 
-@pytest.mark.parametrize(("base", "transposed"), [("float16", 6), ("bfloat16", 0)])
-def test_bfloat16_keeps_its_upsampled_maps(tiny, base, transposed):
-    # TensorRT for RTX refuses a transposed convolution of bfloat16 (tests/plugin/test_plugin_build.py builds both).
+def test_named_convolutions_keep_their_upsampled_maps(tiny):
+    model = export_stage(tiny, STAGES["decode"])
+    constants_to_initializers(model)
+    convolve_before_upsampling(model, excluded={SHARED[0]})
+    assert sorted(node.name for node in model.graph.node if node.op_type == "SplitSum") == [
+        f"{name}/parts" for name in SHARED[1:]
+    ]
+
+
+@pytest.mark.parametrize("base", ["float16", "bfloat16"])
+def test_plans_on_either_type_convolve_first(tiny, base):
     precision = Plan("mine", base, "a test").precision
     typed = apply_precision(export_stage(tiny, STAGES["decode"]), precision, has_plugin=True)
-    assert sum(node.op_type == "ConvTranspose" for node in typed.graph.node) == transposed
+    sums = [node for node in typed.graph.node if node.op_type == "SplitSum"]
+    assert len(sums) == len(SHARED)
+    # With the ReLU behind it.
+    assert all({item.name: item.f for item in node.attribute}["slope"] == 0 for node in sums)
+    assert not any(n.name.startswith("/decoder/up_") for n in typed.graph.node if n.op_type == "Relu")

@@ -14,6 +14,7 @@ private:
         const int64_t right = static_cast<const Dimension&>(second).value();
         switch (operation) {
             case DimensionOperation::kSUM: return &mMade.emplace_back(left + right, true);
+            case DimensionOperation::kSUB: return &mMade.emplace_back(left - right, true);
             case DimensionOperation::kPROD: return &mMade.emplace_back(left * right, true);
             case DimensionOperation::kFLOOR_DIV: return &mMade.emplace_back(left / right, true);
             default: return nullptr;
@@ -157,28 +158,30 @@ Plugin* create(Creator* creator, const char* name, Number value, PluginFieldType
     return create(creator, collection);
 }
 
-// The types and formats of input 0 of so many channels that are taken, and with each those of the output that are.
-void print_formats(Plugin* plugin, int64_t channels, int64_t output_channels, int32_t keypoints) {
+// The types and formats of an input of these sizes that are taken, and with each those of the output that are. Between
+// them are `others`, float32 and linear, of which each is asked for once more as half.
+void print_formats(Plugin* plugin, const std::vector<int64_t>& input, const std::vector<int64_t>& output,
+                   const std::vector<PluginTensorDesc>& others) {
+    const int32_t count = static_cast<int32_t>(others.size());
     for (int type = 0; type < 8; ++type) {
         for (int format = 0; format < 13; ++format) {
-            std::vector<PluginTensorDesc> tensors = {
-                tensor(DataType(type), TensorFormat(format), {1, channels, 4, 8, 8})};
-            tensors.insert(tensors.end(), keypoints, tensor(DataType::kFLOAT, kLinear, {1, 15, 3}));
+            std::vector<PluginTensorDesc> tensors = {tensor(DataType(type), TensorFormat(format), input)};
+            tensors.insert(tensors.end(), others.begin(), others.end());
             tensors.push_back({});
             if (!supports(plugin, 0, tensors)) {
                 continue;
             }
-            std::printf("%lld channels: type %d, format %d:", static_cast<long long>(channels), type, format);
-            for (int32_t points = 1; points <= keypoints; ++points) {
+            std::printf("%lld channels: type %d, format %d:", static_cast<long long>(input[1]), type, format);
+            for (int32_t other = 1; other <= count; ++other) {
                 std::vector<PluginTensorDesc> half = tensors;
-                half[points].type = DataType::kHALF;
-                std::printf(" keypoints %d %d;", supports(plugin, points, tensors), supports(plugin, points, half));
+                half[other].type = DataType::kHALF;
+                std::printf(" input %d: %d %d;", other, supports(plugin, other, tensors),
+                            supports(plugin, other, half));
             }
             for (int output_type = 0; output_type < 8; ++output_type) {
                 for (int output_format = 0; output_format < 13; ++output_format) {
-                    tensors.back() = tensor(DataType(output_type), TensorFormat(output_format),
-                                            {1, output_channels, 4, 8, 8});
-                    if (supports(plugin, keypoints + 1, tensors)) {
+                    tensors.back() = tensor(DataType(output_type), TensorFormat(output_format), output);
+                    if (supports(plugin, count + 1, tensors)) {
                         std::printf(" output %d %d;", output_type, output_format);
                     }
                 }
@@ -188,69 +191,99 @@ void print_formats(Plugin* plugin, int64_t channels, int64_t output_channels, in
     }
 }
 
-void print_volume_resize(Creator* creator) {
-    print_node(creator);
-    create(creator, "mode", 2, PluginFieldType::kINT32);
-    Plugin* halve = create(creator, "mode", 0, PluginFieldType::kINT32);
-    Plugin* twice = create(creator, "mode", 1, PluginFieldType::kINT32);
-    print_serialised(creator, twice);
-    print_shape(halve, {{2, 32, 16, 64, 33}});
-    print_shape(twice, {{2, 32, 16, 64, 33}});
-    print_shape(twice, {{2, 32, 64, 33}});
-    print_formats(halve, 32, 32, 0);
-    print_formats(halve, 12, 12, 0);
-    print_run(halve, {tensor(DataType::kHALF, kLinear, {2, 32, 16, 64, 1})},
-              tensor(DataType::kHALF, kLinear, {2, 32, 16, 32, 0}));
+// The plugin with attributes that are integers; null when it is refused.
+Plugin* create(Creator* creator, const std::vector<std::pair<const char*, int32_t>>& attributes) {
+    std::vector<PluginField> fields;
+    for (const auto& attribute : attributes) {
+        fields.emplace_back(attribute.first, &attribute.second, PluginFieldType::kINT32, 1);
+    }
+    PluginFieldCollection collection = {};
+    collection.nbFields = static_cast<int32_t>(fields.size());
+    collection.fields = fields.data();
+    return create(creator, collection);
 }
 
-void print_volume_join_double(Creator* creator) {
+constexpr TensorFormat kMapsLast = TensorFormat::kHWC8;
+
+void print_split_sum(Creator* creator) {
     print_node(creator);
-    Plugin* plugin = create(creator, PluginFieldCollection{});
+    create(creator, "scale", 17, PluginFieldType::kINT32);
+    create(creator, "slope", -0.5f, PluginFieldType::kFLOAT32);
+    Plugin* pooled = create(creator, {{"depth", 3}, {"taps_depth", 3}, {"pool", 1}});
+    Plugin* doubled = create(creator, {{"depth", 3}, {"taps_depth", 3}, {"scale", 2}});
+    print_serialised(creator, pooled);
+    print_shape(pooled, {{6, 24, 64, 33}, {8}});
+    print_shape(doubled, {{6, 96, 33, 34}, {8}});
+    print_shape(pooled, {{2, 24, 3, 64, 33}, {8}});
+    print_shape(pooled, {{6, 24, 64, 33}, {8, 1}});
+    print_formats(pooled, {6, 24, 64, 32}, {6, 8, 32, 16}, {tensor(DataType::kFLOAT, kLinear, {8})});
+    print_formats(pooled, {6, 9, 64, 32}, {6, 3, 32, 16}, {tensor(DataType::kFLOAT, kLinear, {3})});
+    const PluginTensorDesc x = tensor(DataType::kHALF, kMapsLast, {6, 24, 64, 32});
+    const PluginTensorDesc y = tensor(DataType::kHALF, kMapsLast, {6, 8, 32, 16});
+    print_run(pooled, {x, tensor(DataType::kFLOAT, kLinear, {7})}, y);
+    print_run(pooled, {tensor(DataType::kHALF, kMapsLast, {7, 24, 64, 32}), tensor(DataType::kFLOAT, kLinear, {8})}, y);
+}
+
+void print_split_sum_join(Creator* creator) {
+    print_node(creator);
+    Plugin* plugin = create(creator, {{"depth", 3}, {"taps_depth", 3}, {"scale", 2}});
     print_serialised(creator, plugin);
-    print_shape(plugin, {{2, 32, 16, 64, 33}, {2, 8, 16, 64, 33}});
-    print_shape(plugin, {{2, 32, 16, 64, 33}, {2, 8, 64, 33}});
-    print_shape(plugin, {{2, 32, 16, 64, 33}});
-    const PluginTensorDesc first = tensor(DataType::kHALF, kChannelsLast, {2, 32, 16, 64, 32});
-    const PluginTensorDesc output = tensor(DataType::kHALF, kChannelsLast, {2, 40, 16, 128, 64});
-    for (const PluginTensorDesc& second : {tensor(DataType::kHALF, kChannelsLast, {2, 8, 16, 64, 32}),
-                                           tensor(DataType::kHALF, kChannelsLast, {2, 4, 16, 64, 32}),
-                                           tensor(DataType::kHALF, kLinear, {2, 8, 16, 64, 32}),
-                                           tensor(DataType::kFLOAT, kLinear, {2, 8, 16, 64, 32})}) {
-        std::printf("second of type %d, format %d, %lld channels: %d; output: %d\n", static_cast<int>(second.type),
-                    static_cast<int>(second.format), static_cast<long long>(second.dims.d[1]),
-                    supports(plugin, 1, {first, second, output}), supports(plugin, 2, {first, second, output}));
+    print_shape(plugin, {{6, 96, 33, 34}, {8}, {6, 40, 64, 66}});
+    print_shape(plugin, {{6, 96, 33, 34}, {8}, {2, 40, 3, 64, 66}});
+    print_shape(plugin, {{6, 96, 33, 34}, {8}});
+    const PluginTensorDesc x = tensor(DataType::kHALF, kMapsLast, {6, 96, 33, 34});
+    const PluginTensorDesc bias = tensor(DataType::kFLOAT, kLinear, {8});
+    const PluginTensorDesc y = tensor(DataType::kHALF, kMapsLast, {6, 48, 64, 66});
+    for (const PluginTensorDesc& skip : {tensor(DataType::kHALF, kMapsLast, {6, 40, 64, 66}),
+                                         tensor(DataType::kHALF, kMapsLast, {6, 4, 64, 66}),
+                                         tensor(DataType::kHALF, kLinear, {6, 40, 64, 66}),
+                                         tensor(DataType::kFLOAT, kLinear, {6, 40, 64, 66})}) {
+        std::printf("skip of type %d, format %d, %lld channels: %d; output: %d\n", static_cast<int>(skip.type),
+                    static_cast<int>(skip.format), static_cast<long long>(skip.dims.d[1]),
+                    supports(plugin, 2, {x, bias, skip, y}), supports(plugin, 3, {x, bias, skip, y}));
     }
-    print_run(plugin, {first, tensor(DataType::kHALF, kChannelsLast, {2, 8, 16, 64, 16})}, output);
-    print_run(plugin, {first, tensor(DataType::kHALF, kChannelsLast, {2, 4, 16, 64, 32})}, output);
+    print_run(plugin, {x, bias, tensor(DataType::kHALF, kMapsLast, {6, 40, 64, 64})}, y);
 }
 
 void print_fold_depth(Creator* creator) {
     print_node(creator);
     Plugin* plugin = create(creator, PluginFieldCollection{});
-    print_serialised(creator, plugin);
+    Plugin* of_maps = create(creator, "depth", 16, PluginFieldType::kINT32);
+    print_serialised(creator, of_maps);
     print_shape(plugin, {{2, 32, 16, 64, 33}});
     print_shape(plugin, {{2, 32, 64, 33}});
-    print_formats(plugin, 32, 512, 0);
-    print_formats(plugin, 12, 192, 0);
+    print_shape(of_maps, {{32, 40, 64, 33}});
+    print_shape(of_maps, {{2, 40, 16, 64, 33}});
+    print_formats(plugin, {2, 32, 16, 64, 33}, {2, 512, 64, 33}, {});
+    print_formats(plugin, {2, 12, 16, 64, 33}, {2, 192, 64, 33}, {});
+    print_formats(of_maps, {32, 40, 64, 33}, {2, 640, 64, 33}, {});
     print_run(plugin, {tensor(DataType::kHALF, kChannelsLast, {2, 32, 16, 64, 0})},
-              tensor(DataType::kHALF, TensorFormat::kHWC8, {2, 512, 64, 0}));
+              tensor(DataType::kHALF, kMapsLast, {2, 512, 64, 0}));
+    print_run(of_maps, {tensor(DataType::kHALF, kMapsLast, {33, 40, 64, 33})},
+              tensor(DataType::kHALF, kMapsLast, {2, 640, 64, 33}));
 }
 
-void print_motion(Creator* creator, const char* attribute, float bad, float good, int64_t channels) {
+// `input` of two volumes of 16 x 64 x 64, and `odd` of other channels with its output.
+void print_motion(Creator* creator, const char* attribute, float bad, float good, const std::vector<int64_t>& input,
+                  const std::vector<int64_t>& output, const std::vector<int64_t>& odd,
+                  const std::vector<int64_t>& odd_output) {
     print_node(creator);
     create(creator, attribute, bad, PluginFieldType::kFLOAT32);
     Plugin* plugin = create(creator, attribute, good, PluginFieldType::kFLOAT32);
     print_serialised(creator, plugin);
-    print_shape(plugin, {{2, channels, 16, 64, 64}, {2, 15, 3}, {2, 15, 3}});
-    print_shape(plugin, {{2, channels, 16, 64, 64}, {2, 15, 3}, {2, 15, 2}});
-    print_formats(plugin, channels, 80, 2);
-    print_formats(plugin, 3, 12, 2);
-    const PluginTensorDesc volume = tensor(DataType::kHALF, kChannelsLast, {2, channels, 16, 64, 64});
+    print_shape(plugin, {input, {2, 15, 3}, {2, 15, 3}});
+    print_shape(plugin, {input, {2, 15, 3}, {2, 15, 2}});
+    print_shape(plugin, {{2, 16}, {2, 15, 3}, {2, 15, 3}});
     const PluginTensorDesc keypoints = tensor(DataType::kFLOAT, kLinear, {2, 15, 3});
+    print_formats(plugin, input, output, {keypoints, keypoints});
+    print_formats(plugin, odd, odd_output, {keypoints, keypoints});
+    const PluginTensorDesc features = tensor(DataType::kHALF, kLinear, input);
     const PluginTensorDesc fewer = tensor(DataType::kFLOAT, kLinear, {2, 14, 3});
     const PluginTensorDesc many = tensor(DataType::kFLOAT, kLinear, {2, 16, 3});
-    print_run(plugin, {volume, keypoints, fewer}, volume);
-    print_run(plugin, {volume, many, many}, volume);
+    const PluginTensorDesc three = tensor(DataType::kFLOAT, kLinear, {3, 15, 3});
+    print_run(plugin, {features, keypoints, fewer}, features);
+    print_run(plugin, {features, many, many}, features);
+    print_run(plugin, {features, three, three}, features);
 }
 
 int main(int, char** arguments) {
@@ -259,10 +292,12 @@ int main(int, char** arguments) {
         std::printf("%s\n", dlerror());
         return 1;
     }
-    print_volume_resize(creator_of(library, "VolumeResize"));
-    print_volume_join_double(creator_of(library, "VolumeJoinDouble"));
+    print_split_sum(creator_of(library, "SplitSum"));
+    print_split_sum_join(creator_of(library, "SplitSumJoin"));
     print_fold_depth(creator_of(library, "FoldDepth"));
-    print_motion(creator_of(library, "MotionInput"), "exponent", 1.0f, -12.5f, 4);
-    print_motion(creator_of(library, "MotionSum"), "floor", -0.5f, 0.25f, 16);
+    print_motion(creator_of(library, "MotionInput"), "exponent", 1.0f, -12.5f, {2, 4, 16, 64, 64}, {32, 80, 64, 64},
+                 {2, 3, 16, 64, 64}, {32, 12, 64, 64});
+    print_motion(creator_of(library, "MotionSum"), "floor", -0.5f, 0.25f, {32, 16, 64, 64}, {2, 16, 64, 64, 3},
+                 {32, 3, 64, 64}, {2, 16, 64, 64, 3});
     return 0;
 }

@@ -1,4 +1,4 @@
-"""The kernels of dense motion and of split convolutions, compiled for the host: every type and layout against PyTorch."""
+"""The kernels of dense motion and split convolutions, compiled for the host: every type and layout against PyTorch."""
 
 from __future__ import annotations
 
@@ -144,9 +144,7 @@ def test_a_bad_sum_is_refused_with_a_sentence(adding: ctypes.CDLL) -> None:
     ):
         assert_refused(launch, field, value, words)
     launch.problem.scale = 2
-    assert_refused(
-        launch, "taps_width", 3, "SplitSum: 3 taps along axis 2; an odd number up to 15, in an upsampled plane 1"
-    )
+    assert_refused(launch, "taps_width", 3, "3 taps along axis 2; an odd number up to 15, in an upsampled plane 1")
     assert_refused(launch, "pool", 1, "SplitSum: scale 2 with pool 1")
 
 

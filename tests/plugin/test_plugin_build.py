@@ -182,7 +182,7 @@ def test_rtx_builds_dense_motion_with_the_plugin(
 ) -> None:
     how = PRECISIONS["fp16-mixed"]
     model = onnx.load_from_string(typed_graph(seeded_demo, STAGES[stage], how, "plugin", tmp_path))
-    assert {"MotionInput", "MotionSum", "VolumeResize", "VolumeJoinDouble"} <= {
+    assert {"MotionInput", "MotionSum", "SplitSum", "SplitSumJoin", "FoldDepth"} <= {
         node.op_type for node in model.graph.node
     }
     inputs, outputs = (specs(seeded_demo.config) for specs in (STAGES[stage].inputs, STAGES[stage].outputs))
