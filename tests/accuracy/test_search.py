@@ -21,7 +21,7 @@ from sadtrt_core.accuracy.simulate import simulator_of
 from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.graph.typed import kept_nodes
-from sadtrt_core.measure.drift import measure_drift
+from sadtrt_core.measure.drift import Reference, measure_drift
 from sadtrt_core.measure.timing import TimingPlan
 from sadtrt_core.plan import precision_named, read_plan
 from sadtrt_core.precision import COORDINATES, PRECISIONS
@@ -184,6 +184,24 @@ def test_a_killed_search_goes_on_where_it_was(tiny, small, known, tmp_path):
     candidates = len(json.loads(journal.read_text())["measured"])
     assert candidates == 12 + resumed.trials
     assert search_session(killed, FP16, EASY, "easy", worst=1, simulator=known).trials == 0
+
+
+@pytest.mark.parametrize(("own_db", "repeatable"), [(75.0, True), (55.0, True), (120.0, False)])
+def test_a_weak_reference_judges_budgets_well_below_it_and_no_others(tiny, small, known, tmp_path, own_db, repeatable):
+    session = make_session(tiny, tmp_path, like=small)
+    weak = Reference(small.reference.frames, repeatable, Drift((own_db,), (1.0,), (0,), (False,)), "a frame")
+    session.__dict__["reference"] = weak
+    if own_db == 75.0:
+        said = Said()
+        found = search_session(session, FP16, EASY, "easy", worst=1, simulator=known, reporter=said)
+        assert found.plan is not None
+        warning = "judged by a weak reference, good up to 65.0 dB: repeatable, 75.0 dB against float64 in a frame"
+        assert warning in said.lines[0]
+        assert warning in str(found.plan.measured["reference"])
+    else:
+        judged = "anything" if not repeatable else "50.0 dB, only up to 45.0"
+        with pytest.raises(UserError, match=f"the reference cannot judge {judged}"):
+            search_session(session, FP16, EASY, "easy", worst=1, simulator=known)
 
 
 def test_a_damaged_journal_starts_anew_and_other_work_has_its_own(tiny, small, known, tmp_path):
