@@ -19,7 +19,7 @@ from sadtrt_core.accuracy.parts import Part, keeping
 from sadtrt_core.accuracy.simulate import Simulator, simulator_of
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import UserError
-from sadtrt_core.files import code_digest
+from sadtrt_core.files import code_digest, require_writable
 from sadtrt_core.graph.typed import kept_nodes
 from sadtrt_core.plan import Fact, Keep, Plan, precision_named, write_plan
 from sadtrt_core.precision import PLAN_SUFFIX, PRECISIONS, Precision
@@ -63,6 +63,7 @@ def search_command(
         raise UserError(f"--out {target} is no name of a plan: expected one that ends in {PLAN_SUFFIX}")
     base, name = precision_named(precision), target.name.removesuffix(PLAN_SUFFIX)
     Plan(name, "float16", "to check the name")
+    require_writable(target, file=True)
     with ConsoleReporter(errors) as reporter:
         try:
             found = search_session(session, base, budget, name, worst, reporter)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sadtrt_core.errors import UserError
+from sadtrt_core.errors import UserError, printable
 from sadtrt_core.renderer.config import IMAGE_SIZES, NUM_KEYPOINTS, RendererConfig
 from sadtrt_core.renderer.keypoints import EXPRESSIONS, canonical_keypoints, pose_of, posed_keypoints, windows
 from sadtrt_core.renderer.picture import load_picture, picture_tensor, require_unit_range
@@ -113,7 +113,7 @@ def _driven(name: str, picture: Tensor, config: RendererConfig, frames: int) -> 
     driving = windows(driving_vectors(frames), config.coefficients)
     canonical = canonical_keypoints()
     kp_source, kp_driving = (posed_keypoints(canonical, pose_of(moved)) for moved in (source, driving))
-    return Workload(name, picture, canonical, kp_source, kp_driving, source, driving)
+    return Workload(printable(name), picture, canonical, kp_source, kp_driving, source, driving)
 
 
 def portrait() -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -219,6 +220,10 @@ def test_a_damaged_journal_starts_anew_and_other_work_has_its_own(tiny, small, k
     third = search_session(mine, FP16, held, "held", worst=1, simulator=known, reporter=said)
     assert third.outcome == first.outcome
     assert "its figures were changed after they were written" in said.lines[-1]
+    journal.unlink()
+    os.mkfifo(journal)
+    assert search_session(mine, FP16, held, "held", worst=1, simulator=known, reporter=said).trials == first.trials
+    assert "it is no plain file" in said.lines[-1]
     longer = make_session(tiny, tmp_path, small)
     longer.options = replace(longer.options, frames=2)
     assert search_session(longer, FP16, held, "held", worst=1, simulator=known).trials == first.trials
