@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from suite_runs import ROOT, TINY, SuiteProcess
 from typer.testing import CliRunner
 
 from sadtrt_core.cli import app
+from sadtrt_core.config import RunConfig
 from sadtrt_core.drop_in import TensorRTGenerator
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.runners.pytorch import PyTorchRunner
+from sadtrt_core.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -106,19 +109,22 @@ def test_a_wrong_size(suite: SuiteProcess, tiny: Renderer, tmp_path: Path) -> No
         assert sentence in said_by(command, "--size", "300")
 
 
-@pytest.mark.parametrize("option", ["--results", "--cache"])
-@pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null/x", "name too long"])
-def test_a_folder_that_cannot_be_written_is_said_before_the_first_row(
-    suite: SuiteProcess, tmp_path: Path, option: str, place: str
-) -> None:
-    path = "x" * 300 if place == "name too long" else place
-    output = said_by_the_suite(suite, "--weights", "seeded", option, path)
-    assert output.count("sadtrt: cannot write") == 1
-    assert "choose a folder that can be written" in output
-    if option == "--cache":
-        assert "cannot write" in said_by("search", "--device", "cpu", option, path)
-        assert "cannot write" in said_by("compare", "pytorch", "onnxruntime", "--device", "cpu", option, path)
-    assert "cannot write" in said_by("drift", "--device", "cpu", option, path)
+@pytest.mark.parametrize("option", ["results", "cache"])
+@pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null/x", "x" * 300])
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_measured(option: str, place: str) -> None:
+    with pytest.raises(UserError, match="cannot write .*choose a folder that can be written"):
+        Session(RunConfig(weights="seeded", device="cpu", **{option: Path(place)})).check()
+    assert "cannot write" in said_by("drift", "--device", "cpu", f"--{option}", place)
+    if option == "cache":
+        assert "cannot write" in said_by("search", "--device", "cpu", "--cache", place)
+        assert "cannot write" in said_by("compare", "pytorch", "onnxruntime", "--device", "cpu", "--cache", place)
+
+
+def test_a_run_that_could_not_be_kept_does_not_begin(tmp_path: Path) -> None:
+    done = run("pytest", *TINY, "--results", "/proc/nowhere", "--cache", str(tmp_path))
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert (done.stdout + done.stderr).count("sadtrt: cannot write /proc/nowhere") == 1
+    assert "INTERNALERROR" not in done.stdout + done.stderr
 
 
 def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path: Path) -> None:
@@ -138,8 +144,6 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_console_without_the_characters_of_a_name_is_no_reason_to_fail(tmp_path: Path) -> None:
-    from PIL import Image
-
     face = tmp_path / "gesicht\N{LATIN SMALL LETTER U WITH DIAERESIS}\N{GRINNING FACE}.png"
     Image.effect_noise((64, 64), 80).convert("RGB").save(face)
     folders = ("--results", str(tmp_path / "results"), "--cache", str(tmp_path / "cache"))
@@ -158,8 +162,6 @@ def test_a_console_without_the_characters_of_a_name_is_no_reason_to_fail(tmp_pat
 def test_a_name_that_a_terminal_would_obey_is_recorded_without_what_it_says(
     suite: SuiteProcess, tmp_path: Path
 ) -> None:
-    from PIL import Image
-
     face = tmp_path / "a\x1b[31m\udcff.png"
     Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(face)
