@@ -222,6 +222,7 @@ LARGE: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 def _peak(reader: str, path: Path, tiny: Renderer, answers: Connection) -> None:
     """The reader's answer, and by how many bytes this process grew beyond what it had."""
+    torch.set_num_threads(1)  # A forked process has none of its parent's others.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     said = answer(READERS[reader][1], path, tiny)
     answers.send((said, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)))

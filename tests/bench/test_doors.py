@@ -112,7 +112,7 @@ def test_a_wrong_size(suite: SuiteProcess, tiny: Renderer, tmp_path: Path) -> No
 @pytest.mark.parametrize("option", ["results", "cache"])
 @pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null/x", "x" * 300])
 def test_a_folder_that_cannot_be_written_is_said_before_anything_is_measured(option: str, place: str) -> None:
-    with pytest.raises(UserError, match="cannot write .*choose a folder that can be written"):
+    with pytest.raises(UserError, match=r"cannot write .*choose a folder that can be written"):
         Session(RunConfig(weights="seeded", device="cpu", **{option: Path(place)})).check()
     assert "cannot write" in said_by("drift", "--device", "cpu", f"--{option}", place)
     if option == "cache":
