@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -180,20 +179,3 @@ def test_what_goes_into_a_pipe_is_as_wide_as_it_needs_to_be(words: tuple[str, ..
     # A word that is folded leaves a line whose first cells are empty.
     assert not [line for line in drawn if not line.split("\u2502")[1].strip()], lines
     assert max(map(len, drawn)) > 100
-
-
-@pytest.mark.parametrize("fill", [0, 1 << 20])
-def test_a_full_disk_is_one_sentence(tmp_path: Path, fill: int) -> None:
-    """No file may have more than so many bytes, which is what a full disk looks like while it fills."""
-
-    def full() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (fill, fill))
-
-    arguments = (*TINY, "--runner", "onnxruntime", "--results", str(tmp_path / "r"), "--cache", str(tmp_path / "c"))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments], cwd=ROOT, capture_output=True, text=True, preexec_fn=full
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode != 0
-    assert "INTERNALERROR" not in said
-    assert "File too large; free some space or choose a folder that can be written" in said
