@@ -109,7 +109,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file of at most 1 MiB; UserError for whatever else there is at `path`."""
     try:
         text = read_file(path, _TOML_LIMIT).decode("utf-8")
-        # The parser keeps every beginning of a key: of one with fifty thousand parts, ten gigabytes.
+        # The parser keeps every beginning of a key: memory grows with the square of its parts.
         if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
             raise ValueError(f"a line has more than {_MOST_DOTS} dots")
         return tomllib.loads(text)
