@@ -24,7 +24,7 @@ from sadtrt_core.gate.limits import Thresholds
 from sadtrt_core.gate.output import print_gate
 from sadtrt_core.gate.verdicts import ExitCode, GateResult
 from sadtrt_core.precision import PRECISIONS
-from sadtrt_core.progress import ConsoleReporter
+from sadtrt_core.progress import ConsoleReporter, make_console
 from sadtrt_core.records.store import read_run
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.renderer.workload import FRAMES
@@ -47,7 +47,7 @@ class _Uncaptured(ConsoleReporter):
     """Prints at once, also while pytest keeps what a test prints for itself."""
 
     def __init__(self, config: pytest.Config) -> None:
-        super().__init__(Console(stderr=True))
+        super().__init__(make_console(stderr=True))
         self._capture = config.pluginmanager.getplugin("capturemanager")
 
     def log(self, line: str) -> None:
@@ -127,7 +127,7 @@ def _prebuild(made: Session, request: pytest.FixtureRequest) -> None:
     ]
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        prebuild(made, cases, Console())
+        prebuild(made, cases, make_console())
 
 
 SESSION = pytest.StashKey[Session]()
@@ -192,9 +192,7 @@ def _print_summary(config: pytest.Config, result: GateResult | None) -> None:
     made = config.stash.get(SESSION, None)
     if reporter is None or (made is None and result is None):
         return
-    # Where there is no terminal to ask, wide enough that no word of a table breaks.
-    file = reporter._tw._file
-    console = Console(file=file, width=None if file.isatty() else 160)
+    console = make_console(reporter._tw._file)
     console.print()
     config.hook.pytest_sadtrt_summary(config=config, console=console)
     folder = made.writer.folder if made is not None and made.started else None

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch import Tensor
 
 from sadtrt_core.engine.job import TOLERANCE, BuildOptions
 from sadtrt_core.errors import BuildError
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS, TORCH_TYPES, ComputeType
+from sadtrt_core.progress import make_console
 from sadtrt_core.sampling.methods import SAMPLING_METHODS, MethodAt, SamplingMethod, build_sampler_engines
 from sadtrt_core.sampling.shapes import SamplingShape, Setting, renderer_grids, renderer_shapes, renderer_volume
 from sadtrt_core.sampling.torch_forms import expanded
@@ -62,7 +62,7 @@ def unbuilt(session: Session, request: pytest.FixtureRequest) -> dict[MethodAt, 
     capture = request.config.pluginmanager.getplugin("capturemanager")
     assert capture is not None
     with capture.global_and_fixture_disabled():
-        return build_sampler_engines(rows, session.options.jobs, Console())
+        return build_sampler_engines(rows, session.options.jobs, make_console())
 
 
 def test_grid_sample(

@@ -179,13 +179,8 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
     drift = session.drift(frames)
     if (case.runner, case.precision) == ("pytorch", "fp32"):
         notes = (*notes, f"the reference: {reference.sentence()}", *filter(None, [session.prediction_line]))
-    elif not reference.sound:
-        if drift.psnr_min > reference.good_for_db:
-            raise UserError(
-                f"the reference cannot judge {drift.psnr_min:.1f} dB, only up to {reference.good_for_db:.1f}: "
-                f"{reference.sentence()}"
-            )
-        notes = (*notes, f"judged by a weak reference: {reference.sentence()}")
+    elif (warning := reference.warning(drift.psnr_min)) is not None:
+        notes = (*notes, warning)
     record = Record(case, "measured", drift=drift, notes=notes, benchmark_version=BENCHMARK_VERSION)
     record = session.writer.add(record)
     session.save_frames(case, frames, drift)

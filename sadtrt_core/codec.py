@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from sadtrt_core.errors import UserError, printable
+from sadtrt_core.errors import UserError, printable, shown
 
 Value = TypeVar("Value")
 Self = TypeVar("Self", bound="JsonValue")
@@ -119,7 +119,7 @@ def _decode_dataclass(hint: Any, data: Any, where: str) -> Any:
         raise _mismatch(where, "an object", data)
     fields = _fields_of(hint)
     if unknown := sorted(set(data) - set(fields)):
-        raise UserError(f"{where} has the unknown field {unknown[0]!r}")
+        raise UserError(f"{where} has the unknown field {shown(unknown[0])}")
     # A field that came later has a default, which is what older records mean by not having it.
     if absent := sorted(set(fields) - set(data) - _with_defaults(hint)):
         raise UserError(f"{where} lacks the field {absent[0]!r}")
@@ -150,5 +150,4 @@ def _decode_scalar(hint: Any, data: Any, where: str) -> Any:
 
 
 def _mismatch(where: str, expected: str, data: Any) -> UserError:
-    shown = repr(data)
-    return UserError(f"{where} should be {expected} but is {shown if len(shown) <= 60 else shown[:57] + '...'}")
+    return UserError(f"{where} should be {expected} but is {shown(data)}")

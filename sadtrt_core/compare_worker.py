@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from rich.console import Console
 
 import sadtrt_core
 
@@ -19,7 +18,7 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
     from sadtrt_core.benchmark import BENCHMARK_VERSION
     from sadtrt_core.compare.sides import local_side, read_question
     from sadtrt_core.errors import BuildError, UserError
-    from sadtrt_core.progress import ConsoleReporter
+    from sadtrt_core.progress import ConsoleReporter, make_console
     from sadtrt_core.session import Session
 
     def answer(content: dict[str, Any]) -> None:
@@ -30,7 +29,7 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
     alike = asked.get("benchmark_version") == BENCHMARK_VERSION
     try:
         side, config = read_question(asked)
-        with local_side(side, Session(config, report=ConsoleReporter(Console(stderr=True)))) as local:
+        with local_side(side, Session(config, report=ConsoleReporter(make_console(stderr=True)))) as local:
             answer({"call_seconds": local.call_seconds, "renders": True, "benchmark_version": BENCHMARK_VERSION})
             for line in questions:
                 asked = json.loads(line)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sadtrt_core.case import GRAPH_GRID_SAMPLES
-from sadtrt_core.errors import UserError
+from sadtrt_core.errors import UserError, printable
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.stages import STAGES
@@ -191,7 +191,8 @@ class RunConfig:
         files = ("checkpoint", "mapping_checkpoint", "source_image", "samples")
         text = {name: path.name for name in files if (path := getattr(self, name)) is not None}
         plain = ("size", "device", "grid_sample", "optimization_level", "flush_l2")
-        return text | {name: str(getattr(self, name)) for name in plain} | {"weights": Path(self.weights).name}
+        text |= {name: str(getattr(self, name)) for name in plain} | {"weights": Path(self.weights).name}
+        return {name: printable(value) for name, value in text.items()}
 
 
 @functools.cache

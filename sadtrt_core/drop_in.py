@@ -23,8 +23,12 @@ from sadtrt_core.errors import UserError
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.plan import precision_named
 from sadtrt_core.renderer.checkpoint import load_checkpoint
+from sadtrt_core.renderer.config import IMAGE_SIZES
+from sadtrt_core.renderer.picture import require_unit_range
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES
+from sadtrt_core.renderer.tensor_files import is_float
+from sadtrt_core.renderer.workload import require_keypoints
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.tensorrt import TensorRTRunner
 
@@ -49,7 +53,7 @@ class TensorRTGenerator(nn.Module):
         checkpoint: str | Path | None = None,
         *,
         renderer: Renderer | None = None,
-        size: int = 256,
+        size: int | None = None,
         precision: str = "fp16-mixed",
         grid_sample: GridSample | None = None,
         batch: int = 1,
@@ -61,6 +65,10 @@ class TensorRTGenerator(nn.Module):
         super().__init__()
         if (checkpoint is None) == (renderer is None):
             raise UserError("a TensorRTGenerator takes its weights from one place: give a checkpoint or a renderer")
+        if renderer is not None and size not in (None, renderer.config.image_size):
+            raise UserError(
+                f"size={size} was given with a renderer for {renderer.config.image_size} pixels: leave it out"
+            )
         if batch < 1:
             raise UserError(f"batch {batch} is too small: expected at least 1 frame")
         how = precision_named(precision)
@@ -70,7 +78,7 @@ class TensorRTGenerator(nn.Module):
                 "calibration that sadtrt_core.graph.calibrate.calibrated(renderer, workload, cache) returns"
             )
         self._job = Job(
-            renderer=renderer or load_checkpoint(Path(checkpoint or ""), size, None),
+            renderer=renderer or load_checkpoint(Path(checkpoint or ""), size or IMAGE_SIZES[0], None),
             stage=STAGES["frame"],
             precision=how,
             grid_sample=grid_sample or ("plugin" if isinstance(find_plugin(), PluginLibrary) else "native"),
@@ -98,12 +106,12 @@ class TensorRTGenerator(nn.Module):
         """Frames for source images (N, 3, H, W) in 0..1 and keypoints {"value": (N, 15, 3)}.
 
         Any float type and device is taken. Returns {"prediction": (N, 3, H, W) float32 in 0..1} on the images' device.
-        Raises UserError for a jacobian, for another shape, or for keypoints of another number of frames.
+        Raises UserError for a jacobian, for another shape or range, or for keypoints of another number of frames.
         """
         inputs = {
-            "source_image": source_image,
-            "kp_driving": _value("kp_driving", kp_driving),
-            "kp_source": _value("kp_source", kp_source),
+            "source_image": _floats("source_image", source_image, "(N, 3, H, W)"),
+            "kp_driving": _floats("kp_driving", _value("kp_driving", kp_driving), "(N, 15, 3)"),
+            "kp_source": _floats("kp_source", _value("kp_source", kp_source), "(N, 15, 3)"),
         }
         frames = source_image.shape[0]
         if not frames:
@@ -114,6 +122,8 @@ class TensorRTGenerator(nn.Module):
                     f"{name!r} {tuple(tensor.shape)} has {tensor.shape[0]} frames where source_image "
                     f"{tuple(source_image.shape)} has {frames}: expected as many"
                 )
+        for name in ("kp_driving", "kp_source"):
+            require_keypoints(name, *_reach(inputs[name]))
         ready = {name: tensor.to(self._job.device, torch.float32) for name, tensor in inputs.items()}
         pieces = [self._render(ready, start) for start in range(0, frames, self._job.batch)]
         return {"prediction": torch.cat(pieces).to(source_image.device)}
@@ -135,14 +145,18 @@ class TensorRTGenerator(nn.Module):
         """Bring the volumes up to date with the images (batch, 3, H, W)."""
         wanted = self._images.shape[1:]
         if images.shape[1:] != wanted:
+            given = tuple(images.shape[1:])
+            fits = given[0] == wanted[0] and given[-1] in IMAGE_SIZES and given[1:] == given[-1:] * 2
+            what = f"give TensorRTGenerator size={given[-1]}" if fits else f"scale them to {wanted[-1]} pixels a side"
             raise UserError(
-                f"'source_image' has images of shape {tuple(images.shape[1:])}: expected {tuple(wanted)}, the "
-                "size that the weights were loaded for"
+                f"'source_image' has images of shape {given}: expected {tuple(wanted)}, the size that the weights were "
+                f"loaded for; {what}"
             )
         changed = (images != self._images).flatten(1).any(dim=1).tolist()
         for place, anew in enumerate(changed):
             if not anew:
                 continue
+            require_unit_range("source_image", *_reach(images[place]))
             if place and torch.equal(images[place], images[place - 1]):
                 self._volumes[place] = self._volumes[place - 1]
             else:
@@ -158,15 +172,31 @@ def _run(runner: StageRunner, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return runner.fetch()
 
 
-def _value(name: str, keypoints: Keypoints) -> Tensor:
-    if isinstance(keypoints, Tensor):
+def _floats(name: str, value: object, shape: str) -> Tensor:
+    """`value` where it is a dense tensor of floats with as many axes as `shape` names."""
+    if isinstance(value, Tensor):
+        if value.layout == torch.strided and is_float(value.dtype) and value.dim() == shape.count(",") + 1:
+            return value
+        what = f"{tuple(value.shape)} of {value.dtype}, {value.layout}"
+    else:
+        what = f"a {type(value).__name__}"
+    raise UserError(f"{name!r} is {what}: expected a dense tensor {shape} of floats")
+
+
+def _reach(tensor: Tensor) -> tuple[float, float]:
+    """The least and the largest value."""
+    return tensor.min().item(), tensor.max().item()
+
+
+def _value(name: str, keypoints: Keypoints) -> object:
+    if not isinstance(keypoints, Mapping):
         return keypoints
     if keypoints.get("jacobian") is not None:
         raise UserError(
             f"{name!r} carries a jacobian, which engines are exported without: set estimate_jacobian to False, as "
             "SadTalker's own configuration does"
         )
-    value = keypoints.get("value")
+    value: object = keypoints.get("value")
     if value is None:
         raise UserError(f"{name!r} lacks its entry 'value': expected a tensor (N, 15, 3)")
     return value

@@ -14,6 +14,15 @@ def printable(text: str) -> str:
     return "".join("?" if category(one) in _UNSEEN and one not in "\n\t" else one for one in text)
 
 
+def shown(value: object, most: int = 60) -> str:
+    """`value` as Python writes it, at most so many characters, for a sentence about what a file holds."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # A number of ten thousand digits, a list in a list in a list.
+        return "a value too long to show"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 class UserError(ValueError):
     """A file, option or argument that cannot be used: the sentence names it, what was expected and what to do.
 

@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
 import os
 import secrets
 import stat
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from sadtrt_core import LAYERS
 from sadtrt_core.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_TOML_LIMIT = 1 << 20
+_MOST_DOTS = 100
 
 
 @contextlib.contextmanager
 def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold the lock beside `path` (`<name>.lock`) inside the block; the kernel releases it if the process dies.
 
-    `waiting` is called once where another process has it.
+    `waiting` is called once where another process has it. Raises UserError where nothing can be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f"{path.name}.lock"), "w") as handle:
+    with contextlib.ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = held.enter_context(open(path.with_name(f"{path.name}.lock"), "w"))
+        except OSError as error:
+            raise _cannot_write(path, error) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -78,13 +94,29 @@ def file_start(path: Path, count: int) -> bytes:
         # Opening a pipe would wait for somebody to write to it, and a device may have no end.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"cannot read {path}: it is no plain file")
-            return file.read(count)
+            # Python takes as much memory as it is asked to read, whatever there is.
+            return file.read(min(count, status.st_size + 1))
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file of at most 1 MiB; UserError for whatever else there is at `path`."""
+    try:
+        text = read_file(path, _TOML_LIMIT).decode("utf-8")
+        # The parser keeps every beginning of a key: memory grows with the square of its parts.
+        if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
+            raise ValueError(f"a line has more than {_MOST_DOTS} dots")
+        return tomllib.loads(text)
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a TOML file: {error}") from error
 
 
 def write_file(path: Path, content: bytes | str) -> None:
@@ -101,9 +133,40 @@ def write_file(path: Path, content: bytes | str) -> None:
         else:
             write_whole(target, data, durable=True)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose a folder that can be written"
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}; free some space or choose a folder that can be written"
+    )
+
+
+def keep_file(path: Path, content: bytes | str) -> None:
+    """Put a plain file at `path`, whole (`write_whole`), its folder made where there is none. Raises UserError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def require_writable(path: Path, *, file: bool = False) -> None:
+    """Find out now, not after minutes of work, that nothing can be written in a folder, or no `file` at a path.
+
+    The folder is made where there is none; what is no plain file, such as /dev/stdout, is left alone. Raises UserError.
+    """
+    folder = path.parent if file else path
+    try:
+        if file and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if file and path.exists() and not path.is_file():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"probe")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 def point_at(link: Path, target_name: str) -> None:

@@ -27,23 +27,16 @@ import hashlib
 import json
 import math
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sadtrt_core.codec import from_json
 from sadtrt_core.errors import UserError, printable
-from sadtrt_core.files import read_file, write_file
+from sadtrt_core.files import keep_file, read_toml
 from sadtrt_core.precision import COORDINATES, PICTURE, PLAN_SUFFIX, PRECISIONS, TORCH_TYPES, ComputeType, Precision
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 FORMAT = "sadtrt plan 1"
-SIZE_LIMIT = 1 << 20
 Fact = str | int | float | bool
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"[a-z0-9_]{1,40}")
@@ -123,12 +116,7 @@ def read_plan(path: Path) -> Plan:
     Raises UserError, one sentence that names the file, for what is missing, over 1 MiB, not TOML, of another format,
     or has an entry that is unknown, absent or of a wrong type.
     """
-    try:
-        data = tomllib.loads(read_file(path, SIZE_LIMIT).decode("utf-8"))
-    except UserError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not TOML ({error}): write it again with `sadtrt search`") from error
+    data = read_toml(path)
     try:
         return _plan(path.name.removesuffix(PLAN_SUFFIX), data)
     except UserError as error:
@@ -165,9 +153,7 @@ def write_plan(plan: Plan, path: Path) -> None:
     """Write the plan, whole or not at all. Raises UserError for a path whose name is not the plan's."""
     if path.name != plan.name + PLAN_SUFFIX:
         raise UserError(f"plan {plan.name!r} cannot be written as {path.name}: expected {plan.name}{PLAN_SUFFIX}")
-    text = plan_text(plan)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, text)
+    keep_file(path, plan_text(plan))
 
 
 def _quoted(text: str) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +19,22 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from typing_extensions import Self
+
+from sadtrt_core.errors import printable
+
+#: Wider than any line: rich gives a table only what it needs.
+_PIPED_WIDTH = 10_000
+
+
+def make_console(file: TextIO | None = None, *, stderr: bool = False) -> Console:
+    """A console on `file`, or standard output or error, that neither breaks lines nor fails where it is no terminal.
+
+    A pipe has lines of any length, and characters that its encoding lacks, of a file's name perhaps, are escaped.
+    """
+    shown = file or (sys.stderr if stderr else sys.stdout)
+    if isinstance(shown, TextIOWrapper):
+        shown.reconfigure(errors="backslashreplace")
+    return Console(file=file, stderr=stderr, width=None if shown.isatty() else _PIPED_WIDTH)
 
 
 class Reporter:
@@ -63,7 +82,7 @@ class ConsoleReporter(Reporter):
 
     def log(self, line: str) -> None:
         """Print the line as it is, above the bars."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, task: str, done: float, total: float | None) -> None:
         """Draw the task's bar; without a `with` block there is none."""

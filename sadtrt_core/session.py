@@ -18,7 +18,7 @@ from sadtrt_core.config import RunConfig
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import Unavailable, UserError
-from sadtrt_core.files import write_file
+from sadtrt_core.files import require_writable, write_file
 from sadtrt_core.graph.calibrate import calibrated
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.measure.drift import Reference, checked_reference, measure_drift, worst_frame_picture
@@ -268,10 +268,13 @@ class Session:
         write_html(self.writer.finish(summary_csv), self.writer.folder)
 
     def check(self) -> None:
-        """Load what was asked for, so that a mistake is said once and at once. Raises UserError."""
+        """Load what was asked for and try its folders, so that a mistake is said once and at once. Raises UserError."""
         _ = self.device, self.renderer, self.workload
         for name in self.options.precisions:
             self.precision(name)
+        # Last, since it makes them: a mistyped option leaves nothing behind.
+        require_writable(self.options.results)
+        require_writable(self.options.cache)
 
     @property
     def started(self) -> bool:

@@ -94,7 +94,7 @@ def test_an_image_is_encoded_when_it_is_new_and_not_again(
     assert encoded.count("appearance") == 1
     # Another image at one place of the batch, changed where the caller's tensor lies.
     others = call["source_image"].clone()
-    others[1, 0, 7, 9] += 0.5
+    others[1, 0, 7, 9] = 1 - others[1, 0, 7, 9]
     mixed = generator(others, **keypoints)["prediction"]
     assert encoded.count("appearance") == 2
     with torch.inference_mode():
@@ -111,8 +111,28 @@ def test_an_image_is_encoded_when_it_is_new_and_not_again(
         ({"kp_driving": {"value": torch.zeros(3, 15, 3), "jacobian": torch.zeros(3, 15, 3, 3)}}, "jacobian"),
         ({"kp_source": {"jacobian": None}}, "'kp_source' lacks its entry 'value'"),
         ({"kp_source": {"value": torch.zeros(2, 15, 3)}}, "'kp_source' .*has 2 frames where source_image"),
-        ({"source_image": torch.zeros(3, 3, 512, 512)}, "'source_image'.*512.*256"),
-        ({name: torch.zeros(0, 3, 8, 8) for name in ("source_image", "kp_driving", "kp_source")}, "holds no image"),
+        ({"source_image": torch.zeros(3, 3, 512, 512)}, "'source_image'.*512.*256.*give TensorRTGenerator size=512"),
+        ({"source_image": torch.zeros(3, 3, 300, 512)}, "'source_image'.*300.*256.*scale them to 256 pixels"),
+        (
+            {"source_image": torch.zeros(3, 256, 256)},
+            r"'source_image' is \(3, 256, 256\).*expected a dense tensor \(N, 3",
+        ),
+        ({"source_image": torch.zeros(3, 3, 256, 256).byte()}, "'source_image' .*uint8.*of floats"),
+        ({"source_image": torch.full((3, 3, 256, 256), 200.0)}, r"looks like 0\.\.255: divide by 255"),
+        ({"source_image": torch.full((3, 3, 256, 256), torch.nan)}, "source_image has values from nan"),
+        ({"source_image": None}, "'source_image' is a NoneType"),
+        ({"kp_driving": None}, "'kp_driving' is a NoneType"),
+        ({"kp_driving": {"value": [0.0]}}, "'kp_driving' is a list"),
+        (
+            {"kp_driving": {"value": torch.full((3, 15, 3), 128.0)}},
+            "kp_driving has keypoints .* which look like pixels",
+        ),
+        ({"kp_source": torch.zeros(3, 15, 3).to_sparse()}, "'kp_source' .*sparse.*expected a dense tensor"),
+        ({"source_image": torch.zeros(3, 1, 256, 256)}, "'source_image'.*shape \\(1, 256, 256\\)"),
+        (
+            {"source_image": torch.zeros(0, 3, 8, 8), "kp_driving": torch.zeros(0, 15, 3)},
+            "holds no image",
+        ),
         ({"kp_driving": {"value": torch.zeros(3, 10, 3)}}, "'kp_driving'.*10.*15"),
     ],
 )
@@ -126,6 +146,8 @@ def test_bad_calls_are_refused_in_a_sentence(
 def test_weights_come_from_one_place(tiny: Renderer, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give a checkpoint or a renderer"):
         TensorRTGenerator()
+    with pytest.raises(ValueError, match="size=512 was given with a renderer for 256 pixels"):
+        TensorRTGenerator(renderer=tiny, size=512)
     with pytest.raises(ValueError, match="give a checkpoint or a renderer"):
         TensorRTGenerator(tmp_path / "weights.safetensors", renderer=tiny)
 

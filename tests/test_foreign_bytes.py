@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import os
+import pickle
+import resource
+import zipfile
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -32,7 +38,7 @@ from sadtrt_core.renderer.workload import recorded_workload
 
 CALIBRATION = Calibration("minimum and maximum", (0,), "w" * 64, "d" * 64, "onnxruntime 1", {"/a/Conv": 2.5})
 PLAN = b'format = "sadtrt plan 1"\nbase = "float16"\nwhy = "x"\n[[keep]]\nnodes = ["coordinates"]\nwhy = "x"\n'
-GATE = b'[gate]\npsnr_drop_db = 1.0\n[[gate.override]]\nstage = "generator"\npsnr_drop_db = 2.0\n'
+GATE = b'[gate]\nfalse_alarm = 0.1\n[[gate.override]]\nstage = "generator"\nslowdown_percent = 2.0\n'
 
 
 def saved(value: object, **options: bool) -> bytes:
@@ -171,3 +177,69 @@ def test_a_graph_with_the_sidecar_of_another_key_is_not_used(tiny, tmp_path):
         mapping.with_suffix(ending).write_bytes(warp.with_suffix(ending).read_bytes())
     assert other != made
     assert cached_export(tiny, STAGES["mapping"], OPSET, tmp_path) == made
+
+
+def zip_bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data.pkl", pickle.dumps({}, protocol=2))
+        with archive.open("model/data/0", "w", force_zip64=True) as entry:
+            for _ in range(1 << 10):
+                entry.write(bytes(1 << 20))
+
+
+def sparse_file(path: Path) -> None:
+    path.write_bytes(b"{")
+    os.truncate(path, 3 << 30)
+
+
+def large_picture(path: Path) -> None:
+    Image.new("1", (13_000, 13_000)).save(path, "PNG")
+
+
+#: Files that are small on the disk and would take gigabytes: the reader, and how the file is made.
+LARGE: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "zip bomb as a checkpoint": ("checkpoint", zip_bomb),
+    "expanded tensor as a checkpoint": (
+        "checkpoint",
+        lambda path: torch.save({"fourth.bias": torch.zeros(1).expand(1 << 40)}, path),
+    ),
+    "sparse file as a checkpoint": ("checkpoint", sparse_file),
+    "expanded tensor as a recording": (
+        "recording",
+        lambda path: torch.save(torch.zeros(1, 15, 3).expand(1 << 28, 15, 3), path),
+    ),
+    "zip bomb as a recording": ("recording", zip_bomb),
+    "picture of many pixels": ("picture", large_picture),
+    "sparse file as a picture": ("picture", sparse_file),
+    "a key of many parts in a plan": ("plan", lambda path: path.write_text(".".join("a" * 20_000) + " = 1\n")),
+    "a key of many parts in thresholds": ("thresholds", lambda path: path.write_text(".".join("a" * 20_000) + "=1\n")),
+    "sparse file as a record": ("record", sparse_file),
+    "sparse file as a calibration": ("calibration", sparse_file),
+    "sparse file as stand-in weights": ("stand-in", sparse_file),
+    "sparse file as an engine's key": ("engine's key", sparse_file),
+}
+
+
+def _peak(reader: str, path: Path, tiny: Renderer, answers: Connection) -> None:
+    """The reader's answer, and by how many bytes this process grew beyond what it had."""
+    torch.set_num_threads(1)  # A forked process has none of its parent's others.
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    said = answer(READERS[reader][1], path, tiny)
+    answers.send((said, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)))
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_small_file_of_gigabytes_is_refused_without_taking_them(name, tmp_path, tiny):
+    reader, make = LARGE[name]
+    path = tmp_path / READERS[reader][0]
+    make(path)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    # Forked: the child has everything imported, so that what it grows by is the reader's.
+    child = multiprocessing.get_context("fork").Process(target=_peak, args=(reader, path, tiny, sender))
+    child.start()
+    sender.close()
+    assert receiver.poll(60), "no answer within a minute"
+    said, grown = receiver.recv()
+    child.join()
+    assert said
+    assert grown < 500_000_000

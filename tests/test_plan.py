@@ -76,7 +76,7 @@ def test_a_plan_is_a_precision_by_its_path(plan_file):
     [
         ("", "it is of another format: expected format = 'sadtrt plan 1'"),
         ("format = 'sadtrt plan 9'", "it is of another format"),
-        ("format = ", "is not TOML"),
+        ("format = ", "is not a TOML file"),
         ("base='float16'\nwhy='x'\ntactic='y'", "the plan has the unknown field 'tactic'"),
         ("why='x'", "the plan lacks the field 'base'"),
         ("base='float32'\nwhy='x'", "base type 'float32' is not one a plan can have: expected float16 or bfloat16"),
@@ -110,7 +110,7 @@ def test_files_that_are_no_plans_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*nowhere\.toml: No such file"):
         precision_named(str(tmp_path / "nowhere.toml"))
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="is not TOML"):
+    with pytest.raises(UserError, match="is not a TOML file"):
         read_plan(tmp_path / "bytes.toml")
     (tmp_path / "long.toml").write_bytes(b"#" * (1 << 21))
     with pytest.raises(UserError, match="has more than the 1 MB"):

@@ -108,7 +108,7 @@ def sum_losses(session: Session, precision: Precision, worst: int, reporter: Rep
     rounding changes some pixels, too: the smallest errors are about alike and say no more than that.
 
     An interruption (KeyboardInterrupt) ends it early with what there is. Raises UserError for a precision that
-    computes in another type than half.
+    computes in another type than half, and for a reference that cannot judge what sums in half cost.
     """
     if precision.compute != "float16":
         raise UserError(
@@ -126,6 +126,7 @@ def sum_losses(session: Session, precision: Precision, worst: int, reporter: Rep
 
     exact = render((), frames)
     in_float, in_half = Loss.of(measure_drift(chosen, exact)), loss(products)
+    warning = session.reference.warning(in_half.decibels)
     errors: dict[str, float] = {}
     excluded: dict[int, Loss] = {}
     steps = len(products) + len(EXCLUDED)
@@ -153,6 +154,7 @@ def sum_losses(session: Session, precision: Precision, worst: int, reporter: Rep
         heading(session, f"{precision.name} of", frames),
         f"convolutions that sum in float: {in_float.at_least}; in half: {in_half.at_least}",
         *(f"in half, but the worst {count}: {found.at_least}" for count, found in excluded.items()),
+        *filter(None, [warning]),
     ]
     hidden = len(errors) - _SHOWN
     legend = f"{_LEGEND} {hidden} more are in {REPORT_FILE}." if hidden > 0 else _LEGEND

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from sadtrt_core.accuracy.findings import Budget, Loss, worst_frames
 from sadtrt_core.accuracy.parts import Part, block_parts, keeping, node_flops, split
 from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.errors import UserError
-from sadtrt_core.files import write_file
+from sadtrt_core.files import keep_file, read_file
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.plan import precision_digest
 from sadtrt_core.precision import ComputeType, Precision
@@ -34,6 +35,7 @@ from sadtrt_core.records.measurements import Drift
 _LEAST_COST = 1e-6
 #: A frame that is the reference's to the last bit still has this squared error: the ceiling of PSNR, 120 dB.
 _FLOOR = 1e-12
+_JOURNAL_LIMIT = 1 << 28  # Bytes; a hundred candidates over 32 frames take 300 kilobytes.
 
 
 #: Frames by their indices, those by the digest of the precision: PSNR in dB, SSIM, largest uint8 difference and whether
@@ -99,21 +101,20 @@ class Trials:
             known.update((str(index), list(value)) for index, value in zip(missing, values, strict=True))
             # A plan claims these figures without rendering them again, hence the digest.
             text = json.dumps({"measured": self.measured, "sha256": digest(self.measured)}, allow_nan=False)
-            self.journal.parent.mkdir(parents=True, exist_ok=True)
-            write_file(self.journal, text)
+            keep_file(self.journal, text)
         psnr_db, ssim, max_lsb, non_finite = zip(*(known[str(index)] for index in frames), strict=True)
         return Drift(psnr_db, ssim, max_lsb, non_finite)
 
 
 def _read(journal: Path, reporter: Reporter) -> Measured:
-    if not journal.exists():
+    if not os.path.lexists(journal):
         return {}
     try:
-        content = json.loads(journal.read_text("utf-8"))
+        content = json.loads(read_file(journal, _JOURNAL_LIMIT))
         measured: Measured = content["measured"]
         if content["sha256"] != digest(measured):
             raise UserError("its figures were changed after they were written")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         reporter.log(f"starting the search anew: the journal {journal} cannot be read ({error})")
         return {}
     if measured:

@@ -19,7 +19,7 @@ from sadtrt_core.accuracy.parts import Part, keeping
 from sadtrt_core.accuracy.simulate import Simulator, simulator_of
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import UserError
-from sadtrt_core.files import code_digest
+from sadtrt_core.files import code_digest, require_writable
 from sadtrt_core.graph.typed import kept_nodes
 from sadtrt_core.plan import Fact, Keep, Plan, precision_named, write_plan
 from sadtrt_core.precision import PLAN_SUFFIX, PRECISIONS, Precision
@@ -63,6 +63,7 @@ def search_command(
         raise UserError(f"--out {target} is no name of a plan: expected one that ends in {PLAN_SUFFIX}")
     base, name = precision_named(precision), target.name.removesuffix(PLAN_SUFFIX)
     Plan(name, "float16", "to check the name")
+    require_writable(target, file=True)
     with ConsoleReporter(errors) as reporter:
         try:
             found = search_session(session, base, budget, name, worst, reporter)
@@ -107,8 +108,8 @@ def search_session(
 
     On a CPU the cost is the arithmetic kept in fp32; on a GPU the plans that the search narrowed down to are built by
     TensorRT and the fastest that holds the budget there is taken. `kind` is another runner to do so in, `simulator`
-    another way to render. Raises UserError for a base that is not low or keeps something, or for a reference that
-    cannot judge.
+    another way to render. A weak reference judges a budget that is well below what it is good for, which is said.
+    Raises UserError for a base that is not low or keeps something, or for a reference that cannot judge the budget.
     """
     if base.compute == "float32" or base != Precision(base.name, base.compute, base.why):
         raise UserError(f"precision {base.name!r} is no base to search from: expected one that is low throughout, fp16")
@@ -118,8 +119,10 @@ def search_session(
         if absence is not None:
             raise UserError(f"TensorRT cannot time plans here: {absence}; --device cpu counts arithmetic instead")
     reference = session.reference
-    if not reference.sound:
-        raise UserError(f"the reference cannot judge a search: {reference.sentence()}")
+    # What decides is which side of the budget a plan is on.
+    warning = reference.warning(budget.min_psnr_db)
+    if warning is not None:
+        reporter.log(warning)
     simulator = simulator or simulator_of(session)
     seen = versions(torch.device("cpu"))
     seen["graph"] = hashlib.sha256(simulator.graph.SerializeToString(deterministic=True)).hexdigest()
@@ -139,6 +142,8 @@ def search_session(
     why = f"the least found in fp32 that holds {budget} over {len(trials.every_frame)} frames"
     keep = _keeps(trials, outcome.kept)
     facts = _facts(session, budget, outcome)
+    if warning is not None:
+        facts["reference"] = f"{facts['reference']}, {warning}"
     plan = Plan(name, base.compute, why, keep, facts, {**seen, "graph": seen["graph"][:16]})
     if kind is None:
         return Found(plan, _beside(plan, trials, outcome), outcome, trials.rendered)

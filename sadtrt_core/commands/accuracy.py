@@ -50,7 +50,7 @@ def drift(
     if engines and half_sums:
         raise UserError("--engines measures kernels and --half-sums simulates them: give one of the two")
     (precision,) = config.precisions
-    session = make_session(config)
+    session = make_session(config, config.cache, config.results)
     if engines:
         prepare_engines(session, precision, errors)
     with ConsoleReporter(errors) as reporter:
@@ -85,7 +85,9 @@ def search(
     from sadtrt_core.accuracy.search import search_command
 
     try:
-        found = search_command(make_session(config), Budget(min_psnr, max_lsb), worst, out, console, errors)
+        found = search_command(
+            make_session(config, config.cache), Budget(min_psnr, max_lsb), worst, out, console, errors
+        )
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     raise typer.Exit(0 if found else 1)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from sadtrt_core.config import Option, RunConfig, run_options
 from sadtrt_core.errors import BuildError, UserError
-from sadtrt_core.progress import ConsoleReporter
+from sadtrt_core.files import require_writable
+from sadtrt_core.progress import ConsoleReporter, make_console
 
 if TYPE_CHECKING:
     from sadtrt_core.session import Session
 
-#: Where there is no terminal to ask, wide enough that no word of a table breaks.
-console = Console(width=None if sys.stdout.isatty() else 160)
-errors = Console(stderr=True)
+console, errors = make_console(), make_console(stderr=True)
 
 
 @contextmanager
@@ -74,8 +72,10 @@ def _parameter(option: Option, default: Any) -> inspect.Parameter:
     )
 
 
-def make_session(config: RunConfig) -> Session:
-    """A session that tells a person on standard error what goes on."""
+def make_session(config: RunConfig, *written: Path) -> Session:
+    """A session that tells a person on standard error what goes on. Raises UserError where a folder is not writable."""
     from sadtrt_core.session import Session
 
+    for folder in written:
+        require_writable(folder)
     return Session(config, report=ConsoleReporter(errors))

@@ -10,6 +10,7 @@ import typer
 from sadtrt_core.commands.options import console, errors, make_session, takes
 from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import UserError
+from sadtrt_core.files import require_writable
 
 
 @takes("size", "weights", "checkpoint", "device", "grid_sample", "cache")
@@ -30,7 +31,7 @@ def build(config: RunConfig) -> None:
     """Build TensorRT engines into the cache, several at a time; what is there already is kept."""
     from sadtrt_core.benchmark import build_engines, engines_for
 
-    session = make_session(config)
+    session = make_session(config, config.cache)
     cases = [
         session.case(stage, "tensorrt", precision, batch)
         for stage in config.stages
@@ -82,6 +83,8 @@ def fit(
         errors.print("there is no GPU here: fitting on the CPU takes hours for a usable picture")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     target = out or fitted_file(config.cache, config.size, seed, "demo" if demo else "fitted")
+    for written in filter(None, (target, preview)):
+        require_writable(written, file=True)
     plan = FitPlan(seconds=seconds, seed=seed, batch=batch, steps=steps)
     with ConsoleReporter(console) as report:
         fitted = fit_standin(

@@ -12,7 +12,7 @@ from rich.table import Table
 from sadtrt_core.commands.options import console, make_session, takes
 from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import UserError
-from sadtrt_core.files import write_file
+from sadtrt_core.files import require_writable, write_file
 
 
 def report(
@@ -103,7 +103,9 @@ def compare(
     from sadtrt_core.compare.sides import parse_side, picture_frames
 
     (batch,) = config.batches
-    session = make_session(dataclasses.replace(config, frames=picture_frames(batch)))
+    if json_file is not None:
+        require_writable(json_file, file=True)
+    session = make_session(dataclasses.replace(config, frames=picture_frames(batch)), config.cache)
     found = []
     for stage in config.stages:
         sides = parse_side(a, stage, batch), parse_side(b, stage, batch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,11 +24,12 @@ from sadtrt_core.engine.job import BuildJob, sampler_case, sampler_fault
 from sadtrt_core.engine.plugin import load_plugin
 from sadtrt_core.engine.session import EngineSession
 from sadtrt_core.errors import BuildError, Unavailable, UserError
-from sadtrt_core.files import code_digest, locked, read_file, write_whole
+from sadtrt_core.files import code_digest, keep_file, locked, read_file
 from sadtrt_core.progress import SILENT, Reporter
 
 KEY_VERSION = 2
-_RECORD_LIMIT = 1 << 20
+#: Bytes of an engine and of a timing cache; the largest seen have half a gigabyte and ten megabytes.
+_RECORD_LIMIT, _PLAN_LIMIT, _TIMING_LIMIT = 1 << 20, 8 << 30, 1 << 30
 Key = dict[str, Any]
 Builder = Callable[[Any, BuildJob, bytes, Reporter], BuiltEngine]
 
@@ -90,6 +92,8 @@ def ensure_engine(job: BuildJob, report: Reporter = SILENT, builder: Builder = b
         found = _read(path, key)  # Another process may have built it meanwhile.
         if isinstance(found, Engine):
             return found
+        if path.is_dir():
+            raise BuildError(f"{job.label}: {path} is a folder where the engine should be: move it away")
         reason = found or _why_stale(job, key, path)
         if reason:
             report.log(f"{job.label}: rebuilding, because {reason}")
@@ -126,7 +130,7 @@ def _build(job: BuildJob, trt: Any, key: Key, path: Path, report: Reporter, buil
     # Each row has a timing cache of its own: TensorRT 8.6 refuses most that come from another graph's regions.
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{job.file_stem}-{key['flavour']}-{key['tensorrt']}-{key['gpu']}").strip("-")
     timing = path.parent / f"{name}.timing" if api.keeps_timing_cache(trt) else None
-    timed = timing.read_bytes() if timing is not None and timing.exists() else b""
+    timed = _timings(timing, report)
     built = builder(trt, job, timed, report)
     notes = built.notes
     if unchecked is not None:
@@ -134,7 +138,7 @@ def _build(job: BuildJob, trt: Any, key: Key, path: Path, report: Reporter, buil
     for note in notes:
         report.log(f"{job.label}: {note}")
     # The key last: without it the engine counts as foreign.
-    write_whole(path, built.plan)
+    keep_file(path, built.plan)
     record = {
         "key": key,
         "engine_sha256": hashlib.sha256(built.plan).hexdigest(),
@@ -142,22 +146,39 @@ def _build(job: BuildJob, trt: Any, key: Key, path: Path, report: Reporter, buil
         "build_seconds": round(built.seconds, 3),
         "notes": list(notes),
     }
-    write_whole(path.with_suffix(".json"), json.dumps(record, indent=2).encode())
+    keep_file(path.with_suffix(".json"), json.dumps(record, indent=2))
     if timing is not None and built.timing_cache:
-        write_whole(timing, built.timing_cache)
+        try:
+            keep_file(timing, built.timing_cache)
+        except UserError as error:
+            report.log(f"{job.label}: what was timed is not kept: {error}")
     return Engine(path, built.plan, built.seconds, notes)
+
+
+def _timings(path: Path | None, report: Reporter) -> bytes:
+    """A timing cache; nothing where there is none that can be read, which is said."""
+    if path is None or not os.path.lexists(path):
+        return b""
+    try:
+        return read_file(path, _TIMING_LIMIT)
+    except UserError as error:
+        report.log(f"building without what was timed before: {error}")
+        return b""
 
 
 def _read(path: Path, key: Key) -> Engine | str:
     """The engine at `path`, or why it cannot be used; an empty reason where there is none."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return ""
     record = _read_record(path.with_suffix(".json"))
     if isinstance(record, str):
         return f"{path.name} is foreign: {record}"
     if record["key"] != key:
         return f"{path.name} is foreign: {_difference(record['key'], key)}"
-    plan = path.read_bytes()
+    try:
+        plan = read_file(path, _PLAN_LIMIT)
+    except UserError as error:
+        return str(error)
     if len(plan) != record["engine_bytes"]:
         return f"{path.name} is truncated: {len(plan)} of {record['engine_bytes']} bytes"
     if hashlib.sha256(plan).hexdigest() != record["engine_sha256"]:

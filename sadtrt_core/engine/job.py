@@ -7,6 +7,7 @@ case goes the same way as a stage: it is a Stage of its own.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from sadtrt_core.case import Case, GridSample
 from sadtrt_core.engine.plugin import PluginLibrary, built_plugin
 from sadtrt_core.errors import UserError
-from sadtrt_core.files import write_whole
+from sadtrt_core.files import keep_file, read_file
 from sadtrt_core.graph.export import typed_graph
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.precision import ComputeType, Precision
@@ -99,9 +100,10 @@ def parse_file_name(path: Path) -> tuple[Case, int]:
 def stored_graph(content: bytes, cache: Path, kind: str) -> Path:
     """The file in the cache that holds the graph, written unless it is there; `kind` begins its name."""
     path = cache / "graphs" / f"{kind}-{hashlib.sha256(content).hexdigest()[:24]}.onnx"
-    if not path.exists() or path.read_bytes() != content:  # An engine of a damaged graph would count as this one's.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
+    with contextlib.suppress(UserError):
+        if read_file(path, len(content)) == content:
+            return path
+    keep_file(path, content)  # An engine of a damaged graph would count as this one's.
     return path
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from sadtrt_core.engine.tensorrt_api import tensorrt_module
 from sadtrt_core.errors import Unavailable, UserError
+from sadtrt_core.files import read_file
 
 PLUGIN_NAME = "GridSample3D"
 PLUGIN_VERSION = "1"
@@ -35,6 +36,7 @@ BUILD_FOLDER = SOURCE_FOLDER / "build"
 
 HOW_TO_BUILD = "build it with `sadtrt build-plugin` or `cmake -S plugin -B plugin/build && cmake --build plugin/build`"
 
+_SIZE_LIMIT = 1 << 30
 _VERSION_MARK = re.compile(rb"sadtrt-plugin-version:([0-9.]+) ([a-z]+)([0-9]+)\.([0-9]+)\.([0-9]+)\0")
 
 
@@ -56,9 +58,9 @@ class PluginLibrary:
 def read_plugin(path: Path) -> PluginLibrary | Unavailable:
     """Read version and digest from a library file, without loading it."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        return Unavailable(f"the plugin library {path} cannot be read ({error.strerror}); {HOW_TO_BUILD}")
+        content = read_file(path, _SIZE_LIMIT)
+    except UserError as error:
+        return Unavailable(f"{error}; {HOW_TO_BUILD}")
     mark = _VERSION_MARK.search(content)
     if mark is None:
         return Unavailable(f"{path} is not a GridSample3D plugin library of this project; {HOW_TO_BUILD}")

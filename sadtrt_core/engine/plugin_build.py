@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sadtrt_core.engine.plugin import BUILD_FOLDER, SOURCE_FOLDER, PluginLibrary, read_plugin
 from sadtrt_core.errors import Unavailable, UserError
+from sadtrt_core.files import read_file
 
 # An operator is a folder: its sources are found by their names, here and in plugin/CMakeLists.txt.
 KERNEL_SOURCES = ("*/*.cu", "common/version.cpp")
@@ -27,6 +28,7 @@ WHERE_HEADERS_ARE = (
     "(v8.6.0, v10.13.3, v11.1); no wheel has them"
 )
 _COMPILE_SECONDS = 900
+_HEADER_LIMIT = 1 << 20
 
 
 def build_plugin(
@@ -75,9 +77,9 @@ def headers_version(include_dir: Path) -> tuple[str, str]:
     """
     path = include_dir / "NvInferVersion.h"
     try:
-        text = path.read_text()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {WHERE_HEADERS_ARE}") from error
+        text = read_file(path, _HEADER_LIMIT).decode(errors="replace")
+    except UserError as error:
+        raise UserError(f"{error}: {WHERE_HEADERS_ARE}") from error
     defined: dict[str, str] = dict(re.findall(r"^#define +(\w+) +(\w+)", text, re.MULTILINE))
     family = "rtx" if "TRT_MAJOR_RTX" in defined else "trt"
     names = "TRT_{}_RTX" if family == "rtx" else "NV_TENSORRT_{}"

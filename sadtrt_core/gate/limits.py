@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,19 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sadtrt_core.case import Case
-from sadtrt_core.errors import UserError
-from sadtrt_core.files import read_file
+from sadtrt_core.errors import UserError, shown
+from sadtrt_core.files import read_toml
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.report.metrics import default_limits
 from sadtrt_core.runners.registry import RUNNERS
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 OVERRIDE_SELECTORS = ("stage", "runner", "precision")
-SIZE_LIMIT = 1 << 20
 #: Below this device time in ms a few microseconds are percents (bench/README.md).
 SHORT_MS = 0.2
 #: Below these device times in ms, runners that launch every kernel from the host have the host's times.
@@ -114,7 +107,7 @@ class Thresholds:
                 general[name] = _number(value, f"{where}.{name}")
             elif name != "override":
                 known = ", ".join(sorted({*names, "false_alarm", "too_noisy_percent", "busy_percent", "override"}))
-                raise UserError(f"{where} has the unknown entry {name!r}; it knows {known}")
+                raise UserError(f"{where} has the unknown entry {shown(name)}; it knows {known}")
         if not 0 < general.get("false_alarm", 0.01) < 0.5:
             raise UserError(f"{where}.false_alarm must be a probability between 0 and 0.5")
         overrides = table.get("override", [])
@@ -144,11 +137,7 @@ class Thresholds:
         Raises UserError if the file cannot be read, is not TOML or has an entry that is not known.
         """
         path = Path(path)
-        raw = read_file(path, SIZE_LIMIT)
-        try:
-            data = tomllib.loads(raw.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not a TOML file: {error}") from error
+        data = read_toml(path)
         names = ("tool", "sadtrt", "gate") if path.name == "pyproject.toml" else ("gate",)
         if names == ("gate",) and "gate" not in data:
             raise UserError(f"{path} should hold a table [gate] with the thresholds")
@@ -156,7 +145,7 @@ class Thresholds:
         for depth, name in enumerate(names, 1):
             # Beside [tool] there is much that is not ours; beside [gate], or [tool.sadtrt.gate], nothing is.
             if name == "gate" and (unknown := sorted(set(table) - {name})):
-                raise UserError(f"{path} has the unknown table {unknown[0]!r} where {'.'.join(names)} is expected")
+                raise UserError(f"{path} has the unknown table {shown(unknown[0])} where {'.'.join(names)} is expected")
             table = table.get(name, {})
             if not isinstance(table, dict):
                 raise UserError(f"{'.'.join(names[:depth])} in {path} should be a table")
@@ -172,17 +161,17 @@ def _no_lower(limits: Limits, least: Mapping[str, float | None]) -> dict[str, fl
 def _override(entry: Mapping[str, Any], where: str) -> Override:
     names = set(default_limits())
     if unknown := sorted(set(entry) - names - {*OVERRIDE_SELECTORS, "below_ms"}):
-        raise UserError(f"{where} has the unknown entry {unknown[0]!r}")
+        raise UserError(f"{where} has the unknown entry {shown(unknown[0])}")
     selectors = {name: entry.get(name) for name in OVERRIDE_SELECTORS}
     if all(value is None for value in selectors.values()) and "below_ms" not in entry:
         raise UserError(f"{where} should say for which stage, runner or precision it is, or below_ms")
     for name, value in selectors.items():
         if value is not None and not isinstance(value, str):
-            raise UserError(f"{where}.{name} should be a name in quotes but is {value!r}")
+            raise UserError(f"{where}.{name} should be a name in quotes but is {shown(value)}")
         # A precision may be a plan's, whose names nobody lists.
         known = {"stage": tuple(STAGES), "runner": tuple(RUNNERS)}.get(name)
         if value is not None and known is not None and value not in known:
-            raise UserError(f"{where}.{name} {value!r} is not known: expected one of {', '.join(known)}")
+            raise UserError(f"{where}.{name} {shown(value)} is not known: expected one of {', '.join(known)}")
     limits = {name: _limit(entry[name], f"{where}.{name}") for name in entry if name in names}
     below = _number(entry["below_ms"], f"{where}.below_ms") if "below_ms" in entry else None
     return Override(limits=limits, below_ms=below, **selectors)
@@ -193,6 +182,6 @@ def _limit(value: Any, where: str) -> float | None:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        raise UserError(f"{where} should be a number of at least 0, or false, but is {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
+        raise UserError(f"{where} should be a number of at least 0, or false, but is {shown(value)}")
     return float(value)

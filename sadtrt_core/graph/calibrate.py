@@ -19,7 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, c
 from torch import Tensor
 
 from sadtrt_core.errors import UserError
-from sadtrt_core.files import code_digest, locked, read_file, write_whole
+from sadtrt_core.files import code_digest, keep_file, locked, read_file
 from sadtrt_core.graph.edit import constants_to_initializers
 from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
@@ -113,7 +113,7 @@ class _Frames(CalibrationDataReader):
 def write_calibration(calibration: Calibration, path: Path) -> None:
     """Write it as JSON with a digest of its own, whole or not at all."""
     content = calibration.to_json()
-    write_whole(path, (json.dumps({**content, DIGEST: _digest(content)}, indent=1, sort_keys=True) + "\n").encode())
+    keep_file(path, json.dumps({**content, DIGEST: _digest(content)}, indent=1, sort_keys=True) + "\n")
 
 
 def _digest(content: Mapping[str, object]) -> str:

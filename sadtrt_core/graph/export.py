@@ -14,7 +14,7 @@ import torch
 
 from sadtrt_core.case import GridSample
 from sadtrt_core.errors import UserError
-from sadtrt_core.files import code_digest, read_file, write_whole
+from sadtrt_core.files import code_digest, keep_file, read_file
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.typed import apply_precision, unmatched_patterns
@@ -107,9 +107,8 @@ def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> 
         if read_file(beside, _SIDECAR_LIMIT) == _sidecar(key, content):
             return onnx.load_from_string(content)
     content = export_stage(renderer, stage, opset).SerializeToString(deterministic=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)
-    write_whole(beside, _sidecar(key, content))
+    keep_file(path, content)
+    keep_file(beside, _sidecar(key, content))
     return onnx.load_from_string(content)
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from sadtrt_core.errors import UserError
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.runners.base import Job
@@ -125,6 +126,18 @@ class Reference:
     def sound(self) -> bool:
         """Whether any drift may be measured against it."""
         return self.good_for_db == math.inf
+
+    def warning(self, psnr_db: float) -> str | None:
+        """What to say of frames that it finds `psnr_db` away; None where it is sound.
+
+        Raises UserError where they are nearer than it can judge.
+        """
+        if self.sound:
+            return None
+        if self.repeatable and psnr_db <= self.good_for_db:
+            return f"judged by a weak reference, good up to {self.good_for_db:.1f} dB: {self.sentence()}"
+        up_to = f"{psnr_db:.1f} dB, only up to {self.good_for_db:.1f}" if self.repeatable else "anything"
+        raise UserError(f"the reference cannot judge {up_to}: {self.sentence()}")
 
     def sentence(self) -> str:
         """What checking it gave, for the reader of a record or an error."""

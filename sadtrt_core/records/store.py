@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -175,10 +176,10 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def records_file(path: Path) -> Path:
     """The records file of a results folder, `results/latest` or a file itself; UserError for a damaged pointer."""
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long.
         return path / RECORDS_FILE
     pointer = path.with_name(path.name + ".txt")
-    if path.exists() or not pointer.exists():
+    if os.path.exists(path) or not os.path.exists(pointer):
         return path
     name = read_file(pointer, POINTER_LIMIT).decode("utf-8", "replace").strip()
     # The pointer may only name a sibling: it is text that anybody could have edited.

@@ -53,7 +53,7 @@ def require_unit_range(what: str, low: float, high: float) -> None:
         return
     if low >= -1 - TOLERANCE and high <= 1 + TOLERANCE:
         guess = ", which looks like -1..1: add 1 and halve"
-    elif low >= -TOLERANCE and high <= 256:
+    elif low >= -TOLERANCE and 2 < high <= 256:
         guess = ", which looks like 0..255: divide by 255"
     else:
         guess = ""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sadtrt_core.errors import printable
 from sadtrt_core.renderer.config import RendererConfig
 from sadtrt_core.renderer.generator import Generator
 from sadtrt_core.renderer.keypoints import KeypointDetector, MappingNetwork
@@ -76,7 +77,7 @@ def assemble(
         module.load_state_dict(states[network], strict=True)
         module.eval().requires_grad_(False)
         fold_spectral_norm(module)
-    return Renderer(config, *modules, WeightsIdentity(kind, name, state_digest(states)), seeded)
+    return Renderer(config, *modules, WeightsIdentity(kind, printable(name), state_digest(states)), seeded)
 
 
 def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:

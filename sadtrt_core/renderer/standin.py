@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sadtrt_core.codec import from_json
 from sadtrt_core.errors import UserError
-from sadtrt_core.files import write_whole
+from sadtrt_core.files import keep_file
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.checkpoint import checked_state, load_checkpoint
 from sadtrt_core.renderer.config import IMAGE_SIZES, RendererConfig, demo_config, full_config
@@ -51,7 +51,7 @@ _FITTED = re.compile(r"fitted(?:-seed(\d{1,18}))?")
 def save_standin(path: Path, config: RendererConfig, fitted: Fitted, about: dict[str, str], *, half: bool) -> None:
     """Write state dicts with what they are in the header, as scaled float16 or as float32; atomically.
 
-    Raises UserError where a value does not fit float16.
+    Raises UserError where a value does not fit float16, or the file cannot be written.
     """
     tensors = {
         f"{network}.{name}": _stored(f"{network}.{name}", value, half)
@@ -65,8 +65,7 @@ def save_standin(path: Path, config: RendererConfig, fitted: Fitted, about: dict
         "steps": str(fitted.steps),
         **about,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, save(tensors, header))
+    keep_file(path, save(tensors, header))
 
 
 def _stored(name: str, value: Tensor, half: bool) -> Tensor:

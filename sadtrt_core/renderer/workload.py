@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sadtrt_core.errors import UserError
+from sadtrt_core.errors import UserError, printable
 from sadtrt_core.renderer.config import IMAGE_SIZES, NUM_KEYPOINTS, RendererConfig
 from sadtrt_core.renderer.keypoints import EXPRESSIONS, canonical_keypoints, pose_of, posed_keypoints, windows
 from sadtrt_core.renderer.picture import load_picture, picture_tensor, require_unit_range
@@ -113,7 +113,7 @@ def _driven(name: str, picture: Tensor, config: RendererConfig, frames: int) -> 
     driving = windows(driving_vectors(frames), config.coefficients)
     canonical = canonical_keypoints()
     kp_source, kp_driving = (posed_keypoints(canonical, pose_of(moved)) for moved in (source, driving))
-    return Workload(name, picture, canonical, kp_source, kp_driving, source, driving)
+    return Workload(printable(name), picture, canonical, kp_source, kp_driving, source, driving)
 
 
 def portrait() -> Tensor:
@@ -140,8 +140,8 @@ def recorded_workload(folder: Path, config: RendererConfig, frames: int | None =
     """
     picture = (3, config.image_size, config.image_size)
     image = _one(folder / "source_image.pt", _recorded(folder / "source_image.pt", picture, require_unit_range))
-    source = _one(folder / "kp_source.pt", _recorded(folder / "kp_source.pt", (NUM_KEYPOINTS, 3), _require_keypoints))
-    driving = _recorded(folder / "kp_driving.pt", (NUM_KEYPOINTS, 3), _require_keypoints)
+    source = _one(folder / "kp_source.pt", _recorded(folder / "kp_source.pt", (NUM_KEYPOINTS, 3), require_keypoints))
+    driving = _recorded(folder / "kp_driving.pt", (NUM_KEYPOINTS, 3), require_keypoints)
     made = _driven(folder.resolve().name, image, config, driving.shape[0])
     made = replace(made, kp_source=source, kp_driving=driving)
     path = folder / "prediction.pt"
@@ -192,8 +192,9 @@ def _recorded(path: Path, shape: tuple[int, ...], require: Callable[[str, float,
     return tensor.to(torch.float32, copy=True).reshape(-1, *shape).contiguous()
 
 
-def _require_keypoints(what: str, low: float, high: float) -> None:
-    if low < -KEYPOINT_REACH or high > KEYPOINT_REACH:
+def require_keypoints(what: str, low: float, high: float) -> None:
+    """UserError where keypoints, whose least and largest values these are, are not SadTalker's own."""
+    if not (low >= -KEYPOINT_REACH and high <= KEYPOINT_REACH):
         raise UserError(
             f"{what} has keypoints from {low:.4g} to {high:.4g}, which look like pixels: expected SadTalker's own, "
             "where the picture spans -1..1 (divide by half the size and subtract 1)"

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from sadtrt_core.files import write_file
+from sadtrt_core.files import keep_file
 from sadtrt_core.records.schema import Environment
 
 FILE_VERSION = 1
@@ -118,12 +118,11 @@ def ratio_lines(rows: Sequence[OperatorRow]) -> list[str]:
 def write_rows(rows: Sequence[OperatorRow], environment: Environment, path: Path) -> None:
     """Write an operator's rows and the machine as JSON, into a folder made where it is missing.
 
-    Raises UserError or OSError.
+    Raises UserError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "version": FILE_VERSION,
         "environment": environment.to_json(),
         "rows": [{**asdict(row), "bytes_per_second": row.rate, "limit_us": row.limit_us} for row in rows],
     }
-    write_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    keep_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from sadtrt_core.accuracy.simulate import simulator_of
 from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.graph.typed import kept_nodes
-from sadtrt_core.measure.drift import measure_drift
+from sadtrt_core.measure.drift import Reference, measure_drift
 from sadtrt_core.measure.timing import TimingPlan
 from sadtrt_core.plan import precision_named, read_plan
 from sadtrt_core.precision import COORDINATES, PRECISIONS
@@ -186,6 +187,24 @@ def test_a_killed_search_goes_on_where_it_was(tiny, small, known, tmp_path):
     assert search_session(killed, FP16, EASY, "easy", worst=1, simulator=known).trials == 0
 
 
+@pytest.mark.parametrize(("own_db", "repeatable"), [(75.0, True), (55.0, True), (120.0, False)])
+def test_a_weak_reference_judges_budgets_well_below_it_and_no_others(tiny, small, known, tmp_path, own_db, repeatable):
+    session = make_session(tiny, tmp_path, like=small)
+    weak = Reference(small.reference.frames, repeatable, Drift((own_db,), (1.0,), (0,), (False,)), "a frame")
+    session.__dict__["reference"] = weak
+    if own_db == 75.0:
+        said = Said()
+        found = search_session(session, FP16, EASY, "easy", worst=1, simulator=known, reporter=said)
+        assert found.plan is not None
+        warning = "judged by a weak reference, good up to 65.0 dB: repeatable, 75.0 dB against float64 in a frame"
+        assert warning in said.lines[0]
+        assert warning in str(found.plan.measured["reference"])
+    else:
+        judged = "anything" if not repeatable else "50.0 dB, only up to 45.0"
+        with pytest.raises(UserError, match=f"the reference cannot judge {judged}"):
+            search_session(session, FP16, EASY, "easy", worst=1, simulator=known)
+
+
 def test_a_damaged_journal_starts_anew_and_other_work_has_its_own(tiny, small, known, tmp_path):
     held = Budget(40.0)
     mine = make_session(tiny, tmp_path, small)
@@ -201,6 +220,10 @@ def test_a_damaged_journal_starts_anew_and_other_work_has_its_own(tiny, small, k
     third = search_session(mine, FP16, held, "held", worst=1, simulator=known, reporter=said)
     assert third.outcome == first.outcome
     assert "its figures were changed after they were written" in said.lines[-1]
+    journal.unlink()
+    os.mkfifo(journal)
+    assert search_session(mine, FP16, held, "held", worst=1, simulator=known, reporter=said).trials == first.trials
+    assert "it is no plain file" in said.lines[-1]
     longer = make_session(tiny, tmp_path, small)
     longer.options = replace(longer.options, frames=2)
     assert search_session(longer, FP16, held, "held", worst=1, simulator=known).trials == first.trials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -121,6 +122,15 @@ def damage_swap_bytes(path: Path) -> None:
     path.write_bytes(b"X" * path.stat().st_size)
 
 
+def damage_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def damage_too_large(path: Path) -> None:
+    os.truncate(path, 9 << 30)
+
+
 def damage_no_key(path: Path) -> None:
     path.with_suffix(".json").unlink()
 
@@ -144,6 +154,8 @@ def damage_other_gpu(path: Path) -> None:
     [
         (damage_truncate, r"is truncated: \d+ of \d+ bytes"),
         (damage_swap_bytes, "its bytes are not those that were built"),
+        (damage_pipe, "it is no plain file"),
+        (damage_too_large, "has more than the 8590 MB"),
         (damage_no_key, r"its key .*\.json is missing"),
         (damage_broken_key, r"its key .*\.json cannot be read"),
         (damage_empty_key, r"its key .*\.json lacks"),
@@ -163,6 +175,37 @@ def test_a_damaged_engine_is_rebuilt_with_the_reason(
     assert len([line for line in kept.lines if "rebuilding, because" in line]) == 1
     assert re.search(reason, kept.lines[0])
     assert ensure_engine(make_job(), builder=builder) == again
+
+
+def test_a_folder_in_the_place_of_an_engine_is_said_before_anything_is_built(
+    make_job: MakeJob, builder: CountingBuilder
+) -> None:
+    path = ensure_engine(make_job(), builder=builder).path
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(BuildError, match="is a folder where the engine should be"):
+        ensure_engine(make_job(), builder=builder)
+    assert builder.builds == 1
+
+
+@pytest.mark.parametrize(("make", "kept"), [(os.mkfifo, True), (Path.mkdir, False)])
+def test_a_timing_cache_that_is_no_file_is_left_out_and_said(
+    make: Callable[[Path], None], kept: bool, make_job: MakeJob, builder: CountingBuilder, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(api, "keeps_timing_cache", lambda trt: True)
+    monkeypatch.setattr(api, "merge_timing_caches", lambda trt, one, other: one)
+    job = make_job()
+    ensure_engine(job, builder=builder)
+    (timing,) = (job.cache / "timing").glob("*.timing")
+    timing.unlink()
+    make(timing)
+    said = Kept()
+    engine = ensure_engine(CHANGES["batch"](job), said, builder)
+    assert engine.path.is_file()
+    assert builder.timing_caches == [b"", b""]
+    assert any("building without what was timed before: cannot read" in line for line in said.lines)
+    assert any("what was timed is not kept" in line for line in said.lines) != kept
+    assert timing.is_file() == kept
 
 
 def test_a_discarded_engine_is_built_again(make_job: MakeJob, builder: CountingBuilder) -> None:
