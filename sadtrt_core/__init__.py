@@ -29,6 +29,7 @@ LAYERS = (
     "sampling",
     "drop_in",
     "doctor",
+    "machine_fixes",
     "export_folder",
     "compare_worker",
     "commands",

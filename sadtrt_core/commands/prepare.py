@@ -13,11 +13,25 @@ from sadtrt_core.errors import UserError
 
 
 @takes("size", "weights", "checkpoint", "device", "grid_sample", "cache")
-def doctor(config: RunConfig) -> None:
+def doctor(
+    config: RunConfig,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Print the commands that this machine needs, in order; run none.")
+    ] = False,
+) -> None:
     """Say what is here and, for every runner and precision that would be skipped, why and what fixes it."""
     from sadtrt_core.doctor import print_checks
+    from sadtrt_core.machine_fixes import fixes, look
 
-    print_checks(make_session(config), console)
+    session = make_session(config)
+    if not fix:
+        print_checks(session, console)
+        return
+    needed = fixes(look(session))
+    for why, command in needed:
+        typer.echo(f"# {why}\n{command}")
+    if not needed:
+        typer.echo("# nothing is missing here")
 
 
 @takes(
