@@ -28,6 +28,8 @@ class RunnerKind:
     absence: Callable[[Job], Unavailable | None]
     #: Whether the runner computes an exported graph, so that the way of sampling a volume matters.
     graph: bool
+    #: Whether a graph's nodes may be the plugin's.
+    plugin: bool = False
 
     def create(self, job: Job) -> StageRunner:
         """A runner for the job, not yet activated; the clip is made of this kind's runners of the other stages."""
@@ -90,8 +92,10 @@ RUNNERS: dict[str, RunnerKind] = {
         RunnerKind("pytorch", PyTorchRunner, _pytorch_absence, graph=False),
         RunnerKind("torch-compile", partial(PyTorchRunner, compiled=True), _torch_compile_absence, graph=False),
         RunnerKind("onnxruntime", onnxruntime_runner, _onnxruntime_absence, graph=True),
-        RunnerKind("tensorrt", TensorRTRunner, tensorrt_absence, graph=True),
-        RunnerKind("tensorrt-enqueue", partial(TensorRTRunner, cuda_graph=False), tensorrt_absence, graph=True),
+        RunnerKind("tensorrt", TensorRTRunner, tensorrt_absence, graph=True, plugin=True),
+        RunnerKind(
+            "tensorrt-enqueue", partial(TensorRTRunner, cuda_graph=False), tensorrt_absence, graph=True, plugin=True
+        ),
     )
 }
 
