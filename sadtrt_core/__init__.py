@@ -30,6 +30,7 @@ LAYERS = (
     "drop_in",
     "doctor",
     "machine_fixes",
+    "fleet",
     "export_folder",
     "compare_worker",
     "commands",

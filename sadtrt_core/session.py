@@ -156,8 +156,8 @@ class Session:
 
     def plain_job(self, case: Case) -> Job:
         """The same without ranges: enough to ask whether a runner serves."""
-        given = case.grid_sample in GRAPH_GRID_SAMPLES
-        sampled = case.grid_sample if given else self._sampling(runner_named(case.runner))
+        own = self._sampling(runner_named(case.runner))
+        sampled = case.grid_sample if case.grid_sample in GRAPH_GRID_SAMPLES else own
         return Job(
             renderer=self.renderer,
             stage=STAGES[case.stage],
