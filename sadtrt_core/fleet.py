@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -93,6 +94,8 @@ def run_fleet(
         import ray
     except ImportError as error:
         raise UserError("sadtrt fleet runs on Ray, which is not installed: pip install -e '.[fleet]'") from error
+    # Ray reports to its makers unless it is told not to.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
