@@ -10,16 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime
 import torch
 from torch import Tensor
 
 from sadtrt_core.errors import Unavailable
-from sadtrt_core.graph.export import OPSET, typed_graph
+from sadtrt_core.graph.export import typed_graph
 from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.graph.rounding import explicit_rounding, session_options
 from sadtrt_core.runners.base import Job, StageRunner
 
+#: The least graph, to see whether a provider loads.
+_PROBE = '<ir_version: 8, opset_import: ["": 17]> probe (float[1] x) => (float[1] y) { y = Identity(x) }'
 CUDA_PROVIDER, CPU_PROVIDER = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
@@ -107,9 +110,7 @@ class OnnxRuntimeBoundRunner(StageRunner):
         options = session_options(graph)
         if whole and self._on_gpu:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        self._session = onnxruntime.InferenceSession(
-            graph.SerializeToString(), options, providers=[self._provider(cuda_graph=whole)]
-        )
+        self._session = _opened(graph, options, self._provider(cuda_graph=whole))
         self._binding = self._session.io_binding()
         kind, index = self.job.device.type, self.job.device.index or 0
         for specs, bind in ((self.job.inputs, self._binding.bind_input), (self.job.outputs, self._binding.bind_output)):
@@ -161,7 +162,7 @@ def nodes_elsewhere(graph: onnx.ModelProto, expected: str, provider: tuple[str, 
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[provider])
+        session = _opened(graph, options, provider)
         session.run(None, {value.name: np.zeros(value.shape, np.float32) for value in session.get_inputs()})
         events = json.loads(Path(session.end_profiling()).read_text())
     ran = [event["args"] for event in events if event.get("cat") == "Node" and "provider" in event.get("args", {})]
@@ -180,15 +181,20 @@ def cuda_provider_absence() -> Unavailable | None:
             "the ONNX Runtime that is installed has no CUDA provider",
             "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
         )
-    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
-    same = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [same])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=8)
-    # Where its libraries do not load it is left out without an error.
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=[CUDA_PROVIDER, CPU_PROVIDER])
+    try:
+        session = _opened(onnx.parser.parse_model(_PROBE), onnxruntime.SessionOptions(), (CUDA_PROVIDER, {}))
+    except Exception as error:  # ONNX Runtime has no common type for what it raises.
+        return Unavailable(f"ONNX Runtime's CUDA provider does not load: {error}")
     if CUDA_PROVIDER not in session.get_providers():
         return Unavailable("ONNX Runtime's CUDA provider does not load: it wants another CUDA or cuDNN than is here")
     return None
+
+
+def _opened(
+    graph: onnx.ModelProto, options: onnxruntime.SessionOptions, provider: tuple[str, dict[str, str]]
+) -> onnxruntime.InferenceSession:
+    # Without its own way back to the CPU, which it would only print.
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[provider], enable_fallback=0)
 
 
 def onnxruntime_runner(job: Job) -> StageRunner:
