@@ -21,7 +21,6 @@ from polygraphy.json import save_json
 from polygraphy.logger import G_LOGGER
 from torch import Tensor
 
-from sadtrt_core.case import Case
 from sadtrt_core.engine.cache import ensure_engine
 from sadtrt_core.engine.plugin import PLUGIN_NAME, PLUGIN_VERSION, PluginLibrary, find_plugin
 from sadtrt_core.errors import UserError
@@ -62,7 +61,9 @@ def export_stage_folder(
     build fails.
     """
     case = session.case(stage, "tensorrt", precision, batch)
-    job = _job(session, case)
+    job = session.plain_job(case)
+    if job.precision.quantize is not None:
+        job = dataclasses.replace(job, calibration=session.calibration)  # An exported graph need not run here.
     if job.stage.module is None:
         raise UserError(f"stage {stage} has no graph of its own: export the stages that it is made of")
     _require_ours(out)
@@ -81,12 +82,6 @@ def export_stage_folder(
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return said
-
-
-def _job(session: Session, case: Case) -> Job:
-    """The case's job, with ranges wherever it quantizes: an exported graph need not run here."""
-    job = session.plain_job(case)
-    return job if job.precision.quantize is None else dataclasses.replace(job, calibration=session.calibration)
 
 
 def _require_ours(out: Path) -> None:

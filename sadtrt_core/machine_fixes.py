@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 
@@ -10,9 +9,9 @@ import torch
 
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, tensorrt_generation
-from sadtrt_core.engine.plugin_build import HEADER_TAGS, headers_folder
+from sadtrt_core.engine.plugin_build import HEADER_TAGS
 from sadtrt_core.environment import package_version
-from sadtrt_core.errors import Unavailable, UserError
+from sadtrt_core.errors import Unavailable
 from sadtrt_core.runners.onnxruntime import cuda_provider_absence
 from sadtrt_core.session import Session
 
@@ -31,8 +30,6 @@ class Here:
     tensorrt: str | None
     pycuda: bool
     plugin: bool
-    #: Whether the environment names a folder of TensorRT's headers.
-    headers: bool
     onnxruntime_cuda: bool
     full_size_weights: bool
     size: int = 256
@@ -41,10 +38,6 @@ class Here:
 def look(session: Session) -> Here:
     """This machine."""
     trt = api.tensorrt_module()
-    try:
-        headers = (headers_folder(os.environ) / "NvInfer.h").exists()
-    except UserError:
-        headers = False
     return Here(
         gpu=shutil.which("nvidia-smi") is not None,
         cuda_torch=torch.cuda.is_available(),
@@ -53,7 +46,6 @@ def look(session: Session) -> Here:
         tensorrt=None if isinstance(trt, Unavailable) else tensorrt_generation(trt),
         pycuda=package_version("pycuda") is not None,
         plugin=isinstance(find_plugin(), PluginLibrary),
-        headers=headers,
         onnxruntime_cuda=cuda_provider_absence() is None,
         full_size_weights=session.renderer.weights.kind in ("checkpoint", "fitted"),
         size=session.options.size,
@@ -62,49 +54,42 @@ def look(session: Session) -> Here:
 
 def fixes(here: Here) -> tuple[tuple[str, str], ...]:
     """Why, and the command, for everything that is missing, in order; () where nothing is."""
-    rows = [
+    # TensorRT for RTX takes the library of 10. Which headers are needed is only known once some TensorRT is here.
+    tag = HEADER_TAGS.get(here.tensorrt or "", HEADER_TAGS["trt10"])
+    gpu, no_plugin = here.gpu, here.gpu and here.tensorrt is not None and not here.plugin
+    rows = (
         (not here.compiler, "a C++ compiler, for torch.compile and pycuda", "apt-get install -y g++"),
         (
-            here.gpu and not here.nvcc and not (here.pycuda and here.plugin),
+            gpu and not here.nvcc and not (here.pycuda and here.plugin),
             "nvcc of the CUDA toolkit, which compiles pycuda and the plugin",
             "apt-get install -y nvidia-cuda-toolkit",
         ),
         (
-            here.gpu and not here.cuda_torch,
+            gpu and not here.cuda_torch,
             "a CUDA build of PyTorch; if there is one, the driver is older than it",
             "pip install --force-reinstall torch",
         ),
         (
-            here.gpu and not (here.tensorrt and here.pycuda),
+            gpu and not (here.tensorrt and here.pycuda),
             "TensorRT, pycuda and the sensors' bindings, in the checkout",
             "pip install -e '.[gpu]'",
         ),
         (
-            here.gpu and not here.onnxruntime_cuda,
+            gpu and not here.onnxruntime_cuda,
             "ONNX Runtime's CUDA provider, whose wheel takes the place of the CPU's",
             "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
         ),
-        *_plugin_rows(here),
         (
-            here.gpu and not here.full_size_weights,
+            no_plugin,
+            "TensorRT's headers, which no wheel has",
+            f"git clone --depth 1 --branch {tag} https://github.com/NVIDIA/TensorRT {_HEADERS}",
+        ),
+        (no_plugin, "the plugin library", f"sadtrt build-plugin --include {_HEADERS}/include"),
+        (
+            gpu and not here.full_size_weights,
             "full-size stand-in weights, three minutes (`make bench ARGS=--weights=fit` fits them first)",
             f"sadtrt fit --size {here.size}",
         ),
-        (here.gpu and not here.tensorrt, "what TensorRT needs, once it is installed", "sadtrt doctor --fix"),
-    ]
+        (gpu and not here.tensorrt, "what TensorRT needs, once it is installed", "sadtrt doctor --fix"),
+    )
     return tuple((why, command) for needed, why, command in rows if needed)
-
-
-def _plugin_rows(here: Here) -> list[tuple[bool, str, str]]:
-    """The plugin library for the TensorRT that is here: which headers it needs is only known then."""
-    if here.tensorrt is None or not here.gpu or here.plugin:
-        return []
-    if here.headers:
-        return [(True, "the plugin library, by the headers that the environment names", "sadtrt build-plugin")]
-    # TensorRT for RTX takes the library of 10.
-    tag = HEADER_TAGS.get(here.tensorrt, HEADER_TAGS["trt10"])
-    clone = f"git clone --depth 1 --branch {tag} https://github.com/NVIDIA/TensorRT {_HEADERS}"
-    return [
-        (True, f"TensorRT's headers, which no wheel has ({tag})", clone),
-        (True, "the plugin library", f"sadtrt build-plugin --include {_HEADERS}/include"),
-    ]
