@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import onnx
 import pytest
@@ -15,7 +14,8 @@ from typer.testing import CliRunner
 from sadtrt_core.cli import app
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
-POLYGRAPHY = Path(sys.executable).with_name("polygraphy")
+#: What the command `polygraphy` does, wherever it was installed.
+POLYGRAPHY = (sys.executable, "-c", "import sys; from polygraphy.tools import main; sys.exit(main())")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def commands(folder):
 def polygraphy(folder, command):
     words = shlex.split(command)
     assert words[0] == "polygraphy"
-    done = subprocess.run([POLYGRAPHY, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*POLYGRAPHY, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout + done.stderr
 
 
