@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from reports import Kept
+from typer.testing import CliRunner
 
+from sadtrt_core.cli import app
 from sadtrt_core.errors import UserError
 from sadtrt_core.fleet import Outcome, kinds_of, run_fleet
 from sadtrt_core.records.store import read_run
@@ -80,6 +82,13 @@ def test_a_machine_that_dies_is_replaced_once_and_then_missing(cluster, tmp_path
     assert outcomes["T4"].folder is None
     assert outcomes["T4"].problem.startswith("missing")
     assert not (tmp_path / "T4").exists()
+
+
+def test_a_bad_price_is_refused_before_anything_is_measured(tmp_path):
+    result = CliRunner().invoke(app, ["fleet", "--results", str(tmp_path), "--price", "L4", "--", "--stage", "mapping"])
+    assert result.exit_code == 2
+    assert "'L4' is no price an hour" in result.output.replace("\n", " ")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_kind_that_the_cluster_has_not_and_one_that_is_not_there_are_refused(cluster, tmp_path):

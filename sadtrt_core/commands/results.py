@@ -88,11 +88,11 @@ def fleet(
     """
     from sadtrt_core.fleet import run_fleet
     from sadtrt_core.progress import ConsoleReporter
-    from sadtrt_core.records.store import make_folder, read_run, utc_now
+    from sadtrt_core.records.store import read_run, utc_now
     from sadtrt_core.report.fleet import parse_prices
 
     parse_prices(price or [])  # Before hours of measuring.
-    folder = make_folder(config.results, f"{utc_now():%Y%m%dT%H%M%SZ}-fleet")
+    folder = config.results / f"{utc_now():%Y%m%dT%H%M%SZ}-fleet"
     with ConsoleReporter(errors) as reporter:
         outcomes = run_fleet(address, kind or [], suite or [], folder, reporter)
     runs = [read_run(outcome.folder) for outcome in outcomes if outcome.folder is not None]
