@@ -74,7 +74,7 @@ def read_environment(device: torch.device) -> Environment:
         tensorrt=api.version_text(tensorrt) if tensorrt else None,
         tensorrt_flavour=_FLAVOURS[api.flavour(tensorrt)] if tensorrt else None,
         torch=str(torch.__version__),
-        onnxruntime=package_version("onnxruntime"),
+        onnxruntime=package_version("onnxruntime-gpu") or package_version("onnxruntime"),
         python=platform.python_version(),
         cpu=_cpu_name(),
         cpu_count=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

@@ -37,7 +37,7 @@ from sadtrt_core.renderer.workload import FRAMES, Workload, frame_inputs, make_w
 from sadtrt_core.report.html import write_html
 from sadtrt_core.report.tables import summary_csv
 from sadtrt_core.runners.base import Job, StageRunner
-from sadtrt_core.runners.registry import grid_sample_label, runner_named
+from sadtrt_core.runners.registry import RunnerKind, grid_sample_label, runner_named
 
 #: What overrides types or timing from outside, whatever a precision asks for: tf32 rows are fp32 under the first.
 _ARITHMETIC_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUDA_LAUNCH_BLOCKING")
@@ -118,6 +118,10 @@ class Session:
             return wanted
         return "plugin" if self.on_gpu and isinstance(find_plugin(), PluginLibrary) else "native"
 
+    def _sampling(self, kind: RunnerKind) -> GridSample:
+        """The same for a kind of runner: those that load no plugin take the native form unless told otherwise."""
+        return "native" if self.options.grid_sample == "auto" and not kind.plugin else self.grid_sample
+
     def precision(self, name: str) -> Precision:
         """The precision of that name; a plan is read once, so that editing its file cannot split a run in two."""
         if name not in self._precisions:
@@ -133,7 +137,7 @@ class Session:
         found, kind = stage_named(stage), runner_named(runner)
         if found.module is None and batch == 1:
             batch = self._clip_frames
-        grid_sample = grid_sample_label(kind, found, self.grid_sample)
+        grid_sample = grid_sample_label(kind, found, self._sampling(kind))
         return Case(stage, runner, self.precision(precision).name, grid_sample, batch)
 
     @property
@@ -152,7 +156,8 @@ class Session:
 
     def plain_job(self, case: Case) -> Job:
         """The same without ranges: enough to ask whether a runner serves."""
-        sampled = case.grid_sample if case.grid_sample in GRAPH_GRID_SAMPLES else self.grid_sample
+        own = self._sampling(runner_named(case.runner))
+        sampled = case.grid_sample if case.grid_sample in GRAPH_GRID_SAMPLES else own
         return Job(
             renderer=self.renderer,
             stage=STAGES[case.stage],

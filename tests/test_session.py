@@ -12,6 +12,7 @@ from reports import Kept
 
 from sadtrt_core.benchmark import measure_drift, skipped
 from sadtrt_core.config import RunConfig
+from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.errors import UserError
 from sadtrt_core.measure.drift import Reference
 from sadtrt_core.plan import precision_digest
@@ -133,3 +134,17 @@ def test_a_precision_s_digest_is_what_it_computes() -> None:
     fp16 = PRECISIONS["fp16"]
     assert precision_digest(replace(fp16, name="mine", why="because")) == precision_digest(fp16)
     assert precision_digest(replace(fp16, keep_picture=True)) != precision_digest(fp16)
+
+
+def test_a_runner_that_loads_no_plugin_takes_the_native_form_where_the_plugin_is_built(
+    seeded_demo: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = PluginLibrary(tmp_path / "libsadtrt_plugin_trt10.so", "1.3.0", "trt10", "10.13.3", "0" * 64)
+    monkeypatch.setattr("sadtrt_core.session.find_plugin", lambda: library)
+    monkeypatch.setattr(Session, "on_gpu", True)
+    session = make_session(seeded_demo, tmp_path, grid_sample="auto")
+    forms = {runner: session.case("warp", runner, "fp32").grid_sample for runner in ("tensorrt", "onnxruntime")}
+    assert forms == {"tensorrt": "plugin", "onnxruntime": "native"}
+    assert session.plain_job(session.case("decode", "onnxruntime", "fp32")).grid_sample == "native"
+    asked = make_session(seeded_demo, tmp_path, grid_sample="plugin")
+    assert asked.case("warp", "onnxruntime", "fp32").grid_sample == "plugin"

@@ -1,4 +1,4 @@
-"""Commands that get things ready: doctor, build, build-plugin, fit."""
+"""Commands that get things ready: doctor, build, build-plugin, fit, export."""
 
 from __future__ import annotations
 
@@ -14,11 +14,25 @@ from sadtrt_core.files import require_writable
 
 
 @takes("size", "weights", "checkpoint", "device", "grid_sample", "cache")
-def doctor(config: RunConfig) -> None:
+def doctor(
+    config: RunConfig,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Print the commands that this machine needs, in order; run none.")
+    ] = False,
+) -> None:
     """Say what is here and, for every runner and precision that would be skipped, why and what fixes it."""
     from sadtrt_core.doctor import print_checks
+    from sadtrt_core.machine_fixes import fixes, look
 
-    print_checks(make_session(config), console)
+    session = make_session(config)
+    if not fix:
+        print_checks(session, console)
+        return
+    needed = fixes(look(session))
+    for why, command in needed:
+        typer.echo(f"# {why}\n{command}")
+    if not needed:
+        typer.echo("# nothing is missing here")
 
 
 @takes(
@@ -98,3 +112,23 @@ def fit(
         f"{fitted.held_out_psnr:.1f} dB on pairs it never saw",
         soft_wrap=True,
     )
+
+
+@takes(
+    *("optimization_level", "size", "weights", "checkpoint", "source_image", "device", "grid_sample", "cache"),
+    stages="generator",
+    precisions="fp16-mixed",
+    batches=1,
+)
+def export(
+    config: RunConfig,
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = ...,  # type: ignore[assignment]
+    engine: Annotated[bool, typer.Option("--engine", help="TensorRT's engine too.")] = False,
+) -> None:
+    """Write a stage's typed ONNX with example inputs, reference outputs and the commands that run it elsewhere."""
+    from sadtrt_core.export_folder import README, export_stage_folder
+
+    (stage,), (precision,), (batch,) = config.stages, config.precisions, config.batches
+    for sentence in export_stage_folder(make_session(config), stage, precision, batch, out, engine):
+        console.print(f"{sentence}.", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}; what to do with it: {out / README}", soft_wrap=True)

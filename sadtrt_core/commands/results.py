@@ -1,35 +1,107 @@
-"""Commands over results: report, gate, compare."""
+"""Commands over results: report, gate, compare, fleet."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from sadtrt_core.commands.options import console, make_session, takes
+from sadtrt_core.commands.options import console, errors, make_session, takes
 from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import require_writable, write_file
 
+if TYPE_CHECKING:
+    from sadtrt_core.records.schema import Run
+
+
+Prices = Annotated[
+    list[str] | None,
+    typer.Option("--price", help='Repeatable: what a GPU costs an hour, such as "L4=0.70"; a fleet\'s costs follow.'),
+]
+MinPsnr = Annotated[float, typer.Option(help="Of several GPUs, name the cheapest that holds this, in dB.")]
+
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run's folder or records.json.")] = Path("results/latest"),
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="A run's folder or records.json (default: results/latest), or those of several GPUs."),
+    ] = None,
+    price: Prices = None,
+    min_psnr: MinPsnr = 60.0,
+    html: Annotated[Path | None, typer.Option(help="Of several GPUs, write a page with table and chart.")] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Markdown for a pull request instead of tables.")
     ] = False,
 ) -> None:
-    """Show a run again."""
+    """Show a run again, or the runs of several GPUs in one table with what they cost."""
     from sadtrt_core.records.store import read_run
+    from sadtrt_core.report.fleet import gpu_name
     from sadtrt_core.report.html import markdown_summary, print_tables
 
-    recorded = read_run(run)
+    read = [read_run(run) for run in runs or [Path("results/latest")]]
+    if len({gpu_name(run) for run in read}) > 1:
+        _show_fleet(read, price or [], min_psnr, html)
+        return
+    if len(read) > 1 or price or html:
+        raise UserError("--price, --html and several runs are for runs of different GPUs: give at least two")
+    (recorded,) = read
     if markdown:
         typer.echo(markdown_summary(recorded))
     else:
         print_tables(recorded, console)
+
+
+def _show_fleet(runs: list[Run], price: list[str], min_psnr: float, html: Path | None) -> None:
+    """Print the runs of several GPUs in one table, and write the page where one is asked for."""
+    from sadtrt_core.report.fleet import fleet_offers, fleet_page, fleet_sentences, fleet_table, parse_prices
+    from sadtrt_core.report.html import print_table
+
+    offers = fleet_offers(runs, parse_prices(price))
+    sentences = fleet_sentences(runs, offers, min_psnr)
+    if offers:
+        print_table(fleet_table(offers), console)
+    for sentence in sentences:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    if html is not None:
+        write_file(html, fleet_page(offers, sentences))
+        console.print(f"wrote {html}", soft_wrap=True)
+
+
+@takes("results")
+def fleet(
+    config: RunConfig,
+    suite: Annotated[list[str] | None, typer.Argument(help="Options of the suite, after --.")] = None,
+    address: Annotated[str | None, typer.Option(help="The Ray cluster's (default: this machine).")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Repeatable: only this kind of GPU, as Ray calls it, such as H100.")
+    ] = None,
+    price: Prices = None,
+    min_psnr: MinPsnr = 60.0,
+) -> None:
+    """Run the suite on every kind of GPU of a Ray cluster, and show all runs in one table: exit 1 where one is missing.
+
+    Every machine has this project installed, at the same commit, and weights of its own unless --checkpoint names some.
+    """
+    from sadtrt_core.fleet import run_fleet
+    from sadtrt_core.progress import ConsoleReporter
+    from sadtrt_core.records.store import read_run, utc_now
+    from sadtrt_core.report.fleet import parse_prices
+
+    parse_prices(price or [])  # Before hours of measuring.
+    folder = config.results / f"{utc_now():%Y%m%dT%H%M%SZ}-fleet"
+    with ConsoleReporter(errors) as reporter:
+        outcomes = run_fleet(address, kind or [], suite or [], folder, reporter)
+    runs = [read_run(outcome.folder) for outcome in outcomes if outcome.folder is not None]
+    if runs:
+        _show_fleet(runs, price or [], min_psnr, folder / "report.html")
+    for outcome in outcomes:
+        if outcome.problem is not None:
+            console.print(f"{outcome.kind}: {outcome.problem}", style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(1 if any(outcome.problem for outcome in outcomes) else 0)
 
 
 def gate(

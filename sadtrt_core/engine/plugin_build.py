@@ -22,10 +22,12 @@ KERNEL_SOURCES = ("*/*.cu", "common/version.cpp")
 PLUGIN_SOURCES = ("*/*.cu", "common/*.cpp", "*/operator.cpp")
 KERNEL_LIBRARY = "libsadtrt_kernels.so"
 
+#: Where github.com/NVIDIA/TensorRT has the headers of a generation.
+HEADER_TAGS = {"trt8": "v8.6.0", "trt10": "v10.13.3", "trt11": "v11.1"}
 WHERE_HEADERS_ARE = (
     "TensorRT's C++ headers come with its tar archive (name the folder in TENSORRT_ROOT), with the Debian package "
     "libnvinfer-headers-dev, or as the folder include/ of github.com/NVIDIA/TensorRT at the tag of the version in use "
-    "(v8.6.0, v10.13.3, v11.1); no wheel has them"
+    f"({', '.join(HEADER_TAGS.values())}); no wheel has them"
 )
 _COMPILE_SECONDS = 900
 _HEADER_LIMIT = 1 << 20

@@ -49,8 +49,8 @@ class FitPlan:
     the number of steps as well, for tests. `learning_rate` is the generator's at SadTalker's widths.
     """
 
-    seconds: float
-    seed: int
+    seconds: float = 120.0
+    seed: int = 0
     batch: int = 8
     learning_rate: float = LEARNING_RATE
     steps: int | None = None

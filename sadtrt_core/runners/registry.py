@@ -14,7 +14,7 @@ from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.renderer.stages import STAGES, Stage
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.clip import ClipRunner
-from sadtrt_core.runners.onnxruntime import OnnxRuntimeRunner
+from sadtrt_core.runners.onnxruntime import cuda_provider_absence, onnxruntime_runner
 from sadtrt_core.runners.pytorch import PyTorchRunner
 from sadtrt_core.runners.tensorrt import TensorRTRunner, tensorrt_absence
 
@@ -28,6 +28,8 @@ class RunnerKind:
     absence: Callable[[Job], Unavailable | None]
     #: Whether the runner computes an exported graph, so that the way of sampling a volume matters.
     graph: bool
+    #: Whether a graph's nodes may be the plugin's.
+    plugin: bool = False
 
     def create(self, job: Job) -> StageRunner:
         """A runner for the job, not yet activated; the clip is made of this kind's runners of the other stages."""
@@ -70,10 +72,15 @@ def _torch_compile_absence(job: Job) -> Unavailable | None:
 
 
 def _onnxruntime_absence(job: Job) -> Unavailable | None:
-    if job.device.type != "cpu":
-        return Unavailable("ONNX Runtime is the runner for machines without a GPU", "pytest bench/ --device cpu")
-    if job.precision.tf32:
-        return Unavailable("TF32 is arithmetic of NVIDIA GPUs: the CPU has none")
+    if job.device.type == "cpu":
+        if job.precision.tf32:
+            return Unavailable("TF32 is arithmetic of NVIDIA GPUs: the CPU has none")
+    elif (missing := cuda_provider_absence()) is not None:
+        return missing
+    elif job.precision.compute == "bfloat16":
+        return Unavailable("ONNX Runtime's CUDA provider has no bfloat16 convolutions")
+    elif job.precision.quantize is not None:
+        return Unavailable("ONNX Runtime's CUDA provider has no eight-bit convolutions: TensorRT computes them")
     if job.grid_sample == "plugin":
         return Unavailable("ONNX Runtime does not load TensorRT plugins", "--grid-sample native")
     return None
@@ -84,9 +91,11 @@ RUNNERS: dict[str, RunnerKind] = {
     for kind in (
         RunnerKind("pytorch", PyTorchRunner, _pytorch_absence, graph=False),
         RunnerKind("torch-compile", partial(PyTorchRunner, compiled=True), _torch_compile_absence, graph=False),
-        RunnerKind("onnxruntime", OnnxRuntimeRunner, _onnxruntime_absence, graph=True),
-        RunnerKind("tensorrt", TensorRTRunner, tensorrt_absence, graph=True),
-        RunnerKind("tensorrt-enqueue", partial(TensorRTRunner, cuda_graph=False), tensorrt_absence, graph=True),
+        RunnerKind("onnxruntime", onnxruntime_runner, _onnxruntime_absence, graph=True),
+        RunnerKind("tensorrt", TensorRTRunner, tensorrt_absence, graph=True, plugin=True),
+        RunnerKind(
+            "tensorrt-enqueue", partial(TensorRTRunner, cuda_graph=False), tensorrt_absence, graph=True, plugin=True
+        ),
     )
 }
 

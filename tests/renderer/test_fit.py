@@ -289,9 +289,23 @@ def test_the_demo_is_chosen_without_a_gpu_and_said_on_one(cached, tmp_path, monk
     assert said.lines == []
     assert chosen(tmp_path / "empty", "auto", True, said) == "demo"
     assert "sadtrt fit --size 256" in said.lines[0]
+    assert "make bench ARGS=--weights=fit" in said.lines[0]
     monkeypatch.setattr(standin, "DEMO_FILE", tmp_path / "absent")
     assert chosen(cached, "demo", False, said) == "seeded"
     assert "says nothing" in said.lines[-1]
+
+
+def test_weights_are_fitted_first_where_that_is_asked_for_and_none_are_cached(tmp_path, gradients, monkeypatch):
+    monkeypatch.setattr(standin, "full_config", lambda size: TINY)
+    monkeypatch.setattr(standin, "FitPlan", lambda: FitPlan(seconds=600, seed=0, batch=1, steps=1))
+    said = Kept()
+    with pytest.raises(UserError, match="hours on a CPU"):
+        chosen(tmp_path, "fit", False)
+    assert chosen(tmp_path, "fit", True, said) == "fitted"
+    assert "three minutes" in said.lines[0]
+    first = fitted_file(tmp_path, 256).read_bytes()
+    assert chosen(tmp_path, "fit", False) == "fitted"
+    assert fitted_file(tmp_path, 256).read_bytes() == first
 
 
 def test_seeded_is_itself_and_other_names_are_refused(cached, tmp_path):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
+import onnx
+import onnxruntime
 import pytest
 import torch
 
+from sadtrt_core.graph.export import typed_graph
+from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.precision import PRECISIONS, Precision
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.runners.base import Job
+from sadtrt_core.runners.onnxruntime import OnnxRuntimeBoundRunner, nodes_elsewhere
 from sadtrt_core.runners.registry import RUNNERS, runner_named
 
 CPU = torch.device("cpu")
@@ -46,6 +52,31 @@ def test_runners_agree_in_fp32(make_job, stage):
     assert list(old) == list(new) == [spec.name for spec in job.outputs]
     for name in old:
         torch.testing.assert_close(new[name], old[name], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["mapping", "warp"])
+def test_bound_tensors_give_what_pytorch_gives_call_after_call(make_job, stage):
+    """The GPU's form of ONNX Runtime, by the CPU's provider: tensors bound once, overwritten by every call."""
+    job = make_job(stage, batch=2)
+    with OnnxRuntimeBoundRunner(job) as bound:
+        for factor in (1.0, 0.5):
+            inputs = {name: factor * tensor for name, tensor in inputs_for(job).items()}
+            expected, found = infer("pytorch", job, inputs), bound.infer(inputs)
+            for name in expected:
+                torch.testing.assert_close(found[name], expected[name], atol=2e-5, rtol=1e-4)
+        assert bound.notes == ()
+
+
+def test_nodes_of_another_provider_are_named_from_onnxruntimes_own_profile(make_job):
+    job = make_job("mapping")
+    graph = onnx.load_from_string(typed_graph(job.renderer, job.stage, job.precision, "native", job.cache))
+    fix_shapes(graph, {spec.name: spec.batched(1) for spec in job.inputs})
+    here = ("CPUExecutionProvider", {})
+    assert nodes_elsewhere(graph, "CPUExecutionProvider", here) is None
+    sentence = nodes_elsewhere(graph, "CUDAExecutionProvider", here)
+    count, total = map(int, re.findall(r"\d+", sentence)[:2])
+    assert count == total > 10
+    assert "nodes fall back to the CPU" in sentence
 
 
 @pytest.mark.parametrize("runner", ["pytorch", "onnxruntime"])
@@ -151,6 +182,14 @@ def test_absence_has_a_reason(make_job, runner, precision, words):
         assert absence is not None
         assert words in absence.reason
         assert absence.reason.strip()
+
+
+def test_onnxruntime_on_a_gpu_says_what_it_lacks(make_job):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("the CUDA provider is installed here")
+    absence = RUNNERS["onnxruntime"].available(make_job("decode", device=torch.device("cuda")))
+    assert "has no CUDA provider" in absence.reason
+    assert "pip install onnxruntime-gpu" in absence.fix
 
 
 def test_an_unknown_runner_is_refused():

@@ -1,0 +1,185 @@
+"""Runs of several GPUs in one table and one chart: what each precision takes and costs there, and the cheapest."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment as Templates
+from jinja2 import PackageLoader, StrictUndefined
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from sadtrt_core import stats
+from sadtrt_core.errors import UserError
+from sadtrt_core.records.schema import Record, Run
+from sadtrt_core.report.tables import WHOLE, TextTable
+from sadtrt_core.report.text import decibels, milliseconds
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A generator's row on one GPU that no other there beats in both time and picture.
+
+    `ms` is the median time of a frame by `clock`, "device" or "host", `psnr` the worst frame's in dB. `price` is an
+    hour's, in whatever money it was given; None where none was.
+    """
+
+    gpu: str
+    record: Record
+    clock: str
+    ms: float
+    psnr: float
+    price: float | None
+
+    @property
+    def cost(self) -> float | None:
+        """What 1,000 frames cost: as many seconds as a frame takes milliseconds."""
+        return None if self.price is None else self.price * self.ms / 3600
+
+    def sentence(self) -> str:
+        """The offer in words."""
+        costs = "" if self.cost is None else f"{self.cost:.3g} for 1,000 frames, "
+        key = self.record.key
+        return f"{self.gpu}, {key.runner} {key.precision}: {costs}{milliseconds(self.ms)} ms, {decibels(self.psnr)} dB"
+
+
+def parse_prices(given: Sequence[str]) -> dict[str, float]:
+    """Prices an hour by GPU, from texts such as "L4=0.70". Raises UserError."""
+    prices = {}
+    for text in given:
+        name, _, number = (part.strip() for part in text.rpartition("="))
+        if not name or re.fullmatch(r"\d{1,9}(\.\d+)?", number) is None or not float(number):
+            raise UserError(f'--price {text!r} is no price an hour of a GPU: expected such as "L4=0.70"')
+        prices[name] = float(number)
+    return prices
+
+
+def gpu_name(run: Run) -> str:
+    """What a run computed on: the GPU, or the processor where there was none."""
+    return run.environment.gpu or f"CPU {run.environment.cpu}".strip()
+
+
+def fleet_offers(runs: Sequence[Run], prices: Mapping[str, float]) -> tuple[Offer, ...]:
+    """Every GPU's offers, fastest first, GPU by GPU as given.
+
+    A price is a GPU's where its name has those words: L4 is no L40S. Of several the longest counts. Raises UserError
+    for a price that is no run's, and for runs of several picture sizes.
+    """
+    if len({run.workload.size for run in runs}) > 1:
+        raise UserError("the runs render pictures of several sizes, so that neither times nor costs compare")
+    names = [gpu_name(run) for run in runs]
+    for word in prices:
+        if not any(_names(word, name) for name in names):
+            raise UserError(f"--price {word} is the price of no run here: they are of {', '.join(names)}")
+    return tuple(offer for run in runs for offer in _offers(run, prices))
+
+
+def _names(word: str, gpu: str) -> bool:
+    return re.search(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", gpu, re.IGNORECASE) is not None
+
+
+def _offers(run: Run, prices: Mapping[str, float]) -> list[Offer]:
+    gpu = gpu_name(run)
+    price = prices.get(max((word for word in prices if _names(word, gpu)), key=len, default=""))
+    found = []
+    for record in run.records:
+        latency, drift = record.latency, record.drift
+        if record.key.stage != WHOLE or latency is None or drift is None:
+            continue
+        if drift.meaningful and not drift.has_non_finite:
+            clock = "host" if latency.device_ms is None else "device"
+            ms = stats.median(latency.judged_ms) / record.key.batch
+            found.append(Offer(gpu, record, clock, ms, drift.psnr_min, price))
+    best: list[Offer] = []
+    for offer in sorted(found, key=lambda offer: (offer.ms, -offer.psnr)):
+        if not best or offer.psnr > best[-1].psnr:
+            best.append(offer)
+    return best
+
+
+def fleet_table(offers: Sequence[Offer]) -> TextTable:
+    """One row an offer."""
+    priced = any(offer.price is not None for offer in offers)
+    headings = ("GPU", "runner", "precision", "clock", "ms a frame", "frames a second", "PSNR min dB")
+    rows = []
+    for offer in offers:
+        key = offer.record.key
+        figures = (milliseconds(offer.ms), f"{1000 / offer.ms:,.1f}" if offer.ms else "-", decibels(offer.psnr))
+        costs = tuple("-" if value is None else f"{value:.3g}" for value in (offer.price, offer.cost)) if priced else ()
+        rows.append((offer.gpu, key.runner, key.precision, offer.clock, *figures, *costs))
+    breaks = frozenset(i for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0])
+    note = "Of each GPU the rows of the generator that no other beats in both time and picture."
+    return TextTable(
+        "GPUs", headings + (("price an hour", "1,000 frames") if priced else ()), tuple(rows), 4, breaks, note
+    )
+
+
+def fleet_sentences(runs: Sequence[Run], offers: Sequence[Offer], min_psnr: float) -> tuple[str, ...]:
+    """The choice at the asked PSNR, in dB, and what a reader must know before believing it."""
+    said = []
+    enough = [offer for offer in offers if offer.psnr >= min_psnr]
+    priced = [(offer.cost, offer) for offer in enough if offer.cost is not None]
+    if not offers:
+        said.append("no run has a generator with both a time and a drift that means something: nothing compares")
+    elif not enough:
+        said.append(f"no row holds {min_psnr:g} dB: the best has {decibels(max(offer.psnr for offer in offers))}")
+    else:
+        said.append(f"fastest at {min_psnr:g} dB: {min(enough, key=lambda offer: offer.ms).sentence()}")
+        if priced:
+            said.append(f"cheapest at {min_psnr:g} dB: {min(priced, key=lambda one: one[0])[1].sentence()}")
+    without = dict.fromkeys(offer.gpu for offer in offers if offer.price is None)
+    if priced and without:
+        said.append(f"no --price was given for {', '.join(without)}")
+    facts: dict[str, list[str | None]] = {
+        "weights": [run.weights.digest for run in runs],
+        "workload": [run.workload.digest for run in runs],
+        "commit": [run.environment.commit for run in runs],
+    }
+    if several := [name for name, values in facts.items() if len(set(values)) > 1]:
+        said.append(f"the runs differ in more than the GPU: {', '.join(several)}")
+    said += [f"the run of {gpu_name(run)} was interrupted: rows are missing" for run in runs if not run.complete]
+    return tuple(said)
+
+
+def draw_fleet(offers: Sequence[Offer]) -> bytes | None:
+    """A PNG of time against picture, a line a GPU; None without an offer."""
+    if not offers:
+        return None
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for gpu in dict.fromkeys(offer.gpu for offer in offers):
+        own = [offer for offer in offers if offer.gpu == gpu]
+        axes.plot([offer.ms for offer in own], [offer.psnr for offer in own], marker="o", label=gpu)
+        for offer in own:
+            name = offer.record.key.precision
+            place = (offer.ms, offer.psnr)
+            axes.annotate(name, place, xytext=(5, 4), textcoords="offset points", fontsize=8, parse_math=False)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.12, y=0.1)
+    axes.set_xlabel("median time of the generator, ms a frame")
+    axes.set_ylabel("PSNR of the worst frame, dB")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()
+
+
+def fleet_page(offers: Sequence[Offer], sentences: Sequence[str]) -> str:
+    """One HTML page that needs no other: the choice, the chart, the table."""
+    templates = Templates(loader=PackageLoader("sadtrt_core.report", "."), autoescape=True, undefined=StrictUndefined)
+    chart = draw_fleet(offers)
+    return templates.get_template("fleet.html.jinja").render(
+        table=fleet_table(offers),
+        sentences=sentences,
+        chart=None if chart is None else "data:image/png;base64," + base64.b64encode(chart).decode("ascii"),
+    )
