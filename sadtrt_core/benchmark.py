@@ -23,6 +23,7 @@ from sadtrt_core.records.measurements import Drift, Resources
 from sadtrt_core.records.schema import Record
 from sadtrt_core.renderer.stages import clip_parts, seeded_notes
 from sadtrt_core.runners.base import StageRunner
+from sadtrt_core.runners.registry import EAGER
 from sadtrt_core.runners.tensorrt import engine_job
 from sadtrt_core.session import Session
 
@@ -48,8 +49,8 @@ def not_measured(session: Session, case: Case, timed: bool) -> Unavailable | Non
     missing = session.unavailable(case)
     if missing is not None or session.on_gpu:
         return missing
-    if case.runner == "torch-compile" and case.runner not in session.options.runners:
-        return Unavailable("compiling takes minutes on a CPU", "--runner torch-compile")
+    if case.runner.startswith("torch-compile") and case.runner not in session.options.runners:
+        return Unavailable("compiling takes minutes on a CPU", f"--runner {case.runner}")
     quantized = session.precision(case.precision).quantize is not None
     if timed and quantized and case.precision not in session.options.precisions:
         words = f"{case.precision} computes in fp32 on a CPU: its drift means something, its time does not"
@@ -177,7 +178,7 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
         frames = render(runner)
         notes = runner.notes
     drift = session.drift(frames)
-    if (case.runner, case.precision) == ("pytorch", "fp32"):
+    if (case.runner, case.precision) == (EAGER, "fp32"):
         notes = (*notes, f"the reference: {reference.sentence()}", *filter(None, [session.prediction_line]))
     elif not reference.sound:
         if drift.psnr_min > reference.good_for_db:

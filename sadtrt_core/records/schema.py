@@ -91,7 +91,10 @@ class Workload(JsonValue):
 
 @dataclass(frozen=True)
 class Run(JsonValue):
-    """One run; `complete` is False until it finished, also in a run that was interrupted."""
+    """One run; `complete` is False until it finished, also in a run that was interrupted.
+
+    `order_seed` is what the order of the rows was drawn with, None where they were not shuffled.
+    """
 
     schema_version: int
     started_utc: str
@@ -102,6 +105,7 @@ class Run(JsonValue):
     workload: Workload
     options: dict[str, str]
     records: tuple[Record, ...]
+    order_seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.schema_version != SCHEMA_VERSION:

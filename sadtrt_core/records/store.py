@@ -41,12 +41,12 @@ class RunWriter:
         weights: Weights,
         workload: Workload,
         options: Mapping[str, str],
+        order_seed: int | None = None,
     ) -> None:
         started = utc_now()
         self.root = Path(root)
-        self.run = Run(
-            SCHEMA_VERSION, _iso(started), None, False, environment, weights, workload, dict(options), records=()
-        )
+        about = (environment, weights, workload, dict(options))
+        self.run = Run(SCHEMA_VERSION, _iso(started), None, False, *about, records=(), order_seed=order_seed)
         _check_readable(self.run)
         self.folder = make_folder(self.root, _folder_name(started, environment))
         write_run(self.run, self.folder / RECORDS_FILE)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from sadtrt_core.case import Case
+from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.records.schema import Record, Run
-from sadtrt_core.renderer.stages import GENERATOR_PARTS, SOURCE_AND_FRAME
+from sadtrt_core.renderer.stages import GENERATOR_PARTS, SOURCE_AND_FRAME, STAGES
 from sadtrt_core.report.metrics import CSV_ORDER, Where, columns
 from sadtrt_core.report.text import milliseconds
+from sadtrt_core.runners.registry import RUNNERS
 
 CASE_HEADINGS = ("stage", "runner", "precision", "grid", "batch")
 
@@ -52,10 +55,25 @@ def drift_table(run: Run) -> TextTable:
     return _metric_table("Drift", run, "drift", measured, note)
 
 
+def in_order(records: Sequence[Record]) -> list[Record]:
+    """The records by stage, runner and precision as their tables have them, and batch, however a run shuffled them.
+
+    Names that are in no table come after those that are, in the order of the run.
+    """
+    tables: tuple[tuple[str, Iterable[str]], ...] = (("stage", STAGES), ("runner", RUNNERS), ("precision", PRECISIONS))
+    ranks = {
+        name: {
+            word: rank
+            for rank, word in enumerate(dict.fromkeys([*table, *(getattr(one.key, name) for one in records)]))
+        }
+        for name, table in tables
+    }
+    return sorted(records, key=lambda one: (*(ranks[name][getattr(one.key, name)] for name in ranks), one.key.batch))
+
+
 def _metric_table(title: str, run: Run, where: Where, records: list[Record], note: str) -> TextTable:
-    """A row a record, a column a metric that is shown there; equal stages together, in the order of the run."""
-    order = {stage: index for index, stage in enumerate(dict.fromkeys(record.key.stage for record in run.records))}
-    records = sorted(records, key=lambda record: order[record.key.stage])
+    """A row a record, a column a metric that is shown there, in the order of `in_order`."""
+    records = in_order(records)
     shown = columns(where)
     rows = tuple((*record.key.cells, *(metric.text(record, run) for metric in shown)) for record in records)
     stages = [record.key.stage for record in records]
@@ -97,7 +115,7 @@ def telemetry_table(run: Run) -> TextTable:
 def absent_table(run: Run) -> TextTable:
     """What was skipped or failed, one line for each reason."""
     groups: dict[tuple[str, str], list[Case]] = {}
-    for record in run.records:
+    for record in in_order(run.records):
         if record.status != "measured":
             groups.setdefault((record.status, record.reason or ""), []).append(record.key)
     rows = []
@@ -197,7 +215,7 @@ LAST_COLUMNS = ("notes", "benchmark_version", "onnxruntime", "driver", "commit")
 
 
 def summary_rows(run: Run) -> pd.DataFrame:
-    """A row for every record, in the run's order; NaN where a figure was not measured.
+    """A row for every record, in the order of `in_order`; NaN where a figure was not measured.
 
     Times are in ms with 95% intervals of the median, sizes in MB, PSNR in dB (a frame counts at most 120), energy in
     mJ, clocks in MHz, temperature in deg C, power in W (medians). `ratio_to_pytorch_fp32` is how many times faster
@@ -210,7 +228,7 @@ def summary_rows(run: Run) -> pd.DataFrame:
         **{name: getattr(where, name) for name in ("gpu", "tensorrt", "torch", "onnxruntime", "driver", "commit")},
     }
     rows = []
-    for record in run.records:
+    for record in in_order(run.records):
         own = {name: getattr(record, name) for name in ("status", "reason", "benchmark_version")}
         figures = {metric.name: metric.value(record, run) for metric in columns("csv")}
         rows.append(record.key.to_json() | facts | own | figures | {"notes": "; ".join(record.notes) or None})

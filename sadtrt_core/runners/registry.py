@@ -18,6 +18,13 @@ from sadtrt_core.runners.onnxruntime import OnnxRuntimeRunner
 from sadtrt_core.runners.pytorch import PyTorchRunner
 from sadtrt_core.runners.tensorrt import TensorRTRunner, tensorrt_absence
 
+#: Eager PyTorch, which makes the reference and the row as shipped.
+EAGER = "pytorch"
+#: What other ways to run PyTorch are for: the whole in half, where SadTalker's users would take them.
+_WHOLE_IN_HALF = (("frame", "generator", "clip"), ("fp16", "fp16-mixed"))
+_GENERATOR_IN_HALF = (("generator",), ("fp16", "fp16-mixed"))
+_NAMED_ONLY = ((), ())
+
 
 @dataclass(frozen=True)
 class RunnerKind:
@@ -26,8 +33,10 @@ class RunnerKind:
     name: str
     make: Callable[[Job], StageRunner]
     absence: Callable[[Job], Unavailable | None]
-    #: Whether the runner computes an exported graph, so that the way of sampling a volume matters.
+    #: Whether the runner computes an exported graph, so that the way of sampling a volume matters; else it is PyTorch.
     graph: bool
+    #: The stages and precisions that a run has unless this runner is named; None for all there are.
+    usual: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     def create(self, job: Job) -> StageRunner:
         """A runner for the job, not yet activated; the clip is made of this kind's runners of the other stages."""
@@ -35,6 +44,8 @@ class RunnerKind:
 
     def available(self, job: Job) -> Unavailable | None:
         """None when the runner can serve the job on this machine, else why not."""
+        if job.precision.as_shipped and self.name != EAGER:
+            return Unavailable(f"{job.precision.name} is what PyTorch does by itself", f"--runner {EAGER}")
         if job.stage.module is None:
             job = replace(job, stage=STAGES["motion"], batch=1)
         return self.absence(job)
@@ -48,6 +59,8 @@ def _pytorch_absence(job: Job) -> Unavailable | None:
             "the quantized graph"
         )
     if job.device.type == "cpu":
+        if precision.as_shipped:
+            return Unavailable("PyTorch as shipped is fp32 on a CPU, which has no TF32", "--precision fp32")
         if precision.tf32:
             return Unavailable("TF32 is arithmetic of NVIDIA GPUs: the CPU has none")
         if precision.keep_coordinates:
@@ -59,6 +72,22 @@ def _pytorch_absence(job: Job) -> Unavailable | None:
     if precision.names_nodes:
         return Unavailable("plans name ONNX nodes, which eager PyTorch does not have")
     return None
+
+
+def _channels_last_absence(job: Job) -> Unavailable | None:
+    if job.device.type == "cpu" and job.precision.compute == "float16":
+        return Unavailable("channels last is a layout for tensor cores: a CPU computes half in float32")
+    return _pytorch_absence(job)
+
+
+def _cuda_graph_absence(job: Job) -> Unavailable | None:
+    return Unavailable("a CUDA graph needs a GPU") if job.device.type == "cpu" else _pytorch_absence(job)
+
+
+def _max_autotune_absence(job: Job) -> Unavailable | None:
+    if job.device.type == "cpu":
+        return Unavailable("max-autotune chooses among a GPU's kernels", "--runner torch-compile")
+    return _torch_compile_absence(job)
 
 
 def _torch_compile_absence(job: Job) -> Unavailable | None:
@@ -82,8 +111,50 @@ def _onnxruntime_absence(job: Job) -> Unavailable | None:
 RUNNERS: dict[str, RunnerKind] = {
     kind.name: kind
     for kind in (
-        RunnerKind("pytorch", PyTorchRunner, _pytorch_absence, graph=False),
-        RunnerKind("torch-compile", partial(PyTorchRunner, compiled=True), _torch_compile_absence, graph=False),
+        RunnerKind(EAGER, PyTorchRunner, _pytorch_absence, graph=False),
+        RunnerKind(
+            "pytorch-channels-last",
+            partial(PyTorchRunner, channels_last=True),
+            _channels_last_absence,
+            graph=False,
+            usual=_WHOLE_IN_HALF,
+        ),
+        RunnerKind(
+            "pytorch-cuda-graph",
+            partial(PyTorchRunner, channels_last=True, captured=True),
+            _cuda_graph_absence,
+            graph=False,
+            usual=_WHOLE_IN_HALF,
+        ),
+        # With CUDA graphs; the row had this name before there were others.
+        RunnerKind(
+            "torch-compile",
+            partial(PyTorchRunner, compiled=True, mode="reduce-overhead"),
+            _torch_compile_absence,
+            graph=False,
+        ),
+        RunnerKind(
+            "torch-compile-channels-last",
+            partial(PyTorchRunner, compiled=True, mode="reduce-overhead", channels_last=True),
+            _torch_compile_absence,
+            graph=False,
+            usual=_GENERATOR_IN_HALF,
+        ),
+        RunnerKind(
+            "torch-compile-default",
+            partial(PyTorchRunner, compiled=True),
+            _torch_compile_absence,
+            graph=False,
+            usual=_NAMED_ONLY,
+        ),
+        # It takes minutes a row.
+        RunnerKind(
+            "torch-compile-max-autotune",
+            partial(PyTorchRunner, compiled=True, mode="max-autotune", channels_last=True),
+            _max_autotune_absence,
+            graph=False,
+            usual=_NAMED_ONLY,
+        ),
         RunnerKind("onnxruntime", OnnxRuntimeRunner, _onnxruntime_absence, graph=True),
         RunnerKind("tensorrt", TensorRTRunner, tensorrt_absence, graph=True),
         RunnerKind("tensorrt-enqueue", partial(TensorRTRunner, cuda_graph=False), tensorrt_absence, graph=True),

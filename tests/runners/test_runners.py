@@ -154,5 +154,5 @@ def test_absence_has_a_reason(make_job, runner, precision, words):
 
 
 def test_an_unknown_runner_is_refused():
-    with pytest.raises(ValueError, match="runner 'tf' is not known: expected one of pytorch, torch-compile"):
+    with pytest.raises(ValueError, match="runner 'tf' is not known: expected one of pytorch, pytorch-channels-last"):
         runner_named("tf")
