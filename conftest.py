@@ -219,7 +219,7 @@ def _print_summary(config: pytest.Config, result: GateResult | None) -> None:
         return
     # Where there is no terminal to ask, wide enough that no word of a table breaks.
     file = reporter._tw._file
-    console = Console(file=file, width=None if file.isatty() else 160)
+    console = Console(file=file, width=None if file.isatty() else 200)
     console.print()
     config.hook.pytest_sadtrt_summary(config=config, console=console)
     folder = made.writer.folder if made is not None and made.started else None

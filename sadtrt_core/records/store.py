@@ -259,6 +259,7 @@ def merge_records(first: Record, second: Record) -> Record:
         drift=second.drift or first.drift,
         resources=_merge_resources(first.resources, second.resources),
         # Telemetry explains the times, so it stays with the record that brought the latency.
+        sustained=second.sustained or first.sustained,
         telemetry=(second.telemetry or first.telemetry) if second.latency else (first.telemetry or second.telemetry),
         notes=tuple(dict.fromkeys(note for note in notes if note)),
     )
@@ -267,11 +268,6 @@ def merge_records(first: Record, second: Record) -> Record:
 def _merge_resources(first: Resources | None, second: Resources | None) -> Resources | None:
     if first is None or second is None:
         return second or first
+    later = {name: value for name, value in vars(second).items() if value is not None}
     memory = [value for value in (first.gpu_memory_mb, second.gpu_memory_mb) if value is not None]
-    return Resources(
-        gpu_memory_mb=max(memory) if memory else None,
-        engine_mb=first.engine_mb if second.engine_mb is None else second.engine_mb,
-        energy_mj_per_frame=(
-            first.energy_mj_per_frame if second.energy_mj_per_frame is None else second.energy_mj_per_frame
-        ),
-    )
+    return dataclasses.replace(first, **later, **({"gpu_memory_mb": max(memory)} if memory else {}))
