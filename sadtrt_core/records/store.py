@@ -270,4 +270,4 @@ def _merge_resources(first: Resources | None, second: Resources | None) -> Resou
         return second or first
     later = {name: value for name, value in vars(second).items() if value is not None}
     memory = [value for value in (first.gpu_memory_mb, second.gpu_memory_mb) if value is not None]
-    return dataclasses.replace(first, **later, **({"gpu_memory_mb": max(memory)} if memory else {}))
+    return dataclasses.replace(first, **(later | ({"gpu_memory_mb": max(memory)} if memory else {})))

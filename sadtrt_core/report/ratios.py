@@ -47,7 +47,8 @@ def best(run: Run, record: Record) -> Record | None:
     if own is None:
         return strict(run, record)
     rows = [(one, picture(one.key)) for one in _pytorch_rows(run, record)]
-    no_worse = [one for one, psnr in rows if psnr is not None and psnr >= own - NO_WORSE_DB]
+    whole = [(one, psnr) for one, psnr in rows if psnr is not None and psnr > -math.inf]
+    no_worse = [one for one, psnr in whole if psnr >= own - NO_WORSE_DB]
     return min(no_worse, key=_judged_ms, default=None) or strict(run, record)
 
 
