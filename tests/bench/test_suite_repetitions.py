@@ -181,3 +181,21 @@ def test_rows_are_shuffled_within_their_stage_by_a_seed_that_is_recorded(suite: 
         assert [row["batch"] for row in rows] == ["1", "2", "3"] * 2, "a table has the order of no seed"
     assert {1, 5} <= set(orders)
     assert orders[1] != orders[5]
+
+
+def test_a_cold_start_and_the_rate_of_a_sustained_clip_are_recorded_and_shown(suite: SuiteProcess) -> None:
+    finished = suite.run((*TINY, "--stage", "clip", "--clip-frames", "2"), BREAKS="")
+    assert finished.code == 0, finished.output
+    rows = {record.key.stage: record for record in read_run(finished.folders[-1]).records}
+    for record in rows.values():
+        assert record.resources.load_s > 0
+        assert record.resources.first_call_ms >= min(record.latency.host_ms)
+    clip = rows["clip"].sustained
+    assert clip.seconds >= 0.5
+    assert clip.frames % 2 == 0, "whole clips"
+    assert rows["mapping"].sustained is None, "without sensors only a clip is called back to back"
+    shown = {
+        row["stage"]: row for row in csv.DictReader((finished.folders[-1] / "summary.csv").read_text().splitlines())
+    }
+    assert float(shown["clip"]["frames_per_second"]) == pytest.approx(clip.frames / clip.seconds)
+    assert "frames/s" in (finished.folders[-1] / "report.html").read_text()
