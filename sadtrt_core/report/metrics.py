@@ -158,12 +158,6 @@ def _energy_cell(record: Record, run: Run | None) -> str:
     return "-" if energy is None else f"{energy:.4g}{'' if energy_problem(record) is None else ' !'}"
 
 
-def _energy_agrees(record: Record, run: Run | None) -> bool | None:
-    known = record.resources is not None and record.resources.energy_mj_per_frame is not None
-    watched = record.sustained is not None and record.sustained.power_w is not None
-    return energy_problem(record) is None if known and watched else None
-
-
 def _disturbed(record: Record, run: Run | None) -> int | None:
     # Nothing was seen to disturb what nothing watched.
     latency = record.latency
@@ -270,7 +264,7 @@ _ROWS = (
            _growth("memory_growth_percent", 10.0, "memory_growth", 32.0)),
     Metric("energy_mj_per_frame", "resources", _of("resources", lambda one: one.energy_mj_per_frame), "", "mJ a frame",
            "lower", ("csv", "sustained"), _energy_cell, _growth("energy_growth_percent", 20.0, "energy_growth")),
-    Metric("energy_agrees", "sustained", _energy_agrees),
+    Metric("energy_problem", "sustained", lambda record, run: energy_problem(record)),
     Metric("sustained_ms_per_frame", "sustained", _of("sustained", lambda one: one.ms_per_frame), "", "ms a frame",
            "lower", ("csv", "sustained")),
     Metric("frames_per_second", "sustained", _of("sustained", lambda one: one.frames_per_second), "", "frames/s",

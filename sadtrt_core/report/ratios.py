@@ -29,8 +29,9 @@ def as_shipped(run: Run, record: Record) -> Record | None:
     """Eager PyTorch with no setting changed; without a GPU that is fp32."""
     if run.environment.gpu is None:
         return strict(run, record)
+    shipped = {name for name, precision in PRECISIONS.items() if precision.as_shipped}
     rows = _pytorch_rows(run, record)
-    return next((one for one in rows if one.key.runner == EAGER and _is_as_shipped(one.key.precision)), None)
+    return next((one for one in rows if one.key.runner == EAGER and one.key.precision in shipped), None)
 
 
 def best(run: Run, record: Record) -> Record | None:
@@ -83,10 +84,6 @@ def best_name(run: Run | None, record: Record) -> str | None:
 
 def _is_reference(case: Case) -> bool:
     return (case.runner, case.precision) == (EAGER, REFERENCE_PRECISION)
-
-
-def _is_as_shipped(precision: str) -> bool:
-    return precision in PRECISIONS and PRECISIONS[precision].as_shipped
 
 
 def _pytorch_rows(run: Run, record: Record) -> list[Record]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -60,17 +60,15 @@ def drift_table(run: Run) -> TextTable:
 def in_order(records: Sequence[Record]) -> list[Record]:
     """The records by stage, runner and precision as their tables have them, and batch, however a run shuffled them.
 
-    Names that are in no table come after those that are, in the order of the run.
+    Names that are in no table come after those that are.
     """
-    tables: tuple[tuple[str, Iterable[str]], ...] = (("stage", STAGES), ("runner", RUNNERS), ("precision", PRECISIONS))
-    ranks = {
-        name: {
-            word: rank
-            for rank, word in enumerate(dict.fromkeys([*table, *(getattr(one.key, name) for one in records)]))
-        }
-        for name, table in tables
-    }
-    return sorted(records, key=lambda one: (*(ranks[name][getattr(one.key, name)] for name in ranks), one.key.batch))
+
+    def place(record: Record) -> tuple[list[tuple[int, str]], int]:
+        key = record.key
+        words = ((key.stage, list(STAGES)), (key.runner, list(RUNNERS)), (key.precision, list(PRECISIONS)))
+        return [(table.index(word) if word in table else len(table), word) for word, table in words], key.batch
+
+    return sorted(records, key=place)
 
 
 def _metric_table(title: str, run: Run, where: Where, records: list[Record], note: str) -> TextTable:

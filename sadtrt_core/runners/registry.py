@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -18,6 +19,8 @@ from sadtrt_core.runners.onnxruntime import OnnxRuntimeRunner
 from sadtrt_core.runners.pytorch import PyTorchRunner
 from sadtrt_core.runners.tensorrt import TensorRTRunner, tensorrt_absence
 
+Usual = tuple[tuple[str, ...], tuple[str, ...]]
+"""The stages and precisions that a run has of a runner that is not named."""
 #: Eager PyTorch, which makes the reference and the row as shipped.
 EAGER = "pytorch"
 #: What other ways to run PyTorch are for: the whole in half, where SadTalker's users would take them.
@@ -35,8 +38,8 @@ class RunnerKind:
     absence: Callable[[Job], Unavailable | None]
     #: Whether the runner computes an exported graph, so that the way of sampling a volume matters; else it is PyTorch.
     graph: bool
-    #: The stages and precisions that a run has unless this runner is named; None for all there are.
-    usual: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    #: None for all there are.
+    usual: Usual | None = None
 
     def create(self, job: Job) -> StageRunner:
         """A runner for the job, not yet activated; the clip is made of this kind's runners of the other stages."""
@@ -108,52 +111,39 @@ def _onnxruntime_absence(job: Job) -> Unavailable | None:
     return None
 
 
+_REDUCE_OVERHEAD: dict[str, Any] = {"compiled": True, "mode": "reduce-overhead"}
+
+
+def _pytorch(
+    name: str, absence: Callable[[Job], Unavailable | None], usual: Usual | None = None, **how: Any
+) -> RunnerKind:
+    return RunnerKind(name, partial(PyTorchRunner, **how), absence, graph=False, usual=usual)
+
+
 RUNNERS: dict[str, RunnerKind] = {
     kind.name: kind
     for kind in (
-        RunnerKind(EAGER, PyTorchRunner, _pytorch_absence, graph=False),
-        RunnerKind(
-            "pytorch-channels-last",
-            partial(PyTorchRunner, channels_last=True),
-            _channels_last_absence,
-            graph=False,
-            usual=_WHOLE_IN_HALF,
-        ),
-        RunnerKind(
-            "pytorch-cuda-graph",
-            partial(PyTorchRunner, channels_last=True, captured=True),
-            _cuda_graph_absence,
-            graph=False,
-            usual=_WHOLE_IN_HALF,
-        ),
-        # With CUDA graphs; the row had this name before there were others.
-        RunnerKind(
-            "torch-compile",
-            partial(PyTorchRunner, compiled=True, mode="reduce-overhead"),
-            _torch_compile_absence,
-            graph=False,
-        ),
-        RunnerKind(
+        _pytorch(EAGER, _pytorch_absence),
+        _pytorch("pytorch-channels-last", _channels_last_absence, _WHOLE_IN_HALF, channels_last=True),
+        _pytorch("pytorch-cuda-graph", _cuda_graph_absence, _WHOLE_IN_HALF, channels_last=True, captured=True),
+        # The plain name is that of the mode with CUDA graphs, as it is in older runs.
+        _pytorch("torch-compile", _torch_compile_absence, **_REDUCE_OVERHEAD),
+        _pytorch(
             "torch-compile-channels-last",
-            partial(PyTorchRunner, compiled=True, mode="reduce-overhead", channels_last=True),
             _torch_compile_absence,
-            graph=False,
-            usual=_GENERATOR_IN_HALF,
+            _GENERATOR_IN_HALF,
+            **_REDUCE_OVERHEAD,
+            channels_last=True,
         ),
-        RunnerKind(
-            "torch-compile-default",
-            partial(PyTorchRunner, compiled=True),
-            _torch_compile_absence,
-            graph=False,
-            usual=_NAMED_ONLY,
-        ),
+        _pytorch("torch-compile-default", _torch_compile_absence, _NAMED_ONLY, compiled=True),
         # It takes minutes a row.
-        RunnerKind(
+        _pytorch(
             "torch-compile-max-autotune",
-            partial(PyTorchRunner, compiled=True, mode="max-autotune", channels_last=True),
             _max_autotune_absence,
-            graph=False,
-            usual=_NAMED_ONLY,
+            _NAMED_ONLY,
+            compiled=True,
+            mode="max-autotune",
+            channels_last=True,
         ),
         RunnerKind("onnxruntime", OnnxRuntimeRunner, _onnxruntime_absence, graph=True),
         RunnerKind("tensorrt", TensorRTRunner, tensorrt_absence, graph=True),
