@@ -63,8 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
         # What is skipped, and why, is told by the run's own tables.
         config.option.reportchars = "fE"
     if config.option.order_seed is None:
-        # Here, because pytest-xdist hands the options of this process to its own.
-        config.option.order_seed = random.SystemRandom().randrange(100_000)
+        # Of nothing, or, where there are several processes, of what pytest-xdist gives all of them.
+        config.option.order_seed = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).randrange(100_000)
     try:
         config.stash[CONFIG] = RunConfig.from_options(vars(config.option))
     except UserError as error:
