@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
+import random
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -23,13 +25,11 @@ from sadtrt_core.gate.judge import gate_files
 from sadtrt_core.gate.limits import Thresholds
 from sadtrt_core.gate.output import print_gate
 from sadtrt_core.gate.verdicts import ExitCode, GateResult
-from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.progress import ConsoleReporter, make_console
 from sadtrt_core.records.store import read_run
-from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.renderer.workload import FRAMES
 from sadtrt_core.report.html import REPORT_FILE, print_summary
-from sadtrt_core.runners.registry import RUNNERS
+from sadtrt_core.rows import rows_of, shuffled
 from sadtrt_core.session import Session
 
 ROOT = Path(__file__).parent
@@ -41,6 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 CONFIG = pytest.StashKey[RunConfig]()
+#: What a row's parameters are called.
+ROW = ("stage", "runner", "precision", "batch")
 
 
 class _Uncaptured(ConsoleReporter):
@@ -60,6 +62,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("benchmark_only", False):
         # What is skipped, and why, is told by the run's own tables.
         config.option.reportchars = "fE"
+    if config.option.order_seed is None:
+        # Of nothing, or, where there are several processes, of what pytest-xdist gives all of them.
+        config.option.order_seed = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).randrange(100_000)
     try:
         config.stash[CONFIG] = RunConfig.from_options(vars(config.option))
     except UserError as error:
@@ -67,20 +72,40 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Spread a benchmark over the stages, runners, precisions and batches that were asked for."""
+    """Spread a benchmark over the rows that were asked for."""
     if "session" not in metafunc.fixturenames:
         return
     asked = metafunc.config.stash[CONFIG]
-    values = {
-        "stage": asked.stages or STAGES,
-        "runner": asked.runners or RUNNERS,
-        "precision": asked.precisions or PRECISIONS,
-        "batch": asked.batches or (1,),
-    }
-    # The stage outermost, so that what is compared is measured one after the other.
-    for name, choices in values.items():
-        if name in metafunc.fixturenames:
-            metafunc.parametrize(name, list(choices))
+    named = [name for name in ROW if name in metafunc.fixturenames]
+    if not named:
+        return
+    # A benchmark that does not ask for them is of the generator's single frames.
+    if "stage" not in named:
+        asked = dataclasses.replace(asked, stages=("generator",))
+    if "batch" not in named:
+        asked = dataclasses.replace(asked, batches=(1,))
+    rows = [dict(zip(ROW, row, strict=True)) for row in rows_of(asked, _on_gpu(metafunc.config))]
+    metafunc.parametrize(named, [tuple(row[name] for name in named) for row in rows])
+
+
+def _on_gpu(config: pytest.Config) -> bool:
+    return torch.cuda.is_available() and config.getoption("device") != "cpu"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle the rows of each stage, so that none is always measured after the same other; stages stay together."""
+    seed = config.stash[CONFIG].order_seed
+    assert seed is not None  # Drawn in pytest_configure.
+    groups = itertools.groupby(items, _stage_of)
+    items[:] = [item for _, rows in groups for item in shuffled(rows, lambda row: row.nodeid, seed)]
+
+
+def _stage_of(item: pytest.Item) -> tuple[str, ...]:
+    """What the item is shuffled within: its benchmark and stage, or nothing but itself."""
+    if "interleaver" not in getattr(item, "fixturenames", ()):
+        return (item.nodeid,)
+    assert isinstance(item, pytest.Function)
+    return (item.originalname, item.callspec.params.get("stage", ""))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -226,7 +251,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Stable identity only: any difference makes pytest-benchmark warn that two runs do not compare."""
-    device = torch.device("cuda" if torch.cuda.is_available() and config.getoption("device") != "cpu" else "cpu")
+    device = torch.device("cuda" if _on_gpu(config) else "cpu")
     environment = dataclasses.asdict(read_environment(device))
     names = ("gpu", "compute_capability", "driver", "cuda", "tensorrt", "tensorrt_flavour", "torch", "onnxruntime")
     # What is rendered is no machine's, but times of another size, picture or weights do not compare either.

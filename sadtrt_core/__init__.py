@@ -17,6 +17,7 @@ LAYERS = (
     "engine",
     "runners",
     "config",
+    "rows",
     "records",
     "environment",
     "measure",

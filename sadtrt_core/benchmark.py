@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from rich.console import Console
 from torch import Tensor
@@ -16,13 +18,20 @@ from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import BuildError, Unavailable, UserError, printable
 from sadtrt_core.measure.interleave import Interleaver, Repetitions
-from sadtrt_core.measure.resources import device_memory_free_of_leftovers, device_memory_used, energy_per_call
+from sadtrt_core.measure.resources import (
+    CLIP_SECONDS,
+    SUSTAINED_SECONDS,
+    device_memory_free_of_leftovers,
+    device_memory_used,
+    sustain,
+)
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.progress import ConsoleReporter
-from sadtrt_core.records.measurements import Drift, Resources
+from sadtrt_core.records.measurements import Drift, Resources, Sustained
 from sadtrt_core.records.schema import Record
 from sadtrt_core.renderer.stages import clip_parts, seeded_notes
 from sadtrt_core.runners.base import StageRunner
+from sadtrt_core.runners.registry import EAGER
 from sadtrt_core.runners.tensorrt import engine_job
 from sadtrt_core.session import Session
 
@@ -48,8 +57,8 @@ def not_measured(session: Session, case: Case, timed: bool) -> Unavailable | Non
     missing = session.unavailable(case)
     if missing is not None or session.on_gpu:
         return missing
-    if case.runner == "torch-compile" and case.runner not in session.options.runners:
-        return Unavailable("compiling takes minutes on a CPU", "--runner torch-compile")
+    if case.runner.startswith("torch-compile") and case.runner not in session.options.runners:
+        return Unavailable("compiling takes minutes on a CPU", f"--runner {case.runner}")
     quantized = session.precision(case.precision).quantize is not None
     if timed and quantized and case.precision not in session.options.precisions:
         words = f"{case.precision} computes in fp32 on a CPU: its drift means something, its time does not"
@@ -122,13 +131,21 @@ def measure_latency(
     interleaver.evict(runner)
     before = device_memory_free_of_leftovers(job.device)
     with contextlib.ExitStack() as loaded:
+        begin = time.perf_counter()
         loaded.enter_context(runner)
+        runner.synchronize()
+        load_seconds = time.perf_counter() - begin
         runner.bind(inputs)
         timing = Repetitions(runner, session.timing_plan, session.sensors, flush)
         timing.repeat(take)
-        energy = energy_per_call(runner, session.sensors, timing.call_seconds)
+        stretch, energy = _sustained(session, runner, timing.call_seconds)
         # Before what waits is repeated: what it takes anew would else be counted here.
-        used = _resources(runner, before, None if energy is None else energy / case.batch)
+        used = replace(
+            _resources(runner, before),
+            energy_mj_per_frame=energy,
+            load_s=load_seconds,
+            first_call_ms=timing.sampler.first_call_ms,
+        )
         notes = (*runner.notes, *seeded_notes(job.stage, job.renderer))
         if session.on_gpu and timing.watch.absence is not None:
             notes = (*notes, f"no telemetry: {timing.watch.absence}")
@@ -140,6 +157,7 @@ def measure_latency(
             telemetry=timing.telemetry(),
             notes=notes,
             benchmark_version=BENCHMARK_VERSION,
+            sustained=stretch,
         )
         on_record(session.writer.add(made))
 
@@ -155,11 +173,22 @@ def measure_latency(
         interleaver.keep(timing, runner, loaded.pop_all(), repeated, broke)
 
 
-def _resources(runner: StageRunner, before_mb: float | None, energy_mj_per_frame: float | None) -> Resources:
-    """What an activated runner takes: device memory beyond `before_mb`, its engine's size, and energy."""
+def _sustained(
+    session: Session, runner: StageRunner, call_seconds: float
+) -> tuple[Sustained, float | None] | tuple[None, None]:
+    """The stretch without a pause and its energy a frame: of every row where there are sensors, elsewhere of clips."""
+    clip = runner.job.stage.module is None
+    if isinstance(session.sensors, Unavailable) and not clip:
+        return None, None
+    seconds = CLIP_SECONDS if clip and session.on_gpu else SUSTAINED_SECONDS
+    return sustain(runner, session.sensors, call_seconds, runner.job.batch, seconds)
+
+
+def _resources(runner: StageRunner, before_mb: float | None) -> Resources:
+    """What an activated runner takes: device memory beyond `before_mb`, and its engine's size."""
     after = device_memory_used(runner.job.device)
     memory = None if after is None or before_mb is None else max(0.0, after - before_mb)
-    return Resources(memory, None if runner.engine_bytes is None else runner.engine_bytes / 1e6, energy_mj_per_frame)
+    return Resources(memory, None if runner.engine_bytes is None else runner.engine_bytes / 1e6)
 
 
 def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], Tensor]) -> tuple[Record, Drift]:
@@ -177,7 +206,7 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
         frames = render(runner)
         notes = runner.notes
     drift = session.drift(frames)
-    if (case.runner, case.precision) == ("pytorch", "fp32"):
+    if (case.runner, case.precision) == (EAGER, "fp32"):
         notes = (*notes, f"the reference: {reference.sentence()}", *filter(None, [session.prediction_line]))
     elif (warning := reference.warning(drift.psnr_min)) is not None:
         notes = (*notes, warning)

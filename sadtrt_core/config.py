@@ -122,7 +122,8 @@ class RunConfig:
     stages: tuple[str, ...] = option((), "only this stage: {choices}", flag="--stage", choices=STAGES)
     runners: tuple[str, ...] = option(
         (),
-        "only this runner: {choices} (torch-compile on a CPU only runs when named)",
+        "only this runner: {choices} (torch-compile-default, torch-compile-max-autotune, and any torch-compile on a "
+        "CPU run only when named)",
         flag="--runner",
         choices=RUNNERS,
     )
@@ -133,7 +134,9 @@ class RunConfig:
         choices=PRECISIONS,
         open=True,
     )
-    batches: tuple[int, ...] = option((), "batch size", flag="--batch", least=1, most=MOST_FRAMES, unset="1")
+    batches: tuple[int, ...] = option(
+        (), "batch size", flag="--batch", least=1, most=MOST_FRAMES, unset="1; on a GPU 2 and 8 of some rows too"
+    )
     device: str = option("auto", "where runners compute: {choices}", choices=("auto", "cuda", "cpu"))
     grid_sample: str = option(
         "auto",
@@ -151,6 +154,9 @@ class RunConfig:
     gate: str | None = option(None, "judge the run by this baseline, a name in results/baselines or a path")
     gate_thresholds: Path = option(Path("pyproject.toml"), "TOML of the gate")
     flush_l2: bool = option(False, "empty the GPU's L2 cache before every sample")
+    order_seed: int | None = option(
+        None, "seed of the order in which the rows of a stage are measured", least=0, unset="drawn anew, and recorded"
+    )
     jobs: int = option(os.cpu_count() or 1, "engines built at the same time", least=1)
 
     @classmethod

@@ -52,7 +52,8 @@ class Precision:
     COORDINATES among them is the coordinate slice. `tf32` lets fp32 matrix arithmetic round its operands to TF32.
     `quantize` puts some convolutions into eight bits, with ranges calibrated for the weights at hand
     (graph/quantize.py). `operators` puts the plugin's operators in place of what TensorRT computes slowly, in graphs
-    whose sampler is the plugin's (graph/typed.py); PyTorch and other samplers are not affected.
+    whose sampler is the plugin's (graph/typed.py); PyTorch and other samplers are not affected. `as_shipped` leaves
+    every setting of PyTorch as it is found: convolutions round to TF32 where a GPU has it, matrix products do not.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Precision:
     quantize: Quantization | None = None
     split_k: bool = False
     operators: bool = False
+    as_shipped: bool = False
 
     @property
     def rounds_grids(self) -> bool:
@@ -105,6 +107,7 @@ PRECISIONS: dict[str, Precision] = {
     precision.name: precision
     for precision in (
         Precision("fp32", "float32", "the reference: TF32 off everywhere"),
+        Precision("default", "float32", "PyTorch as shipped: no setting of its own", as_shipped=True),
         Precision("tf32", "float32", "fp32 graph whose matrix operands may be rounded to 10 mantissa bits", tf32=True),
         Precision("fp16", "float16", "everything half, coordinates too, as the usual recipe does: the honest baseline"),
         _MIXED,

@@ -258,6 +258,7 @@ class Session:
                 self.recorded_weights,
                 self.recorded_workload,
                 self.options.as_text() | self._conditions(),
+                self.options.order_seed,
             )
         return self._writer
 

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from sadtrt_core.case import Case
-from sadtrt_core.records.measurements import Drift, Latency, Resources, Telemetry
+from sadtrt_core.records.measurements import Drift, Latency, Resources, Sustained, Telemetry
 from sadtrt_core.records.schema import SCHEMA_VERSION, Environment, Record, Run, Weights, Workload
 
 ENVIRONMENT = Environment(
@@ -142,12 +142,21 @@ telemetries = st.builds(
     waited_percent=st.none() | st.floats(0, 100),
     yardstick_ms=st.none() | positive,
 )
-resources = st.builds(Resources, st.none() | positive, st.none() | positive, st.none() | positive)
+resources = st.builds(Resources, *[st.none() | positive] * 5)
+stretches = st.builds(
+    Sustained,
+    st.integers(1, 10**6),
+    st.floats(1e-6, 1e6),
+    power_w=st.none() | positive,
+    power_limit_w=st.none() | positive,
+    sm_clock_mhz=spreads,
+)
 extras = {
     "resources": st.none() | resources,
     "telemetry": st.none() | telemetries,
     "notes": st.lists(texts, max_size=2).map(tuple),
     "benchmark_version": st.integers(1, 9),
+    "sustained": st.none() | stretches,
 }
 records = st.one_of(
     st.builds(Record, keys, st.just("measured"), st.none(), latencies(), st.none() | drifts(), **extras),
@@ -176,4 +185,5 @@ runs = st.builds(
     st.builds(Workload, texts, st.integers(1, 999), st.integers(1, 4096), texts),
     st.dictionaries(texts, texts, max_size=3),
     st.lists(records, max_size=4, unique_by=lambda record: record.key).map(tuple),
+    st.none() | st.integers(0, 10**6),
 )

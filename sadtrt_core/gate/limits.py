@@ -19,7 +19,7 @@ OVERRIDE_SELECTORS = ("stage", "runner", "precision")
 #: Below this device time in ms a few microseconds are percents (bench/README.md).
 SHORT_MS = 0.2
 #: Below these device times in ms, runners that launch every kernel from the host have the host's times.
-LAUNCH_BOUND_MS = {"pytorch": 20.0, "tensorrt-enqueue": 1.0}
+LAUNCH_BOUND_MS = {"pytorch": 20.0, "pytorch-channels-last": 20.0, "tensorrt-enqueue": 1.0}
 #: How far a candidate may fall behind its baseline before a row is a regression, by key; None: not judged. Percentages
 #: are of the baseline, drops in dB or SSIM, `lsb_rise` in grey levels. The keys and defaults are METRICS'.
 Limits = Mapping[str, float | None]
@@ -62,7 +62,10 @@ DEFAULT_OVERRIDES = (
     Override(None, None, None, {"slowdown_percent": 5.0, "host_slowdown_percent": 25.0}, SHORT_MS),
     # PyTorch's memory depends on what the rows before have left to its allocator and to cuDNN: two runs of one commit
     # differed by 25% (results/baselines/h200-trt8.6 and h200-trt8.6-stages).
-    Override(None, "pytorch", None, {"memory_growth_percent": 30.0}),
+    *(
+        Override(None, name, None, {"memory_growth_percent": 30.0})
+        for name in ("pytorch", "pytorch-channels-last", "pytorch-cuda-graph")
+    ),
 )
 
 

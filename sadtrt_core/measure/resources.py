@@ -1,8 +1,9 @@
-"""What a loaded runner takes: device memory, as the driver sees it, and the energy of one call."""
+"""What a loaded runner takes: device memory, as the driver sees it, and rate, power and energy without a pause."""
 
 from __future__ import annotations
 
 import gc
+import statistics
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,8 @@ import torch
 
 from sadtrt_core.errors import Unavailable
 from sadtrt_core.measure.sensors import Sensors
+from sadtrt_core.measure.telemetry import TelemetrySampler, spread_of
+from sadtrt_core.records.measurements import Sustained
 from sadtrt_core.runners.base import StageRunner
 
 
@@ -34,70 +37,69 @@ def device_memory_free_of_leftovers(device: torch.device) -> float | None:
     return device_memory_used(device)
 
 
-ENERGY_SECONDS = 0.5
+SUSTAINED_SECONDS = 0.5
+CLIP_SECONDS = 2.0
+"""Of a clip on a GPU: what a viewer of one would wait for."""
 LONGEST_SECONDS = 3.0
 """When a counter that has not moved twice is given up."""
 CHUNK_SECONDS = 0.005
 """Calls are enqueued for about so long between two looks at the counter, so that the GPU does not idle."""
 
+Mark = tuple[float, int, float | None]
+"""A moment of a stretch: seconds of the clock, calls until then, the energy counter in mJ."""
 
-def energy_per_call(
+
+def sustain(
     runner: StageRunner,
     sensors: Sensors | Unavailable,
     call_seconds: float,
-    seconds: float = ENERGY_SECONDS,
+    frames: int,
+    seconds: float = SUSTAINED_SECONDS,
     clock: Callable[[], float] = time.perf_counter,
-) -> float | None:
-    """Millijoules that one call of an activated and bound runner takes, the whole board's; None without sensors.
+) -> tuple[Sustained, float | None]:
+    """Call an activated and bound runner without a pause, and tell how fast it was and the energy of a frame in mJ.
 
-    The counter moves in steps of some tens of milliseconds. Counting calls from one of its steps to a later one keeps
-    that from becoming the error of the result. Where the GPU has no counter, its power is integrated by the trapezoid
-    rule instead. `call_seconds` is what one call takes.
+    Energy is the whole board's, None without sensors. Its counter moves in steps of some tens of milliseconds: the
+    stretch goes from one of its steps to a later one, which keeps that from becoming the error of the result. Where the
+    GPU has no counter, energy is the mean power times the time. `call_seconds` is what one call takes, `frames` are
+    those of a call.
     """
-    if isinstance(sensors, Unavailable):
-        return None
+    has_counter = not isinstance(sensors, Unavailable) and sensors.energy_mj() is not None
+    counter = sensors.energy_mj if not isinstance(sensors, Unavailable) else lambda: None
     chunk = max(1, round(CHUNK_SECONDS / max(call_seconds, 1e-9)))
-    has_counter = sensors.energy_mj() is not None
-    return (_by_counter if has_counter else _by_power)(runner, sensors, chunk, seconds, clock)
+    with TelemetrySampler(sensors, clock=clock) as watch:
+        marks = _marks(runner, counter, chunk, seconds, clock)
+    (begin, first_calls, first), (end, last_calls, last) = marks
+    power, limit, clocks = (watch.between(begin, end, name) for name in ("power_w", "power_limit_w", "sm_clock_mhz"))
+    made = Sustained(
+        frames * (last_calls - first_calls),
+        end - begin,
+        power_w=statistics.fmean(power) if power else None,
+        power_limit_w=min(limit, default=None),
+        sm_clock_mhz=spread_of(clocks),
+    )
+    if first is not None and last is not None:
+        return made, (last - first) / made.frames
+    return made, None if has_counter or made.power_w is None else made.power_w * made.ms_per_frame
 
 
-def _run(runner: StageRunner, calls: int) -> None:
-    for _ in range(calls):
-        runner.execute()
-    runner.synchronize()
-
-
-def _by_counter(
-    runner: StageRunner, sensors: Sensors, chunk: int, seconds: float, clock: Callable[[], float]
-) -> float | None:
-    calls, start = 0, clock()
-    before = sensors.energy_mj()
-    steps: list[tuple[int, float]] = []  # Calls so far and the counter, each time that it moved.
-    while (now := clock() - start) < LONGEST_SECONDS and (now < seconds or len(steps) < 2):
-        _run(runner, chunk)
+def _marks(
+    runner: StageRunner,
+    counter: Callable[[], float | None],
+    chunk: int,
+    seconds: float,
+    clock: Callable[[], float],
+) -> tuple[Mark, Mark]:
+    """Begin and end of a stretch: two steps of the counter where it moved twice, else all of it without a counter."""
+    start, calls, before = clock(), 0, counter()
+    steps: list[Mark] = []
+    while (spent := clock() - start) < seconds or (before is not None and len(steps) < 2 and spent < LONGEST_SECONDS):
+        for _ in range(chunk):
+            runner.execute()
+        runner.synchronize()
         calls += chunk
-        counted = sensors.energy_mj()
+        now, counted = clock(), counter()
         if counted is not None and counted != before:
-            steps.append((calls, counted))
+            steps.append((now, calls, counted))
             before = counted
-    if len(steps) < 2:
-        return None
-    (first_calls, first), (last_calls, last) = steps[0], steps[-1]
-    return (last - first) / (last_calls - first_calls)
-
-
-def _by_power(
-    runner: StageRunner, sensors: Sensors, chunk: int, seconds: float, clock: Callable[[], float]
-) -> float | None:
-    calls, joules = 0, 0.0
-    start = now = clock()
-    watts = sensors.read().power_w
-    while now - start < seconds:
-        _run(runner, chunk)
-        calls += chunk
-        later, next_watts = clock(), sensors.read().power_w
-        if watts is None or next_watts is None:
-            return None
-        joules += (watts + next_watts) / 2 * (later - now)
-        now, watts = later, next_watts
-    return 1e3 * joules / calls if calls else None
+    return (steps[0], steps[-1]) if len(steps) > 1 else ((start, 0, None), (now, calls, None))

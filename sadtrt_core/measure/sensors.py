@@ -43,6 +43,8 @@ class Reading:
     power_w: float | None = None
     memory_used_mb: float | None = None
     reasons: frozenset[str] = frozenset()
+    #: What the board may draw at present.
+    power_limit_w: float | None = None
 
     @property
     def throttle_reasons(self) -> frozenset[str]:
@@ -89,7 +91,7 @@ class NvmlSensors:
 
     def read(self) -> Reading:
         nvml = self._nvml
-        power = self._power_mw()
+        power, limit = self._power_mw(), self._ask(nvml.nvmlDeviceGetEnforcedPowerLimit)
         memory = self._ask(nvml.nvmlDeviceGetMemoryInfo)
         bits = self._ask(self._reasons)
         if bits is None:
@@ -101,6 +103,7 @@ class NvmlSensors:
             power_w=None if power is None else power / 1e3,
             memory_used_mb=None if memory is None else memory.used / 1e6,
             reasons=reason_names(bits),
+            power_limit_w=None if limit is None else limit / 1e3,
         )
 
     def energy_mj(self) -> float | None:

@@ -105,9 +105,16 @@ class TelemetrySampler:
             known = any(value is not None for value in on_host.values())
             return Telemetry(None, None, None, None, **on_host) if known else None
         readings = self._during(windows)
-        spreads: dict[str, Any] = {name: _spread([getattr(reading, name) for reading in readings]) for name in SPREADS}
+        spreads: dict[str, Any] = {
+            name: spread_of([getattr(reading, name) for reading in readings]) for name in SPREADS
+        }
         reasons = frozenset[str]().union(*(reading.throttle_reasons for reading in readings))
         return Telemetry(throttle_reasons=tuple(sorted(reasons)), **spreads, **on_host)
+
+    def between(self, begin: float, end: float, name: str) -> list[float]:
+        """What the readings from `begin` to `end` told of one quantity, in seconds of the clock."""
+        inside = [reading for since, until, reading in self.readings if until >= begin and since <= end]
+        return [value for reading in inside if (value := getattr(reading, name)) is not None]
 
     def disturbed(self, windows: Sequence[Window]) -> tuple[int, ...]:
         """Indices of the samples that a clock drop or a throttle reason may have touched.
@@ -164,6 +171,7 @@ def is_bad(reading: Reading, steady_clock_mhz: float | None, lasting: frozenset[
     return reading.sm_clock_mhz < steady_clock_mhz * (1 - CLOCK_DROP)
 
 
-def _spread(values: Sequence[float | None]) -> Spread | None:
+def spread_of(values: Sequence[float | None]) -> Spread | None:
+    """Minimum, median and maximum of what is known, None where nothing is."""
     known = [value for value in values if value is not None]
     return (float(min(known)), float(np.median(known)), float(max(known))) if known else None

@@ -119,7 +119,7 @@ class LatencySampler:
     time is of a call of its own, the time between two CUDA events recorded on the runner's stream around the work,
     behind a kernel that blocks the stream until the host has enqueued all of it (blocking.py); there is none on a CPU.
     `late` are the indices of samples in which the device was there before the host: launch-bound, their device time
-    includes waiting for it.
+    includes waiting for it. `first_call_ms` is the host time of the very first call.
 
     `windows` is each sample's begin and end in seconds of `time.perf_counter`, for telemetry, and `starts` the index
     of the first sample of each repetition. `flush` runs before every call, outside what is timed.
@@ -134,6 +134,7 @@ class LatencySampler:
         self.windows: list[tuple[float, float]] = []
         self.starts: list[int] = []
         self.late: list[int] = []
+        self.first_call_ms: float | None = None
         self._blocking = BlockingKernel()
         self._began: float | None = None
 
@@ -148,6 +149,8 @@ class LatencySampler:
         runner.synchronize()
         stop = time.perf_counter()
         self._blocking.observe(enqueued - start)
+        if self.first_call_ms is None:
+            self.first_call_ms = 1e3 * (stop - start)
         return start, stop
 
     def _device_call(self, stream: torch.cuda.Stream) -> tuple[float, bool]:

@@ -170,20 +170,60 @@ class Drift(JsonValue):
 
 @dataclass(frozen=True)
 class Resources(JsonValue):
-    """Peak GPU memory and engine file in MB (1e6 bytes), energy in millijoules a frame; None where not measured."""
+    """Peak GPU memory and engine file in MB (1e6 bytes), energy in millijoules a frame; None where not measured.
+
+    `load_s` is what loading took, from the engine's or graph's file or the renderer's weights, in seconds, and
+    `first_call_ms` the first call after it, in which algorithms are searched, code compiled and CUDA graphs captured.
+    """
 
     gpu_memory_mb: float | None
     engine_mb: float | None
     energy_mj_per_frame: float | None = None
+    load_s: float | None = None
+    first_call_ms: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("gpu_memory_mb", "engine_mb", "energy_mj_per_frame"):
+        for name in ("gpu_memory_mb", "engine_mb", "energy_mj_per_frame", "load_s", "first_call_ms"):
             value = getattr(self, name)
             if value is None:
                 continue
             _set(self, **{name: _finite(name, value)})
             if value < 0:
                 raise ValueError(f"{name} must not be negative but is {value}")
+
+
+@dataclass(frozen=True)
+class Sustained(JsonValue):
+    """A stretch of calls without a pause: the window that energy is of, whose speed is its own.
+
+    `frames` were made in `seconds` of the host's clock. Meanwhile the board drew `power_w` on average, by its power
+    sensor, of at most `power_limit_w` that it may draw, at `sm_clock_mhz`; None for what nothing told.
+    """
+
+    frames: int
+    seconds: float
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    sm_clock_mhz: Spread | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or not 0 < self.seconds < math.inf:
+            raise ValueError(f"a stretch has frames and a length but has {self.frames} in {self.seconds} s")
+        for name in ("power_w", "power_limit_w"):
+            if (value := getattr(self, name)) is not None and _finite(name, value) < 0:
+                raise ValueError(f"{name} must not be negative but is {value}")
+        if self.sm_clock_mhz is not None:
+            _set(self, sm_clock_mhz=_spread("sm_clock_mhz", self.sm_clock_mhz))
+
+    @property
+    def ms_per_frame(self) -> float:
+        """Time a frame in ms."""
+        return 1e3 * self.seconds / self.frames
+
+    @property
+    def frames_per_second(self) -> float:
+        """The rate."""
+        return self.frames / self.seconds
 
 
 @dataclass(frozen=True)
@@ -213,13 +253,15 @@ class Telemetry(JsonValue):
             if not 0 <= value <= most:
                 raise ValueError(f"{name} must lie between 0 and {most:g} but is {value}")
         for name in ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "memory_used_mb"):
-            spread = getattr(self, name)
-            if spread is None:
-                continue
-            low, middle, high = (_finite(name, value) for value in spread)
-            if not low <= middle <= high:
-                raise ValueError(f"{name} must be (minimum, median, maximum) but is {spread}")
-            _set(self, **{name: (low, middle, high)})
+            if (spread := getattr(self, name)) is not None:
+                _set(self, **{name: _spread(name, spread)})
+
+
+def _spread(name: str, spread: Spread) -> Spread:
+    low, middle, high = (_finite(name, value) for value in spread)
+    if not low <= middle <= high:
+        raise ValueError(f"{name} must be (minimum, median, maximum) but is {spread}")
+    return low, middle, high
 
 
 def _set(instance: object, **values: object) -> None:

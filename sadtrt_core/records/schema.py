@@ -8,7 +8,7 @@ from typing import Literal
 
 from sadtrt_core.case import Case
 from sadtrt_core.codec import JsonValue
-from sadtrt_core.records.measurements import Drift, Latency, Resources, Telemetry
+from sadtrt_core.records.measurements import Drift, Latency, Resources, Sustained, Telemetry
 
 SCHEMA_VERSION = 1
 
@@ -34,6 +34,7 @@ class Record(JsonValue):
     telemetry: Telemetry | None = None
     notes: tuple[str, ...] = ()
     benchmark_version: int = 1
+    sustained: Sustained | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notes", tuple(self.notes))
@@ -43,6 +44,28 @@ class Record(JsonValue):
             raise ValueError(f"{self.key.label()} is {self.status} but gives no reason")
         if self.status == "skipped" and (self.latency or self.drift):
             raise ValueError(f"{self.key.label()} is called skipped but holds a measurement")
+
+
+#: How far energy may lie from power times time, and power above the board's limit: two sensors, sampled differently.
+ENERGY_TOLERANCE = 0.1
+
+
+def energy_problem(record: Record) -> str | None:
+    """What is wrong with a record's energy: it is not the mean power times the time a frame of its own window, or that
+    power is more than the board may draw. None where all agrees, and where no window was recorded.
+    """
+    energy = None if record.resources is None else record.resources.energy_mj_per_frame
+    window = record.sustained
+    if energy is None or window is None or window.power_w is None:
+        return None
+    expected = window.power_w * window.ms_per_frame
+    if abs(energy - expected) > ENERGY_TOLERANCE * expected:
+        return (
+            f"{energy:.4g} mJ a frame, but {window.power_w:.0f} W for {window.ms_per_frame:.4g} ms are {expected:.4g}"
+        )
+    if window.power_limit_w is not None and window.power_w > window.power_limit_w * (1 + ENERGY_TOLERANCE):
+        return f"{window.power_w:.0f} W on a board that may draw {window.power_limit_w:.0f} W"
+    return None
 
 
 @dataclass(frozen=True)
@@ -91,7 +114,10 @@ class Workload(JsonValue):
 
 @dataclass(frozen=True)
 class Run(JsonValue):
-    """One run; `complete` is False until it finished, also in a run that was interrupted."""
+    """One run; `complete` is False until it finished, also in a run that was interrupted.
+
+    `order_seed` is what the order of the rows was drawn with, None where they were not shuffled.
+    """
 
     schema_version: int
     started_utc: str
@@ -102,6 +128,7 @@ class Run(JsonValue):
     workload: Workload
     options: dict[str, str]
     records: tuple[Record, ...]
+    order_seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.schema_version != SCHEMA_VERSION:

@@ -42,12 +42,12 @@ class RunWriter:
         weights: Weights,
         workload: Workload,
         options: Mapping[str, str],
+        order_seed: int | None = None,
     ) -> None:
         started = utc_now()
         self.root = Path(root)
-        self.run = Run(
-            SCHEMA_VERSION, _iso(started), None, False, environment, weights, workload, dict(options), records=()
-        )
+        about = (environment, weights, workload, dict(options))
+        self.run = Run(SCHEMA_VERSION, _iso(started), None, False, *about, records=(), order_seed=order_seed)
         _check_readable(self.run)
         self.folder = make_folder(self.root, _folder_name(started, environment))
         write_run(self.run, self.folder / RECORDS_FILE)
@@ -260,6 +260,7 @@ def merge_records(first: Record, second: Record) -> Record:
         drift=second.drift or first.drift,
         resources=_merge_resources(first.resources, second.resources),
         # Telemetry explains the times, so it stays with the record that brought the latency.
+        sustained=second.sustained or first.sustained,
         telemetry=(second.telemetry or first.telemetry) if second.latency else (first.telemetry or second.telemetry),
         notes=tuple(dict.fromkeys(note for note in notes if note)),
     )
@@ -268,11 +269,6 @@ def merge_records(first: Record, second: Record) -> Record:
 def _merge_resources(first: Resources | None, second: Resources | None) -> Resources | None:
     if first is None or second is None:
         return second or first
+    later = {name: value for name, value in vars(second).items() if value is not None}
     memory = [value for value in (first.gpu_memory_mb, second.gpu_memory_mb) if value is not None]
-    return Resources(
-        gpu_memory_mb=max(memory) if memory else None,
-        engine_mb=first.engine_mb if second.engine_mb is None else second.engine_mb,
-        energy_mj_per_frame=(
-            first.energy_mj_per_frame if second.energy_mj_per_frame is None else second.energy_mj_per_frame
-        ),
-    )
+    return dataclasses.replace(first, **(later | ({"gpu_memory_mb": max(memory)} if memory else {})))

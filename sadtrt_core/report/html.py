@@ -133,6 +133,8 @@ def facts(run: Run) -> tuple[str, ...]:
         f"sadtrt {where.sadtrt_version}, commit {where.commit or 'unknown'}"
         f"{' with uncommitted changes' if where.dirty else ''}, started {run.started_utc}",
     ]
+    if run.order_seed is not None:
+        lines.append(f"rows of a stage in the order of seed {run.order_seed}")
     if weights.kind == "seeded":
         lines.append("seeded weights are noise: drift under them says nothing about a trained renderer")
     if not run.complete:

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sadtrt_core import stats
-from sadtrt_core.case import Case
 from sadtrt_core.records.measurements import Drift, Latency, Spread
-from sadtrt_core.records.schema import Record, Run
+from sadtrt_core.records.schema import Record, Run, energy_problem
+from sadtrt_core.report.ratios import Choice, as_shipped, best, best_name, ratio, ratio_words, strict
 from sadtrt_core.report.text import decibels, megabytes, milliseconds
 
 Value = float | int | bool | str | None
-Part = Literal["latency", "drift", "resources", "telemetry"]
-Where = Literal["csv", "latency", "drift", "telemetry"]
-#: What a record's runs are compared with in the tables.
-REFERENCE_RUNNER, REFERENCE_PRECISION = "pytorch", "fp32"
+Part = Literal["latency", "drift", "resources", "telemetry", "sustained"]
+Where = Literal["csv", "latency", "drift", "telemetry", "sustained"]
+#: What is made of a record and the others of its run.
+OF_RUN = frozenset({"ratio_to_pytorch_fp32", "ratio_to_pytorch_default", "ratio_to_best_pytorch", "best_pytorch"})
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ def _middle(spread: Spread | None) -> float | None:
     return None if spread is None else spread[1]
 
 
-def _range(name: str) -> Callable[[Record, Run | None], str]:
+def _range(name: str, part: Part = "telemetry") -> Callable[[Record, Run | None], str]:
     """Lowest to highest, one figure where they are the same."""
 
     def cell(record: Record, run: Run | None) -> str:
-        spread: Spread | None = None if record.telemetry is None else getattr(record.telemetry, name)
+        spread: Spread | None = None if getattr(record, part) is None else getattr(getattr(record, part), name)
         if spread is None:
             return "-"
         low, high = f"{spread[0]:.0f}", f"{spread[2]:.0f}"
@@ -140,37 +140,22 @@ def _mark(latency: Latency) -> str:
     return "" if latency.steady and not latency.disturbed else " *"
 
 
-def _ratio_cell(record: Record, run: Run | None) -> str:
-    if run is not None and reference_record(run, record.key) is record:
-        return "reference"
-    ratio = ratio_to_reference(run, record)
-    if ratio is None:
-        return "-"
-    return f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
+def _ratio(choice: Choice) -> tuple[Callable[[Record, Run | None], Value], Callable[[Record, Run | None], str]]:
+    """Value and cell of the ratio to one choice of PyTorch's rows."""
+    return lambda record, run: ratio(run, record, choice), lambda record, run: ratio_words(run, record, choice)
 
 
-def reference_record(run: Run, case: Case) -> Record | None:
-    """The PyTorch fp32 record at the same stage and batch that has a latency, or None."""
-    for record in run.records:
-        key = record.key
-        same = (key.stage, key.batch) == (case.stage, case.batch)
-        if same and (key.runner, key.precision) == (REFERENCE_RUNNER, REFERENCE_PRECISION) and record.latency:
-            return record
-    return None
+_STRICT, _AS_SHIPPED, _BEST = _ratio(strict), _ratio(as_shipped), _ratio(best)
 
 
-def ratio_to_reference(run: Run | None, record: Record) -> float | None:
-    """Times faster than PyTorch fp32: medians of device time where both have it, of host time where neither has.
+def _best_cell(record: Record, run: Run | None) -> str:
+    words, name = _BEST[1](record, run), best_name(run, record)
+    return words if name is None or words in ("-", "reference") else f"{words} than {name}"
 
-    None where either is not measured, or where one has a device time and the other has not.
-    """
-    reference = None if run is None else reference_record(run, record.key)
-    if reference is None or reference.latency is None or record.latency is None:
-        return None
-    if (reference.latency.device_ms is None) != (record.latency.device_ms is None):
-        return None
-    own, theirs = stats.median(record.latency.judged_ms), stats.median(reference.latency.judged_ms)
-    return theirs / own if own and theirs else None
+
+def _energy_cell(record: Record, run: Run | None) -> str:
+    energy = None if record.resources is None else record.resources.energy_mj_per_frame
+    return "-" if energy is None else f"{energy:.4g}{'' if energy_problem(record) is None else ' !'}"
 
 
 def _disturbed(record: Record, run: Run | None) -> int | None:
@@ -232,8 +217,13 @@ _ROWS = (
     Metric("host_ms_ci_low", "latency", _of("latency", lambda one: _bound(one.host_ms, "low")), "95% interval",
            shown=("csv", "latency"), cell=_interval("host_ms")),
     Metric("host_ms_ci_high", "latency", _of("latency", lambda one: _bound(one.host_ms, "high"))),
-    Metric("ratio_to_pytorch_fp32", "latency", lambda record, run: ratio_to_reference(run, record), "vs PyTorch fp32",
-           better="higher", shown=("csv", "latency"), cell=_ratio_cell),
+    Metric("ratio_to_pytorch_fp32", "latency", _STRICT[0], "vs PyTorch fp32", better="higher",
+           shown=("csv", "latency"), cell=_STRICT[1]),
+    Metric("ratio_to_pytorch_default", "latency", _AS_SHIPPED[0], "vs PyTorch as shipped", better="higher",
+           shown=("csv", "latency"), cell=_AS_SHIPPED[1]),
+    Metric("ratio_to_best_pytorch", "latency", _BEST[0], "vs best PyTorch of no worse picture", better="higher",
+           shown=("csv", "latency"), cell=_best_cell),
+    Metric("best_pytorch", "latency", lambda record, run: best_name(run, record)),
     Metric("samples", "latency", _of("latency", lambda one: len(one.judged_ms))),
     Metric("steady", "latency", _of("latency", lambda one: one.steady)),
     Metric("late", "latency", _late),
@@ -273,7 +263,22 @@ _ROWS = (
            ("csv", "latency"), _megabytes("gpu_memory_mb"),
            _growth("memory_growth_percent", 10.0, "memory_growth", 32.0)),
     Metric("energy_mj_per_frame", "resources", _of("resources", lambda one: one.energy_mj_per_frame), "", "mJ a frame",
-           "lower", ("csv", "telemetry"), limit=_growth("energy_growth_percent", 20.0, "energy_growth")),
+           "lower", ("csv", "sustained"), _energy_cell, _growth("energy_growth_percent", 20.0, "energy_growth")),
+    Metric("energy_problem", "sustained", lambda record, run: energy_problem(record)),
+    Metric("sustained_ms_per_frame", "sustained", _of("sustained", lambda one: one.ms_per_frame), "", "ms a frame",
+           "lower", ("csv", "sustained")),
+    Metric("frames_per_second", "sustained", _of("sustained", lambda one: one.frames_per_second), "", "frames/s",
+           "higher", ("csv", "sustained")),
+    Metric("sustained_power_w", "sustained", _of("sustained", lambda one: one.power_w), "mean", "W",
+           shown=("csv", "sustained")),
+    Metric("power_limit_w", "sustained", _of("sustained", lambda one: one.power_limit_w), "limit", "W",
+           shown=("csv", "sustained")),
+    Metric("sustained_sm_clock_mhz", "sustained", _of("sustained", lambda one: _middle(one.sm_clock_mhz)), "SM", "MHz",
+           shown=("csv", "sustained"), cell=_range("sm_clock_mhz", "sustained")),
+    Metric("load_s", "resources", _of("resources", lambda one: one.load_s), "load", "s", "lower",
+           ("csv", "sustained")),
+    Metric("first_call_ms", "resources", _of("resources", lambda one: one.first_call_ms), "first call", "ms", "lower",
+           ("csv", "sustained")),
     Metric("others_percent", "telemetry", _of("telemetry", lambda one: one.others_percent), "host busy",
            shown=("telemetry",), cell=lambda record, run: "-" if record.telemetry is None
            or record.telemetry.others_percent is None else f"{record.telemetry.others_percent:.0f}%"),
@@ -297,13 +302,17 @@ CSV_ORDER = (
 )
 _LATENCY_ORDER = (
     *("device_ms_median", "device_ms_ci_low", "host_ms_median", "host_ms_ci_low"),
-    *("ratio_to_pytorch_fp32", "gpu_memory_mb", "engine_mb"),
+    *("ratio_to_best_pytorch", "ratio_to_pytorch_default", "ratio_to_pytorch_fp32", "gpu_memory_mb", "engine_mb"),
+)
+_SUSTAINED_ORDER = (
+    *("load_s", "first_call_ms", "frames_per_second", "sustained_ms_per_frame"),
+    *("sustained_power_w", "power_limit_w", "sustained_sm_clock_mhz", "energy_mj_per_frame"),
 )
 
 
 def columns(where: Where) -> tuple[Metric, ...]:
     """The metrics that are shown somewhere, in the order of its columns."""
-    first = {"csv": CSV_ORDER, "latency": _LATENCY_ORDER}.get(where, ())
+    first = {"csv": CSV_ORDER, "latency": _LATENCY_ORDER, "sustained": _SUSTAINED_ORDER}.get(where, ())
     shown = [metric for metric in METRICS.values() if where in metric.shown]
     return tuple(sorted(shown, key=lambda one: first.index(one.name) if one.name in first else len(first)))
 
@@ -323,6 +332,6 @@ def extra_info(record: Record) -> dict[str, Value]:
     values = {
         metric.name: metric.value(record, None)
         for metric in METRICS.values()
-        if getattr(record, metric.part) is not None and metric.value is not METRICS["ratio_to_pytorch_fp32"].value
+        if getattr(record, metric.part) is not None and metric.name not in OF_RUN
     }
     return {name: None if isinstance(one, float) and not math.isfinite(one) else one for name, one in values.items()}

@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from sadtrt_core import stats
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.records.store import FRAMES_FOLDER
+from sadtrt_core.report.ratios import best, ratio
 from sadtrt_core.report.tables import WHOLE
 
 Point = tuple[float, float, Record]
@@ -62,13 +63,15 @@ def draw_pareto(run: Run) -> bytes | None:
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    best = frontier(points)
-    axes.plot([point[0] for point in best], [point[1] for point in best], color="0.75", linewidth=1, zorder=1)
+    front = frontier(points)
+    axes.plot([point[0] for point in front], [point[1] for point in front], color="0.75", linewidth=1, zorder=1)
     for runner in dict.fromkeys(record.key.runner for _, _, record in points):
         own = [point for point in points if point[2].key.runner == runner]
         axes.scatter([point[0] for point in own], [point[1] for point in own], label=runner, zorder=2)
     for time, psnr, record in points:
         name = record.key.precision if record.key.batch == 1 else f"{record.key.precision}, batch {record.key.batch}"
+        times = None if best(run, record) is record else ratio(run, record, best)
+        name += "" if times is None else f", {times:.2f}x"
         axes.annotate(name, (time, psnr), xytext=(5, 4), textcoords="offset points", fontsize=8, parse_math=False)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -77,7 +80,10 @@ def draw_pareto(run: Run) -> bytes | None:
     axes.margins(x=0.12, y=0.1)
     axes.set_xlabel(f"median {clock} time of the generator, ms a frame")
     axes.set_ylabel("PSNR of the worst frame, dB")
-    axes.set_title(f"{run.environment.gpu or run.environment.cpu}, {run.workload.size} px", parse_math=False)
+    machine = f"{run.environment.gpu or run.environment.cpu}, {run.workload.size} px"
+    axes.set_title(
+        f"{machine}; 2x: twice as fast as the best PyTorch of no worse picture", parse_math=False, fontsize=10
+    )
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
     picture = io.BytesIO()

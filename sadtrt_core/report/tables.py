@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from sadtrt_core.case import Case
+from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.records.schema import Record, Run
-from sadtrt_core.renderer.stages import GENERATOR_PARTS, SOURCE_AND_FRAME
+from sadtrt_core.renderer.stages import GENERATOR_PARTS, SOURCE_AND_FRAME, STAGES
 from sadtrt_core.report.metrics import CSV_ORDER, Where, columns
+from sadtrt_core.report.ratios import NO_WORSE_DB
 from sadtrt_core.report.text import milliseconds
+from sadtrt_core.runners.registry import RUNNERS
 
 CASE_HEADINGS = ("stage", "runner", "precision", "grid", "batch")
 
@@ -28,16 +32,17 @@ class TextTable:
 
 
 def report_tables(run: Run) -> tuple[TextTable, ...]:
-    """The tables that have rows: latency, drift, sum of parts, telemetry, what was not run."""
-    tables = (latency_table(run), drift_table(run), parts_table(run), telemetry_table(run), absent_table(run))
-    return tuple(table for table in tables if table.rows)
+    """The tables that have rows: latency, drift, sum of parts, back to back, telemetry, what was not run."""
+    made = (latency_table, drift_table, parts_table, sustained_table, telemetry_table, absent_table)
+    return tuple(table for table in (make(run) for make in made) if table.rows)
 
 
 def latency_table(run: Run) -> TextTable:
-    """Median times with their 95% intervals and the ratio to PyTorch fp32, stage by stage in the order of the run."""
+    """Median times with their 95% intervals and the ratios to PyTorch, stage by stage."""
     note = (
-        "Medians of one call. * not steady, or some samples disturbed by clock drops or throttling. + most device "
-        "times include waiting for the host."
+        "Medians of one call. Best PyTorch: its fastest row of the same stage and batch whose worst frame's PSNR is "
+        f"not lower by more than {NO_WORSE_DB:g} dB, else fp32. * not steady, or some samples disturbed by clock drops "
+        "or throttling. + most device times include waiting for the host."
     )
     return _metric_table("Latency", run, "latency", [one for one in run.records if one.latency is not None], note)
 
@@ -52,10 +57,23 @@ def drift_table(run: Run) -> TextTable:
     return _metric_table("Drift", run, "drift", measured, note)
 
 
+def in_order(records: Sequence[Record]) -> list[Record]:
+    """The records by stage, runner and precision as their tables have them, and batch, however a run shuffled them.
+
+    Names that are in no table come after those that are.
+    """
+
+    def place(record: Record) -> tuple[list[tuple[int, str]], int]:
+        key = record.key
+        words = ((key.stage, list(STAGES)), (key.runner, list(RUNNERS)), (key.precision, list(PRECISIONS)))
+        return [(table.index(word) if word in table else len(table), word) for word, table in words], key.batch
+
+    return sorted(records, key=place)
+
+
 def _metric_table(title: str, run: Run, where: Where, records: list[Record], note: str) -> TextTable:
-    """A row a record, a column a metric that is shown there; equal stages together, in the order of the run."""
-    order = {stage: index for index, stage in enumerate(dict.fromkeys(record.key.stage for record in run.records))}
-    records = sorted(records, key=lambda record: order[record.key.stage])
+    """A row a record, a column a metric that is shown there, in the order of `in_order`."""
+    records = in_order(records)
     shown = columns(where)
     rows = tuple((*record.key.cells, *(metric.text(record, run) for metric in shown)) for record in records)
     stages = [record.key.stage for record in records]
@@ -79,14 +97,26 @@ def parts_table(run: Run) -> TextTable:
     return TextTable("Sum of parts against the whole", headings, tuple(rows), 5, note=note)
 
 
+def sustained_table(run: Run) -> TextTable:
+    """A cold start, and calls without a pause: rate, power against the board's limit, clock, energy of that stretch."""
+    shown = columns("sustained")
+    rows = [record for record in run.records if any(metric.value(record, run) is not None for metric in shown)]
+    note = (
+        "Load and first call are of a process that is running already. All else is of calls back to back, another time "
+        "than the latency's: energy a frame is this stretch's mean power times its time a frame. ! they differ by "
+        "more than a tenth, or the power is over the board's limit."
+    )
+    return _metric_table("Cold start, and back to back", run, "sustained", rows, note if rows else "")
+
+
 def telemetry_table(run: Run) -> TextTable:
-    """What the GPU did while each row was timed: clocks, heat, power, memory, energy, and what was disturbed.
+    """What the GPU did while each row was timed: clocks, heat, power, memory, and what was disturbed.
 
     Rows that no GPU's sensors watched are left out: all they could say is how busy the host was.
     """
     watched = [record for record in run.records if record.telemetry is not None and record.telemetry.sm_clock_mhz]
     note = (
-        "Lowest to highest, one figure where they are the same. Energy is the whole board's, back to back. Disturbed: "
+        "Lowest to highest, one figure where they are the same. Disturbed: "
         "samples during which the SM clock fell by more than 5%, heat or the power supply throttled it, or another "
         "limit came or went; a power limit that lasts is the state that the row was measured in. Host busy: what "
         "other processes took of the host's processors."
@@ -97,7 +127,7 @@ def telemetry_table(run: Run) -> TextTable:
 def absent_table(run: Run) -> TextTable:
     """What was skipped or failed, one line for each reason."""
     groups: dict[tuple[str, str], list[Case]] = {}
-    for record in run.records:
+    for record in in_order(run.records):
         if record.status != "measured":
             groups.setdefault((record.status, record.reason or ""), []).append(record.key)
     rows = []
@@ -197,11 +227,11 @@ LAST_COLUMNS = ("notes", "benchmark_version", "onnxruntime", "driver", "commit")
 
 
 def summary_rows(run: Run) -> pd.DataFrame:
-    """A row for every record, in the run's order; NaN where a figure was not measured.
+    """A row for every record, in the order of `in_order`; NaN where a figure was not measured.
 
     Times are in ms with 95% intervals of the median, sizes in MB, PSNR in dB (a frame counts at most 120), energy in
-    mJ, clocks in MHz, temperature in deg C, power in W (medians). `ratio_to_pytorch_fp32` is how many times faster
-    than PyTorch fp32 at the same stage and batch. A metric that came later stands behind all others.
+    mJ, clocks in MHz, temperature in deg C, power in W (medians). The ratios are how many times faster than PyTorch at
+    the same stage and batch (ratios.py). A metric that came later stands behind all others.
     """
     where = run.environment
     facts = {
@@ -210,7 +240,7 @@ def summary_rows(run: Run) -> pd.DataFrame:
         **{name: getattr(where, name) for name in ("gpu", "tensorrt", "torch", "onnxruntime", "driver", "commit")},
     }
     rows = []
-    for record in run.records:
+    for record in in_order(run.records):
         own = {name: getattr(record, name) for name in ("status", "reason", "benchmark_version")}
         figures = {metric.name: metric.value(record, run) for metric in columns("csv")}
         rows.append(record.key.to_json() | facts | own | figures | {"notes": "; ".join(record.notes) or None})

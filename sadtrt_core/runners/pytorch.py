@@ -1,4 +1,4 @@
-"""PyTorch as a runner: eager and torch.compile, on a GPU or a CPU."""
+"""PyTorch as a runner: eager, captured as a CUDA graph, and torch.compile, on a GPU or a CPU."""
 
 from __future__ import annotations
 
@@ -49,21 +49,46 @@ class _Float32Convolution(nn.Module):
             return self.convolution(x.float())
 
 
+#: Memory formats with the channels innermost, by the number of axes of what has one.
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+#: Calls before a CUDA graph is captured: cuDNN searches its algorithms in the first, which no capture may hold.
+_CALLS_BEFORE_CAPTURE = 3
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """The same tensor with its channels innermost in memory, where it has a picture's or a volume's axes."""
+    layout = _CHANNELS_LAST.get(tensor.dim())
+    return tensor if layout is None else tensor.contiguous(memory_format=layout)
+
+
 class PyTorchRunner(StageRunner):
-    """Eager PyTorch, or `compiled` by torch.compile.
+    """Eager PyTorch, `captured` as a CUDA graph, or `compiled` by torch.compile in a mode of its own.
 
-    fp32 and tf32 run float32 weights; fp16 and bf16 convert the module (`.half()`), coordinates included; fp16-mixed
-    runs under autocast, which keeps sampling, softmax and sums in float32. Where the picture is kept, the convolution
-    that makes it is float32 as well, weights included. Sums are float anyway: no convolution is parted for them.
+    fp32 and tf32 run float32 weights, default does without touching a setting; fp16 and bf16 convert the module
+    (`.half()`), coordinates included; fp16-mixed runs under autocast, which keeps sampling, softmax and sums in
+    float32. Where the picture is kept, the convolution that makes it is float32 as well, weights included. Sums are
+    float anyway: no convolution is parted for them.
 
-    torch.compile takes CUDA graphs ("reduce-overhead") on a GPU, its C++ code generator on a CPU. All compiled modules
-    of a process share one pool of CUDA graph memory and one cache of compiled code with a limited number of entries a
-    function, and freeing one of them resets what the others compiled: they are measured singly.
+    `channels_last` keeps weights and inputs with the channels innermost, which tensor cores read. A captured graph has
+    inputs of its own, which `bind` fills, and is captured at the first call. torch.compile's `mode` is for a GPU; on a
+    CPU its C++ code generator has none. All compiled modules of a process share one pool of CUDA graph memory and one
+    cache of compiled code with a limited number of entries a function, and freeing one of them resets what the others
+    compiled: they are measured singly.
     """
 
-    def __init__(self, job: Job, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        job: Job,
+        compiled: bool = False,
+        mode: str | None = None,
+        channels_last: bool = False,
+        captured: bool = False,
+    ) -> None:
         super().__init__(job)
         self.one_at_a_time = compiled
+        self._mode = mode if job.device.type == "cuda" else None
+        self._channels_last, self._captured = channels_last, captured
+        self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
         self._outputs: tuple[Tensor, ...] = ()
         self._module: nn.Module | None = None
@@ -86,27 +111,60 @@ class PyTorchRunner(StageRunner):
                 if isinstance(part, SpadeDecoder):
                     last = copy.deepcopy(next(exact)).to(self.job.device)
                     part.conv_img = _Float32Convolution(last)  # type: ignore[assignment]
+        if self._channels_last:
+            for weight in self._module.parameters():
+                weight.data = _channels_last(weight.data)
         if self._compiled:
-            mode = "reduce-overhead" if self.job.device.type == "cuda" else None
-            self._module = torch.compile(self._module, mode=mode, dynamic=False)  # type: ignore[assignment]
+            self._module = torch.compile(self._module, mode=self._mode, dynamic=False)  # type: ignore[assignment]
 
     def deactivate(self) -> None:
-        self._module, self._inputs, self._outputs, self.stream = None, (), (), None
+        self._module, self._inputs, self._outputs, self.stream, self._graph = None, (), (), None, None
         if self._compiled:
             torch.compiler.reset()  # Only now does the compiled graph let go of its memory.
         if self.job.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _bind(self, inputs: dict[str, Tensor]) -> None:
-        self._inputs = tuple(inputs[spec.name] for spec in self.job.inputs)
+        given = tuple(inputs[spec.name] for spec in self.job.inputs)
+        if not self._captured:
+            self._inputs = given
+        elif not self._inputs:
+            self._inputs = tuple(tensor.clone() for tensor in given)
+        else:
+            for own, tensor in zip(self._inputs, given, strict=True):
+                own.copy_(tensor, non_blocking=True)
 
     def execute(self) -> None:
+        if not self._captured:
+            self._compute()
+            return
+        if self._graph is None:
+            self._capture()
+        assert self._graph is not None, "captured above"
+        self._graph.replay()
+
+    def _capture(self) -> None:
+        beside = torch.cuda.Stream(self.job.device)
+        beside.wait_stream(torch.cuda.current_stream(self.job.device))
+        with torch.cuda.stream(beside):
+            for _ in range(_CALLS_BEFORE_CAPTURE):
+                self._compute()
+        torch.cuda.current_stream(self.job.device).wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._compute()
+        self._graph = graph
+
+    def _compute(self) -> None:
         assert self._module is not None, "execute before activate"
         autocast = torch.autocast(self.job.device.type, self.job.precision.torch_type, enabled=self._autocast)
         arithmetic = matrix_arithmetic(self.job.precision.tf32, benchmark=True)
+        settings = contextlib.nullcontext() if self.job.precision.as_shipped else arithmetic
         filled_in = _Float32OnCpu() if self._emulated else contextlib.nullcontext()
-        with torch.inference_mode(), arithmetic, autocast, filled_in:
+        with torch.inference_mode(), settings, autocast, filled_in:
             inputs = tuple(t.to(self._type) for t in self._inputs)
+            if self._channels_last:
+                inputs = tuple(map(_channels_last, inputs))
             if self._compiled:
                 # Outputs live in the CUDA graph's memory until this call says that they are done with.
                 torch.compiler.cudagraph_mark_step_begin()

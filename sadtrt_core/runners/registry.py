@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -18,6 +19,15 @@ from sadtrt_core.runners.onnxruntime import cuda_provider_absence, onnxruntime_r
 from sadtrt_core.runners.pytorch import PyTorchRunner
 from sadtrt_core.runners.tensorrt import TensorRTRunner, tensorrt_absence
 
+Usual = tuple[tuple[str, ...], tuple[str, ...]]
+"""The stages and precisions that a run has of a runner that is not named."""
+#: Eager PyTorch, which makes the reference and the row as shipped.
+EAGER = "pytorch"
+#: What other ways to run PyTorch are for: the whole in half, where SadTalker's users would take them.
+_WHOLE_IN_HALF = (("frame", "generator", "clip"), ("fp16", "fp16-mixed"))
+_GENERATOR_IN_HALF = (("generator",), ("fp16", "fp16-mixed"))
+_NAMED_ONLY = ((), ())
+
 
 @dataclass(frozen=True)
 class RunnerKind:
@@ -26,10 +36,12 @@ class RunnerKind:
     name: str
     make: Callable[[Job], StageRunner]
     absence: Callable[[Job], Unavailable | None]
-    #: Whether the runner computes an exported graph, so that the way of sampling a volume matters.
+    #: Whether the runner computes an exported graph, so that the way of sampling a volume matters; else it is PyTorch.
     graph: bool
     #: Whether a graph's nodes may be the plugin's.
     plugin: bool = False
+    #: None for all there are.
+    usual: Usual | None = None
 
     def create(self, job: Job) -> StageRunner:
         """A runner for the job, not yet activated; the clip is made of this kind's runners of the other stages."""
@@ -37,6 +49,8 @@ class RunnerKind:
 
     def available(self, job: Job) -> Unavailable | None:
         """None when the runner can serve the job on this machine, else why not."""
+        if job.precision.as_shipped and self.name != EAGER:
+            return Unavailable(f"{job.precision.name} is what PyTorch does by itself", f"--runner {EAGER}")
         if job.stage.module is None:
             job = replace(job, stage=STAGES["motion"], batch=1)
         return self.absence(job)
@@ -50,6 +64,8 @@ def _pytorch_absence(job: Job) -> Unavailable | None:
             "the quantized graph"
         )
     if job.device.type == "cpu":
+        if precision.as_shipped:
+            return Unavailable("PyTorch as shipped is fp32 on a CPU, which has no TF32", "--precision fp32")
         if precision.tf32:
             return Unavailable("TF32 is arithmetic of NVIDIA GPUs: the CPU has none")
         if precision.keep_coordinates:
@@ -61,6 +77,22 @@ def _pytorch_absence(job: Job) -> Unavailable | None:
     if precision.names_nodes:
         return Unavailable("plans name ONNX nodes, which eager PyTorch does not have")
     return None
+
+
+def _channels_last_absence(job: Job) -> Unavailable | None:
+    if job.device.type == "cpu" and job.precision.compute == "float16":
+        return Unavailable("channels last is a layout for tensor cores: a CPU computes half in float32")
+    return _pytorch_absence(job)
+
+
+def _cuda_graph_absence(job: Job) -> Unavailable | None:
+    return Unavailable("a CUDA graph needs a GPU") if job.device.type == "cpu" else _pytorch_absence(job)
+
+
+def _max_autotune_absence(job: Job) -> Unavailable | None:
+    if job.device.type == "cpu":
+        return Unavailable("max-autotune chooses among a GPU's kernels", "--runner torch-compile")
+    return _torch_compile_absence(job)
 
 
 def _torch_compile_absence(job: Job) -> Unavailable | None:
@@ -86,11 +118,40 @@ def _onnxruntime_absence(job: Job) -> Unavailable | None:
     return None
 
 
+_REDUCE_OVERHEAD: dict[str, Any] = {"compiled": True, "mode": "reduce-overhead"}
+
+
+def _pytorch(
+    name: str, absence: Callable[[Job], Unavailable | None], usual: Usual | None = None, **how: Any
+) -> RunnerKind:
+    return RunnerKind(name, partial(PyTorchRunner, **how), absence, graph=False, usual=usual)
+
+
 RUNNERS: dict[str, RunnerKind] = {
     kind.name: kind
     for kind in (
-        RunnerKind("pytorch", PyTorchRunner, _pytorch_absence, graph=False),
-        RunnerKind("torch-compile", partial(PyTorchRunner, compiled=True), _torch_compile_absence, graph=False),
+        _pytorch(EAGER, _pytorch_absence),
+        _pytorch("pytorch-channels-last", _channels_last_absence, _WHOLE_IN_HALF, channels_last=True),
+        _pytorch("pytorch-cuda-graph", _cuda_graph_absence, _WHOLE_IN_HALF, channels_last=True, captured=True),
+        # The plain name is that of the mode with CUDA graphs, as it is in older runs.
+        _pytorch("torch-compile", _torch_compile_absence, **_REDUCE_OVERHEAD),
+        _pytorch(
+            "torch-compile-channels-last",
+            _torch_compile_absence,
+            _GENERATOR_IN_HALF,
+            **_REDUCE_OVERHEAD,
+            channels_last=True,
+        ),
+        _pytorch("torch-compile-default", _torch_compile_absence, _NAMED_ONLY, compiled=True),
+        # It takes minutes a row.
+        _pytorch(
+            "torch-compile-max-autotune",
+            _max_autotune_absence,
+            _NAMED_ONLY,
+            compiled=True,
+            mode="max-autotune",
+            channels_last=True,
+        ),
         RunnerKind("onnxruntime", onnxruntime_runner, _onnxruntime_absence, graph=True),
         RunnerKind("tensorrt", TensorRTRunner, tensorrt_absence, graph=True, plugin=True),
         RunnerKind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import textwrap
@@ -77,8 +78,8 @@ THREE_REPETITIONS = """
             os.kill(os.getpid(), 9)
         raise KeyboardInterrupt if how == "interrupted" else RuntimeError("CUDA error: misaligned address")
 """
-THREE_ROWS = (*TINY, "--batch", "1", "--batch", "2", "--batch", "3", "-s")
-"""The rows are told apart by their batch."""
+THREE_ROWS = (*TINY, "--batch", "1", "--batch", "2", "--batch", "3", "--order-seed", "5", "-s")
+"""The rows are told apart by their batch, and measured in its order, which is what this seed draws."""
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +164,38 @@ def test_a_run_that_is_killed_keeps_every_repetition_so_far(tmp_path: Path, monk
     assert not read_run(folder).complete
     held = {batch: len(row.latency.visits) for batch, row in records(folder).items()}
     assert held == {1: 2, 2: 1, 3: 1}
+
+
+def test_rows_are_shuffled_within_their_stage_by_a_seed_that_is_recorded(suite: SuiteProcess) -> None:
+    options = ("--batch", "1", "--batch", "2", "--batch", "3", "--stage", "keypoints")
+    orders = {}
+    for seed in ((), ("--order-seed", "1"), ("--order-seed", "1"), ("--order-seed", "5")):
+        finished = suite.run((*TINY, *options, *seed), BREAKS="")
+        assert finished.code == 0, finished.output
+        run = read_run(finished.folders[-1])
+        assert f"rows of a stage in the order of seed {run.order_seed}" in finished.output
+        order = [(record.key.stage, record.key.batch) for record in run.records]
+        assert [stage for stage, _ in order] == ["mapping"] * 3 + ["keypoints"] * 3
+        assert orders.setdefault(run.order_seed, order) == order
+        rows = csv.DictReader((finished.folders[-1] / "summary.csv").read_text().splitlines())
+        assert [row["batch"] for row in rows] == ["1", "2", "3"] * 2, "a table has the order of no seed"
+    assert {1, 5} <= set(orders)
+    assert orders[1] != orders[5]
+
+
+def test_a_cold_start_and_the_rate_of_a_sustained_clip_are_recorded_and_shown(suite: SuiteProcess) -> None:
+    finished = suite.run((*TINY, "--stage", "clip", "--clip-frames", "2"), BREAKS="")
+    assert finished.code == 0, finished.output
+    rows = {record.key.stage: record for record in read_run(finished.folders[-1]).records}
+    for record in rows.values():
+        assert record.resources.load_s > 0
+        assert record.resources.first_call_ms >= min(record.latency.host_ms)
+    clip = rows["clip"].sustained
+    assert clip.seconds >= 0.5
+    assert clip.frames % 2 == 0, "whole clips"
+    assert rows["mapping"].sustained is None, "without sensors only a clip is called back to back"
+    shown = {
+        row["stage"]: row for row in csv.DictReader((finished.folders[-1] / "summary.csv").read_text().splitlines())
+    }
+    assert float(shown["clip"]["frames_per_second"]) == pytest.approx(clip.frames / clip.seconds)
+    assert "frames/s" in (finished.folders[-1] / "report.html").read_text()

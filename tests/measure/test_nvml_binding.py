@@ -63,6 +63,9 @@ class H200:
     def _nvmlDeviceGetPowerUsage(self, handle, milliwatts):
         milliwatts._obj.value = 210_000  # The mean of a second that began before the load.
 
+    def _nvmlDeviceGetEnforcedPowerLimit(self, handle, milliwatts):
+        milliwatts._obj.value = 700_000
+
     def _nvmlDeviceGetFieldValues(self, handle, count, values):
         (value,) = values._obj
         assert value.fieldId == pynvml.NVML_FI_DEV_POWER_INSTANT
@@ -95,7 +98,7 @@ def found(monkeypatch: pytest.MonkeyPatch, library: H200, properties: SimpleName
 def test_every_query_is_answered_and_in_the_units_of_a_reading(monkeypatch):
     sensors = found(monkeypatch, H200())
     assert isinstance(sensors, NvmlSensors)
-    assert sensors.read() == Reading(1980, 3201, 47, 640.0, 7000.0, frozenset({"software power cap"}))
+    assert sensors.read() == Reading(1980, 3201, 47, 640.0, 7000.0, frozenset({"software power cap"}), 700.0)
     assert sensors.energy_mj() == 2**33 + 5
 
 
@@ -110,7 +113,7 @@ def test_what_is_not_supported_or_not_exported_reads_as_nothing(monkeypatch):
     absent = ("nvmlDeviceGetTemperature", "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetMemoryInfo")
     for library in (H200(lacking=absent), H200(missing=absent)):
         sensors = found(monkeypatch, library)
-        assert sensors.read() == Reading(1980, 3201, None, 640.0, None, frozenset({"software power cap"}))
+        assert sensors.read() == Reading(1980, 3201, None, 640.0, None, frozenset({"software power cap"}), 700.0)
         assert sensors.energy_mj() is None
 
 

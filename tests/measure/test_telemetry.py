@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sadtrt_core.errors import Unavailable
-from sadtrt_core.measure.resources import energy_per_call
+from sadtrt_core.measure.resources import sustain
 from sadtrt_core.measure.sensors import NvmlSensors, Reading, find_sensors, nvml_handle, reason_names
 from sadtrt_core.measure.telemetry import TelemetrySampler
 
@@ -149,6 +149,7 @@ class FakeNvml:
     def __getattr__(self, name):
         answers = {
             "nvmlDeviceGetPowerUsage": 412_500,
+            "nvmlDeviceGetEnforcedPowerLimit": 700_000,
             "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=7_000_000_000),
             "nvmlDeviceGetTemperature": 51,
             "nvmlDeviceGetCurrentClocksEventReasons": 0x6,
@@ -181,7 +182,7 @@ class FakeNvml:
 def test_nvml_answers_become_a_reading():
     made = NvmlSensors(FakeNvml(), "gpu")
     assert made.read() == Reading(
-        1980, 3201, 51, 412.5, 7000.0, frozenset({"application clocks", "software power cap"})
+        1980, 3201, 51, 412.5, 7000.0, frozenset({"application clocks", "software power cap"}), 700.0
     )
     assert made.energy_mj() == 123_456
 
@@ -243,14 +244,22 @@ class Work:
 @pytest.mark.parametrize("counts", [True, False])
 def test_energy_of_a_call_by_the_counter_or_by_integrated_power(counts):
     work = Work(counts)
-    assert energy_per_call(work, work, 0.002, clock=lambda: work.now) == pytest.approx(600.0, rel=0.03)
+    stretch, energy = sustain(work, work, 0.002, 1, clock=lambda: work.now)
+    assert energy == pytest.approx(600.0, rel=0.03)
+    assert stretch.ms_per_frame == pytest.approx(2.0)
+    _, of_a_frame = sustain(work, work, 0.002, 4, clock=lambda: work.now)
+    assert of_a_frame == pytest.approx(150.0, rel=0.03)
 
 
 def test_energy_is_not_made_up_where_a_counter_stands_still_or_is_absent():
     work = Work()
     work.energy_mj = lambda: 5.0
-    assert energy_per_call(work, work, 0.002, clock=lambda: work.now) is None
-    assert energy_per_call(work, Unavailable("none"), 0.002) is None
+    stretch, energy = sustain(work, work, 0.002, 1, clock=lambda: work.now)
+    assert energy is None
+    assert stretch.seconds == pytest.approx(3.0, rel=0.01), "a counter that stands still is given up"
+    bare, energy = sustain(work, Unavailable("none"), 0.002, 1, clock=lambda: work.now)
+    assert (energy, bare.power_w, bare.power_limit_w, bare.sm_clock_mhz) == (None, None, None, None)
+    assert bare.frames_per_second == pytest.approx(500.0)
 
 
 def test_how_the_host_was_is_kept_with_and_without_a_gpu():

@@ -193,5 +193,5 @@ def test_onnxruntime_on_a_gpu_says_what_it_lacks(make_job):
 
 
 def test_an_unknown_runner_is_refused():
-    with pytest.raises(ValueError, match="runner 'tf' is not known: expected one of pytorch, torch-compile"):
+    with pytest.raises(ValueError, match="runner 'tf' is not known: expected one of pytorch, pytorch-channels-last"):
         runner_named("tf")

@@ -1,0 +1,106 @@
+"""How many times faster a row is than PyTorch: than strict fp32, as shipped, and the best row of no worse picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from sadtrt_core import stats
+from sadtrt_core.case import Case
+from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.records.measurements import PSNR_CEILING_DB
+from sadtrt_core.records.schema import Record, Run
+from sadtrt_core.runners.registry import EAGER, RUNNERS
+
+#: Eager PyTorch with TF32 off: what drift is measured from, too.
+REFERENCE_PRECISION = "fp32"
+#: How much lower a PyTorch row's lowest PSNR may be than the row's that is compared with it.
+NO_WORSE_DB = 0.5
+#: The record of a run that a record is compared with, None where the run has none.
+Choice = Callable[[Run, Record], Record | None]
+
+
+def strict(run: Run, record: Record) -> Record | None:
+    """Eager PyTorch in fp32 with TF32 off, at the record's stage and batch."""
+    return next((one for one in _pytorch_rows(run, record) if _is_reference(one.key)), None)
+
+
+def as_shipped(run: Run, record: Record) -> Record | None:
+    """Eager PyTorch with no setting changed; without a GPU that is fp32."""
+    if run.environment.gpu is None:
+        return strict(run, record)
+    shipped = {name for name, precision in PRECISIONS.items() if precision.as_shipped}
+    rows = _pytorch_rows(run, record)
+    return next((one for one in rows if one.key.runner == EAGER and one.key.precision in shipped), None)
+
+
+def best(run: Run, record: Record) -> Record | None:
+    """The fastest PyTorch row, however it is run, whose picture is no worse than the record's by over NO_WORSE_DB.
+
+    Strict fp32 where there is none, or where nothing is known of the record's picture.
+    """
+    pictures = {(one.key.runner, one.key.precision): _lowest_psnr(one) for one in run.records if one.drift is not None}
+
+    def picture(case: Case) -> float | None:
+        return PSNR_CEILING_DB if _is_reference(case) else pictures.get((case.runner, case.precision))
+
+    own = picture(record.key)
+    if own is None:
+        return strict(run, record)
+    rows = [(one, picture(one.key)) for one in _pytorch_rows(run, record)]
+    whole = [(one, psnr) for one, psnr in rows if psnr is not None and psnr > -math.inf]
+    no_worse = [one for one, psnr in whole if psnr >= own - NO_WORSE_DB]
+    return min(no_worse, key=_judged_ms, default=None) or strict(run, record)
+
+
+def ratio(run: Run | None, record: Record, choice: Choice) -> float | None:
+    """How many times faster the record is than the chosen one: medians of device time, of host time where neither has
+    the other. None where there is nothing to compare, or where one has a device time and the other has not.
+    """
+    other = None if run is None or record.latency is None else choice(run, record)
+    if other is None or other.latency is None or record.latency is None:
+        return None
+    if (other.latency.device_ms is None) != (record.latency.device_ms is None):
+        return None
+    own, theirs = _judged_ms(record), _judged_ms(other)
+    return theirs / own if own and theirs else None
+
+
+def ratio_words(run: Run | None, record: Record, choice: Choice) -> str:
+    """The ratio for people."""
+    if run is not None and choice(run, record) is record:
+        return "reference"
+    times = ratio(run, record, choice)
+    if times is None:
+        return "-"
+    return f"{times:.2f}x faster" if times >= 1 else f"{1 / times:.2f}x slower"
+
+
+def best_name(run: Run | None, record: Record) -> str | None:
+    """Runner and precision of the best PyTorch row that the record is compared with."""
+    chosen = None if run is None or record.latency is None else best(run, record)
+    return None if chosen is None else f"{chosen.key.runner} {chosen.key.precision}"
+
+
+def _is_reference(case: Case) -> bool:
+    return (case.runner, case.precision) == (EAGER, REFERENCE_PRECISION)
+
+
+def _pytorch_rows(run: Run, record: Record) -> list[Record]:
+    """The timed PyTorch rows of the record's stage and batch."""
+    same = (record.key.stage, record.key.batch)
+    rows = [one for one in run.records if (one.key.stage, one.key.batch) == same and one.latency is not None]
+    return [one for one in rows if one.key.runner in RUNNERS and not RUNNERS[one.key.runner].graph]
+
+
+def _lowest_psnr(record: Record) -> float | None:
+    """Of its worst frame, in dB; None where that means nothing, minus infinity where there is no whole picture."""
+    assert record.drift is not None
+    if not record.drift.meaningful:
+        return None
+    return -math.inf if record.drift.has_non_finite else record.drift.psnr_min
+
+
+def _judged_ms(record: Record) -> float:
+    assert record.latency is not None
+    return stats.median(record.latency.judged_ms)
