@@ -56,17 +56,22 @@ def _print(run: Run, tables: Sequence[TextTable], console: Console) -> None:
     for line in facts(run):
         console.print(escape(line), style="dim", highlight=False)
     for text in tables:
-        table = Table(title=escape(text.title), title_justify="left", caption=escape(text.note), caption_justify="left")
-        for index, heading in enumerate(text.headings):
-            figures = index >= text.words
-            table.add_column(escape(heading), justify="right" if figures else "left", overflow="fold")
-        for index, row in enumerate(text.rows):
-            if index in text.breaks:
-                table.add_section()
-            table.add_row(*map(escape, row))
-        console.print(table)
+        print_table(text, console)
     if not run.records:
         console.print("[yellow]nothing was recorded[/]")
+
+
+def print_table(text: TextTable, console: Console) -> None:
+    """One table to the terminal."""
+    table = Table(title=escape(text.title), title_justify="left", caption=escape(text.note), caption_justify="left")
+    for index, heading in enumerate(text.headings):
+        figures = index >= text.words
+        table.add_column(escape(heading), justify="right" if figures else "left", overflow="fold")
+    for index, row in enumerate(text.rows):
+        if index in text.breaks:
+            table.add_section()
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 def write_html(run: Run, folder: Path) -> Path:

@@ -11,6 +11,7 @@ from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, SOURCE_AND_FRAME
 from sadtrt_core.report.metrics import CSV_ORDER, Where, columns
 from sadtrt_core.report.text import milliseconds
+from sadtrt_core.stats import SLOW_FACTOR
 
 CASE_HEADINGS = ("stage", "runner", "precision", "grid", "batch")
 
@@ -28,18 +29,30 @@ class TextTable:
 
 
 def report_tables(run: Run) -> tuple[TextTable, ...]:
-    """The tables that have rows: latency, drift, sum of parts, telemetry, what was not run."""
-    tables = (latency_table(run), drift_table(run), parts_table(run), telemetry_table(run), absent_table(run))
+    """The tables that have rows: latency, its tails, drift, sum of parts, telemetry, what was not run."""
+    tables = (
+        *(latency_table(run), tails_table(run), drift_table(run)),
+        *(parts_table(run), telemetry_table(run), absent_table(run)),
+    )
     return tuple(table for table in tables if table.rows)
 
 
 def latency_table(run: Run) -> TextTable:
     """Median times with their 95% intervals and the ratio to PyTorch fp32, stage by stage in the order of the run."""
     note = (
-        "Medians of one call. * not steady, or some samples disturbed by clock drops or throttling. + most device "
+        "Medians of one call; n: repetitions, or segments of a single one, that an interval rests on. "
+        "* not steady, or some samples disturbed by clock drops or throttling. + most device "
         "times include waiting for the host."
     )
     return _metric_table("Latency", run, "latency", [one for one in run.records if one.latency is not None], note)
+
+
+def tails_table(run: Run) -> TextTable:
+    """What the slowest calls took, for every record with times."""
+    note = (
+        f"p90 and p99: what 90 and 99% of the calls did not exceed. Slow: more than {SLOW_FACTOR:g} times the median."
+    )
+    return _metric_table("Tails", run, "tails", [one for one in run.records if one.latency is not None], note)
 
 
 def drift_table(run: Run) -> TextTable:

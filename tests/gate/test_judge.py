@@ -29,8 +29,9 @@ from record_examples import runs as any_runs
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.gate.baselines import find_baseline, write_baseline
-from sadtrt_core.gate.judge import compare_runs, gate_files
+from sadtrt_core.gate.judge import compare_runs
 from sadtrt_core.gate.limits import Override, Thresholds
+from sadtrt_core.gate.named import gate_files
 from sadtrt_core.gate.verdicts import ExitCode, GateResult, GateRow
 from sadtrt_core.records.measurements import Drift, Latency, Resources, Telemetry
 from sadtrt_core.records.schema import Record, Run
