@@ -100,7 +100,7 @@ def latency_findings(
         level = _judge_level(metric, samples, every.new, effect)
         findings.append(level)
         if on_device and level.verdict != "slower":
-            findings += tail_findings(metric, every, limits, significance, candidate.launch_bound)
+            findings += tail_findings(metric, every, limits, effect, significance, candidate.launch_bound)
     return findings
 
 
@@ -178,16 +178,19 @@ def _judge_level(metric: str, samples: JudgedSamples, run: Repetitions, effect: 
 
 
 def tail_findings(
-    metric: str, samples: JudgedSamples, limits: Limits, significance: float, launch_bound: bool
+    metric: str, samples: JudgedSamples, limits: Limits, effect: float, significance: float, launch_bound: bool
 ) -> list[Finding]:
     """Findings on the 99th percentile and on the share of slow samples, each slower where it exceeds its limit and so
     many more samples of most repetitions are above what the baseline shows that `significance` excludes chance.
+
+    What a level may change by (`effect`, in percent) its 99th percentile may too.
     """
     new, old = samples.all_new, samples.all_old
     key = "p99_slowdown_percent" if metric == "device_ms" and not launch_bound else "host_p99_slowdown_percent"
     findings = []
     name = NAMES[metric]
     if (limit := limits[key]) is not None:
+        limit = max(limit, effect)
         before, now = stats.percentile(old, 99), stats.percentile(new, 99)
         change = 100 * (now / before - 1)
         p_value = stats.more_above(samples.new, samples.old, before * (1 + limit / 200))
