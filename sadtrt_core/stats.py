@@ -98,30 +98,44 @@ def units(runs: Runs) -> np.ndarray:
     return np.array([np.median(part) for part in parts])
 
 
-def time_interval(runs: Runs, confidence: float = 0.95) -> Interval:
-    """Interval of the mean of `units`: Student's t, which few units need. One unit is its own interval, of no coverage.
+def time_interval(times: np.ndarray, confidence: float = 0.95) -> Interval:
+    """Interval of the mean of units: Student's t, which few units need. One unit is its own interval, of no coverage.
 
     It stands for the time that another unit is to be expected to take.
     """
-    times = units(runs)
     if len(times) < 2:
         return Interval(float(times[0]), float(times[0]), 0.0, len(times))
     half = _t(confidence, len(times)) * float(times.std(ddof=1)) / math.sqrt(len(times))
     return Interval(float(times.mean()) - half, float(times.mean()) + half, confidence, len(times))
 
 
-def ratio(candidate: Runs, baseline: Runs) -> float:
+def ratio(candidate: np.ndarray, baseline: np.ndarray) -> float:
     """Candidate over baseline, above 1 is slower: of the geometric means of their units; infinity over a zero."""
-    return _ratio(units(candidate), units(baseline))
+    if not baseline.all():
+        return math.inf
+    return float(np.exp(np.log(candidate).mean() - np.log(baseline).mean())) if candidate.all() else 0.0
 
 
-def ratio_interval(candidate: Runs, baseline: Runs, confidence: float = 0.95) -> Interval:
-    """Interval of `ratio`: Welch's t on the units' logarithms, so that either side may spread as it does.
+def ratio_interval(
+    candidate: np.ndarray, baseline: np.ndarray, confidence: float = 0.95, paired: bool = False
+) -> Interval:
+    """Interval of `ratio`: Welch's t on the units' logarithms, so that either side may spread as it does; Student's on
+    their differences where units of both sides are `paired`.
 
     Without bounds (0 to infinity) where a side has one unit, or a time of zero.
     """
-    above, below = units(candidate), units(baseline)
-    return _ratio_interval(above, below, confidence, paired=False)
+    count = min(len(candidate), len(baseline))
+    if count < 2 or not candidate.all() or not baseline.all():
+        return Interval(0.0, math.inf, confidence, count)
+    above, below = np.log(candidate), np.log(baseline)
+    spread = (above - below).std() if paired else above.std() + below.std()
+    if spread < 1e-12:
+        # Without any spread Student's t is 0 / 0.
+        exact = ratio(candidate, baseline)
+        return Interval(exact, exact, confidence, count)
+    test = scipy_stats.ttest_rel(above, below) if paired else scipy_stats.ttest_ind(above, below, equal_var=False)
+    low, high = test.confidence_interval(confidence)
+    return Interval(float(np.exp(low)), float(np.exp(high)), confidence, count)
 
 
 def paired_ratio(candidate: Repetitions, baseline: Repetitions, confidence: float = 0.95) -> tuple[float, Interval]:
@@ -137,7 +151,7 @@ def paired_ratio(candidate: Repetitions, baseline: Repetitions, confidence: floa
         np.array([median(np.concatenate(part)) for part in _joined([np.asarray(one) for one in rounds], ROUND_UNITS)])
         for rounds in (candidate, baseline)
     )
-    return _ratio(above, below), _ratio_interval(above, below, confidence, paired=True)
+    return ratio(above, below), ratio_interval(above, below, confidence, paired=True)
 
 
 def _joined(parts: list[np.ndarray], most: int) -> list[list[np.ndarray]]:
@@ -146,54 +160,31 @@ def _joined(parts: list[np.ndarray], most: int) -> list[list[np.ndarray]]:
     return [parts[a:b] for a, b in itertools.pairwise(edges)]
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> float:
-    if not below.all():
-        return math.inf
-    return float(scipy_stats.gmean(above) / scipy_stats.gmean(below))
+def noise(baseline: np.ndarray, of_runs: bool, confidence: float = 0.99) -> float:
+    """How far, as a fraction, the same code may lie from a baseline by what the baseline's units show.
 
-
-def _ratio_interval(above: np.ndarray, below: np.ndarray, confidence: float, paired: bool) -> Interval:
-    count = min(len(above), len(below))
-    if count < 2 or not above.all() or not below.all():
-        return Interval(0.0, math.inf, confidence, count)
-    logs = np.log(above), np.log(below)
-    if (logs[0] - logs[1] if paired else np.concatenate([one - one.mean() for one in logs])).std() < 1e-12:
-        # Without any spread Student's t is 0 / 0.
-        exact = _ratio(above, below)
-        return Interval(exact, exact, confidence, count)
-    test = scipy_stats.ttest_rel(*logs) if paired else scipy_stats.ttest_ind(*logs, equal_var=False)
-    low, high = test.confidence_interval(confidence)
-    return Interval(math.exp(low), float(np.exp(high)), confidence, count)
-
-
-def noise(baseline: Runs, confidence: float = 0.99) -> float:
-    """How far, as a fraction, the same code may lie from a baseline by what that baseline shows of itself.
-
-    Of LEAST_RUNS runs or more: where one more run is to be expected, t s sqrt(1 + 1 / n) of their logarithms (a
-    prediction interval, Hahn & Meeker 1991, Statistical Intervals, section 4.7). Of fewer, which say nothing of others:
-    how well their own mean is known, t s / sqrt(n). Infinity for one unit, or a time of zero.
+    Where they are whole runs: where one more is to be expected, t s sqrt(1 + 1 / n) of their logarithms (a prediction
+    interval, Hahn & Meeker 1991, Statistical Intervals, section 4.7). Repetitions of a run say nothing of other runs:
+    then how well their mean is known, t s / sqrt(n). Infinity for one unit, or a time of zero.
     """
-    times = units(baseline)
-    if len(times) < 2 or not times.all():
+    if len(baseline) < 2 or not baseline.all():
         return math.inf
-    another = 1 if len(baseline) >= LEAST_RUNS else 0
-    spread = float(np.log(times).std(ddof=1)) * math.sqrt(another + 1 / len(times))
-    return float(np.expm1(_t(confidence, len(times)) * spread))
+    spread = float(np.log(baseline).std(ddof=1)) * math.sqrt(of_runs + 1 / len(baseline))
+    return float(np.expm1(_t(confidence, len(baseline)) * spread))
 
 
-def rise(repetitions: Repetitions, significance: float = 0.05) -> float:
+def rise(times: np.ndarray, significance: float = 0.05) -> float:
     """By what fraction times climb from the first to the last unit of a run, fitted; 0 where they need not be climbing.
 
     Theil's slope of the units (1950), where Kendall's one-sided test (1938) finds an order in them.
     """
-    times = units([repetitions])
     order = np.arange(len(times))
     # Kendall's test has no answer for times that are all the same.
     if len(times) < 3 or times.min() == times.max() or not times.min():
         return 0.0
-    if scipy_stats.kendalltau(order, times, alternative="greater").pvalue > significance:
-        return 0.0
     slope, intercept, *_ = scipy_stats.theilslopes(times, order)
+    if slope <= 0 or scipy_stats.kendalltau(order, times, alternative="greater").pvalue > significance:
+        return 0.0
     return float(slope * (len(times) - 1) / intercept) if intercept > 0 else math.inf
 
 

@@ -82,10 +82,10 @@ KINDS = ("independent", "neighbours alike", "repetitions apart", "two states")
 def test_intervals_of_eight_repetitions_cover_whatever_samples_share(kind: str) -> None:
     """What they cover is the level that more repetitions would have; 90% is asked of 95% and 95% of 99%."""
     draw = np.random.default_rng(7)
-    held = [stats.time_interval([repetitions(kind, draw)]).holds(1.0) for _ in range(200)]
+    held = [stats.time_interval(stats.units([repetitions(kind, draw)])).holds(1.0) for _ in range(200)]
     assert sum(held) >= 180
     pairs = [(repetitions(kind, draw), repetitions(kind, draw)) for _ in range(200)]
-    ratios = [stats.ratio_interval([above], [below], 0.99) for above, below in pairs]
+    ratios = [stats.ratio_interval(stats.units([above]), stats.units([below]), 0.99) for above, below in pairs]
     assert sum(interval.holds(1.0) for interval in ratios) >= 190
     assert {interval.units for interval in ratios} == {8}
 
@@ -96,22 +96,25 @@ def test_the_units_are_the_highest_level_there_is() -> None:
     assert list(stats.units([run, run])) == [2.0, 5.0, 2.0, 5.0], "of few runs the spread is not known"
     assert list(stats.units([run] * 4)) == [3.5] * 4
     assert list(stats.units([[np.repeat([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], 2)]])) == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert stats.time_interval([[[2.0]]]) == stats.Interval(2.0, 2.0, 0.0, 1)
+    assert stats.time_interval(stats.units([[[2.0]]])) == stats.Interval(2.0, 2.0, 0.0, 1)
 
 
 @given(some_times, some_times)
 def test_ratio_interval_is_repeatable_and_holds_the_ratio(first: list, second: list) -> None:
-    interval = stats.ratio_interval([[first]], [[second]])
-    assert interval == stats.ratio_interval([[first]], [[second]])
-    ratio = stats.ratio([[first]], [[second]])
+    above, below = stats.units([[first]]), stats.units([[second]])
+    interval = stats.ratio_interval(above, below)
+    assert interval == stats.ratio_interval(above, below)
+    ratio = stats.ratio(above, below)
     assert interval.low <= ratio * (1 + 1e-9)
     assert ratio <= interval.high * (1 + 1e-9)
 
 
 def test_a_ratio_without_spread_is_exact_and_one_over_zero_has_no_bound() -> None:
-    assert stats.ratio_interval([[[2.0], [2.0]]], [[[1.0], [1.0]]]) == stats.Interval(2.0, 2.0, 0.95, 2)
-    assert stats.ratio([[[2.0]]], [[[0.0]]]) == math.inf
-    unknown = stats.ratio_interval([[[2.0]]], [[[1.0]]])
+    one, two, nothing = np.array([1.0, 1.0]), np.array([2.0, 2.0]), np.array([0.0])
+    exact = stats.ratio_interval(two, one)
+    assert (exact.low, exact.high, exact.units) == (pytest.approx(2.0), exact.low, 2)
+    assert (stats.ratio(two, nothing), stats.ratio(nothing, two)) == (math.inf, 0.0)
+    unknown = stats.ratio_interval(two[:1], one[:1])
     assert (unknown.low, unknown.high, unknown.units) == (0.0, math.inf, 1)
 
 
@@ -129,21 +132,23 @@ def test_paired_rounds_are_not_widened_by_what_changed_for_both() -> None:
 def test_noise_of_several_runs_is_where_another_may_lie() -> None:
     draw = np.random.default_rng(9)
     alike = repetitions("independent", draw)
-    assert stats.noise([alike]) < 0.01
+    assert stats.noise(stats.units([alike]), of_runs=False) < 0.01
     inside = 0
     for _ in range(200):
         *runs, another = (level * alike for level in 1 + 0.02 * draw.normal(size=6))
-        inside += stats.ratio([another], runs) <= 1 + stats.noise(runs)
+        units = stats.units(runs)
+        inside += stats.ratio(stats.units([another]), units) <= 1 + stats.noise(units, of_runs=True)
     assert inside >= 196
-    assert stats.noise([[[1.0]]]) == math.inf
+    assert stats.noise(np.array([1.0]), of_runs=False) == math.inf
 
 
 @pytest.mark.parametrize("top", [1.05, 1.6])
 def test_a_climb_is_seen_and_noise_is_none(top: float) -> None:
     flat = repetitions("independent", np.random.default_rng(10))
     climbing = flat * np.linspace(1, top, flat.size).reshape(flat.shape)
-    assert stats.rise(climbing) == pytest.approx((top - 1) * 7 / 8, rel=0.15), "from the first repetition to the last"
-    assert stats.rise(flat) == stats.rise(climbing[::-1]) == stats.rise([[1.0] * 20]) == 0.0
+    climb, level = stats.units([climbing]), stats.units([flat])
+    assert stats.rise(climb) == pytest.approx((top - 1) * 7 / 8, rel=0.15), "from the first repetition to the last"
+    assert stats.rise(level) == stats.rise(climb[::-1]) == stats.rise(np.ones(8)) == 0.0
 
 
 def test_more_slow_samples_count_where_most_repetitions_have_them() -> None:

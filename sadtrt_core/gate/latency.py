@@ -118,14 +118,14 @@ def _unfit(samples: JudgedSamples, every: JudgedSamples, effect: float, threshol
     """
     if min(stats.median(samples.all_old), stats.median(samples.all_new)) < SMALLEST_MS:
         return "zero_times", "the median time of one run is zero"
-    if min(len(stats.units(runs)) for runs in ((samples.new,), samples.old)) < FEWEST_UNITS:
-        return "too_few_samples", f"{' and '.join(samples.units)} are too few to show any change: take more"
-    noise = 100 * stats.noise(samples.old)
+    if min(len(samples.new_units), len(samples.old_units)) < FEWEST_UNITS:
+        return "too_few_samples", f"{samples.words} are too few to show any change: take more"
+    noise = 100 * stats.noise(samples.old_units, samples.of_runs)
     if noise > thresholds.too_noisy_percent:
         return "too_noisy", f"the baseline's own variation could hide {noise:.0f}%"
-    climb = 100 * max(stats.rise(run) for run in every.old)
+    climb = 100 * max(stats.rise(stats.units((run,))) for run in every.old)
     if climb > effect:
-        return "baseline_climbs", f"the baseline's times climb by {climb:.0f}% through its run: record it again"
+        return "baseline_climbs", f"the baseline's times climb by {climb:.0f}% through its run"
     return None
 
 
@@ -136,11 +136,11 @@ def _unjudged(metric: str, reason: str, why: str, instead: bool) -> Finding:
 
 def _judge_level(metric: str, samples: JudgedSamples, run: Repetitions, effect: float) -> Finding:
     """The change of the level. `run` are all samples of the candidate, of which `samples` may hold the fastest."""
-    new, old = (samples.new,), samples.old
+    new, old = samples.new_units, samples.old_units
     before, now = stats.median(samples.all_old), stats.median(samples.all_new)
     ratio, interval = stats.ratio(new, old), stats.ratio_interval(new, old, 0.99)
-    limit = max(effect, 100 * stats.noise(old))
-    change, climb = 100 * (ratio - 1), 100 * stats.rise(run)
+    limit = max(effect, 100 * stats.noise(old, samples.of_runs))
+    change, climb = 100 * (ratio - 1), 100 * stats.rise(new if run is samples.new else stats.units((run,)))
     shown = f"{NAMES[metric]} {before:.4g} to {now:.4g} ms ({change:+.1f}%)"
 
     verdict: Verdict = "same"
@@ -167,7 +167,7 @@ def _judge_level(metric: str, samples: JudgedSamples, run: Repetitions, effect: 
         metric,
         verdict,
         reason,
-        f"{shown}; {samples.units[0]} against {samples.units[1]}{samples.remark}",
+        f"{shown}; {samples.words}{samples.remark}",
         baseline=before,
         candidate=now,
         change=change,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from sadtrt_core import stats
 from sadtrt_core.records.measurements import Latency, Telemetry
@@ -32,19 +35,31 @@ class JudgedSamples:
         """The baseline's, run after run, in the order they were taken."""
         return _joined(tuple(map(_joined, self.old)))
 
+    @cached_property
+    def new_units(self) -> np.ndarray:
+        """The candidate's units (stats.py), in ms."""
+        return stats.units((self.new,))
+
+    @cached_property
+    def old_units(self) -> np.ndarray:
+        """The baseline's, in ms."""
+        return stats.units(self.old)
+
     @property
-    def units(self) -> tuple[str, str]:
-        """What the intervals of the candidate and of the baseline rest on: "8 repetitions"."""
-        return _units((self.new,)), _units(self.old)
+    def of_runs(self) -> bool:
+        """Whether the baseline's units are whole runs."""
+        return len(self.old) >= stats.LEAST_RUNS
+
+    @property
+    def words(self) -> str:
+        """What is held against what: "8 repetitions against 5 runs"."""
+        new = "repetitions" if len(self.new) > 1 else "segments"
+        old = "runs" if self.of_runs else "repetitions" if sum(map(len, self.old)) > 1 else "segments"
+        return f"{len(self.new_units)} {new} against {len(self.old_units)} {old}"
 
 
 def _joined(repetitions: Repetitions) -> tuple[float, ...]:
     return tuple(ms for repetition in repetitions for ms in repetition)
-
-
-def _units(runs: tuple[Repetitions, ...]) -> str:
-    kind = "runs" if len(runs) >= stats.LEAST_RUNS else "repetitions" if sum(map(len, runs)) > 1 else "segments"
-    return f"{len(stats.units(runs))} {kind}"
 
 
 def judged_samples(candidate: Latency, baselines: Sequence[Latency], metric: str) -> JudgedSamples:

@@ -108,7 +108,7 @@ def _time_interval(record: Record, clock: str) -> stats.Interval | None:
     latency = record.latency
     if latency is None or getattr(latency, clock) is None:
         return None
-    return stats.time_interval([latency.repetitions(clock)])
+    return stats.time_interval(stats.units([latency.repetitions(clock)]))
 
 
 def _bound(clock: str, which: Literal["low", "high"]) -> Callable[[Record, Run | None], float | None]:
@@ -206,7 +206,7 @@ def ratio_to_reference(run: Run | None, record: Record) -> float | None:
         return None
     if (reference.latency.device_ms is None) != (record.latency.device_ms is None):
         return None
-    found = stats.ratio([reference.latency.repetitions()], [record.latency.repetitions()])
+    found = stats.ratio(*(stats.units([one.repetitions()]) for one in (reference.latency, record.latency)))
     return found if found and math.isfinite(found) else None
 
 
