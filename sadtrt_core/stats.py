@@ -48,12 +48,6 @@ def median(samples: Samples) -> float:
     return float(np.median(_checked(samples)))
 
 
-def quartiles(samples: Samples) -> tuple[float, float, float]:
-    """First quartile, median and third quartile, linearly interpolated between order statistics."""
-    low, middle, high = np.percentile(_checked(samples), [25, 50, 75])
-    return float(low), float(middle), float(high)
-
-
 def median_interval(samples: Samples, confidence: float = 0.95) -> Interval:
     """Distribution-free confidence interval of the median from two order statistics.
 

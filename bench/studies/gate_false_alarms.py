@@ -86,10 +86,10 @@ def read_samples(file: Path) -> Samples:
 
 
 def some_twice(record: Record, share: float) -> Record:
-    """The record with so many of its samples, drawn at random but always the same, twice as long."""
+    """The record with so many of its samples twice as long, drawn at random but always the same of one record."""
     if record.latency is None:
         return record
-    draw = np.random.default_rng(20250131)
+    draw = np.random.default_rng(int(1e9 * record.latency.host_ms[0]))
 
     def planted(times: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(np.where(draw.random(len(times)) < share, 2.0, 1.0) * times)
@@ -191,12 +191,8 @@ def decide(samples: Samples) -> dict[str, list[dict[str, Any]]]:
     here = [stored.run for stored in samples.stored if not stored.planted]
     fresh = list(samples.fresh)
     among: list[Pair] = [(new, (old,)) for new, old in itertools.permutations(here, 2)]
-    across: list[Pair] = [
-        (new, (old,))
-        for new, old in itertools.permutations([*here, *fresh], 2)
-        if any(new is run or old is run for run in fresh)
-    ]
     every = [*here, *fresh]
+    across = [(new, (old,)) for new, old in itertools.permutations(every, 2) if new in fresh or old in fresh]
     # Each run by the SEVERAL that come after it, the first ones after the last.
     several = [
         (run, tuple((every * 2)[index + 1 : index + 1 + SEVERAL]))
@@ -204,8 +200,7 @@ def decide(samples: Samples) -> dict[str, list[dict[str, Any]]]:
         if len(every) > SEVERAL
     ]
     alarms = [false_alarms("runs of one process", among), false_alarms("with fresh processes", across)]
-    if several:
-        alarms.append(false_alarms(f"by a baseline of {SEVERAL} runs", several))
+    alarms += [false_alarms(f"by a baseline of {SEVERAL} runs", several)] if several else []
     losses = SLOWDOWNS[every[0].environment.gpu is not None] | PICTURE
     power = [row for name, plant in losses.items() for row in caught(name, plant, among + across)]
     for planted in sorted({stored.planted for stored in samples.stored if stored.planted}):

@@ -70,7 +70,7 @@ GPU_PLAN = TimingPlan(
     warmup_calls=10,
     warmup_seconds=1.0,
     # A 99th percentile of fewer rests on nothing, and 2% of slow samples would pass for chance.
-    sample_seconds=3.0,
+    sample_seconds=4.0,
     samples_min=80,
     samples_max=1000,
     # Clocks rise from idle over some tens of milliseconds, longer than sixteen short calls take.
