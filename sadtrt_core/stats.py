@@ -123,7 +123,7 @@ def ratio_interval(
         return Interval(0.0, math.inf, confidence, count)
     above, below = np.log(candidate), np.log(baseline)
     spread = (above - below).std() if paired else above.std() + below.std()
-    if spread < 1e-12:
+    if spread < 1e-9:
         # Without any spread Student's t is 0 / 0.
         exact = ratio(candidate, baseline)
         return Interval(exact, exact, confidence, count)

@@ -135,10 +135,10 @@ def compare(
         found.append(compare_sides(*sides, session, checkout, seconds))
     names = sides[0].label, sides[1].label if checkout is None else f"{sides[1].label} in {checkout}"
     table = Table(title=f"A: {escape(names[0])}, B: {escape(names[1])}", title_justify="left")
-    for heading in ("stage", "clock", "A ms", "B ms", "B / A", "95% interval", "samples"):
+    for heading in ("stage", "clock", "A ms", "B ms", "B / A", "95% interval (n)", "samples"):
         table.add_column(heading, justify="left" if heading in ("stage", "clock") else "right")
     for stage, one in zip(config.stages, found, strict=True):
-        interval = f"{one.interval.low:.4f} to {one.interval.high:.4f}"
+        interval = f"{one.interval.low:.4f} to {one.interval.high:.4f} ({one.interval.units})"
         figures = (f"{one.a_ms:.4g}", f"{one.b_ms:.4g}", f"{one.ratio:.4f}", interval, str(one.samples))
         table.add_row(stage, one.clock, *figures)
     console.print(table)
