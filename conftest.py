@@ -21,8 +21,8 @@ from sadtrt_core.config import RunConfig, add_options
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import UserError
 from sadtrt_core.gate.baselines import find_baseline
-from sadtrt_core.gate.judge import gate_files
 from sadtrt_core.gate.limits import Thresholds
+from sadtrt_core.gate.named import gate_files
 from sadtrt_core.gate.output import print_gate
 from sadtrt_core.gate.verdicts import ExitCode, GateResult
 from sadtrt_core.progress import ConsoleReporter, make_console

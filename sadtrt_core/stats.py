@@ -1,7 +1,8 @@
-"""Distribution-free statistics of timing samples: medians, order-statistic intervals, rank tests, steadiness."""
+"""Statistics of timing samples: medians and tails, intervals over repetitions and runs, trends, steadiness."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +12,31 @@ from scipy import stats as scipy_stats
 
 Samples = Sequence[float] | np.ndarray
 """Times in any one unit: a flat sequence or array."""
+Repetitions = Sequence[Samples]
+"""The samples of one run, repetition by repetition; one where all were taken in one stretch."""
+Runs = Sequence[Repetitions]
+"""Runs of the same code: other processes, or other builds of an engine."""
+LEAST_RUNS = 4
+"""Of fewer runs the spread between them is not estimated."""
+SEGMENTS = 8
+"""Into how many parts a stretch without repetitions is divided."""
+ROUND_UNITS = 10
+"""Into how many units the rounds of an interleaved comparison are joined."""
+SLOW_FACTOR = 1.5
+"""A sample is slow where it took so many times as long as usual."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval in the unit of its samples; `coverage` is the probability it actually reaches (0 to 1)."""
+    """A confidence interval in the unit of its samples; `coverage` is the probability it actually reaches (0 to 1).
+
+    `units` is how many independent units it rests on, where it does on units.
+    """
 
     low: float
     high: float
     coverage: float
+    units: int = 0
 
     def holds(self, value: float) -> bool:
         """Whether `value` lies inside, ends included."""
@@ -29,12 +46,6 @@ class Interval:
 def median(samples: Samples) -> float:
     """Middle value, or the mean of the two middle values. Raises ValueError without samples."""
     return float(np.median(_checked(samples)))
-
-
-def quartiles(samples: Samples) -> tuple[float, float, float]:
-    """First quartile, median and third quartile, linearly interpolated between order statistics."""
-    low, middle, high = np.percentile(_checked(samples), [25, 50, 75])
-    return float(low), float(middle), float(high)
 
 
 def median_interval(samples: Samples, confidence: float = 0.95) -> Interval:
@@ -62,109 +73,167 @@ def _checked(samples: Samples) -> np.ndarray:
     return values
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """How candidate samples compare with baseline samples; ratios are candidate over baseline, above 1 is slower.
+def units(runs: Runs) -> np.ndarray:
+    """One time for each unit that may be taken for independent, in the unit of the samples.
 
-    `interval` is a bootstrap interval of the ratio of medians; `p_slower` and `p_faster` are one-sided rank-test
-    probabilities of samples like these if the candidate were not slower (faster) by more than the margin asked for.
+    Samples depend on their neighbours, repetitions less, processes and builds least. So of LEAST_RUNS runs or more the
+    units are the runs, each the mean of its repetitions' medians; of fewer the medians of their repetitions; of a
+    single repetition the medians of up to SEGMENTS contiguous segments, which stand for that stretch of time alone.
+    Kalibera & Jones 2013 (Rigorous benchmarking in reasonable time, ISMM, 63-74): the spread of the highest level holds
+    that of those below. Raises ValueError without samples.
     """
-
-    ratio: float
-    interval: Interval
-    p_slower: float
-    p_faster: float
-
-
-def compare(candidate: Samples, baseline: Samples, margin: float = 0.0, confidence: float = 0.99) -> Comparison:
-    """Ratio of medians, its interval and the rank tests; `margin` is a fraction (0.015: 1.5%) of the baseline."""
-    reference = _checked(baseline)
-    return Comparison(
-        ratio=median_ratio(candidate, baseline),
-        interval=ratio_interval(candidate, baseline, confidence),
-        p_slower=rank_test(candidate, reference * (1 + margin)),
-        p_faster=rank_test(reference / (1 + margin), candidate),
-    )
+    medians = [[median(repetition) for repetition in repetitions] for repetitions in runs]
+    if len(medians) >= LEAST_RUNS:
+        return np.array([np.mean(run) for run in medians])
+    if sum(map(len, medians)) > 1:
+        return np.concatenate(medians)
+    ((samples,),) = runs
+    parts = np.array_split(_checked(samples), max(1, min(SEGMENTS, len(samples) // 2)))
+    return np.array([np.median(part) for part in parts])
 
 
-def median_ratio(candidate: Samples, baseline: Samples) -> float:
-    """Median of the candidate over the median of the baseline; infinity where the baseline's is zero."""
-    below = median(baseline)
-    return median(candidate) / below if below else math.inf
+def time_interval(times: np.ndarray, confidence: float = 0.95) -> Interval:
+    """Interval of the mean of units: Student's t, which few units need. One unit is its own interval, of no coverage.
+
+    It stands for the time that another unit is to be expected to take.
+    """
+    if len(times) < 2:
+        return Interval(float(times[0]), float(times[0]), 0.0, len(times))
+    half = _t(confidence, len(times)) * float(times.std(ddof=1)) / math.sqrt(len(times))
+    return Interval(float(times.mean()) - half, float(times.mean()) + half, confidence, len(times))
+
+
+def ratio(candidate: np.ndarray, baseline: np.ndarray) -> float:
+    """Candidate over baseline, above 1 is slower: of the geometric means of their units; infinity over a zero."""
+    if not baseline.all():
+        return math.inf
+    return float(np.exp(np.log(candidate).mean() - np.log(baseline).mean())) if candidate.all() else 0.0
 
 
 def ratio_interval(
-    candidate: Samples, baseline: Samples, confidence: float = 0.95, resamples: int = 1000, seed: int = 20250131
+    candidate: np.ndarray, baseline: np.ndarray, confidence: float = 0.95, paired: bool = False
 ) -> Interval:
-    """Percentile interval of the ratio of medians by a circular block bootstrap, the same on every call.
+    """Interval of `ratio`: Welch's t on the units' logarithms, so that either side may spread as it does; Student's on
+    their differences where units of both sides are `paired`.
 
-    Timing samples are correlated with their neighbours, so blocks of about n^(1/3) neighbours are drawn instead of
-    single samples (Kuensch 1989, Annals of Statistics 17, 1217; Politis & Romano 1992 for the circle).
+    Without bounds (0 to infinity) where a side has one unit, or a time of zero.
     """
-    random = np.random.default_rng(seed)
-    above = _bootstrap_medians(_checked(candidate), resamples, random)
-    below = _bootstrap_medians(_checked(baseline), resamples, random)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratios = np.where(below > 0, above / below, np.inf)
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(ratios, [tail, 100 - tail], method="nearest")
-    return Interval(float(low), float(high), confidence)
+    count = min(len(candidate), len(baseline))
+    if count < 2 or not candidate.all() or not baseline.all():
+        return Interval(0.0, math.inf, confidence, count)
+    above, below = np.log(candidate), np.log(baseline)
+    spread = (above - below).std() if paired else above.std() + below.std()
+    if spread < 1e-9:
+        # Without any spread Student's t is 0 / 0.
+        exact = ratio(candidate, baseline)
+        return Interval(exact, exact, confidence, count)
+    test = scipy_stats.ttest_rel(above, below) if paired else scipy_stats.ttest_ind(above, below, equal_var=False)
+    low, high = test.confidence_interval(confidence)
+    return Interval(float(np.exp(low)), float(np.exp(high)), confidence, count)
 
 
-def interleaved_ratio(
-    candidate: Sequence[Samples],
-    baseline: Sequence[Samples],
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 20250131,
-) -> tuple[float, Interval]:
-    """Ratio of medians of samples that were taken in turn, and its bootstrap interval, the same on every call.
+def paired_ratio(candidate: Repetitions, baseline: Repetitions, confidence: float = 0.95) -> tuple[float, Interval]:
+    """Ratio of times that were taken in turn, and its interval: t on the logarithms of the rounds' own ratios.
 
-    Each entry holds the samples of one round, equally many a round. Whole rounds are drawn for both sides together:
-    what changed from round to round changed for both, and so does not widen the interval. Raises ValueError for
-    rounds that do not match.
+    Each entry holds the samples of one round. What changed from round to round changed for both, and so does not widen
+    the interval. Neighbouring rounds are joined to at most ROUND_UNITS units, since a state may last for many. Raises
+    ValueError for rounds that do not match.
     """
-    above, below = (np.asarray(rounds, dtype=np.float64) for rounds in (candidate, baseline))
-    if above.ndim != 2 or below.ndim != 2 or len(above) != len(below) or not above.size or not below.size:
-        raise ValueError(f"rounds should match, equally many samples in each, but are {above.shape} and {below.shape}")
-    drawn = np.random.default_rng(seed).integers(0, len(above), size=(resamples, len(above)))
-    medians = [np.median(rows[drawn].reshape(resamples, -1), axis=1) for rows in (above, below)]
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(medians[0] / medians[1], [tail, 100 - tail], method="nearest")
-    return median_ratio(above.ravel(), below.ravel()), Interval(float(low), float(high), confidence)
+    if len(candidate) != len(baseline) or not candidate:
+        raise ValueError(f"rounds should match, but there are {len(candidate)} and {len(baseline)}")
+    above, below = (
+        np.array([median(np.concatenate(part)) for part in _joined([np.asarray(one) for one in rounds], ROUND_UNITS)])
+        for rounds in (candidate, baseline)
+    )
+    return ratio(above, below), ratio_interval(above, below, confidence, paired=True)
 
 
-def rank_test(larger: Samples, smaller: Samples) -> float:
-    """One-sided Mann-Whitney p-value: small where `larger` tends to exceed `smaller`.
+def _joined(parts: list[np.ndarray], most: int) -> list[list[np.ndarray]]:
+    """The parts in at most so many groups of neighbours."""
+    edges = np.linspace(0, len(parts), min(most, len(parts)) + 1).round().astype(int)
+    return [parts[a:b] for a, b in itertools.pairwise(edges)]
 
-    Normal approximation with the correction for ties (Mann & Whitney 1947, Annals of Mathematical Statistics 18, 50).
+
+def noise(baseline: np.ndarray, of_runs: bool, confidence: float = 0.99) -> float:
+    """How far, as a fraction, the same code may lie from a baseline by what the baseline's units show.
+
+    Where they are whole runs: where one more is to be expected, t s sqrt(1 + 1 / n) of their logarithms (a prediction
+    interval, Hahn & Meeker 1991, Statistical Intervals, section 4.7). Repetitions of a run say nothing of other runs:
+    then how well their mean is known, t s / sqrt(n). Infinity for one unit, or a time of zero.
     """
-    above, below = _checked(larger), _checked(smaller)
-    if above.min() == above.max() == below.min() == below.max():
-        return 1.0  # All tied: no evidence, where the approximation divides by zero.
-    return float(scipy_stats.mannwhitneyu(above, below, alternative="greater", method="asymptotic").pvalue)
+    if len(baseline) < 2 or not baseline.all():
+        return math.inf
+    spread = float(np.log(baseline).std(ddof=1)) * math.sqrt(of_runs + 1 / len(baseline))
+    return float(np.expm1(_t(confidence, len(baseline)) * spread))
 
 
-def smallest_p(count: int, other: int) -> float:
-    """The p-value of `rank_test` when every sample of one run exceeds every sample of the other: none is smaller."""
-    return rank_test(np.arange(other, other + count, dtype=np.float64), np.arange(other, dtype=np.float64))
+def rise(times: np.ndarray, significance: float = 0.05) -> float:
+    """By what fraction times climb from the first to the last unit of a run, fitted; 0 where they need not be climbing.
 
-
-def slow_variation(samples: Samples, segments: int = 8) -> float:
-    """Relative standard deviation (dimensionless) of the medians of contiguous segments, by their interquartile range.
-
-    A rank test of independent samples cannot see levels that shift in the course of a run. A normal distribution's
-    quartiles lie 1.349 standard deviations apart. Below two samples a segment there are fewer segments; below four
-    samples the answer is 0.
+    Theil's slope of the units (1950), where Kendall's one-sided test (1938) finds an order in them.
     """
-    values = _checked(samples)
-    segments = min(segments, len(values) // 2)
-    centre = float(np.median(values))
-    if segments < 2 or centre == 0:
+    order = np.arange(len(times))
+    # Kendall's test has no answer for times that are all the same.
+    if len(times) < 3 or times.min() == times.max() or not times.min():
         return 0.0
-    medians = [float(np.median(part)) for part in np.array_split(values, segments)]
-    low, _, high = quartiles(medians)
-    return (high - low) / 1.349 / centre
+    slope, intercept, *_ = scipy_stats.theilslopes(times, order)
+    if slope <= 0 or scipy_stats.kendalltau(order, times, alternative="greater").pvalue > significance:
+        return 0.0
+    return float(slope * (len(times) - 1) / intercept) if intercept > 0 else math.inf
+
+
+def more_above(candidate: Repetitions, baseline: Runs, threshold: float) -> float:
+    """One-sided p-value of so many of a candidate's samples above `threshold`, were its share no larger than before.
+
+    Fisher's exact test (1922). 1 where fewer than half of the candidate's repetitions (segments, of a single one) have
+    any such sample: one hiccup slows many neighbours, which that test takes for independent.
+    """
+    parts = [_checked(repetition) for repetition in candidate]
+    if len(parts) == 1:
+        parts = np.array_split(parts[0], min(SEGMENTS, len(parts[0])))
+    slow = [int((part > threshold).sum()) for part in parts]
+    if 2 * sum(count > 0 for count in slow) < len(slow):
+        return 1.0
+    before = _checked([time for repetitions in baseline for repetition in repetitions for time in repetition])
+    above, total = int((before > threshold).sum()), sum(map(len, parts))
+    return float(scipy_stats.hypergeom.sf(sum(slow) - 1, total + len(before), sum(slow) + above, total))
+
+
+def percentile(samples: Samples, percent: float) -> float:
+    """The value that so many percent of the samples do not exceed, linearly interpolated between order statistics."""
+    return float(np.percentile(_checked(samples), percent))
+
+
+def slow_share(samples: Samples, usual: float) -> float:
+    """The share (0 to 1) of samples that took longer than SLOW_FACTOR times `usual`."""
+    return float((_checked(samples) > SLOW_FACTOR * usual).mean())
+
+
+def changes(values: Samples, least: float) -> tuple[int, ...]:
+    """Where the level of a series changes: the index of the first value of each new level.
+
+    The segments with the least sum of squares around their means, each change costing 2 s^2 log(n) (Yao 1988,
+    Statistics & Probability Letters 6, 181; found exactly as by Jackson et al. 2005, IEEE Signal Processing Letters 12,
+    105). s is the deviation of neighbours (as in `quick_variation`), but at least `least`, in the unit of the values.
+    """
+    series = _checked(values)
+    deviation = float(np.median(np.abs(np.diff(series)))) / (math.sqrt(2) * 0.6745) if len(series) > 1 else 0.0
+    cost = 2 * max(deviation, least) ** 2 * math.log(max(2, len(series)))
+    best, begins = [-cost], [0]
+    for end in range(1, len(series) + 1):
+        totals = [best[begin] + cost + float(series[begin:end].var()) * (end - begin) for begin in range(end)]
+        begins.append(int(np.argmin(totals)))
+        best.append(min(totals))
+    found, end = [], len(series)
+    while end and begins[end]:
+        end = begins[end]
+        found.append(end)
+    return tuple(reversed(found))
+
+
+def _t(confidence: float, count: int) -> float:
+    """Student's t that an interval of so many units reaches to either side, in standard errors."""
+    return float(scipy_stats.t.ppf((1 + confidence) / 2, count - 1))
 
 
 def quick_variation(samples: Samples) -> float:
@@ -197,11 +266,3 @@ def is_steady(samples: Samples, tolerance: float = 0.02, segments: int = 4) -> b
     allowed = max(tolerance, 3 * standard_error)
     parts = np.array_split(values, segments)
     return all(abs(float(np.median(part)) / centre - 1) <= allowed for part in parts)
-
-
-def _bootstrap_medians(values: np.ndarray, resamples: int, random: np.random.Generator) -> np.ndarray:
-    count = len(values)
-    block = max(1, round(count ** (1 / 3)))
-    starts = random.integers(0, count, size=(resamples, math.ceil(count / block)))
-    picked = (starts[:, :, None] + np.arange(block)) % count
-    return np.median(values[picked.reshape(resamples, -1)[:, :count]], axis=1)

@@ -1,4 +1,4 @@
-"""Commands over results: report, gate, compare, fleet."""
+"""Commands over results: report, history, gate, compare, fleet."""
 
 from __future__ import annotations
 
@@ -55,6 +55,20 @@ def report(
         print_tables(recorded, console)
 
 
+def history(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Runs: their folders or records.json, or folders of runs.")
+    ],
+) -> None:
+    """Show how each row's time and PSNR went over runs, oldest first, and where they changed."""
+    from sadtrt_core.records.store import read_runs
+    from sadtrt_core.report.history import history_tables
+    from sadtrt_core.report.html import print_table
+
+    for table in history_tables(read_runs(folders)):
+        print_table(table, console)
+
+
 def _show_fleet(runs: list[Run], price: list[str], min_psnr: float, html: Path | None) -> None:
     """Print the runs of several GPUs in one table, and write the page where one is asked for."""
     from sadtrt_core.report.fleet import fleet_offers, fleet_page, fleet_sentences, fleet_table, parse_prices
@@ -107,29 +121,40 @@ def fleet(
 def gate(
     run: Annotated[Path, typer.Argument(help="The run to judge: its folder or records.json.")] = Path("results/latest"),
     baseline: Annotated[str, typer.Option(help="What to judge by: a name in results/baselines, or a path.")] = ...,  # type: ignore[assignment]
+    anchor: Annotated[
+        str | None, typer.Option(help="A pinned run to judge by as well: the sum of small steps.")
+    ] = None,
     thresholds: Annotated[
         Path | None, typer.Option(help=r"TOML with \[gate], or a pyproject.toml (default: the one here, if any).")
     ] = None,
     update: Annotated[bool, typer.Option("--update", help="Write the run as the new baseline; judge nothing.")] = False,
+    add: Annotated[
+        bool, typer.Option("--add", help="Put the run beside the baseline's: how much runs vary. Judge nothing.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts as JSON.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the verdicts as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request.")] = None,
 ) -> None:
     """Judge a run by a baseline: exit 0 pass, 1 regression, 2 not comparable, 3 rows missing."""
-    from sadtrt_core.gate.baselines import baseline_path, write_baseline
-    from sadtrt_core.gate.judge import gate_named
+    from sadtrt_core.gate.baselines import add_run, baseline_path, write_baseline
     from sadtrt_core.gate.limits import Thresholds
+    from sadtrt_core.gate.named import gate_named
     from sadtrt_core.gate.output import gate_json, gate_junit, gate_markdown, print_gate
     from sadtrt_core.records.store import read_run, records_file
 
     results = Path("results")
     outputs = {"--json": json_file, "--junit": junit, "--markdown": markdown}
     given = {flag: path for flag, path in outputs.items() if path is not None}
-    if update:
-        if given:
-            raise UserError(f"--update judges nothing, so there is nothing for {', '.join(given)}: leave it out")
+    if update or add:
+        flag = "--add" if add else "--update"
+        if given or anchor is not None or (update and add):
+            extra = ", ".join([*given, *(["--anchor"] if anchor else []), *(["--update"] if update and add else [])])
+            raise UserError(f"{flag} judges nothing, so there is nothing for {extra}: leave it out")
         written, recorded = baseline_path(results, baseline), read_run(run)
-        write_baseline(recorded, written)
+        if add:
+            written = add_run(recorded, written)
+        else:
+            write_baseline(recorded, written)
         failed = sum(record.status == "failed" for record in recorded.records)
         words = f"; {failed} of its {len(recorded.records)} rows failed and will not be judged" if failed else ""
         console.print(f"wrote {written}{words}", soft_wrap=True)
@@ -140,7 +165,7 @@ def gate(
     for flag, path in given.items():
         if path.resolve() in {one.resolve() for one in inputs}:
             raise UserError(f"{flag} {path} is what the gate reads: choose another file")
-    result = gate_named(run, results, baseline, Thresholds.read(file) if file else Thresholds())
+    result = gate_named(run, results, baseline, Thresholds.read(file) if file else Thresholds(), anchor)
     print_gate(result, console)
     renderers = {"--json": gate_json, "--junit": gate_junit, "--markdown": gate_markdown}
     for flag, path in given.items():
@@ -184,10 +209,10 @@ def compare(
         found.append(compare_sides(*sides, session, checkout, seconds))
     names = sides[0].label, sides[1].label if checkout is None else f"{sides[1].label} in {checkout}"
     table = Table(title=f"A: {escape(names[0])}, B: {escape(names[1])}", title_justify="left")
-    for heading in ("stage", "clock", "A ms", "B ms", "B / A", "95% interval", "samples"):
+    for heading in ("stage", "clock", "A ms", "B ms", "B / A", "95% interval (n)", "samples"):
         table.add_column(heading, justify="left" if heading in ("stage", "clock") else "right")
     for stage, one in zip(config.stages, found, strict=True):
-        interval = f"{one.interval.low:.4f} to {one.interval.high:.4f}"
+        interval = f"{one.interval.low:.4f} to {one.interval.high:.4f} ({one.interval.units})"
         figures = (f"{one.a_ms:.4g}", f"{one.b_ms:.4g}", f"{one.ratio:.4f}", interval, str(one.samples))
         table.add_row(stage, one.clock, *figures)
     console.print(table)

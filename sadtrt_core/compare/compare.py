@@ -77,8 +77,8 @@ class Comparison:
 def compare_interleaved(a: Sampler, b: Sampler, seconds: float) -> Comparison:
     """Time both for about `seconds` together, in rounds of A B B A, and compare them on the best clock both have.
 
-    In a round of A B B A a slow linear drift adds the same to both sides; the interval resamples whole rounds
-    (`stats.interleaved_ratio`), so drift across rounds does not widen it either.
+    In a round of A B B A a slow linear drift adds the same to both sides; the interval is of whole rounds' ratios
+    (`stats.paired_ratio`), so drift across rounds does not widen it either.
     """
     count = max(1, round(SAMPLING_SECONDS / max(a.call_seconds, b.call_seconds, 1e-9)))
     round_seconds = 2 * (count + 1) * (a.call_seconds + b.call_seconds)
@@ -91,7 +91,7 @@ def compare_interleaved(a: Sampler, b: Sampler, seconds: float) -> Comparison:
         b_samples.append((second, third))
     on_device = all(one.device_ms is not None for pair in (*a_samples, *b_samples) for one in pair)
     a_ms, b_ms = (_times(pairs, on_device) for pairs in (a_samples, b_samples))
-    ratio, interval = stats.interleaved_ratio(b_ms, a_ms, CONFIDENCE)
+    ratio, interval = stats.paired_ratio(b_ms, a_ms, CONFIDENCE)
     every_a, every_b = ([ms for row in rows for ms in row] for rows in (a_ms, b_ms))
     late = max(sum(one.late for pair in pairs for one in pair) for pairs in (a_samples, b_samples))
     return Comparison(

@@ -22,6 +22,8 @@ from sadtrt_core.records.store import (
 from sadtrt_core.report.tables import summary_csv
 
 BASELINES_FOLDER = "baselines"
+#: Other runs of the baseline's code, one file each: how much times vary from run to run.
+FURTHER_FOLDER = "runs"
 #: What a folder may hold that was made of its records.
 DERIVED_FILES = ("report.html", "pareto.png")
 
@@ -59,15 +61,13 @@ def write_baseline(run: Run, path: Path) -> None:
     serve as one, unfinished or without a measurement, and where something else than a baseline stands at `path`.
     """
     path = Path(path)
-    if not run.complete:
-        raise UserError("an interrupted run cannot become a baseline: run it to the end")
-    if not any(record.status == "measured" for record in run.records):
-        raise UserError("a run that measured nothing cannot become a baseline")
+    _require_whole(run)
     _require_baseline(path)
     try:
         (path.parent if path.suffix == ".json" else path).mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            shutil.rmtree(path / FRAMES_FOLDER, ignore_errors=True)
+            for name in (FRAMES_FOLDER, FURTHER_FOLDER):
+                shutil.rmtree(path / name, ignore_errors=True)
             for name in DERIVED_FILES:
                 (path / name).unlink(missing_ok=True)
     except OSError as error:
@@ -79,6 +79,36 @@ def write_baseline(run: Run, path: Path) -> None:
     environment = json.dumps(run.environment.to_json(), indent=2, sort_keys=True)
     write_file(path / ENVIRONMENT_FILE, environment + "\n")
     write_run(run, path / RECORDS_FILE)
+
+
+def further_runs(path: Path) -> tuple[Run, ...]:
+    """The runs beside the one that the baseline's folder holds, in the order of their names; none of a file."""
+    return tuple(read_run(file) for file in sorted((Path(path) / FURTHER_FOLDER).glob("*.json")))
+
+
+def add_run(run: Run, path: Path) -> Path:
+    """Put `run`, of the same code, beside the baseline in the folder `path`; returns its file.
+
+    Raises UserError where there is no such folder with a baseline, or the run could not serve as one.
+    """
+    if not Path(path).is_dir():
+        raise UserError(f"{path} is no folder with a baseline that a run could be added to: write one with --update")
+    _require_whole(run)
+    if run in (read_run(path), *further_runs(path)):
+        raise UserError(f"the baseline {path} holds this run already: add one that was measured anew")
+    folder = Path(path) / FURTHER_FOLDER
+    folder.mkdir(exist_ok=True)
+    written = folder / f"{run.started_utc.replace(':', '')}.json"
+    write_run(run, written)
+    return written
+
+
+def _require_whole(run: Run) -> None:
+    """UserError for a run that could not serve as a baseline."""
+    if not run.complete:
+        raise UserError("an interrupted run cannot become a baseline: run it to the end")
+    if not any(record.status == "measured" for record in run.records):
+        raise UserError("a run that measured nothing cannot become a baseline")
 
 
 def _require_baseline(path: Path) -> None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Sequence
 
 from sadtrt_core.case import Case
-from sadtrt_core.errors import UserError
-from sadtrt_core.gate.baselines import find_baseline
 from sadtrt_core.gate.latency import latency_findings, latency_tests
 from sadtrt_core.gate.limits import Limits, Thresholds
 from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, Verdict, make_row
-from sadtrt_core.records.measurements import Drift
+from sadtrt_core.records.measurements import Drift, Latency
 from sadtrt_core.records.schema import Environment, Record, Run
-from sadtrt_core.records.store import LATEST, begun_after, read_run, records_file
 from sadtrt_core.report.metrics import METRICS, Limit, Metric, Part
 
 
-def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds) -> GateResult:
-    """The gate's answer. It depends on what the runs contain, not on the order of their records, and fails closed.
+def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds, others: Sequence[Run] = ()) -> GateResult:
+    """The gate's answer. `others` are further runs of the baseline's code, by which times vary from run to run.
+
+    The answer depends on what the runs contain, not on the order of their records, and fails closed.
 
     Exit code 2 where the runs cannot be compared (another GPU, TensorRT, driver, weights, size or workload, an
     unfinished run, a baseline without measurements), else 1 for a regression, else 2 for rows that cannot be compared,
@@ -26,49 +25,27 @@ def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds) -> GateR
     """
     new = {record.key: record for record in candidate.records}
     old = {record.key: record for record in baseline.records}
+    times = _baseline_times((baseline, *others))
     keys = sorted({*new, *old})
     remarks = (*_remarks(candidate, baseline), *_idle_overrides(keys, thresholds))
-    if problems := _problems(candidate, baseline):
+    problems = _problems(candidate, baseline)
+    for other in others:
+        problems += [(code, f"a further run of the baseline: {text}") for code, text in _problems(other, baseline)]
+    if problems:
         reason, sentence = problems[0]
         rows = tuple(make_row(key, [Finding("run", "not comparable", reason, sentence)]) for key in keys)
         return GateResult(int(ExitCode.NOT_COMPARABLE), rows, tuple(text for _, text in problems), remarks)
-    significance = thresholds.false_alarm / max(1, _count_tests(new, old, thresholds))
+    # Each time has two tests, of its tail.
+    significance = thresholds.false_alarm / max(1, 2 * _count_tests(new, old, thresholds))
     processors = (_processors(baseline.environment), _processors(candidate.environment))
-    rows = tuple(_judge_row(key, new.get(key), old.get(key), thresholds, significance, processors) for key in keys)
+    rows = tuple(
+        _judge_row(key, new.get(key), old.get(key), times.get(key, []), thresholds, significance, processors)
+        for key in keys
+    )
     code = _exit_code(rows)
     if code == ExitCode.PASS and not _anything_compared(rows):
         return GateResult(int(ExitCode.NOT_COMPARABLE), rows, ("not one figure was compared",), remarks)
     return GateResult(int(code), rows, (), remarks)
-
-
-def gate_files(candidate: Path, baseline: Path, thresholds: Thresholds) -> GateResult:
-    """`compare_runs` on two results folders or records files.
-
-    Exit code 2 with the reason where one cannot be read, where both are the same run, which would always pass, and
-    where the candidate is `latest` but a later run did not finish.
-    """
-    problems = []
-    runs = []
-    for name, path in (("the run", candidate), ("the baseline", baseline)):
-        try:
-            runs.append(read_run(path))
-        except UserError as error:
-            problems.append(f"{name} cannot be used: {error}")
-    if not problems and runs[0] == runs[1]:
-        problems.append(f"the run and the baseline are the same run, {records_file(candidate)}: nothing was compared")
-    if candidate.name == LATEST and (later := begun_after(candidate)):
-        problems.append(f"{later} began after {candidate} and did not finish: run it again, or name the run to judge")
-    if problems:
-        return GateResult(int(ExitCode.NOT_COMPARABLE), (), tuple(problems))
-    return compare_runs(runs[0], runs[1], thresholds)
-
-
-def gate_named(candidate: Path, results: Path, baseline: str, thresholds: Thresholds) -> GateResult:
-    """`gate_files` with a baseline's name in `<results>/baselines` or its path; exit code 2 where there is none."""
-    try:
-        return gate_files(candidate, find_baseline(results, baseline), thresholds)
-    except UserError as error:
-        return GateResult(int(ExitCode.NOT_COMPARABLE), (), (str(error),))
 
 
 def _problems(candidate: Run, baseline: Run) -> list[tuple[str, str]]:
@@ -153,6 +130,16 @@ def _idle_overrides(keys: list[Case], thresholds: Thresholds) -> tuple[str, ...]
     return tuple(f"an override of the limits is for {one}, and there is no such row" for one in idle)
 
 
+def _baseline_times(runs: Sequence[Run]) -> dict[Case, list[Latency]]:
+    """Every row's times, run by run; the baseline's own first, where it has them."""
+    found: dict[Case, list[Latency]] = {}
+    for run in runs:
+        for record in run.records:
+            if record.status == "measured" and record.latency is not None:
+                found.setdefault(record.key, []).append(record.latency)
+    return found
+
+
 def _is_judged(record: Record) -> bool:
     return record.status == "measured"
 
@@ -175,6 +162,7 @@ def _judge_row(
     key: Case,
     new: Record | None,
     old: Record | None,
+    times: list[Latency],
     thresholds: Thresholds,
     significance: float,
     processors: tuple[str, str],
@@ -197,7 +185,7 @@ def _judge_row(
             findings.append(Finding(part, "missing", "part_missing", f"{part} was measured in the baseline, not now"))
     if new.latency is not None and old.latency is not None:
         hosts = (new.telemetry, old.telemetry)
-        findings += latency_findings(new.latency, old.latency, limits, thresholds, significance, hosts, processors)
+        findings += latency_findings(new.latency, times, limits, thresholds, significance, hosts, processors)
     findings += drift_findings(new, old, limits)
     findings += limit_findings(new, old, limits, ("latency", "resources", "telemetry"))
     return make_row(key, findings or [Finding("row", "same", "not_judged", "every limit of this row is switched off")])

@@ -1,36 +1,38 @@
-"""Judges one row's times against its baseline's: slower only where rank test, effect, interval and noise all agree."""
+"""Judges one row's times against its baseline's: their level, their tail, and whether they climb through the run."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Sequence
 
 from sadtrt_core import stats
 from sadtrt_core.gate.limits import Limits, Thresholds
 from sadtrt_core.gate.samples import (
     JudgedSamples,
     Problem,
+    Repetitions,
     another_clock,
     another_host,
     another_speed,
     busy_host,
-    fastest_of_both,
+    fastest_of_all,
     judged_samples,
     noisy,
 )
-from sadtrt_core.gate.verdicts import Finding, Verdict
+from sadtrt_core.gate.verdicts import UNJUDGED, Finding, Verdict
 from sadtrt_core.records.measurements import Latency, Telemetry
 
 SMALLEST_MS = 1e-6
 """Times below a nanosecond are none that any clock here could have measured."""
-NOISE_FACTOR = 3.0
-"""How many standard deviations of slow variation a change must exceed, beside the smallest effect of interest."""
+FEWEST_UNITS = 3
+"""Of fewer repetitions no interval is worth anything."""
+NAMES = {"device_ms": "device time", "host_ms": "host time"}
 
 
 def latency_tests(candidate: Latency, baseline: Latency, limits: Limits) -> dict[str, float]:
-    """The metrics that `latency_findings` puts to a rank test, "device_ms" and "host_ms" as far as they are there and
-    have a limit, with their smallest effects of interest in percent. Device times that include waiting for the host are
-    judged by the host's limit.
+    """The metrics that `latency_findings` judges, "device_ms" and "host_ms" as far as they are there and have a limit,
+    with their smallest effects of interest in percent. Device times that include waiting for the host are judged by the
+    host's limit.
     """
     both = candidate.device_ms is not None and baseline.device_ms is not None
     on_device, on_host = limits["slowdown_percent"], limits["host_slowdown_percent"]
@@ -45,46 +47,40 @@ def latency_tests(candidate: Latency, baseline: Latency, limits: Limits) -> dict
 
 def latency_findings(
     candidate: Latency,
-    baseline: Latency,
+    baselines: Sequence[Latency],
     limits: Limits,
     thresholds: Thresholds,
     significance: float,
     hosts: tuple[Telemetry | None, Telemetry | None] = (None, None),
     processors: tuple[str, str] = ("", ""),
 ) -> list[Finding]:
-    """Findings on device and host time.
+    """Findings on device and host time, by one or several runs of the baseline.
 
     `hosts` is how the host was in the candidate's run and in the baseline's, `processors` what it has in the baseline's
     and in the candidate's. Device times are not comparable where the GPU's clock never came near the other run's. Host
     times are not judged where the host is another, was busy or they vary too much; without device times the row is
-    then not comparable. Without device times, host times
-    are judged by their fastest quarter, and only where the reference loop was as fast in both runs and most samples
-    came within half the smallest effect of interest of the fastest.
+    then not comparable. Without device times, host times are judged by their fastest quarter, and only where the
+    reference loop was as fast in both runs and most samples came within half the smallest effect of interest of the
+    fastest; their tails are the machine's, and not judged.
 
-    The samples of all repetitions are judged together. Rows with more repetitions in one run are not comparable, nor
-    are rows that are launch-bound in one run only, or in both where the host was busy.
-
-    A row is slower where all four are true; faster is the mirror image. Where the change is slower by the baseline's
-    own noise and excused by the candidate's alone, the row is not comparable.
-    - the ratio of medians exceeds the smallest effect of interest;
-    - it exceeds NOISE_FACTOR standard deviations of the slow variation seen inside the two runs;
-    - the one-sided rank test against the baseline lengthened by half the effect falls below `significance`, which the
-      caller has divided by the number of tests;
-    - the 99% bootstrap interval of the ratio lies above half the effect.
+    Rows with repetitions in one run only are not comparable, nor are rows that are launch-bound in one run only, or in
+    both where the host was busy. bench/README.md says when a level, a tail or a climb is slower.
     """
+    baseline = baselines[0]
     if (candidate.device_ms is None) != (baseline.device_ms is None):
         without = "the candidate" if candidate.device_ms is None else "the baseline"
         return [Finding("device_ms", "not comparable", "clock_differs", f"{without} has no device times")]
     on_device = candidate.device_ms is not None
     now, before = (max(1, len(latency.visits)) for latency in (candidate, baseline))
-    if now != before:
+    if (now > 1) != (before > 1):
         sentence = f"visited {before} times in the baseline and {now} times in this run: measure the shorter one again"
         return [Finding("device_ms" if on_device else "host_ms", "not comparable", "visits_differ", sentence)]
     findings = []
     beside = on_device and limits["slowdown_percent"] is not None
     busy = busy_host(*hosts, thresholds.busy_percent)
     for metric, effect in latency_tests(candidate, baseline, limits).items():
-        samples, problem = judged_samples(candidate, baseline, metric), None
+        every, problem = judged_samples(candidate, baselines, metric), None
+        samples = every
         if metric == "device_ms":
             problem = _launch_bound_differs(candidate, baseline) or another_clock(*hosts)
             problem = problem or (busy if candidate.launch_bound else None)
@@ -92,16 +88,19 @@ def latency_findings(
             problem = another_host(*processors) or busy
         else:
             half = effect / 100 / 2
-            new, old = fastest_of_both(samples.all_new, samples.all_old)
-            samples = JudgedSamples((new,), (old,), f"{samples.remark} (fastest quarter)")
-            problem = busy or another_speed(*hosts, half) or noisy(new, half) or noisy(old, half)
+            new, *old = fastest_of_all([every.all_new, *(JudgedSamples(run, ()).all_new for run in every.old)])
+            samples = JudgedSamples((new,), tuple((run,) for run in old), f"{every.remark} (fastest quarter)")
+            noise = [found for run in (new, *old) if (found := noisy(run, half)) is not None]
+            problem = busy or another_speed(*hosts, half) or (noise[0] if noise else None)
+        problem = problem or _unfit(samples, every, effect, thresholds)
         if problem is not None:
-            findings.append(_unjudged(metric, *problem, instead=beside and metric == "host_ms"))
+            excused = beside and metric == "host_ms" and problem[0] in UNJUDGED
+            findings.append(_unjudged(metric, *problem, instead=excused))
             continue
-        finding = _judge(metric, samples, effect, thresholds, significance)
-        if beside and metric == "host_ms" and finding.reason == "too_noisy":
-            finding = dataclasses.replace(finding, verdict="same", sentence=f"{finding.sentence}; not judged")
-        findings.append(finding)
+        level = _judge_level(metric, samples, every.new, effect)
+        findings.append(level)
+        if on_device and level.verdict != "slower":
+            findings += tail_findings(metric, every, limits, effect, significance, candidate.launch_bound)
     return findings
 
 
@@ -112,51 +111,54 @@ def _launch_bound_differs(candidate: Latency, baseline: Latency) -> Problem | No
     return "pace_differs", f"most device times of {which} include waiting for the host, the other's do not"
 
 
+def _unfit(samples: JudgedSamples, every: JudgedSamples, effect: float, thresholds: Thresholds) -> Problem | None:
+    """Why these samples can judge nothing: there are none to speak of, or the baseline itself is too noisy or climbs.
+
+    What a candidate varies by is no excuse for it, and is judged.
+    """
+    if min(stats.median(samples.all_old), stats.median(samples.all_new)) < SMALLEST_MS:
+        return "zero_times", "the median time of one run is zero"
+    if min(len(samples.new_units), len(samples.old_units)) < FEWEST_UNITS:
+        return "too_few_samples", f"{samples.words} are too few to show any change: take more"
+    noise = 100 * stats.noise(samples.old_units, samples.of_runs)
+    if noise > thresholds.too_noisy_percent:
+        return "too_noisy", f"the baseline's own variation could hide {noise:.0f}%"
+    climb = 100 * max(stats.rise(stats.units((run,))) for run in every.old)
+    if climb > effect:
+        return "baseline_climbs", f"the baseline's times climb by {climb:.0f}% through its run"
+    return None
+
+
 def _unjudged(metric: str, reason: str, why: str, instead: bool) -> Finding:
-    name = "device time" if metric == "device_ms" else "host time"
-    sentence = f"{why}: {name} was not judged" + ("" if instead else "; measure on a quiet machine")
+    sentence = f"{why}: {NAMES[metric]} was not judged" + ("" if instead else "; measure on a quiet machine")
     return Finding(metric, "same" if instead else "not comparable", reason, sentence)
 
 
-def _judge(
-    metric: str,
-    samples: JudgedSamples,
-    effect: float,
-    thresholds: Thresholds,
-    significance: float,
-) -> Finding:
-    new, old, remark = samples.all_new, samples.all_old, samples.remark
-    name = "device time" if metric == "device_ms" else "host time"
-    if min(stats.median(old), stats.median(new)) < SMALLEST_MS:
-        return Finding(metric, "not comparable", "zero_times", f"the median {name} of one run is zero")
-    margin = effect / 100 / 2
-    compared = stats.compare(new, old, margin)
-    noise = 100 * NOISE_FACTOR * samples.slow_noise(effect)
-    limit = max(effect, noise)
-    change = 100 * (compared.ratio - 1)
-    slower = compared.p_slower < significance and compared.interval.low > 1 + margin
-    faster = compared.p_faster < significance and compared.interval.high < 1 / (1 + margin)
-    shown = f"{name} {stats.median(old):.4g} to {stats.median(new):.4g} ms ({change:+.1f}%)"
+def _judge_level(metric: str, samples: JudgedSamples, run: Repetitions, effect: float) -> Finding:
+    """The change of the level. `run` are all samples of the candidate, of which `samples` may hold the fastest."""
+    new, old = samples.new_units, samples.old_units
+    before, now = stats.median(samples.all_old), stats.median(samples.all_new)
+    ratio, interval = stats.ratio(new, old), stats.ratio_interval(new, old, 0.99)
+    limit = max(effect, 100 * stats.noise(old, samples.of_runs))
+    change, climb = 100 * (ratio - 1), 100 * stats.rise(new if run is samples.new else stats.units((run,)))
+    shown = f"{NAMES[metric]} {before:.4g} to {now:.4g} ms ({change:+.1f}%)"
 
     verdict: Verdict = "same"
-    if stats.smallest_p(len(new), len(old)) >= significance:
-        verdict, reason = "not comparable", "too_few_samples"
-        shown = f"{len(new)} and {len(old)} samples of {name} are too few to show any change: take more"
-    elif noise > thresholds.too_noisy_percent:
-        verdict, reason = "not comparable", "too_noisy"
-        shown += f", but its own slow variation could hide {noise:.0f}%: measure on a quieter machine"
-    elif slower and compared.ratio > 1 + limit / 100:
+    if ratio > 1 + limit / 100 and interval.low > 1:
         verdict, reason = "slower", "slower"
         shown += f", limit {limit:.1f}%"
-    elif slower and compared.ratio > 1 + max(effect, 100 * NOISE_FACTOR * samples.baseline_noise(effect)) / 100:
+    elif climb > effect:
+        verdict, reason = "not comparable", "climbs"
+        shown += f", and times climb by {climb:.0f}% through this run: measure it again"
+    elif ratio > 1 + limit / 100:
         verdict, reason = "not comparable", "candidate_noisy"
-        shown += f", inside the noise of {noise:.1f}%, which is this run's own: measure it again"
-    elif faster and compared.ratio < 1 / (1 + limit / 100):
+        shown += ", inside the noise of this run's own repetitions: measure it again"
+    elif ratio < 1 / (1 + limit / 100) and interval.high < 1:
         verdict, reason = "faster", "faster"
     elif abs(change) > effect:
         reason = "within_noise"
-        shown += f", inside the noise of {noise:.1f}%" if noise > effect else ", not significant"
-    elif slower or faster:
+        shown += f", inside the baseline's noise of {limit:.1f}%" if limit > effect else ", not significant"
+    elif not interval.holds(1):
         reason = "below_effect"
         shown += f", below the effect of interest of {effect:g}%"
     else:
@@ -165,17 +167,57 @@ def _judge(
         metric,
         verdict,
         reason,
-        shown + remark,
-        baseline=stats.median(old),
-        candidate=stats.median(new),
+        f"{shown}; {samples.words}{samples.remark}",
+        baseline=before,
+        candidate=now,
         change=change,
         limit=limit,
-        low=_percent(compared.interval.low),
-        high=_percent(compared.interval.high),
-        p_value=compared.p_slower,
+        low=_percent(interval.low),
+        high=_percent(interval.high),
     )
 
 
+def tail_findings(
+    metric: str, samples: JudgedSamples, limits: Limits, effect: float, significance: float, launch_bound: bool
+) -> list[Finding]:
+    """Findings on the 99th percentile and on the share of slow samples, each slower where it exceeds its limit and so
+    many more samples of most repetitions are above what the baseline shows that `significance` excludes chance.
+
+    What a level may change by (`effect`, in percent) its 99th percentile may too.
+    """
+    new, old = samples.all_new, samples.all_old
+    key = "p99_slowdown_percent" if metric == "device_ms" and not launch_bound else "host_p99_slowdown_percent"
+    findings = []
+    name = NAMES[metric]
+    if (limit := limits[key]) is not None:
+        limit = max(limit, effect)
+        before, now = stats.percentile(old, 99), stats.percentile(new, 99)
+        change = 100 * (now / before - 1)
+        p_value = stats.more_above(samples.new, samples.old, before * (1 + limit / 200))
+        sentence = f"{name}'s 99th percentile {before:.4g} to {now:.4g} ms ({change:+.1f}%), limit {limit:g}%"
+        slow = change > limit and p_value < significance
+        findings.append(_tail(f"{metric}_p99", slow, "slow_tail", sentence, (before, now, change, limit), p_value))
+    if (limit := limits["slow_samples_points"]) is not None:
+        usual = stats.median(old)
+        before, now = (100 * stats.slow_share(times, usual) for times in (old, new))
+        p_value = stats.more_above(samples.new, samples.old, stats.SLOW_FACTOR * usual)
+        sentence = (
+            f"{before:.1f}% to {now:.1f}% of samples took more than {stats.SLOW_FACTOR:g} times the baseline's median "
+            f"{name}, limit {limit:g} points more"
+        )
+        slow = now - before > limit and p_value < significance
+        figures = (before, now, now - before, limit)
+        findings.append(_tail(f"{metric}_slow", slow, "slow_samples", sentence, figures, p_value))
+    return findings
+
+
+def _tail(
+    metric: str, slow: bool, reason: str, sentence: str, figures: tuple[float, float, float, float], p_value: float
+) -> Finding:
+    verdict: Verdict = "slower" if slow else "same"
+    return Finding(metric, verdict, reason if slow else "within_limit", sentence, *figures, p_value=p_value)
+
+
 def _percent(ratio: float) -> float | None:
-    # A resample of a run with zeros among its times can have no finite ratio.
+    # A run with zeros among its times can have no finite ratio.
     return 100 * (ratio - 1) if math.isfinite(ratio) else None

@@ -73,8 +73,8 @@ DEFAULT_OVERRIDES = (
 class Thresholds:
     """All that the gate decides by.
 
-    `false_alarm` is the probability, over all latency tests of one comparison together, that the rank test alone calls
-    equal samples unequal. A row whose own slow variation could hide a change of `too_noisy_percent` is not comparable.
+    `false_alarm` is the probability, over all tests of tails of one comparison together, that equal samples are called
+    unequal. A row whose baseline's own variation could hide a change of `too_noisy_percent` is not comparable.
     Host times are not judged where the process waited for a processor for more than `busy_percent` of either run.
     Very short rows, host times of rows that the host launches kernel by kernel, and PyTorch's memory have limits no
     lower than DEFAULT_OVERRIDES says, where the metric is judged at all, unless one of `overrides` says otherwise.

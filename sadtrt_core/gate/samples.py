@@ -1,10 +1,12 @@
-"""Which samples of two runs the gate judges by, how far slow variation may move them, and how the hosts were."""
+"""Which samples of two runs the gate judges by, and how the hosts were."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from sadtrt_core import stats
 from sadtrt_core.records.measurements import Latency, Telemetry
@@ -15,66 +17,69 @@ Repetitions = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class JudgedSamples:
-    """Times of the candidate and of the baseline on one clock, and what a reader has to know of the choice."""
+    """Times of the candidate and of each of the baseline's runs on one clock, and what a reader has to know of the
+    choice.
+    """
 
     new: Repetitions
-    old: Repetitions
+    old: tuple[Repetitions, ...]
     remark: str = ""
 
     @property
     def all_new(self) -> tuple[float, ...]:
         """The candidate's, in the order they were taken."""
-        return tuple(ms for repetition in self.new for ms in repetition)
+        return _joined(self.new)
 
     @property
     def all_old(self) -> tuple[float, ...]:
-        """The baseline's, in the order they were taken."""
-        return tuple(ms for repetition in self.old for ms in repetition)
+        """The baseline's, run after run, in the order they were taken."""
+        return _joined(tuple(map(_joined, self.old)))
 
-    def slow_noise(self, effect_percent: float) -> float:
-        """Relative standard deviation that slow variation puts on the ratio of the medians.
+    @cached_property
+    def new_units(self) -> np.ndarray:
+        """The candidate's units (stats.py), in ms."""
+        return stats.units((self.new,))
 
-        Where repetitions differ by no more than the smallest effect of interest, only what varies within them counts:
-        two states of a GPU less than the effect apart then hide nothing larger. Where they differ by more, what varies
-        over all of them counts by the part that is beyond the effect.
-        """
-        return math.hypot(*(_slow_variation(run, effect_percent / 100) for run in (self.new, self.old)))
+    @cached_property
+    def old_units(self) -> np.ndarray:
+        """The baseline's, in ms."""
+        return stats.units(self.old)
 
-    def baseline_noise(self, effect_percent: float) -> float:
-        """The baseline's part of `slow_noise`."""
-        return _slow_variation(self.old, effect_percent / 100)
+    @property
+    def of_runs(self) -> bool:
+        """Whether the baseline's units are whole runs."""
+        return len(self.old) >= stats.LEAST_RUNS
 
-
-def _slow_variation(repetitions: Repetitions, effect: float) -> float:
-    # Of fewer samples there is no slow variation to see.
-    within = [stats.slow_variation(times) for times in repetitions if len(times) >= 4]
-    overall = stats.slow_variation([ms for times in repetitions for ms in times])
-    if not within:
-        return overall
-    medians = [stats.median(times) for times in repetitions]
-    apart = max(medians) / min(medians) - 1 if min(medians) else math.inf
-    beyond = max(0.0, 1 - effect / apart) if apart else 0.0
-    return max(stats.median(within), overall * beyond)
+    @property
+    def words(self) -> str:
+        """What is held against what: "8 repetitions against 5 runs"."""
+        new = "repetitions" if len(self.new) > 1 else "segments"
+        old = "runs" if self.of_runs else "repetitions" if sum(map(len, self.old)) > 1 else "segments"
+        return f"{len(self.new_units)} {new} against {len(self.old_units)} {old}"
 
 
-def judged_samples(candidate: Latency, baseline: Latency, metric: str) -> JudgedSamples:
+def _joined(repetitions: Repetitions) -> tuple[float, ...]:
+    return tuple(ms for repetition in repetitions for ms in repetition)
+
+
+def judged_samples(candidate: Latency, baselines: Sequence[Latency], metric: str) -> JudgedSamples:
     """The samples of `metric` ("device_ms" or "host_ms") that are neither disturbed nor, of device times, launch-bound,
     where those are at least half of each run; else those that are not launch-bound; else all.
     """
-    runs = (candidate, baseline)
+    runs = (candidate, *baselines)
     late = [frozenset(run.late if metric == "device_ms" else ()) for run in runs]
     marked = [waited | frozenset(run.disturbed) for run, waited in zip(runs, late, strict=True)]
     total = sum(len(getattr(run, metric)) for run in runs)
     for without in (marked, late):
-        kept = [_repetitions(run, metric, some) for run, some in zip(runs, without, strict=True)]
-        counts = [sum(map(len, repetitions)) for repetitions in kept]
+        new, *old = (_repetitions(run, metric, some) for run, some in zip(runs, without, strict=True))
+        counts = [sum(map(len, repetitions)) for repetitions in (new, *old)]
         if all(2 * count >= len(getattr(run, metric)) for run, count in zip(runs, counts, strict=True)):
             remark = _left_out(total - sum(counts), sum(map(len, late)))
             if without is late and marked != late:
                 remark += " (most samples were disturbed by clock drops or throttling)"
-            return JudgedSamples(kept[0], kept[1], remark)
-    whole = [_repetitions(run, metric, frozenset()) for run in runs]
-    return JudgedSamples(whole[0], whole[1], " (most include waiting for the host; all are judged)")
+            return JudgedSamples(new, tuple(old), remark)
+    new, *old = (_repetitions(run, metric, frozenset()) for run in runs)
+    return JudgedSamples(new, tuple(old), " (most include waiting for the host; all are judged)")
 
 
 def _left_out(count: int, late: int) -> str:
@@ -94,7 +99,7 @@ def _repetitions(latency: Latency, metric: str, left_out: frozenset[int]) -> Rep
 
 FASTEST_SHARE = 0.25
 FASTEST_LEAST = 10
-"""Of fewer samples none is left out: a rank test of fewer could not show anything among many rows."""
+"""Of fewer samples none is left out: a few segments are needed to show any change."""
 Problem = tuple[str, str]
 """Reason code and sentence."""
 
@@ -156,14 +161,14 @@ def noisy(fast: tuple[float, ...], tolerance: float) -> Problem | None:
     return "too_noisy", sentence
 
 
-def fastest_of_both(new: tuple[float, ...], old: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def fastest_of_all(runs: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
     """The fastest quarter of each run's samples, in the order they were taken; more where that is too few in one.
 
     Whatever else a host does only adds to a time, so the fastest samples say most of the code. The share is the same
-    in both: a run that took more samples, because its times were noisy, would else seem the faster.
+    in all: a run that took more samples, because its times were noisy, would else seem the faster.
     """
-    share = min(1.0, max(FASTEST_SHARE, FASTEST_LEAST / min(len(new), len(old))))
-    return _fastest(new, share), _fastest(old, share)
+    share = min(1.0, max(FASTEST_SHARE, FASTEST_LEAST / min(map(len, runs))))
+    return [_fastest(run, share) for run in runs]
 
 
 def _fastest(samples: tuple[float, ...], share: float) -> tuple[float, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Literal
 
@@ -34,7 +34,9 @@ class ExitCode(IntEnum):
     ROWS_MISSING = 3
 
 
-UNJUDGED = ("too_noisy", "machine_busy", "host_differs")
+EXIT_GRAVITY = (ExitCode.PASS, ExitCode.ROWS_MISSING, ExitCode.NOT_COMPARABLE, ExitCode.REGRESSION)
+"""The exit codes, the gravest last."""
+UNJUDGED = ("too_noisy", "baseline_climbs", "machine_busy", "host_differs")
 """Reasons for which a metric beside others is not judged; its verdict is "same" then, and the row says so."""
 
 
@@ -44,7 +46,7 @@ class Finding(JsonValue):
 
     `reason` is a stable code for machines and `sentence` the same for people. `change` is the quantity held against
     `limit`: percent of the baseline for times, sizes and energy, else the metric's own unit; positive is worse.
-    `low` and `high` bound the change of a time with 99% confidence, `p_value` is its rank test's.
+    `low` and `high` bound the change of a time with 99% confidence, `p_value` is the test's of a tail.
     """
 
     metric: str
@@ -119,6 +121,28 @@ class GateResult(JsonValue):
             ExitCode.ROWS_MISSING: "rows missing",
         }[ExitCode(self.exit_code)]
         return f"gate: {words} ({counted})"
+
+
+def with_anchor(result: GateResult, anchor: GateResult, name: str) -> GateResult:
+    """One answer of two: by a baseline, and by the pinned run `name`, against which small steps add up.
+
+    The exit code is the worse, each row has the findings of both, and the remarks have both headlines.
+    """
+    findings: dict[Case, list[Finding]] = {row.key: list(row.findings) for row in result.rows}
+    for row in anchor.rows:
+        findings.setdefault(row.key, []).extend(
+            replace(one, metric=f"anchor {one.metric}", sentence=f"against {name}: {one.sentence}")
+            for one in row.findings
+        )
+    return GateResult(
+        max(result.exit_code, anchor.exit_code, key=EXIT_GRAVITY.index),
+        tuple(make_row(key, findings[key]) for key in sorted(findings)),
+        (*result.problems, *(f"against {name}: {problem}" for problem in anchor.problems)),
+        (
+            f"by the baseline: {result.headline()}; by the anchor {name}: {anchor.headline()}",
+            *dict.fromkeys((*result.remarks, *(f"against {name}: {remark}" for remark in anchor.remarks))),
+        ),
+    )
 
 
 def make_row(key: Case, findings: list[Finding]) -> GateRow:

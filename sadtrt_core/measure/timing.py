@@ -69,16 +69,18 @@ class TimingPlan:
 GPU_PLAN = TimingPlan(
     warmup_calls=10,
     warmup_seconds=1.0,
-    sample_seconds=1.0,
-    samples_min=30,
-    samples_max=200,
+    # A 99th percentile of fewer rests on nothing, and 2% of slow samples would pass for chance.
+    sample_seconds=4.0,
+    samples_min=80,
+    samples_max=1000,
     # Clocks rise from idle over some tens of milliseconds, longer than sixteen short calls take.
     warmup_floor_seconds=0.1,
     extra_seconds=1.0,
-    repetitions=4,
+    # Intervals rest on repetitions: of four, two states of a GPU are often met in one of them only.
+    repetitions=8,
     apart_seconds=2.0,
     # Whether times stayed level is judged repetition by repetition, which takes so many.
-    repetition_samples=16,
+    repetition_samples=10,
     rewarm_calls=3,
     rewarm_seconds=0.05,
 )

@@ -80,11 +80,11 @@ class Latency(JsonValue):
         """Whether most device times include waiting for the host."""
         return 2 * len(self.late) > len(self.judged_ms)
 
-    @property
-    def visits_ms(self) -> tuple[tuple[float, ...], ...]:
-        """The judged samples, repetition by repetition."""
-        ends = (*self.visits[1:], len(self.judged_ms))
-        return tuple(self.judged_ms[a:b] for a, b in zip(self.visits or (0,), ends, strict=True))
+    def repetitions(self, clock: str | None = None) -> tuple[tuple[float, ...], ...]:
+        """The samples of a clock, "device_ms" or "host_ms" (the judged ones for None), repetition by repetition."""
+        times: tuple[float, ...] = self.judged_ms if clock is None else getattr(self, clock)
+        ends = (*self.visits[1:], len(times))
+        return tuple(times[a:b] for a, b in zip(self.visits or (0,), ends, strict=True))
 
 
 @dataclass(frozen=True)

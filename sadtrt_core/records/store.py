@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,21 @@ def read_run(path: Path) -> Run:
     file = records_file(Path(path))
     raw = read_file(file, SIZE_LIMIT)
     return _parse(raw, file)
+
+
+def read_runs(paths: Iterable[Path]) -> tuple[Run, ...]:
+    """The runs at these paths, each what `read_run` takes, or a folder of runs: its folders, or else its .json files.
+
+    Each run once. Raises UserError where there is none, or one cannot be read.
+    """
+    found: dict[Path, Run] = {}
+    for path in paths:
+        whole = records_file(path)
+        files = [whole] if whole.is_file() else sorted(path.glob(f"*/{RECORDS_FILE}")) or sorted(path.glob("*.json"))
+        if not files:
+            raise UserError(f"{path} holds no run: name a run's folder, or a folder of runs")
+        found |= {file.resolve(): read_run(file) for file in files}
+    return tuple(found.values())
 
 
 def _parse(raw: bytes, file: Path) -> Run:

@@ -6,7 +6,7 @@ A new metric is a function of a record and one row; a record keeps raw samples, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ from sadtrt_core.report.text import decibels, megabytes, milliseconds
 
 Value = float | int | bool | str | None
 Part = Literal["latency", "drift", "resources", "telemetry", "sustained"]
-Where = Literal["csv", "latency", "drift", "telemetry", "sustained"]
+Where = Literal["csv", "latency", "tails", "drift", "telemetry", "sustained"]
+Clock = Literal["device_ms", "host_ms"]
 #: What is made of a record and the others of its run.
 OF_RUN = frozenset({"ratio_to_pytorch_fp32", "ratio_to_pytorch_default", "ratio_to_best_pytorch", "best_pytorch"})
 
@@ -103,19 +104,55 @@ def _range(name: str, part: Part = "telemetry") -> Callable[[Record, Run | None]
     return cell
 
 
-def _bound(samples: Iterable[float] | None, which: Literal["low", "high"]) -> float | None:
-    return None if samples is None else getattr(stats.median_interval(tuple(samples)), which)
+def _time_interval(record: Record, clock: str) -> stats.Interval | None:
+    latency = record.latency
+    if latency is None or getattr(latency, clock) is None:
+        return None
+    return stats.time_interval(stats.units([latency.repetitions(clock)]))
 
 
-def _interval(name: str) -> Callable[[Record, Run | None], str]:
+def _bound(clock: str, which: Literal["low", "high"]) -> Callable[[Record, Run | None], float | None]:
+    return lambda record, run: getattr(_time_interval(record, clock), which, None)
+
+
+def _interval(clock: str) -> Callable[[Record, Run | None], str]:
     def cell(record: Record, run: Run | None) -> str:
-        samples = None if record.latency is None else getattr(record.latency, name)
-        if samples is None:
+        interval = _time_interval(record, clock)
+        if interval is None:
             return "-"
-        interval = stats.median_interval(samples)
-        return f"{milliseconds(interval.low)} to {milliseconds(interval.high)}"
+        return f"{milliseconds(interval.low)} to {milliseconds(interval.high)} ({interval.units})"
 
     return cell
+
+
+def _tail(clock: Clock, limits: tuple[tuple[str, float | None], ...]) -> tuple[Metric, ...]:
+    """The metrics of a clock's tail: 90th and 99th percentile in ms, and how many percent of the samples are slow."""
+
+    def percentile(percent: float) -> Callable[[Record, Run | None], float | None]:
+        return _of_clock(clock, lambda times: stats.percentile(times, percent))
+
+    def cell(value: Callable[[Record, Run | None], float | None]) -> Callable[[Record, Run | None], str]:
+        return lambda record, run: milliseconds(value(record, run))
+
+    heading = clock.removesuffix("_ms")
+    slow = _of_clock(clock, lambda times: 100 * stats.slow_share(times, stats.median(times)))
+    shown: tuple[Where, ...] = ("csv", "tails")
+    p90, p99 = percentile(90), percentile(99)
+    return (
+        Metric(f"{clock}_p90", "latency", p90, f"{heading} p90", "ms", "lower", shown, cell(p90)),
+        Metric(f"{clock}_p99", "latency", p99, f"{heading} p99", "ms", "lower", shown, cell(p99), limits=limits),
+        Metric(f"{clock}_slow", "latency", slow, f"{heading} slow", "%", "lower", shown),
+    )
+
+
+def _of_clock(
+    clock: Clock, value: Callable[[tuple[float, ...]], float]
+) -> Callable[[Record, Run | None], float | None]:
+    def figure(record: Record, run: Run | None) -> float | None:
+        times = None if record.latency is None else getattr(record.latency, clock)
+        return None if times is None else value(times)
+
+    return figure
 
 
 def _megabytes(name: str) -> Callable[[Record, Run | None], str]:
@@ -208,15 +245,15 @@ def _growth(key: str, default: float, reason: str, slack: float = 0.0) -> Limit:
 # fmt: off
 _ROWS = (
     Metric("device_ms_median", "latency", _of("latency", lambda one: one.device_ms_median), "device", "ms", "lower",
-           ("csv", "latency"), _device_cell, limits=(("slowdown_percent", 3.0),)),
-    Metric("device_ms_ci_low", "latency", _of("latency", lambda one: _bound(one.device_ms, "low")), "95% interval",
+           ("csv", "latency"), _device_cell, limits=(("slowdown_percent", 3.5),)),
+    Metric("device_ms_ci_low", "latency", _bound("device_ms", "low"), "95% interval (n)",
            shown=("csv", "latency"), cell=_interval("device_ms")),
-    Metric("device_ms_ci_high", "latency", _of("latency", lambda one: _bound(one.device_ms, "high"))),
+    Metric("device_ms_ci_high", "latency", _bound("device_ms", "high")),
     Metric("host_ms_median", "latency", _of("latency", lambda one: one.host_ms_median), "host", "ms", "lower",
            ("csv", "latency"), _host_cell, limits=(("host_slowdown_percent", 10.0), ("cpu_slowdown_percent", 20.0))),
-    Metric("host_ms_ci_low", "latency", _of("latency", lambda one: _bound(one.host_ms, "low")), "95% interval",
+    Metric("host_ms_ci_low", "latency", _bound("host_ms", "low"), "95% interval (n)",
            shown=("csv", "latency"), cell=_interval("host_ms")),
-    Metric("host_ms_ci_high", "latency", _of("latency", lambda one: _bound(one.host_ms, "high"))),
+    Metric("host_ms_ci_high", "latency", _bound("host_ms", "high")),
     Metric("ratio_to_pytorch_fp32", "latency", _STRICT[0], "vs PyTorch fp32", better="higher",
            shown=("csv", "latency"), cell=_STRICT[1]),
     Metric("ratio_to_pytorch_default", "latency", _AS_SHIPPED[0], "vs PyTorch as shipped", better="higher",
@@ -224,6 +261,9 @@ _ROWS = (
     Metric("ratio_to_best_pytorch", "latency", _BEST[0], "vs best PyTorch of no worse picture", better="higher",
            shown=("csv", "latency"), cell=_best_cell),
     Metric("best_pytorch", "latency", lambda record, run: best_name(run, record)),
+    Metric("repetitions", "latency", _of("latency", lambda one: len(one.repetitions()))),
+    *_tail("device_ms", (("p99_slowdown_percent", 20.0), ("slow_samples_points", 0.5))),
+    *_tail("host_ms", (("host_p99_slowdown_percent", 50.0),)),
     Metric("samples", "latency", _of("latency", lambda one: len(one.judged_ms))),
     Metric("steady", "latency", _of("latency", lambda one: one.steady)),
     Metric("late", "latency", _late),

@@ -54,16 +54,18 @@ def best(run: Run, record: Record) -> Record | None:
 
 
 def ratio(run: Run | None, record: Record, choice: Choice) -> float | None:
-    """How many times faster the record is than the chosen one: medians of device time, of host time where neither has
-    the other. None where there is nothing to compare, or where one has a device time and the other has not.
+    """How many times faster the record is than the chosen one, over repetitions (`stats.ratio`).
+
+    By device time, by host time where neither has the other. None where there is nothing to compare, or where one has
+    a device time and the other has not.
     """
     other = None if run is None or record.latency is None else choice(run, record)
     if other is None or other.latency is None or record.latency is None:
         return None
     if (other.latency.device_ms is None) != (record.latency.device_ms is None):
         return None
-    own, theirs = _judged_ms(record), _judged_ms(other)
-    return theirs / own if own and theirs else None
+    found = stats.ratio(*(stats.units([one.repetitions()]) for one in (other.latency, record.latency)))
+    return found if found and math.isfinite(found) else None
 
 
 def ratio_words(run: Run | None, record: Record, choice: Choice) -> str:

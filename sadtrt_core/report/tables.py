@@ -15,6 +15,7 @@ from sadtrt_core.report.metrics import CSV_ORDER, Where, columns
 from sadtrt_core.report.ratios import NO_WORSE_DB
 from sadtrt_core.report.text import milliseconds
 from sadtrt_core.runners.registry import RUNNERS
+from sadtrt_core.stats import SLOW_FACTOR
 
 CASE_HEADINGS = ("stage", "runner", "precision", "grid", "batch")
 
@@ -32,19 +33,28 @@ class TextTable:
 
 
 def report_tables(run: Run) -> tuple[TextTable, ...]:
-    """The tables that have rows: latency, drift, sum of parts, back to back, telemetry, what was not run."""
-    made = (latency_table, drift_table, parts_table, sustained_table, telemetry_table, absent_table)
+    """The tables that have rows: latency, its tails, drift, sum of parts, back to back, telemetry, what was not run."""
+    made = (latency_table, tails_table, drift_table, parts_table, sustained_table, telemetry_table, absent_table)
     return tuple(table for table in (make(run) for make in made) if table.rows)
 
 
 def latency_table(run: Run) -> TextTable:
     """Median times with their 95% intervals and the ratios to PyTorch, stage by stage."""
     note = (
-        "Medians of one call. Best PyTorch: its fastest row of the same stage and batch whose worst frame's PSNR is "
-        f"not lower by more than {NO_WORSE_DB:g} dB, else fp32. * not steady, or some samples disturbed by clock drops "
-        "or throttling. + most device times include waiting for the host."
+        "Medians of one call; n: repetitions, or segments of a single one, that an interval rests on. Best PyTorch: "
+        "its fastest row of the same stage and batch whose worst frame's PSNR is not lower by more than "
+        f"{NO_WORSE_DB:g} dB, else fp32. * not steady, or some samples disturbed by clock drops or throttling. + most "
+        "device times include waiting for the host."
     )
     return _metric_table("Latency", run, "latency", [one for one in run.records if one.latency is not None], note)
+
+
+def tails_table(run: Run) -> TextTable:
+    """What the slowest calls took, for every record with times."""
+    note = (
+        f"p90 and p99: what 90 and 99% of the calls did not exceed. Slow: more than {SLOW_FACTOR:g} times the median."
+    )
+    return _metric_table("Tails", run, "tails", [one for one in run.records if one.latency is not None], note)
 
 
 def drift_table(run: Run) -> TextTable:

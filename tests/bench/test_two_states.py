@@ -85,9 +85,9 @@ def alarms(runs: list[Run]) -> int:
 @pytest.mark.parametrize("rows", [{"generator": 4.75}, {"generator": 4.75, "decode": 2.4, "motion": 2.0}])
 def test_states_as_far_apart_as_an_h200s_raise_no_alarm_and_hide_no_more_than_themselves(monkeypatch, rows) -> None:
     gpu = RestlessGpu(monkeypatch)
-    several = [suite_run(gpu, GPU_PLAN, rows) for _ in range(8)]
+    several = [suite_run(gpu, GPU_PLAN, rows) for _ in range(5)]
     assert alarms(several) == 0
-    assert {len(record.latency.visits) for run in several for record in run.records} == {4}
+    assert {len(record.latency.visits) for run in several for record in run.records} == {8}
     # States hide what they differ by: what is slower by more than that and the limit together is caught in any.
     slower = suite_run(gpu, GPU_PLAN, {name: 1.08 * ms for name, ms in rows.items()})
     verdicts = {row.verdict for run in several for row in compare_runs(slower, run, Thresholds()).rows}

@@ -25,7 +25,7 @@ from sadtrt_core.errors import UserError
 from sadtrt_core.measure.timing import TimingPlan
 from sadtrt_core.runners import tensorrt
 from sadtrt_core.session import Session
-from sadtrt_core.stats import interleaved_ratio
+from sadtrt_core.stats import paired_ratio
 
 ROOT = Path(__file__).parents[2]
 MAPPING = ["--stage", "mapping", "--weights", "seeded", "--device", "cpu", "--seconds", "0.2"]
@@ -89,9 +89,9 @@ def test_the_sentence_says_what_may_be_concluded():
 
 def test_rounds_must_match():
     with pytest.raises(ValueError, match="rounds should match"):
-        interleaved_ratio([[1.0, 2.0]], [[1.0, 2.0], [1.0, 2.0]])
+        paired_ratio([[1.0, 2.0]], [[1.0, 2.0], [1.0, 2.0]])
     with pytest.raises(ValueError, match="rounds should match"):
-        interleaved_ratio([], [])
+        paired_ratio([], [])
 
 
 def test_sides_are_parsed_with_their_defaults():

@@ -170,3 +170,37 @@ def test_thresholds_that_were_named_must_be_there() -> None:
     assert "cannot read limits.toml" in result.output
     Path("pyproject.toml").write_text("[tool.sadtrt.gate]\nslowdown_percent = 30\nhost_slowdown_percent = 30\n")
     assert gate(stored(SLOWER, "run.json"), "--baseline", "h200").exit_code == 0
+
+
+def test_an_anchor_is_judged_beside_the_baseline_and_both_are_shown() -> None:
+    stored(
+        run_of(measured(), measured(key("decode"), latency=latency(5.9, 6.45, seed=9))), "results/baselines/now.json"
+    )
+    files = ("--json", "gate.json", "--markdown", "gate.md")
+    again = stored(SLOWER, "run.json")
+    assert gate(again, "--baseline", "now").exit_code == 0
+    judged = gate(again, "--baseline", "now", "--anchor", "h200", *files)
+    assert judged.exit_code == 1, judged.output
+    assert "by the baseline: gate: passed" in " ".join(judged.output.split())
+    rows = {row["label"]: row for row in json.loads(Path("gate.json").read_text())["rows"]}
+    assert "against h200: device time" in rows["decode/tensorrt/fp16/native/batch 1"]["detail"]
+    assert gate(again, "--baseline", "now", "--anchor", "nowhere").exit_code == 2
+
+
+def test_runs_are_added_to_a_baseline_and_widen_its_limit() -> None:
+    for seed, ms in enumerate((4.85, 4.95, 5.05, 5.15)):
+        run = run_of(measured(latency=latency(ms, seed=seed)), started_utc=f"2025-02-0{seed + 1}T12:00:00Z")
+        added = gate(stored(run, "run.json"), "--baseline", "h200", "--add")
+        assert added.exit_code == 0, added.output
+    new = stored(run_of(measured(latency=latency(5.25, seed=30)), measured(key("decode"))), "new.json")
+    widened = gate(new, "--baseline", "h200", "--json", "gate.json")
+    assert widened.exit_code == 0, widened.output
+    (row,) = (row for row in json.loads(Path("gate.json").read_text())["rows"] if "generator" in row["label"])
+    (found,) = (one for one in row["findings"] if one["metric"] == "device_ms")
+    assert "against 5 runs" in found["sentence"]
+    assert found["limit"] > 5
+    assert gate("run.json", "--baseline", "h200", "--add").exit_code == 2, "the same run says nothing new"
+    assert gate("run.json", "--baseline", "nowhere", "--add").exit_code == 2
+    assert gate("run.json", "--baseline", "h200", "--add", "--anchor", "h200").exit_code == 2
+    assert gate("run.json", "--baseline", "h200", "--update").exit_code == 0
+    assert not Path("results/baselines/h200/runs").exists(), "another baseline has other runs"

@@ -45,7 +45,7 @@ def test_an_override_may_be_for_short_rows_only_and_the_default_one_gives_way_to
     eager = key("warp", "fp32", "pytorch")
     for ms in (0.47, 14.4):
         limits = Thresholds().for_key(eager, ms)
-        assert (limits["slowdown_percent"], limits["host_slowdown_percent"]) == (3, 25)
+        assert (limits["slowdown_percent"], limits["host_slowdown_percent"]) == (3.5, 25)
     for slow in (Thresholds().for_key(eager, 45.0), Thresholds().for_key(eager, None), Thresholds().for_key(eager)):
         assert slow == default_limits() | {"memory_growth_percent": 30.0}, "another device time, or none"
     assert Thresholds().for_key(key("warp"), 0.05) == default_limits() | {
@@ -74,7 +74,7 @@ def test_default_overrides_never_tighten_a_limit_nor_judge_what_is_not_judged(tm
     narrow = read(tmp_path, text.format("1", "5"), "gate.toml")
     assert (narrow.for_key(short, 0.05)["slowdown_percent"], narrow.for_key(short, 0.5)["slowdown_percent"]) == (5, 1)
     own = read(tmp_path, "[[gate.override]]\nbelow_ms = 0.2\nslowdown_percent = 2", "gate.toml")
-    assert (own.for_key(short, 0.05)["slowdown_percent"], own.for_key(short, 0.5)["slowdown_percent"]) == (2, 3)
+    assert (own.for_key(short, 0.05)["slowdown_percent"], own.for_key(short, 0.5)["slowdown_percent"]) == (2, 3.5)
 
 
 def test_a_project_without_the_table_has_the_defaults(tmp_path: Path) -> None:

@@ -251,13 +251,13 @@ def test_later_repetitions_warm_up_briefly(bench: Bench) -> None:
 
 
 def test_all_repetitions_of_a_gpu_take_as_many_samples_as_one_stretch_did() -> None:
-    for call_seconds in (0.0005, 0.0024, 0.0048):
+    for call_seconds in (0.0005, 0.0024, 0.003):
         taken = sum(GPU_PLAN.repetition(index).samples(call_seconds) for index in range(GPU_PLAN.repetitions))
-        assert taken == GPU_PLAN.samples(call_seconds) == 200
-    assert GPU_PLAN.repetition(1).samples(0.5) == 16, "fewer would show the gate nothing"
+        assert taken == GPU_PLAN.samples(call_seconds) == 1000
+    assert GPU_PLAN.repetition(1).samples(0.5) == 10, "fewer would show the gate nothing"
     assert GPU_PLAN.repetition(0).warmup_floor_seconds == 0.1
     assert (GPU_PLAN.repetition(3).warmup_floor_seconds, GPU_PLAN.repetition(3).warmup_seconds) == (0.05, 0.05)
-    assert (GPU_PLAN.repetitions, CPU_PLAN.repetitions) == (4, 1)
+    assert (GPU_PLAN.repetitions, CPU_PLAN.repetitions) == (8, 1)
     assert CPU_PLAN.repetition(0) == CPU_PLAN
 
 

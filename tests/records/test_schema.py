@@ -137,5 +137,5 @@ def test_a_record_from_before_there_were_visits_is_one_stretch() -> None:
     del data["records"][0]["latency"]["visits"]
     assert Run.from_json(data) == made
     assert made.records[0].latency.visits == ()
-    assert [len(times) for times in latency(visits=(0, 20, 40)).visits_ms] == [20, 20, 20]
-    assert [len(times) for times in latency().visits_ms] == [60]
+    assert [len(times) for times in latency(visits=(0, 20, 40)).repetitions()] == [20, 20, 20]
+    assert [len(times) for times in latency().repetitions()] == [60]

@@ -4,18 +4,20 @@ import io
 import math
 
 import pandas as pd
+import pytest
 from record_examples import drift, key, latency, measured, on_cpu, run_of
 
 from sadtrt_core.case import Case
-from sadtrt_core.records.measurements import Drift, Resources, Telemetry
+from sadtrt_core.records.measurements import Drift, Latency, Resources, Telemetry
 from sadtrt_core.records.schema import Record
 from sadtrt_core.report.ratios import ratio, strict
-from sadtrt_core.report.tables import summary_csv, summary_rows
+from sadtrt_core.report.tables import summary_csv, summary_rows, tails_table
 
 LEADING = (
     "stage,runner,precision,grid_sample,batch,device_ms_median,host_ms_median,gpu_memory_mb,engine_mb,psnr_min,"
     "psnr_mean,ssim_min,max_lsb,weights,size,gpu,tensorrt,torch"
 )
+TAIL = ("p90", "p99", "slow")
 REFERENCE = Case("generator", "pytorch", "fp32", "torch", 1)
 
 
@@ -41,6 +43,18 @@ def test_a_row_holds_the_figures_of_its_record() -> None:
     assert (row["weights"], row["size"], row["gpu"]) == ("fitted:stand-in 256", 256, "NVIDIA H200")
     assert (row["samples"], row["disturbed"], row["steady"]) == (60, 2, True)
     assert (row["sm_clock_mhz"], row["throttle_reasons"], row["notes"]) == (1980.0, "sw_power_cap", "first; second")
+
+
+def test_tails_stand_in_the_last_columns_and_in_a_table_of_their_own() -> None:
+    times = (*(5.0 + 0.01 * index for index in range(99)), 15.0)
+    record = measured(latency=Latency(times, times, 5, True, visits=(0, 50)))
+    row = pd.read_csv(io.StringIO(summary_csv(run_of(record)))).iloc[0]
+    assert list(row.index[-7:]) == ["repetitions", *(f"{c}_ms_{x}" for c in ("device", "host") for x in TAIL)]
+    assert row["device_ms_p90"] == pytest.approx(5.891)
+    assert row["host_ms_p99"] == pytest.approx(6.07, abs=0.01)
+    assert (row["device_ms_slow"], row["repetitions"]) == (1.0, 2)
+    (cells,) = tails_table(run_of(record)).rows
+    assert cells[-6:] == ("5.891", "6.070", "1", "5.891", "6.070", "1")
 
 
 def test_what_was_not_measured_is_an_empty_cell() -> None:
