@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import BuildError, Unavailable, UserError, printable
 from sadtrt_core.measure.interleave import Interleaver, Repetitions
 from sadtrt_core.measure.resources import device_memory_free_of_leftovers, device_memory_used, energy_per_call
+from sadtrt_core.measure.seen import absences
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.progress import ConsoleReporter
 from sadtrt_core.records.measurements import Drift, Resources
@@ -27,7 +29,7 @@ from sadtrt_core.runners.tensorrt import engine_job
 from sadtrt_core.session import Session
 
 #: Raised when the benchmarks measure something else than before; older baselines then do not compare.
-BENCHMARK_VERSION = 4
+BENCHMARK_VERSION = 5
 #: Why a benchmark that pytest-benchmark has switched off is skipped.
 NOT_TIMED = "nothing is timed with --benchmark-disable or pytest-xdist's -n: ran once, recorded nothing"
 
@@ -170,12 +172,12 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
     """
     require_built(session, case)
     reference = session.reference
-    if not reference.repeatable:
+    if reference.good_for_db == -math.inf:
         raise UserError(f"the reference cannot judge anything: {reference.sentence()}")
     with session.runner(case) as runner:
         runner.infer(session.frame_inputs[0])  # Loads, compiles and tunes outside the one timed round.
         frames = render(runner)
-        notes = runner.notes
+        notes = (*runner.notes, *absences())
     drift = session.drift(frames)
     if (case.runner, case.precision) == ("pytorch", "fp32"):
         notes = (*notes, f"the reference: {reference.sentence()}", *filter(None, [session.prediction_line]))

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from sadtrt_core.case import GRAPH_GRID_SAMPLES, Case, GridSample
-from sadtrt_core.config import RunConfig
+from sadtrt_core.config import MOST_FRAMES, RunConfig
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.files import write_file
 from sadtrt_core.graph.calibrate import calibrated
 from sadtrt_core.graph.quantize import Calibration
-from sadtrt_core.measure.drift import Reference, checked_reference, measure_drift, worst_frame_picture
+from sadtrt_core.measure.drift import Reference, checked_reference, face_boxes, measure_drift, worst_frame_picture
+from sadtrt_core.measure.seen import encoded_db, with_flip
 from sadtrt_core.measure.sensors import Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
 from sadtrt_core.plan import precision_digest, precision_named
@@ -30,10 +31,11 @@ from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records import schema
 from sadtrt_core.records.measurements import PSNR_CEILING_DB, Drift
 from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
+from sadtrt_core.renderer.picture import picture_files
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, stage_named
 from sadtrt_core.renderer.standin import choose_weights
-from sadtrt_core.renderer.workload import FRAMES, Workload, frame_inputs, make_workload, stage_inputs
+from sadtrt_core.renderer.workload import FRAMES, Workload, frame_inputs, identity, make_workload, stage_inputs
 from sadtrt_core.report.html import write_html
 from sadtrt_core.report.tables import summary_csv
 from sadtrt_core.runners.base import Job, StageRunner
@@ -90,10 +92,19 @@ class Session:
         )
 
     @cached_property
-    def workload(self) -> Workload:
-        """What is rendered."""
+    def workloads(self) -> tuple[Workload, ...]:
+        """What drift is measured over: one workload for each source picture."""
         options = self.options
-        return make_workload(self.renderer.config, options.frames, options.source_image, options.samples)
+        pictures = picture_files(options.source_images) or (None,)
+        if len(pictures) * (options.frames or FRAMES) > MOST_FRAMES:
+            raise UserError(f"{len(pictures)} source pictures make more than {MOST_FRAMES} frames: give less of either")
+        config = self.renderer.config
+        return tuple(make_workload(config, options.frames, picture, options.samples) for picture in pictures)
+
+    @property
+    def workload(self) -> Workload:
+        """What stages are timed with: the first source picture."""
+        return self.workloads[0]
 
     @cached_property
     def timing_plan(self) -> TimingPlan:
@@ -178,7 +189,8 @@ class Session:
         options = self.options
         # Not from the few frames of a comparison: the same ranges, so that the same engines serve.
         frames = None if options.samples else max(options.frames or FRAMES, CALIBRATION_SPAN)
-        workload = make_workload(self.renderer.config, frames, options.source_image, options.samples)
+        picture = next(iter(picture_files(options.source_images)), None)
+        workload = make_workload(self.renderer.config, frames, picture, options.samples)
         return calibrated(self.renderer, workload, options.cache, self.report)
 
     def _conditions(self) -> dict[str, str]:
@@ -197,14 +209,20 @@ class Session:
 
     @cached_property
     def frame_inputs(self) -> list[dict[str, Tensor]]:
-        """Inputs of the generator for every frame of the driving sequence, on the device."""
-        return frame_inputs(self.renderer, self.workload, STAGES["generator"], self.device)
+        """Inputs of the generator for every frame of the driving sequence, of each face in turn, on the device."""
+        faces = (frame_inputs(self.renderer, one, STAGES["generator"], self.device) for one in self.workloads)
+        return [frame for frames in faces for frame in frames]
 
     @cached_property
     def reference(self) -> Reference:
         """The frames that drift is measured against, checked before anything is judged by them."""
         job = self.plain_job(Case("generator", "pytorch", "fp32", "torch", 1))
         return checked_reference(job, self.frame_inputs, self.drift_is_meaningful, self.report)
+
+    @cached_property
+    def codec_db(self) -> tuple[float | None, ...]:
+        """What the codec by itself costs the reference's frames (measure/seen.py)."""
+        return encoded_db(self.reference.frames, self.reference.frames, len(self.workloads))
 
     @property
     def prediction_line(self) -> str | None:
@@ -228,8 +246,18 @@ class Session:
         return torch.cat([runner.infer(item)["prediction"].cpu() for item in items])
 
     def drift(self, frames: Tensor) -> Drift:
-        """Drift of the whole sequence against the reference."""
-        return measure_drift(self.reference.frames, frames, meaningful=self.drift_is_meaningful)
+        """Drift of the whole sequence against the reference, of every face, and what a viewer sees of it."""
+        reference, works = self.reference.frames, self.workloads
+        keypoints = torch.cat([workload.kp_driving for workload in works])
+        drift = measure_drift(
+            reference,
+            frames,
+            meaningful=self.drift_is_meaningful,
+            faces=[workload.name for workload in works],
+            boxes=face_boxes(keypoints, self.renderer.config.image_size),
+        )
+        encoded = encoded_db(reference, frames, len(works))
+        return replace(with_flip(drift, reference, frames), encoded_db=encoded, codec_db=self.codec_db)
 
     @property
     def recorded_weights(self) -> schema.Weights:
@@ -240,8 +268,8 @@ class Session:
     @property
     def recorded_workload(self) -> schema.Workload:
         """What is rendered, as records name it."""
-        workload, size = self.workload, self.renderer.config.image_size
-        return schema.Workload(workload.name, workload.kp_driving.shape[0], size, workload.digest)
+        name, digest = identity(self.workloads)
+        return schema.Workload(name, self.workload.kp_driving.shape[0], self.renderer.config.image_size, digest)
 
     @property
     def writer(self) -> RunWriter:
@@ -269,7 +297,7 @@ class Session:
 
     def check(self) -> None:
         """Load what was asked for, so that a mistake is said once and at once. Raises UserError."""
-        _ = self.device, self.renderer, self.workload
+        _ = self.device, self.renderer, self.workloads
         for name in self.options.precisions:
             self.precision(name)
 

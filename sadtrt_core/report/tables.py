@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from sadtrt_core.case import Case
+from sadtrt_core.records.picture import CODEC_NOISE_DB, NOTICEABLE_FLIP, visible
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, SOURCE_AND_FRAME
 from sadtrt_core.report.metrics import CSV_ORDER, Where, columns
@@ -47,6 +48,11 @@ def drift_table(run: Run) -> TextTable:
     measured = [record for record in run.records if record.drift is not None]
     references = sorted({record.drift.reference for record in measured if record.drift})
     note = f"Against {', '.join(references)}; PSNR at peak 1.0, a frame counts at most 120 dB." if references else ""
+    if any(record.drift and visible(record.drift) for record in measured):
+        note += (
+            " FLIP: the largest pixel. After H.264: the picture encoded, of the reference encoded. Visible: a pixel's "
+            f"FLIP of {NOTICEABLE_FLIP:g} or more, and a frame that loses {CODEC_NOISE_DB:g} dB beyond the codec's own."
+        )
     if any(record.drift and not record.drift.meaningful for record in measured):
         note += " Under seeded weights these figures say nothing about a trained renderer."
     return _metric_table("Drift", run, "drift", measured, note)
@@ -56,7 +62,14 @@ def _metric_table(title: str, run: Run, where: Where, records: list[Record], not
     """A row a record, a column a metric that is shown there; equal stages together, in the order of the run."""
     order = {stage: index for index, stage in enumerate(dict.fromkeys(record.key.stage for record in run.records))}
     records = sorted(records, key=lambda record: order[record.key.stage])
-    shown = columns(where)
+    # What came later than the table has a column where a record has it, so that older runs read as they did.
+    shown = tuple(
+        metric
+        for metric in columns(where)
+        if metric.name in CSV_ORDER
+        or "csv" not in metric.shown
+        or any(metric.value(one, run) is not None for one in records)
+    )
     rows = tuple((*record.key.cells, *(metric.text(record, run) for metric in shown)) for record in records)
     stages = [record.key.stage for record in records]
     breaks = frozenset(index for index in range(1, len(stages)) if stages[index] != stages[index - 1])

@@ -1,0 +1,97 @@
+"""What a viewer sees of a drift: NVIDIA's FLIP of the worst frames, and what is left of it after H.264."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import io
+import math
+
+import numpy as np
+from torch import Tensor
+
+from sadtrt_core.errors import Unavailable
+from sadtrt_core.records.measurements import Drift
+from sadtrt_core.records.picture import capped
+from sadtrt_core.runners.clip import to_uint8
+
+#: x264's own defaults, which most tools leave as they are. One thread: with more, other bits come out.
+CODEC = {"crf": "23", "preset": "medium", "threads": "1"}
+FRAME_RATE = 25
+#: Frames of a face that are encoded at most, the first: two seconds and a half of video.
+MOST_ENCODED = 64
+
+
+def flip_absence() -> Unavailable | None:
+    """Why FLIP cannot be computed here; None where it can."""
+    missing = importlib.util.find_spec("flip_evaluator") is None
+    return Unavailable("no FLIP: flip-evaluator is not installed", "pip install flip-evaluator") if missing else None
+
+
+def codec_absence() -> Unavailable | None:
+    """Why nothing can be encoded here; None where it can."""
+    missing = importlib.util.find_spec("av") is None
+    return Unavailable("nothing was encoded: PyAV is not installed", "pip install av") if missing else None
+
+
+def absences() -> tuple[str, ...]:
+    """What is missing from a drift here, one sentence each."""
+    return tuple(str(reason) for reason in (flip_absence(), codec_absence()) if reason is not None)
+
+
+def with_flip(drift: Drift, reference: Tensor, candidate: Tensor) -> Drift:
+    """The drift with FLIP of two frames of each face: that of the lowest PSNR, and that of the worst tile.
+
+    FLIP takes a tenth of a second a frame, and a frame that is better in both hides no worse difference. At FLIP's own
+    67 pixels a degree of the eye, a screen 0.7 m away. Frames are (T, 3, H, W) in 0..1.
+    """
+    if flip_absence() is not None or drift.has_non_finite:
+        return drift
+    import flip_evaluator
+
+    each = len(drift.psnr_db) // max(1, len(drift.faces))
+    chosen: set[int] = set()
+    for values in (capped(drift.psnr_db), capped(drift.tile_db)):
+        chosen |= {values.index(min(values[i : i + each]), i) for i in range(0, len(values), each)}
+    mean: list[float | None] = [None] * len(drift.psnr_db)
+    most = list(mean)
+    for index in chosen:
+        old, new = (frames[index].clamp(0, 1).permute(1, 2, 0).numpy() for frames in (reference, candidate))
+        errors, mean[index], _ = flip_evaluator.evaluate(old, new, "LDR", applyMagma=False)
+        most[index] = float(errors.max())
+    return dataclasses.replace(drift, flip=tuple(mean), flip_most=tuple(most))
+
+
+def encoded_db(reference: Tensor, candidate: Tensor, faces: int) -> tuple[float | None, ...]:
+    """PSNR in dB of each frame of `candidate` after H.264 against `reference` as it is, both (T, 3, H, W) in 0..1.
+
+    The frames of each of the `faces` are a clip of their own, of which the first MOST_ENCODED count. A frame without
+    error is None. () where PyAV is missing.
+    """
+    if codec_absence() is not None:
+        return ()
+    old, new = to_uint8(reference).numpy(), to_uint8(candidate).numpy()
+    each = len(old) // faces
+    found: list[float | None] = []
+    for start in range(0, len(old), each):
+        clip = slice(start, start + min(each, MOST_ENCODED))
+        errors = np.square((through_h264(new[clip]).astype(np.float64) - old[clip]) / 255).mean(axis=(1, 2, 3))
+        found += [None if error == 0 else -10 * math.log10(error) for error in errors.tolist()]
+    return tuple(found)
+
+
+def through_h264(pixels: np.ndarray) -> np.ndarray:
+    """Frames (T, H, W, 3) of uint8, both sizes even, after libx264 in 4:2:0 and back."""
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FRAME_RATE, options=dict(CODEC))
+        stream.height, stream.width = pixels.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    file.seek(0)
+    with av.open(file) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
