@@ -48,12 +48,16 @@ def failed(case: Case, error: BaseException) -> Record:
 def not_measured(session: Session, case: Case, timed: bool) -> Unavailable | None:
     """Why the case is left out: this machine cannot, or it takes minutes, or says nothing, unless it was named."""
     missing = session.unavailable(case)
+    precision = session.precision(case.precision)
+    named = case.precision in session.options.precisions
+    if missing is None and timed and precision.half_coordinates and not (named or case.runner.startswith("tensorrt")):
+        words = f"{case.precision} samples by separate operations here: its drift means something, its time does not"
+        return Unavailable(words, f"--precision {case.precision}")
     if missing is not None or session.on_gpu:
         return missing
     if case.runner == "torch-compile" and case.runner not in session.options.runners:
         return Unavailable("compiling takes minutes on a CPU", "--runner torch-compile")
-    quantized = session.precision(case.precision).quantize is not None
-    if timed and quantized and case.precision not in session.options.precisions:
+    if timed and precision.quantize is not None and not named:
         words = f"{case.precision} computes in fp32 on a CPU: its drift means something, its time does not"
         return Unavailable(words, f"--precision {case.precision}")
     return None

@@ -52,7 +52,9 @@ class Precision:
     COORDINATES among them is the coordinate slice. `tf32` lets fp32 matrix arithmetic round its operands to TF32.
     `quantize` puts some convolutions into eight bits, with ranges calibrated for the weights at hand
     (graph/quantize.py). `operators` puts the plugin's operators in place of what TensorRT computes slowly, in graphs
-    whose sampler is the plugin's (graph/typed.py); PyTorch and other samplers are not affected.
+    whose sampler is the plugin's (graph/typed.py); PyTorch and other samplers are not affected. `half_coordinates`
+    does a sampler's arithmetic in half: positions, floor and weights, where it is float otherwise, whatever type the
+    coordinates were rounded to (renderer/sampling.py).
     """
 
     name: str
@@ -66,6 +68,7 @@ class Precision:
     quantize: Quantization | None = None
     split_k: bool = False
     operators: bool = False
+    half_coordinates: bool = False
 
     @property
     def rounds_grids(self) -> bool:
@@ -105,8 +108,17 @@ PRECISIONS: dict[str, Precision] = {
     precision.name: precision
     for precision in (
         Precision("fp32", "float32", "the reference: TF32 off everywhere"),
+        Precision(
+            "fp16-half-coordinates",
+            "float16",
+            "fp16 with a sampler that computes positions and weights in half too, as the public GridSample3D plugin "
+            "does: a position near the edge of 64 voxels is then known to 1/32 of a voxel",
+            half_coordinates=True,
+        ),
         Precision("tf32", "float32", "fp32 graph whose matrix operands may be rounded to 10 mantissa bits", tf32=True),
-        Precision("fp16", "float16", "everything half, coordinates too, as the usual recipe does: the honest baseline"),
+        Precision(
+            "fp16", "float16", "everything half, coordinates too, but sampled by float arithmetic, as PyTorch does"
+        ),
         _MIXED,
         Precision("bf16", "bfloat16", "everything bfloat16: fp32's range with 8 bits of precision"),
         replace(

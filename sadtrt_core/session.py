@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from sadtrt_core.files import write_file
 from sadtrt_core.graph.calibrate import calibrated
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.measure.drift import Reference, checked_reference, face_boxes, measure_drift, worst_frame_picture
-from sadtrt_core.measure.seen import encoded_db, with_flip
+from sadtrt_core.measure.seen import encoded, with_encoded, with_flip
 from sadtrt_core.measure.sensors import Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
 from sadtrt_core.plan import precision_digest, precision_named
@@ -220,9 +221,9 @@ class Session:
         return checked_reference(job, self.frame_inputs, self.drift_is_meaningful, self.report)
 
     @cached_property
-    def codec_db(self) -> tuple[float | None, ...]:
-        """What the codec by itself costs the reference's frames (measure/seen.py)."""
-        return encoded_db(self.reference.frames, self.reference.frames, len(self.workloads))
+    def encoded_reference(self) -> np.ndarray | None:
+        """The reference's frames after H.264 (measure/seen.py): what the codec costs by itself."""
+        return encoded(self.reference.frames, len(self.workloads))
 
     @property
     def prediction_line(self) -> str | None:
@@ -256,8 +257,8 @@ class Session:
             faces=[workload.name for workload in works],
             boxes=face_boxes(keypoints, self.renderer.config.image_size),
         )
-        encoded = encoded_db(reference, frames, len(works))
-        return replace(with_flip(drift, reference, frames), encoded_db=encoded, codec_db=self.codec_db)
+        drift = with_flip(drift, reference, frames)
+        return with_encoded(drift, reference, encoded(frames, len(works)), self.encoded_reference)
 
     @property
     def recorded_weights(self) -> schema.Weights:

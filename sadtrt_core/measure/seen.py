@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from sadtrt_core.errors import Unavailable
+from sadtrt_core.measure.drift import TILE
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.picture import capped
 from sadtrt_core.runners.clip import to_uint8
@@ -62,22 +63,48 @@ def with_flip(drift: Drift, reference: Tensor, candidate: Tensor) -> Drift:
     return dataclasses.replace(drift, flip=tuple(mean), flip_most=tuple(most))
 
 
-def encoded_db(reference: Tensor, candidate: Tensor, faces: int) -> tuple[float | None, ...]:
-    """PSNR in dB of each frame of `candidate` after H.264 against `reference` as it is, both (T, 3, H, W) in 0..1.
+def encoded_frames(count: int, faces: int) -> list[int]:
+    """Indices of the frames that are encoded, of `count` of so many faces: the first MOST_ENCODED of each."""
+    each = count // faces
+    return [index for index in range(count) if index % each < MOST_ENCODED]
 
-    The frames of each of the `faces` are a clip of their own, of which the first MOST_ENCODED count. A frame without
-    error is None. () where PyAV is missing.
+
+def encoded(frames: Tensor, faces: int) -> np.ndarray | None:
+    """The `encoded_frames` of (T, 3, H, W) in 0..1 after H.264, uint8 (N, H, W, 3); None where PyAV is missing.
+
+    The frames of each face are a clip of their own.
     """
     if codec_absence() is not None:
-        return ()
-    old, new = to_uint8(reference).numpy(), to_uint8(candidate).numpy()
-    each = len(old) // faces
-    found: list[float | None] = []
-    for start in range(0, len(old), each):
-        clip = slice(start, start + min(each, MOST_ENCODED))
-        errors = np.square((through_h264(new[clip]).astype(np.float64) - old[clip]) / 255).mean(axis=(1, 2, 3))
-        found += [None if error == 0 else -10 * math.log10(error) for error in errors.tolist()]
-    return tuple(found)
+        return None
+    clips = to_uint8(frames).numpy().reshape(faces, -1, *frames.shape[2:], 3)
+    return np.concatenate([through_h264(clip[:MOST_ENCODED]) for clip in clips])
+
+
+def with_encoded(drift: Drift, reference: Tensor, own: np.ndarray | None, codec: np.ndarray | None) -> Drift:
+    """The drift with what is left of it after H.264: of each frame, and in the worst tile of those frames.
+
+    `own` and `codec` are the candidate and the reference (T, 3, H, W), both `encoded`, and each is compared with the
+    reference as it is.
+    """
+    if own is None or codec is None:
+        return drift
+    chosen = encoded_frames(len(reference), max(1, len(drift.faces)))
+    raw = to_uint8(reference)[chosen].numpy()
+    tiles = capped(drift.tile_db[index] for index in chosen)
+    worst = tiles.index(min(tiles))
+    x, y = drift.tile_at[chosen[worst]]
+    tile = (worst, slice(y, y + TILE), slice(x, x + TILE))
+    return dataclasses.replace(
+        drift,
+        encoded_db=tuple(map(_decibels, own, raw)),
+        codec_db=tuple(map(_decibels, codec, raw)),
+        tile_encoded_db=(_decibels(own[tile], raw[tile]), _decibels(codec[tile], raw[tile])),
+    )
+
+
+def _decibels(pixels: np.ndarray, reference: np.ndarray) -> float | None:
+    error = float(np.square((pixels.astype(np.float64) - reference) / 255).mean())
+    return None if error == 0 else -10 * math.log10(error)
 
 
 def through_h264(pixels: np.ndarray) -> np.ndarray:

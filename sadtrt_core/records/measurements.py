@@ -102,7 +102,8 @@ class Drift(JsonValue):
     each of as many frames, one after the other. unclipped_db: PSNR of the frames as rendered. tile_db, tile_at: PSNR of
     each frame's worst tile of 16 x 16 pixels, and the x and y of its first pixel. face_db: PSNR of the face region.
     flip, flip_most: NVIDIA's FLIP, mean and largest pixel, None for a frame that was not looked at. encoded_db,
-    codec_db: after H.264, the candidate's and the reference's own, both against the reference as it is.
+    codec_db: after H.264, the candidate's and the reference's own, both against the reference as it is, for the frames
+    that were encoded; tile_encoded_db: the same two in the worst tile of these frames.
     """
 
     psnr_db: tuple[float | None, ...]
@@ -121,6 +122,7 @@ class Drift(JsonValue):
     flip_most: tuple[float | None, ...] = ()
     encoded_db: tuple[float | None, ...] = ()
     codec_db: tuple[float | None, ...] = ()
+    tile_encoded_db: tuple[float | None, ...] = ()
 
     def __post_init__(self) -> None:
         flags = tuple(bool(flag) for flag in self.non_finite)

@@ -14,9 +14,9 @@ from sadtrt_core.records.measurements import PSNR_CEILING_DB, Drift
 #: 0.95 d^0.7 / (0.4 * 41.3) (Andersson et al. 2020, "FLIP: A Difference Evaluator for Alternating Images"), which is
 #: 0.10 at d = 2.3, the just noticeable difference of Mahy, Van Eycken and Oosterlinck (1994).
 NOTICEABLE_FLIP = 0.10
-#: What a frame has to lose beyond the codec's own loss, in dB: noise of 40 dB, of which a codec takes most away, moved
-#: it by up to 0.4.
-CODEC_NOISE_DB = 0.5
+#: What the worst tile has to lose after encoding beyond the codec's own loss there, in dB: an error of more than half
+#: the codec's own. Noise of 42 dB, which FLIP does not notice, moved a tile by up to about that.
+CODEC_LOSS_DB = 2.0
 Visible = Literal["no", "not after encoding", "yes"]
 
 
@@ -75,17 +75,18 @@ def median_face_db(drift: Drift) -> float | None:
 
 
 def codec_loss_db(drift: Drift) -> float | None:
-    """What the worst frame loses beyond the codec's own loss, in dB; None where nothing was encoded."""
-    if not drift.encoded_db or drift.has_non_finite:
+    """What the worst tile loses after encoding beyond the codec's own loss, in dB; None where nothing was encoded."""
+    if not drift.tile_encoded_db or drift.has_non_finite:
         return None
-    return max(own - encoded for own, encoded in zip(capped(drift.codec_db), capped(drift.encoded_db), strict=True))
+    own, codec = capped(drift.tile_encoded_db)
+    return codec - own
 
 
 def visible(drift: Drift) -> Visible | None:
     """Whether a viewer sees the difference; None without FLIP, or without the encoded clip where that decides.
 
-    "no": no pixel reaches NOTICEABLE_FLIP. "not after encoding": some pixel does, but after H.264 no frame loses
-    CODEC_NOISE_DB more than the reference itself. "yes": both do, or a frame is not finite.
+    "no": no pixel reaches NOTICEABLE_FLIP. "not after encoding": some pixel does, but after H.264 the worst tile
+    loses no more than CODEC_LOSS_DB beyond what the reference itself does. "yes": else, or a frame is not finite.
     """
     if drift.has_non_finite:
         return "yes"
@@ -97,4 +98,4 @@ def visible(drift: Drift) -> Visible | None:
     loss = codec_loss_db(drift)
     if loss is None:
         return None
-    return "yes" if loss > CODEC_NOISE_DB else "not after encoding"
+    return "yes" if loss > CODEC_LOSS_DB else "not after encoding"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from sadtrt_core.case import Case
-from sadtrt_core.records.picture import CODEC_NOISE_DB, NOTICEABLE_FLIP, visible
+from sadtrt_core.records.picture import CODEC_LOSS_DB, NOTICEABLE_FLIP, visible
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, SOURCE_AND_FRAME
 from sadtrt_core.report.metrics import CSV_ORDER, Where, columns
@@ -50,8 +50,8 @@ def drift_table(run: Run) -> TextTable:
     note = f"Against {', '.join(references)}; PSNR at peak 1.0, a frame counts at most 120 dB." if references else ""
     if any(record.drift and visible(record.drift) for record in measured):
         note += (
-            " FLIP: the largest pixel. After H.264: the picture encoded, of the reference encoded. Visible: a pixel's "
-            f"FLIP of {NOTICEABLE_FLIP:g} or more, and a frame that loses {CODEC_NOISE_DB:g} dB beyond the codec's own."
+            " FLIP: the largest pixel. After H.264: the picture encoded, of the reference encoded. Visible: a FLIP "
+            f"of {NOTICEABLE_FLIP:g} or more, and a tile that H.264 leaves {CODEC_LOSS_DB:g} dB worse than its own."
         )
     if any(record.drift and not record.drift.meaningful for record in measured):
         note += " Under seeded weights these figures say nothing about a trained renderer."

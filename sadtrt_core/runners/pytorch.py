@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sadtrt_core.renderer.generator import SpadeDecoder
+from sadtrt_core.renderer.generator import DenseMotion, Generator, SpadeDecoder
+from sadtrt_core.renderer.sampling import sample_in_half
 from sadtrt_core.renderer.stages import call_stage, matrix_arithmetic, stage_module
 from sadtrt_core.runners.base import Job, StageRunner
 
@@ -86,6 +87,10 @@ class PyTorchRunner(StageRunner):
                 if isinstance(part, SpadeDecoder):
                     last = copy.deepcopy(next(exact)).to(self.job.device)
                     part.conv_img = _Float32Convolution(last)  # type: ignore[assignment]
+        if self.job.precision.half_coordinates:
+            for part in self._module.modules():
+                if isinstance(part, (Generator, DenseMotion)):
+                    part.sampler = sample_in_half
         if self._compiled:
             mode = "reduce-overhead" if self.job.device.type == "cuda" else None
             self._module = torch.compile(self._module, mode=mode, dynamic=False)  # type: ignore[assignment]

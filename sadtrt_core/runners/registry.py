@@ -37,6 +37,8 @@ class RunnerKind:
         """None when the runner can serve the job on this machine, else why not."""
         if job.stage.module is None:
             job = replace(job, stage=STAGES["motion"], batch=1)
+        if self.graph and job.precision.half_coordinates and job.grid_sample == "builtin":
+            return Unavailable("a runtime's own sampler has an arithmetic of its own", "--grid-sample native")
         return self.absence(job)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sadtrt_core.measure.drift import face_boxes, measure_drift
-from sadtrt_core.measure.seen import encoded_db, with_flip
+from sadtrt_core.measure.seen import encoded, with_encoded, with_flip
 from sadtrt_core.records.measurements import PSNR_CEILING_DB, Drift
 from sadtrt_core.records.picture import faces, mean_error_db, median_face_db, visible, worst_tile
 from sadtrt_core.renderer.workload import portrait
@@ -26,8 +25,7 @@ def clip() -> Tensor:
 
 def seen(reference: Tensor, candidate: Tensor, **more: object) -> Drift:
     drift = with_flip(measure_drift(reference, candidate, **more), reference, candidate)
-    own, codec = (encoded_db(reference, frames, 1) for frames in (candidate, reference))
-    return dataclasses.replace(drift, encoded_db=own, codec_db=codec)
+    return with_encoded(drift, reference, encoded(candidate, 1), encoded(reference, 1))
 
 
 def test_what_is_whiter_than_white_is_shown_as_white() -> None:
