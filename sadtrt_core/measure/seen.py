@@ -26,13 +26,15 @@ MOST_ENCODED = 64
 def flip_absence() -> Unavailable | None:
     """Why FLIP cannot be computed here; None where it can."""
     missing = importlib.util.find_spec("flip_evaluator") is None
-    return Unavailable("no FLIP: flip-evaluator is not installed", "pip install flip-evaluator") if missing else None
+    return Unavailable("no FLIP: flip-evaluator is not installed", "pip install 'sadtrt[picture]'") if missing else None
 
 
 def codec_absence() -> Unavailable | None:
     """Why nothing can be encoded here; None where it can."""
     missing = importlib.util.find_spec("av") is None
-    return Unavailable("nothing was encoded: PyAV is not installed", "pip install av") if missing else None
+    return (
+        Unavailable("nothing was encoded: PyAV is not installed", "pip install 'sadtrt[picture]'") if missing else None
+    )
 
 
 def absences() -> tuple[str, ...]:
