@@ -259,6 +259,8 @@ def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients, monkeyp
 @pytest.mark.parametrize(("wanted", "budget"), [(1.0, 12), (99.0, 3)])
 def test_a_fit_of_a_folder_ends_when_it_is_sharp_enough(tmp_path, gradients, monkeypatch, wanted, budget):
     monkeypatch.setattr(standin, "demo_config", lambda size: TINY)
+    for name in ("HELD_OUT_BATCHES", "SETTLING_BATCHES"):
+        monkeypatch.setattr(f"sadtrt_core.renderer.fit.{name}", 1)
     faces = tmp_path / "faces"
     faces.mkdir()
     for name in ("b.png", "a.png"):
