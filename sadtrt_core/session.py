@@ -22,15 +22,22 @@ from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.files import write_file
 from sadtrt_core.graph.calibrate import calibrated
 from sadtrt_core.graph.quantize import Calibration
-from sadtrt_core.measure.drift import Reference, checked_reference, face_boxes, measure_drift, worst_frame_picture
-from sadtrt_core.measure.seen import encoded, with_encoded, with_flip
+from sadtrt_core.measure.drift import (
+    Reference,
+    checked_reference,
+    face_boxes,
+    measure_drift,
+    recorded_line,
+    worst_frame_picture,
+)
+from sadtrt_core.measure.seen import as_seen, encoded
 from sadtrt_core.measure.sensors import Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
 from sadtrt_core.plan import precision_digest, precision_named
 from sadtrt_core.precision import PLAN_SUFFIX, Precision
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records import schema
-from sadtrt_core.records.measurements import PSNR_CEILING_DB, Drift
+from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
 from sadtrt_core.renderer.picture import picture_files
 from sadtrt_core.renderer.renderer import Renderer
@@ -46,8 +53,6 @@ from sadtrt_core.runners.registry import grid_sample_label, runner_named
 _ARITHMETIC_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUDA_LAUNCH_BLOCKING")
 #: Frames of the built-in driving sequence that ranges are measured over at least.
 CALIBRATION_SPAN = 32
-#: What the same weights give in half precision is nearer than this to the reference, in dB.
-_SAME_MAKER_DB = 40.0
 
 
 @dataclass
@@ -99,8 +104,8 @@ class Session:
         pictures = picture_files(options.source_images) or (None,)
         if len(pictures) * (options.frames or FRAMES) > MOST_FRAMES:
             raise UserError(f"{len(pictures)} source pictures make more than {MOST_FRAMES} frames: give less of either")
-        config = self.renderer.config
-        return tuple(make_workload(config, options.frames, picture, options.samples) for picture in pictures)
+        given = self.renderer.config, options.frames
+        return tuple(make_workload(*given, picture, options.samples) for picture in pictures)
 
     @property
     def workload(self) -> Workload:
@@ -231,11 +236,7 @@ class Session:
         recorded = self.workload.recorded_frames
         if recorded is None or "reference" not in vars(self):
             return None
-        drift = measure_drift(self.reference.frames, recorded)
-        identical = drift.psnr_min >= PSNR_CEILING_DB
-        words = "identical to" if identical else f"{drift.psnr_min:.1f} dB and at most {max(drift.max_lsb)} LSB from"
-        line = f"the recorded prediction.pt is {words} the reference in its worst frame"
-        return line if drift.psnr_min >= _SAME_MAKER_DB else f"{line}: other weights or inputs made it"
+        return recorded_line(self.reference.frames, recorded)
 
     @property
     def drift_is_meaningful(self) -> bool:
@@ -249,16 +250,15 @@ class Session:
     def drift(self, frames: Tensor) -> Drift:
         """Drift of the whole sequence against the reference, of every face, and what a viewer sees of it."""
         reference, works = self.reference.frames, self.workloads
-        keypoints = torch.cat([workload.kp_driving for workload in works])
+        keypoints = torch.cat([face.kp_driving for face in works])
         drift = measure_drift(
             reference,
             frames,
             meaningful=self.drift_is_meaningful,
-            faces=[workload.name for workload in works],
+            faces=[face.name for face in works],
             boxes=face_boxes(keypoints, self.renderer.config.image_size),
         )
-        drift = with_flip(drift, reference, frames)
-        return with_encoded(drift, reference, encoded(frames, len(works)), self.encoded_reference)
+        return as_seen(drift, reference, frames, self.encoded_reference)
 
     @property
     def recorded_weights(self) -> schema.Weights:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.progress import SILENT, Reporter
-from sadtrt_core.records.measurements import Drift
+from sadtrt_core.records.measurements import PSNR_CEILING_DB, Drift
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.clip import to_uint8
 from sadtrt_core.runners.pytorch import reference_frames
@@ -135,6 +135,15 @@ def _decibels(reference: Tensor, candidate: Tensor) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def recorded_line(reference: Tensor, recorded: Tensor) -> str:
+    """One sentence: how far the frames of a recorded prediction.pt are from the reference's of the same shape."""
+    drift = measure_drift(reference, recorded)
+    identical = drift.psnr_min >= PSNR_CEILING_DB
+    words = "identical to" if identical else f"{drift.psnr_min:.1f} dB and at most {max(drift.max_lsb)} LSB from"
+    line = f"the recorded prediction.pt is {words} the reference in its worst frame"
+    return line if drift.psnr_min >= _SAME_MAKER_DB else f"{line}: other weights or inputs made it"
+
+
 def worst_frame_picture(title: str, reference: Tensor, candidate: Tensor, drift: Drift) -> bytes:
     """A PNG of the worst frame: the reference's, the candidate's, and the largest difference of a channel.
 
@@ -163,6 +172,8 @@ def worst_frame_picture(title: str, reference: Tensor, candidate: Tensor, drift:
     return drawn.getvalue()
 
 
+#: What the same weights give in half precision is nearer than this to the reference, in dB.
+_SAME_MAKER_DB = 40.0
 #: PSNR that the reference needs against float64, in dB: between what fp32 and what TF32 reach.
 REFERENCE_FLOOR_DB = 100.0
 #: Below that, how far under the reference's own PSNR a row has to be: independent errors then move it by 0.4 dB.

@@ -42,7 +42,16 @@ def absences() -> tuple[str, ...]:
     return tuple(str(reason) for reason in (flip_absence(), codec_absence()) if reason is not None)
 
 
-def with_flip(drift: Drift, reference: Tensor, candidate: Tensor) -> Drift:
+def as_seen(drift: Drift, reference: Tensor, candidate: Tensor, codec: np.ndarray | None) -> Drift:
+    """The drift of frames (T, 3, H, W) in 0..1 with FLIP and what H.264 leaves of it, as far as they are to be had.
+
+    `codec` is the reference `encoded`.
+    """
+    own = encoded(candidate, max(1, len(drift.faces)))
+    return _with_encoded(_with_flip(drift, reference, candidate), reference, own, codec)
+
+
+def _with_flip(drift: Drift, reference: Tensor, candidate: Tensor) -> Drift:
     """The drift with FLIP of two frames of each face: that of the lowest PSNR, and that of the worst tile.
 
     FLIP takes a tenth of a second a frame, and a frame that is better in both hides no worse difference. At FLIP's own
@@ -65,16 +74,10 @@ def with_flip(drift: Drift, reference: Tensor, candidate: Tensor) -> Drift:
     return dataclasses.replace(drift, flip=tuple(mean), flip_most=tuple(most))
 
 
-def encoded_frames(count: int, faces: int) -> list[int]:
-    """Indices of the frames that are encoded, of `count` of so many faces: the first MOST_ENCODED of each."""
-    each = count // faces
-    return [index for index in range(count) if index % each < MOST_ENCODED]
-
-
 def encoded(frames: Tensor, faces: int) -> np.ndarray | None:
-    """The `encoded_frames` of (T, 3, H, W) in 0..1 after H.264, uint8 (N, H, W, 3); None where PyAV is missing.
+    """The first MOST_ENCODED frames of each face after H.264, uint8 (N, H, W, 3); None where PyAV is missing.
 
-    The frames of each face are a clip of their own.
+    `frames` are (T, 3, H, W) in 0..1, those of each face a clip of their own.
     """
     if codec_absence() is not None:
         return None
@@ -82,7 +85,7 @@ def encoded(frames: Tensor, faces: int) -> np.ndarray | None:
     return np.concatenate([through_h264(clip[:MOST_ENCODED]) for clip in clips])
 
 
-def with_encoded(drift: Drift, reference: Tensor, own: np.ndarray | None, codec: np.ndarray | None) -> Drift:
+def _with_encoded(drift: Drift, reference: Tensor, own: np.ndarray | None, codec: np.ndarray | None) -> Drift:
     """The drift with what is left of it after H.264: of each frame, and in the worst tile of those frames.
 
     `own` and `codec` are the candidate and the reference (T, 3, H, W), both `encoded`, and each is compared with the
@@ -90,7 +93,8 @@ def with_encoded(drift: Drift, reference: Tensor, own: np.ndarray | None, codec:
     """
     if own is None or codec is None:
         return drift
-    chosen = encoded_frames(len(reference), max(1, len(drift.faces)))
+    each = len(reference) // max(1, len(drift.faces))
+    chosen = [index for index in range(len(reference)) if index % each < MOST_ENCODED]
     raw = to_uint8(reference)[chosen].numpy()
     tiles = capped(drift.tile_db[index] for index in chosen)
     worst = tiles.index(min(tiles))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sadtrt_core.measure.drift import face_boxes, measure_drift
-from sadtrt_core.measure.seen import encoded, with_encoded, with_flip
+from sadtrt_core.measure.seen import as_seen, encoded
 from sadtrt_core.records.measurements import PSNR_CEILING_DB, Drift
 from sadtrt_core.records.picture import faces, mean_error_db, median_face_db, visible, worst_tile
 from sadtrt_core.renderer.workload import portrait
@@ -24,8 +24,7 @@ def clip() -> Tensor:
 
 
 def seen(reference: Tensor, candidate: Tensor, **more: object) -> Drift:
-    drift = with_flip(measure_drift(reference, candidate, **more), reference, candidate)
-    return with_encoded(drift, reference, encoded(candidate, 1), encoded(reference, 1))
+    return as_seen(measure_drift(reference, candidate, **more), reference, candidate, encoded(reference, 1))
 
 
 def test_what_is_whiter_than_white_is_shown_as_white() -> None:
