@@ -22,15 +22,8 @@ from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.files import write_file
 from sadtrt_core.graph.calibrate import calibrated
 from sadtrt_core.graph.quantize import Calibration
-from sadtrt_core.measure.drift import (
-    Reference,
-    checked_reference,
-    face_boxes,
-    measure_drift,
-    recorded_line,
-    worst_frame_picture,
-)
-from sadtrt_core.measure.seen import as_seen, encoded
+from sadtrt_core.measure.drift import Reference, checked_reference, recorded_line, worst_frame_picture
+from sadtrt_core.measure.seen import encoded, seen_drift
 from sadtrt_core.measure.sensors import Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
 from sadtrt_core.plan import precision_digest, precision_named
@@ -249,16 +242,8 @@ class Session:
 
     def drift(self, frames: Tensor) -> Drift:
         """Drift of the whole sequence against the reference, of every face, and what a viewer sees of it."""
-        reference, works = self.reference.frames, self.workloads
-        keypoints = torch.cat([face.kp_driving for face in works])
-        drift = measure_drift(
-            reference,
-            frames,
-            meaningful=self.drift_is_meaningful,
-            faces=[face.name for face in works],
-            boxes=face_boxes(keypoints, self.renderer.config.image_size),
-        )
-        return as_seen(drift, reference, frames, self.encoded_reference)
+        faces = [(one.name, one.kp_driving) for one in self.workloads]
+        return seen_drift(self.reference.frames, frames, self.encoded_reference, faces, self.drift_is_meaningful)
 
     @property
     def recorded_weights(self) -> schema.Weights:

@@ -6,12 +6,14 @@ import dataclasses
 import importlib.util
 import io
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sadtrt_core.errors import Unavailable
-from sadtrt_core.measure.drift import TILE
+from sadtrt_core.measure.drift import TILE, face_boxes, measure_drift
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.picture import capped
 from sadtrt_core.runners.clip import to_uint8
@@ -42,12 +44,22 @@ def absences() -> tuple[str, ...]:
     return tuple(str(reason) for reason in (flip_absence(), codec_absence()) if reason is not None)
 
 
-def as_seen(drift: Drift, reference: Tensor, candidate: Tensor, codec: np.ndarray | None) -> Drift:
-    """The drift of frames (T, 3, H, W) in 0..1 with FLIP and what H.264 leaves of it, as far as they are to be had.
+def seen_drift(
+    reference: Tensor,
+    candidate: Tensor,
+    codec: np.ndarray | None,
+    faces: Sequence[tuple[str, Tensor]],
+    meaningful: bool = True,
+) -> Drift:
+    """`measure_drift` of frames (T, 3, H, W) in 0..1, with FLIP and what H.264 leaves of it as far as they are here.
 
-    `codec` is the reference `encoded`.
+    `faces` are the names and driving keypoints (T', 15, 3) of the faces, whose frames follow each other; `codec` is the
+    reference `encoded`.
     """
-    own = encoded(candidate, max(1, len(drift.faces)))
+    names = [name for name, _ in faces]
+    boxes = face_boxes(torch.cat([keypoints for _, keypoints in faces]), reference.shape[3])
+    drift = measure_drift(reference, candidate, meaningful=meaningful, faces=names, boxes=boxes)
+    own = encoded(candidate, len(names))
     return _with_encoded(_with_flip(drift, reference, candidate), reference, own, codec)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sadtrt_core.measure.drift import face_boxes, measure_drift
-from sadtrt_core.measure.seen import as_seen, encoded
+from sadtrt_core.measure.seen import encoded, seen_drift
 from sadtrt_core.records.measurements import PSNR_CEILING_DB, Drift
 from sadtrt_core.records.picture import faces, mean_error_db, median_face_db, visible, worst_tile
 from sadtrt_core.renderer.workload import portrait
@@ -23,8 +23,8 @@ def clip() -> Tensor:
     return torch.stack([picture[:, 16:144, 2 * i : 2 * i + 128] for i in range(8)])
 
 
-def seen(reference: Tensor, candidate: Tensor, **more: object) -> Drift:
-    return as_seen(measure_drift(reference, candidate, **more), reference, candidate, encoded(reference, 1))
+def seen(reference: Tensor, candidate: Tensor) -> Drift:
+    return seen_drift(reference, candidate, encoded(reference, 1), [("portrait", torch.zeros(len(reference), 15, 3))])
 
 
 def test_what_is_whiter_than_white_is_shown_as_white() -> None:
@@ -83,7 +83,7 @@ def test_flicker_is_never_from_one_face_to_the_next(clip: Tensor) -> None:
 def test_one_pixel_of_nan_is_broken_whatever_else_is_measured(clip: Tensor) -> None:
     candidate = clip.clone()
     candidate[5, 1, 7, 9] = math.nan
-    drift = seen(clip, candidate, boxes=[(0, 0, 64, 64)] * 8)
+    drift = seen(clip, candidate)
     assert (drift.has_non_finite, drift.worst_frame, visible(drift)) == (True, 5, "yes")
     assert worst_tile(drift) is None
     assert faces(drift) == ()
