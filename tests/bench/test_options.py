@@ -25,7 +25,7 @@ def run_suite(results: Path, *options: str) -> tuple[int, str]:
         (("--stage", "wrap"), "--stage 'wrap' is not known: expected one of keypoints, mapping"),
         (("--runner", "tf"), "--runner 'tf' is not known: expected one of pytorch, torch-compile"),
         (("--size", "128"), "--size 128 is not known: expected one of 256, 512"),
-        (("--precision", "fp12"), "precision 'fp12' is not known: expected one of fp32, tf32"),
+        (("--precision", "fp12"), "precision 'fp12' is not known: expected one of fp32, fp16-half"),
         (("--batch", "0"), "--batch must be 1 or more"),
         (("--frames", "0"), "--frames must be 1 or more but is 0"),
         (("--source-image", "nowhere.png"), "cannot read nowhere.png"),
