@@ -35,6 +35,7 @@ else
 	$(PIP) -e ".[dev]"
 	$(PIP) -e ".[gpu]" || echo "TensorRT or pycuda did not install (pycuda needs a C++ compiler and the CUDA toolkit): its rows will be skipped, see sadtrt doctor"
 endif
+	$(PIP) -e ".[picture]" || echo "FLIP or PyAV did not install: drift goes without what a viewer sees"
 	touch $(STAMP)
 
 clean:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from sadtrt_core.measure.resources import (
     device_memory_used,
     sustain,
 )
+from sadtrt_core.measure.seen import absences
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.progress import ConsoleReporter
 from sadtrt_core.records.measurements import Drift, Resources, Sustained
@@ -36,7 +38,7 @@ from sadtrt_core.runners.tensorrt import engine_job
 from sadtrt_core.session import Session
 
 #: Raised when the benchmarks measure something else than before; older baselines then do not compare.
-BENCHMARK_VERSION = 4
+BENCHMARK_VERSION = 5
 #: Why a benchmark that pytest-benchmark has switched off is skipped.
 NOT_TIMED = "nothing is timed with --benchmark-disable or pytest-xdist's -n: ran once, recorded nothing"
 
@@ -55,12 +57,16 @@ def failed(case: Case, error: BaseException) -> Record:
 def not_measured(session: Session, case: Case, timed: bool) -> Unavailable | None:
     """Why the case is left out: this machine cannot, or it takes minutes, or says nothing, unless it was named."""
     missing = session.unavailable(case)
+    precision = session.precision(case.precision)
+    named = case.precision in session.options.precisions
+    if missing is None and timed and precision.half_coordinates and not (named or case.runner.startswith("tensorrt")):
+        words = f"{case.precision} samples by separate operations here: its drift means something, its time does not"
+        return Unavailable(words, f"--precision {case.precision}")
     if missing is not None or session.on_gpu:
         return missing
     if case.runner.startswith("torch-compile") and case.runner not in session.options.runners:
         return Unavailable("compiling takes minutes on a CPU", f"--runner {case.runner}")
-    quantized = session.precision(case.precision).quantize is not None
-    if timed and quantized and case.precision not in session.options.precisions:
+    if timed and precision.quantize is not None and not named:
         words = f"{case.precision} computes in fp32 on a CPU: its drift means something, its time does not"
         return Unavailable(words, f"--precision {case.precision}")
     return None
@@ -199,12 +205,12 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
     """
     require_built(session, case)
     reference = session.reference
-    if not reference.repeatable:
+    if reference.good_for_db == -math.inf:
         raise UserError(f"the reference cannot judge anything: {reference.sentence()}")
     with session.runner(case) as runner:
         runner.infer(session.frame_inputs[0])  # Loads, compiles and tunes outside the one timed round.
         frames = render(runner)
-        notes = runner.notes
+        notes = (*runner.notes, *absences())
     drift = session.drift(frames)
     if (case.runner, case.precision) == (EAGER, "fp32"):
         notes = (*notes, f"the reference: {reference.sentence()}", *filter(None, [session.prediction_line]))

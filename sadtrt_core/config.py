@@ -105,7 +105,12 @@ class RunConfig:
     weights: str = option("auto", f"weights without a checkpoint: {WEIGHTS_HELP}")
     checkpoint: Path | None = option(None, "SadTalker's .safetensors, .pth or .pth.tar")
     mapping_checkpoint: Path | None = option(None, "the mapping network's own .pth.tar")
-    source_image: Path | None = option(None, "a picture to animate instead of the built-in portrait")
+    source_images: tuple[Path, ...] = option(
+        (),
+        "a picture to animate instead of the built-in portrait, or a folder of them; drift is over all, times are of "
+        "the first",
+        flag="--source-image",
+    )
     samples: Path | None = option(
         None, "folder of source_image.pt, kp_driving.pt, kp_source.pt, and prediction.pt to compare"
     )
@@ -182,7 +187,7 @@ class RunConfig:
             raise UserError("--mapping-checkpoint belongs to a --checkpoint, and none was given")
         if self.checkpoint is not None and self.weights != "auto":
             raise UserError(f"--checkpoint and --weights {self.weights} exclude each other: give one of them")
-        if self.samples is not None and self.source_image is not None:
+        if self.samples is not None and self.source_images:
             raise UserError("--samples hold a source image of their own: give them or --source-image, not both")
         # Records know a plan by its name alone.
         given: dict[str, str] = {}
@@ -194,8 +199,10 @@ class RunConfig:
 
     def as_text(self) -> dict[str, str]:
         """The options as a record keeps them: only names, never paths of the machine that ran them."""
-        files = ("checkpoint", "mapping_checkpoint", "source_image", "samples")
+        files = ("checkpoint", "mapping_checkpoint", "samples")
         text = {name: path.name for name in files if (path := getattr(self, name)) is not None}
+        if self.source_images:
+            text["source_image"] = ", ".join(path.name for path in self.source_images)
         plain = ("size", "device", "grid_sample", "optimization_level", "flush_l2")
         text |= {name: str(getattr(self, name)) for name in plain} | {"weights": Path(self.weights).name}
         return {name: printable(value) for name, value in text.items()}

@@ -34,6 +34,8 @@ def check_machine(session: Session) -> dict[str, tuple[str, bool]]:
         "pycuda": check(package_version("pycuda"), "not installed: pip install 'sadtrt[gpu]'"),
         "GridSample3D plugin": check(library, str(plugin)),
         "ONNX Runtime": check(environment.onnxruntime),
+        "FLIP": check(package_version("flip-evaluator"), "not installed: pip install 'sadtrt[picture]'"),
+        "H.264 (PyAV)": check(package_version("av"), "not installed: pip install 'sadtrt[picture]'"),
         "weights": (f"{weights.kind}: {weights.name}", weights.kind != "seeded"),
     }
 

@@ -54,6 +54,9 @@ class Precision:
     (graph/quantize.py). `operators` puts the plugin's operators in place of what TensorRT computes slowly, in graphs
     whose sampler is the plugin's (graph/typed.py); PyTorch and other samplers are not affected. `as_shipped` leaves
     every setting of PyTorch as it is found: convolutions round to TF32 where a GPU has it, matrix products do not.
+    `half_coordinates`
+    does a sampler's arithmetic in half: positions, floor and weights, where it is float otherwise, whatever type the
+    coordinates were rounded to (renderer/sampling.py).
     """
 
     name: str
@@ -68,6 +71,7 @@ class Precision:
     split_k: bool = False
     operators: bool = False
     as_shipped: bool = False
+    half_coordinates: bool = False
 
     @property
     def rounds_grids(self) -> bool:
@@ -108,8 +112,17 @@ PRECISIONS: dict[str, Precision] = {
     for precision in (
         Precision("fp32", "float32", "the reference: TF32 off everywhere"),
         Precision("default", "float32", "PyTorch as shipped: no setting of its own", as_shipped=True),
+        Precision(
+            "fp16-half-coordinates",
+            "float16",
+            "fp16 with a sampler that computes positions and weights in half too, as the public GridSample3D plugin "
+            "does: a position near the edge of 64 voxels is then known to 1/32 of a voxel",
+            half_coordinates=True,
+        ),
         Precision("tf32", "float32", "fp32 graph whose matrix operands may be rounded to 10 mantissa bits", tf32=True),
-        Precision("fp16", "float16", "everything half, coordinates too, as the usual recipe does: the honest baseline"),
+        Precision(
+            "fp16", "float16", "everything half, coordinates too, but sampled by float arithmetic, as PyTorch does"
+        ),
         _MIXED,
         Precision("bf16", "bfloat16", "everything bfloat16: fp32's range with 8 bits of precision"),
         replace(

@@ -10,30 +10,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sadtrt_core.case import GRAPH_GRID_SAMPLES, Case, GridSample
-from sadtrt_core.config import RunConfig
+from sadtrt_core.config import MOST_FRAMES, RunConfig
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.files import require_writable, write_file
 from sadtrt_core.graph.calibrate import calibrated
 from sadtrt_core.graph.quantize import Calibration
-from sadtrt_core.measure.drift import Reference, checked_reference, measure_drift, worst_frame_picture
+from sadtrt_core.measure.drift import Reference, checked_reference, recorded_line, worst_frame_picture
+from sadtrt_core.measure.seen import encoded, seen_drift
 from sadtrt_core.measure.sensors import Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
 from sadtrt_core.plan import precision_digest, precision_named
 from sadtrt_core.precision import PLAN_SUFFIX, Precision
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records import schema
-from sadtrt_core.records.measurements import PSNR_CEILING_DB, Drift
+from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
+from sadtrt_core.renderer.picture import picture_files
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, stage_named
 from sadtrt_core.renderer.standin import choose_weights
-from sadtrt_core.renderer.workload import FRAMES, Workload, frame_inputs, make_workload, stage_inputs
+from sadtrt_core.renderer.workload import FRAMES, Workload, frame_inputs, identity, make_workload, stage_inputs
 from sadtrt_core.report.html import write_html
 from sadtrt_core.report.tables import summary_csv
 from sadtrt_core.runners.base import Job, StageRunner
@@ -43,8 +46,6 @@ from sadtrt_core.runners.registry import RunnerKind, grid_sample_label, runner_n
 _ARITHMETIC_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUDA_LAUNCH_BLOCKING")
 #: Frames of the built-in driving sequence that ranges are measured over at least.
 CALIBRATION_SPAN = 32
-#: What the same weights give in half precision is nearer than this to the reference, in dB.
-_SAME_MAKER_DB = 40.0
 
 
 @dataclass
@@ -90,10 +91,19 @@ class Session:
         )
 
     @cached_property
-    def workload(self) -> Workload:
-        """What is rendered."""
+    def workloads(self) -> tuple[Workload, ...]:
+        """What drift is measured over: one workload for each source picture."""
         options = self.options
-        return make_workload(self.renderer.config, options.frames, options.source_image, options.samples)
+        pictures = picture_files(options.source_images) or (None,)
+        if len(pictures) * (options.frames or FRAMES) > MOST_FRAMES:
+            raise UserError(f"{len(pictures)} source pictures make more than {MOST_FRAMES} frames: give less of either")
+        given = self.renderer.config, options.frames
+        return tuple(make_workload(*given, picture, options.samples) for picture in pictures)
+
+    @property
+    def workload(self) -> Workload:
+        """What stages are timed with: the first source picture."""
+        return self.workloads[0]
 
     @cached_property
     def timing_plan(self) -> TimingPlan:
@@ -183,7 +193,8 @@ class Session:
         options = self.options
         # Not from the few frames of a comparison: the same ranges, so that the same engines serve.
         frames = None if options.samples else max(options.frames or FRAMES, CALIBRATION_SPAN)
-        workload = make_workload(self.renderer.config, frames, options.source_image, options.samples)
+        picture = next(iter(picture_files(options.source_images)), None)
+        workload = make_workload(self.renderer.config, frames, picture, options.samples)
         return calibrated(self.renderer, workload, options.cache, self.report)
 
     def _conditions(self) -> dict[str, str]:
@@ -202,8 +213,9 @@ class Session:
 
     @cached_property
     def frame_inputs(self) -> list[dict[str, Tensor]]:
-        """Inputs of the generator for every frame of the driving sequence, on the device."""
-        return frame_inputs(self.renderer, self.workload, STAGES["generator"], self.device)
+        """Inputs of the generator for every frame of the driving sequence, of each face in turn, on the device."""
+        faces = (frame_inputs(self.renderer, one, STAGES["generator"], self.device) for one in self.workloads)
+        return [frame for frames in faces for frame in frames]
 
     @cached_property
     def reference(self) -> Reference:
@@ -211,17 +223,18 @@ class Session:
         job = self.plain_job(Case("generator", "pytorch", "fp32", "torch", 1))
         return checked_reference(job, self.frame_inputs, self.drift_is_meaningful, self.report)
 
+    @cached_property
+    def encoded_reference(self) -> np.ndarray | None:
+        """The reference's frames after H.264 (measure/seen.py): what the codec costs by itself."""
+        return encoded(self.reference.frames, len(self.workloads))
+
     @property
     def prediction_line(self) -> str | None:
         """How far recorded frames are from the reference, where there are any and the reference has been rendered."""
         recorded = self.workload.recorded_frames
         if recorded is None or "reference" not in vars(self):
             return None
-        drift = measure_drift(self.reference.frames, recorded)
-        identical = drift.psnr_min >= PSNR_CEILING_DB
-        words = "identical to" if identical else f"{drift.psnr_min:.1f} dB and at most {max(drift.max_lsb)} LSB from"
-        line = f"the recorded prediction.pt is {words} the reference in its worst frame"
-        return line if drift.psnr_min >= _SAME_MAKER_DB else f"{line}: other weights or inputs made it"
+        return recorded_line(self.reference.frames, recorded)
 
     @property
     def drift_is_meaningful(self) -> bool:
@@ -233,8 +246,9 @@ class Session:
         return torch.cat([runner.infer(item)["prediction"].cpu() for item in items])
 
     def drift(self, frames: Tensor) -> Drift:
-        """Drift of the whole sequence against the reference."""
-        return measure_drift(self.reference.frames, frames, meaningful=self.drift_is_meaningful)
+        """Drift of the whole sequence against the reference, of every face, and what a viewer sees of it."""
+        faces = [(one.name, one.kp_driving) for one in self.workloads]
+        return seen_drift(self.reference.frames, frames, self.encoded_reference, faces, self.drift_is_meaningful)
 
     @property
     def recorded_weights(self) -> schema.Weights:
@@ -245,8 +259,8 @@ class Session:
     @property
     def recorded_workload(self) -> schema.Workload:
         """What is rendered, as records name it."""
-        workload, size = self.workload, self.renderer.config.image_size
-        return schema.Workload(workload.name, workload.kp_driving.shape[0], size, workload.digest)
+        name, digest = identity(self.workloads)
+        return schema.Workload(name, self.workload.kp_driving.shape[0], self.renderer.config.image_size, digest)
 
     @property
     def writer(self) -> RunWriter:
@@ -275,7 +289,7 @@ class Session:
 
     def check(self) -> None:
         """Load what was asked for and try its folders, so that a mistake is said once and at once. Raises UserError."""
-        _ = self.device, self.renderer, self.workload
+        _ = self.device, self.renderer, self.workloads
         for name in self.options.precisions:
             self.precision(name)
         # Last, since it makes them: a mistyped option leaves nothing behind.

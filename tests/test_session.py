@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from reports import Kept
 
 from sadtrt_core.benchmark import measure_drift, skipped
@@ -18,8 +19,11 @@ from sadtrt_core.measure.drift import Reference
 from sadtrt_core.plan import precision_digest
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.records.measurements import Drift
+from sadtrt_core.records.picture import faces
+from sadtrt_core.records.schema import Record
 from sadtrt_core.records.store import read_run
 from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.report.metrics import METRICS
 from sadtrt_core.session import Session
 
 PLAN = 'format = "sadtrt plan 1"\nbase = "float16"\nwhy = "to try"\n[[keep]]\nnodes = ["{}"]\nwhy = "to try"\n'
@@ -93,6 +97,62 @@ def test_a_weak_reference_judges_what_is_far_below_it(
     # The reference's own row says how weak it is.
     record, _ = measure_drift(session, session.case("generator", "pytorch", "fp32"), lambda _: frames)
     assert "91.0 dB against float64 in a frame where 100 are needed" in "; ".join(record.notes)
+
+
+def test_a_reference_with_nan_in_any_frame_judges_no_row(seeded_demo: Renderer, tmp_path: Path) -> None:
+    session = make_session(seeded_demo, tmp_path, frames=3)
+    first, source = session.frame_inputs[0], session.frame_inputs[2]["source_image"]
+    session.frame_inputs[2]["source_image"] = source.clone().fill_(math.nan)
+    session.__dict__["frame_inputs"] = [first, session.frame_inputs[2]]
+    reference = session.reference
+    assert (reference.good_for_db, reference.against_float64) == (-math.inf, None)
+    words = "the reference cannot judge anything: it holds NaN or infinity in 1 of 2 frames, frame 1 first"
+    for precision in ("fp32", "fp16"):
+        with pytest.raises(UserError, match=words):
+            measure_drift(session, session.case("generator", "onnxruntime", precision), lambda _: reference.frames)
+
+
+@pytest.fixture
+def portraits(tmp_path: Path) -> Path:
+    folder = tmp_path / "portraits"
+    folder.mkdir()
+    for shade, name in enumerate(("b.png", "a.png", "c.png")):
+        Image.new("RGB", (64, 48), (80 * shade, 120, 60)).save(folder / name)
+    (folder / "README.md").write_text("whose faces these are")
+    return folder
+
+
+def test_drift_is_over_every_face_and_says_which_is_the_worst(
+    seeded_demo: Renderer, portraits: Path, tmp_path: Path
+) -> None:
+    session = make_session(seeded_demo, tmp_path, frames=2, source_images=(portraits, portraits / "a.png"))
+    assert [workload.name for workload in session.workloads] == ["a.png", "b.png", "c.png"]
+    assert session.workload.name == "a.png"
+    assert len(session.frame_inputs) == 6
+    recorded = session.recorded_workload
+    assert (recorded.name, recorded.frames) == ("a.png and 2 more", 2)
+    alone = make_session(seeded_demo, tmp_path, frames=2, source_images=(portraits / "a.png",)).recorded_workload
+    assert alone.digest == session.workload.digest != recorded.digest
+    frames = torch.rand((6, 3, 256, 256), generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    session.__dict__["reference"] = Reference(frames, True, Drift((110.0,), (1.0,), (0,), (False,)))
+    worse = torch.tensor([1e-3, 1e-3, 2e-3, 0.01, 1e-2, 3e-3])[:, None, None, None]
+    drift = session.drift(frames + worse)
+    assert [(face.name, round(face.psnr_min)) for face in faces(drift)] == [("b.png", 40), ("c.png", 40), ("a.png", 60)]
+    record = Record(session.case("generator", "pytorch", "fp16"), "measured", drift=drift)
+    shown = {name: METRICS[name].text(record, None) for name in ("psnr_min", "worst_face", "median_face_db")}
+    assert shown == {"psnr_min": "40.0", "worst_face": "b.png", "median_face_db": "40.0"}
+    assert METRICS["worst_frame"].text(record, None) == "1", "counted within its face"
+    assert Record.from_json(record.to_json()) == record
+
+
+def test_source_pictures_are_bounded_and_an_empty_folder_is_refused(
+    seeded_demo: Renderer, portraits: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="3 source pictures make more than 2000 frames"):
+        make_session(seeded_demo, tmp_path, frames=1000, source_images=(portraits,)).check()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty is a folder without pictures"):
+        make_session(seeded_demo, tmp_path, source_images=(tmp_path / "empty",)).check()
 
 
 def test_on_a_cpu_one_small_frame_is_checked_and_said(seeded_demo: Renderer, tmp_path: Path) -> None:

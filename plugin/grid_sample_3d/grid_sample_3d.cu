@@ -157,6 +157,7 @@ extern "C" int32_t sadtrt_grid_sample_3d(const SadtrtGridSample3D* problem, void
     sampling.grids_a_volume = static_cast<uint32_t>(grids_a_volume);
     sampling.volumes_a_grid = problem->volume_batch == 1 ? 0 : static_cast<uint32_t>(UINT32_MAX / grids_a_volume);
     sampling.padding = padding;
+    sampling.in_half = problem->half_coordinates != 0;
     sampling.has_pairs = problem->depth >= 2 && problem->height >= 2 && problem->width >= 2;
     sampling.origin_bits = kOriginBits * static_cast<uint32_t>(sampling.slice + problem->width + 1);
     sampling.first_sample = 0;
@@ -167,7 +168,7 @@ extern "C" int32_t sadtrt_grid_sample_3d(const SadtrtGridSample3D* problem, void
     const bool narrow = !problem->wide_offsets && most_elements <= INT32_MAX &&
                         (channels + 8) * (sampling.voxels + kThreads) * problem->volume_batch <= INT32_MAX;
 
-    const bool plain = narrow && sampling.has_pairs && padding == Padding::kZeros &&
+    const bool plain = narrow && sampling.has_pairs && !sampling.in_half && padding == Padding::kZeros &&
                        problem->depth <= kLargestPlainSize && problem->height <= kLargestPlainSize &&
                        problem->width <= kLargestPlainSize && problem->grid_batch * grids_a_volume <= INT32_MAX;
 

@@ -21,7 +21,8 @@ __device__ __noinline__ void sample_exactly(const Sampling& sampling, const floa
     const Axis& width = sampling.width;
     for (int64_t channel = 0; channel < channels; ++channel) {
         const float sum = sum_corners(
-            point.z, point.y, point.x, sampling.depth, height, width, [&](int z_step, int y_step, int x_step) {
+            point.z, point.y, point.x, sampling.depth, height, width, sampling.in_half,
+            [&](int z_step, int y_step, int x_step) {
                 const int64_t row = static_cast<int64_t>(point.z.base + z_step) * height.size + point.y.base + y_step;
                 const int64_t voxel = row * width.size + point.x.base + x_step;
                 return to_float(__ldg(volume + channel * channel_stride + voxel * voxel_stride));

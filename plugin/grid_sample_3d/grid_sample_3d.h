@@ -27,6 +27,7 @@ typedef struct {
     int32_t channels_per_thread; /* linear, not packed: 4, 8 or 16; 0 lets the launcher choose */
     int32_t wide_offsets;        /* 1: offsets of 64 bits even where 32 would do, for tests; 0 else */
     int32_t packing;             /* 0 lets the launcher choose, 1 never, 2 wherever it can be done: for tests */
+    int32_t half_coordinates;    /* 1: positions, floor and weights in half; trilinear, zeros, align_corners 0 only */
 } SadtrtGridSample3D;
 
 /* Launches on a CUDA stream (a cudaStream_t; NULL is the default stream) and returns at once: no allocation, no

@@ -32,10 +32,12 @@ void sample_nearest(const SadtrtGridSample3D& problem, const Volume& shape, cons
 template <Padding kPadding>
 void sample_trilinear(const SadtrtGridSample3D& problem, const Volume& shape, const float* coordinates,
                       const float* volume, float* output, int64_t points) {
-    const Pair x = locate_pair<kPadding>(coordinates[0], shape.width);
-    const Pair y = locate_pair<kPadding>(coordinates[1], shape.height);
-    const Pair z = locate_pair<kPadding>(coordinates[2], shape.depth);
-    const CornerWeights weights = corner_weights(z, y, x);
+    const bool in_half = problem.half_coordinates != 0;
+    const auto locate = in_half ? locate_half_pair : locate_pair<kPadding>;
+    const Pair x = locate(coordinates[0], shape.width);
+    const Pair y = locate(coordinates[1], shape.height);
+    const Pair z = locate(coordinates[2], shape.depth);
+    const CornerWeights weights = corner_weights(z, y, x, in_half);
     const bool has_pairs = shape.depth.size >= 2 && shape.height.size >= 2 && shape.width.size >= 2;
     for (int64_t channel = 0; channel < problem.channels; ++channel) {
         const auto read = [&](int z_step, int y_step, int x_step) {
@@ -44,7 +46,7 @@ void sample_trilinear(const SadtrtGridSample3D& problem, const Volume& shape, co
         };
         float sum = has_pairs ? sum_pairs(weights, read) : NAN;
         if (!std::isfinite(sum)) {
-            sum = sum_corners(z, y, x, shape.depth, shape.height, shape.width, read);
+            sum = sum_corners(z, y, x, shape.depth, shape.height, shape.width, in_half, read);
         }
         output[channel * points] = sum;
     }

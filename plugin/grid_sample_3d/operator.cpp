@@ -11,10 +11,11 @@ using namespace nvinfer1;
 constexpr int32_t kInputs = 2;  // volume, grid
 constexpr int32_t kAxes = 5;
 
-enum { kInterpolation, kPadding, kAlignCorners, kAttributeCount };
+enum { kInterpolation, kPadding, kAlignCorners, kHalfCoordinates, kAttributeCount };
 constexpr Attribute kAttributes[kAttributeCount] = {{"interpolation", PluginFieldType::kINT32, 0, 1, 0},
                                                     {"padding", PluginFieldType::kINT32, 0, 2, 0},
-                                                    {"align_corners", PluginFieldType::kINT32, 0, 1, 0}};
+                                                    {"align_corners", PluginFieldType::kINT32, 0, 1, 0},
+                                                    {"half_coordinates", PluginFieldType::kINT32, 0, 1, 0}};
 
 bool infer_output(const DimsExprs* inputs, const Values&, DimsExprs* outputs, IExprBuilder&, char* message) {
     if (inputs[0].nbDims != kAxes || inputs[1].nbDims != kAxes) {
@@ -79,6 +80,7 @@ SadtrtGridSample3D problem_of(const Layer& layer) {
     problem.interpolation = layer.attributes[kInterpolation].integer;
     problem.padding = layer.attributes[kPadding].integer;
     problem.align_corners = layer.attributes[kAlignCorners].integer;
+    problem.half_coordinates = layer.attributes[kHalfCoordinates].integer;
     return problem;
 }
 

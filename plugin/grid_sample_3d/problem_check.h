@@ -69,6 +69,14 @@ inline int32_t check_problem(const SadtrtGridSample3D& problem, char* message, i
     if (problem.packing < 0 || problem.packing > 2) {
         return refuse(message, message_size, "GridSample3D: packing %d is not 0, 1 or 2", problem.packing);
     }
+    if (problem.half_coordinates < 0 || problem.half_coordinates > 1) {
+        return refuse(message, message_size, "GridSample3D: half_coordinates %d is not 0 or 1",
+                      problem.half_coordinates);
+    }
+    if (problem.half_coordinates && (problem.interpolation != 0 || problem.padding != 0 || problem.align_corners != 0)) {
+        return refuse(message, message_size,
+                      "GridSample3D: half coordinates are for trilinear sampling with zeros outside and align_corners 0");
+    }
     return 0;
 }
 

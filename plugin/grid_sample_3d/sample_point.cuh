@@ -26,6 +26,7 @@ struct Sampling {
     uint32_t volumes_a_grid;  // plain problems: its reciprocal times 2^32, rounded down; 0 where there is one volume
     uint32_t origin_bits;     // what voxel 0 is in the bits of three plain pairs
     Padding padding;
+    bool in_half;    // positions and weights
     bool has_pairs;  // every axis has at least two voxels
 };
 
@@ -83,6 +84,10 @@ __device__ __forceinline__ Point locate(const float* coordinates, const Sampling
     const float x = __ldg(coordinates);
     const float y = __ldg(coordinates + 1);
     const float z = __ldg(coordinates + 2);
+    if (sampling.in_half) {
+        return {locate_half_pair(z, sampling.depth), locate_half_pair(y, sampling.height),
+                locate_half_pair(x, sampling.width)};
+    }
     switch (sampling.padding) {
         case Padding::kZeros: return locate_with<Padding::kZeros>(x, y, z, sampling);
         case Padding::kBorder: return locate_with<Padding::kBorder>(x, y, z, sampling);
@@ -111,9 +116,9 @@ __device__ __forceinline__ Corners<typename Addressing::Offset> locate_corners(c
         return {corner_weights(z, y, x), (z.bits * slice + y.bits * row + x.bits - sampling.origin_bits) >> 1};
     } else {
         const Point at = locate(coordinates, sampling);
-        return {corner_weights(at.z, at.y, at.x), static_cast<Offset>(at.z.base) * slice +
-                                                      static_cast<Offset>(at.y.base) * row +
-                                                      static_cast<Offset>(at.x.base)};
+        return {corner_weights(at.z, at.y, at.x, sampling.in_half), static_cast<Offset>(at.z.base) * slice +
+                                                                        static_cast<Offset>(at.y.base) * row +
+                                                                        static_cast<Offset>(at.x.base)};
     }
 }
 

@@ -19,6 +19,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__CUDACC__)
+#include <cuda_fp16.h>
+#endif
+
 #include "../common/host_device.h"
 
 namespace sadtrt {
@@ -115,6 +119,43 @@ SADTRT_HOST_DEVICE Pair locate_pair(float x, const Axis& axis) {
     return {static_cast<int32_t>(base), upper, 1.0f - upper, upper};
 }
 
+// The nearest half, ties to even, as float; beyond 65504 it may be infinite. For hosts without a half of their own.
+SADTRT_HOST_DEVICE float to_half(float value) {
+#if defined(__CUDA_ARCH__)
+    return __half2float(__float2half_rn(value));
+#else
+    const float magnitude = fabsf(value);
+    if (!(magnitude < 65520.0f)) {  // also NaN
+        return magnitude >= 65520.0f ? copysignf(INFINITY, value) : value;
+    }
+    int exponent;
+    frexpf(magnitude, &exponent);
+    const float step = ldexpf(1.0f, exponent > -13 ? exponent - 11 : -24);
+    return rintf(value / step) * step;
+#endif
+}
+
+// locate_pair with zeros padding, and every step rounded to half: what a sampler computes that is written for half
+// tensors. ((x + 1) * size - 1) / 2 loses the more of the position the farther it lies from voxel 0.
+SADTRT_HOST_DEVICE Pair locate_half_pair(float x, const Axis& axis) {
+    const float size = to_half(static_cast<float>(axis.size));
+    const float scaled = to_half(to_half(to_half(x) + 1.0f) * size);
+    const float position = to_half(to_half(scaled - 1.0f) * 0.5f);
+    const float low = floorf(position);
+    const float high = to_half(low + 1.0f);
+    const float weight_low = to_half(high - position);
+    const float weight_high = to_half(position - low);
+    const float base = fminf(fmaxf(low, 0.0f), axis.last_base);  // fmaxf(NaN, 0) is 0
+    const float next = base + 1.0f;
+    return {static_cast<int32_t>(base), position - base,
+            base == low    ? weight_low
+            : base == high ? weight_high
+                           : 0.0f,
+            next == low    ? weight_low
+            : next == high ? weight_high
+                           : 0.0f};
+}
+
 // locate_pair with zeros padding for sizes from 2 to kLargestPlainSize: the same weights in fewer and cheaper steps.
 // kOrigin makes the addition round to half voxels, so that one bit less is the floor: no floor and no conversion.
 SADTRT_HOST_DEVICE PlainPair locate_plain_pair(float x, const Axis& axis) {
@@ -146,7 +187,16 @@ struct CornerWeights {
 };
 
 template <typename AnyPair>
-SADTRT_HOST_DEVICE CornerWeights corner_weights(const AnyPair& z, const AnyPair& y, const AnyPair& x) {
+SADTRT_HOST_DEVICE CornerWeights corner_weights(const AnyPair& z, const AnyPair& y, const AnyPair& x,
+                                                bool in_half = false) {
+    if (in_half) {
+        CornerWeights weights;
+        for (int corner = 0; corner < 8; ++corner) {
+            const float across = to_half((corner & 4 ? z.upper : z.lower) * (corner & 2 ? y.upper : y.lower));
+            weights.of[corner] = to_half(across * (corner & 1 ? x.upper : x.lower));
+        }
+        return weights;
+    }
     const float ll = z.lower * y.lower;
     const float lu = z.lower * y.upper;
     const float ul = z.upper * y.lower;
@@ -172,8 +222,8 @@ SADTRT_HOST_DEVICE float sum_pairs(const CornerWeights& weights, Read read) {
 // The same sum, reading only what PyTorch reads: for non-finite features and for axes of a single voxel.
 template <typename Read>
 SADTRT_HOST_DEVICE float sum_corners(const Pair& z, const Pair& y, const Pair& x, const Axis& depth,
-                                     const Axis& height, const Axis& width, Read read) {
-    const CornerWeights weights = corner_weights(z, y, x);
+                                     const Axis& height, const Axis& width, bool in_half, Read read) {
+    const CornerWeights weights = corner_weights(z, y, x, in_half);
     float sum = 0.0f;
 #if defined(__CUDA_ARCH__)
 #pragma unroll

@@ -130,7 +130,7 @@ def search_session(
         **seen,
         "commit": code_digest("accuracy"),
         "weights": session.renderer.weights.digest,
-        "workload": session.workload.digest,
+        "workload": session.recorded_workload.digest,
         "base": base.compute,
         "device": read_environment(session.device).gpu or "cpu",
     }
@@ -232,7 +232,7 @@ def _keeps(trials: Trials, kept: Mapping[Part, Loss]) -> tuple[Keep, ...]:
 
 
 def _facts(session: Session, budget: Budget, outcome: Outcome) -> dict[str, Fact]:
-    weights, workload = session.renderer.weights, session.workload
+    weights, workload = session.renderer.weights, session.recorded_workload
     facts: dict[str, Fact] = {"budget_min_psnr_db": float(budget.min_psnr_db)}
     if budget.max_lsb is not None:
         facts["budget_max_lsb"] = budget.max_lsb
@@ -242,7 +242,7 @@ def _facts(session: Session, budget: Budget, outcome: Outcome) -> dict[str, Fact
         "runner": "pytorch, the rounded graph" if session.on_gpu else "onnxruntime",
         "reference": outcome.drift.reference,
         "meaningful": session.drift_is_meaningful,
-        "frames": workload.kp_driving.shape[0],
+        "frames": workload.frames,
         "size": session.renderer.config.image_size,
         "workload": f"{workload.name} {workload.digest[:16]}",
         "weights": f"{weights.kind} {weights.name} {weights.digest[:16]}",

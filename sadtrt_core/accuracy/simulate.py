@@ -22,7 +22,6 @@ from sadtrt_core.graph.split_k import split_weights
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.precision import PRECISIONS, Precision
 from sadtrt_core.renderer.stages import STAGES
-from sadtrt_core.renderer.workload import frame_inputs
 from sadtrt_core.session import Session
 
 #: Weights of at least so many elements lie on the device once and for all; smaller ones travel with every graph.
@@ -95,7 +94,7 @@ def simulator_of(session: Session, quantized: bool = False) -> Simulator:
     """
     calibration = session.calibration if quantized else None
     graph = cached_export(session.renderer, STAGES["generator"], OPSET, session.options.cache)
-    items = frame_inputs(session.renderer, session.workload, STAGES["generator"], torch.device("cpu"))
+    items = [{name: tensor.cpu() for name, tensor in item.items()} for item in session.frame_inputs]
     return Simulator(graph, items, session.device if session.on_gpu else None, calibration)
 
 

@@ -12,7 +12,7 @@ from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import UserError
 
 Worst = Annotated[int, typer.Option(min=1, help="How many of the frames, the worst, every part is measured on.")]
-_SESSION = ("jobs", "optimization_level", "grid_sample", "device", "size", "weights", "checkpoint", "source_image")
+_SESSION = ("jobs", "optimization_level", "grid_sample", "device", "size", "weights", "checkpoint", "source_images")
 
 
 @takes(*_SESSION, "results", "cache", precisions="fp16", frames=16)

@@ -81,7 +81,12 @@ def fit(
     seed: Annotated[int, typer.Option(help="Seed of weights and training pairs.")] = 0,
     batch: Annotated[int, typer.Option(help="Pairs in a step.")] = 8,
     steps: Annotated[int | None, typer.Option(help="At most so many steps of each network.")] = None,
-    portrait: Annotated[list[Path] | None, typer.Option(help="Repeatable: pictures to fit on, a face first.")] = None,
+    portrait: Annotated[
+        list[Path] | None, typer.Option(help="Repeatable: pictures to fit on, or folders of them, a face first.")
+    ] = None,
+    until_psnr: Annotated[
+        float | None, typer.Option(help="Stop as soon as pairs it never saw are reconstructed to so many dB.")
+    ] = None,
     preview: Annotated[Path | None, typer.Option(help="Write a picture of driven frames here.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write (default: the cache).")] = None,
 ) -> None:
@@ -99,7 +104,7 @@ def fit(
     target = out or fitted_file(config.cache, config.size, seed, "demo" if demo else "fitted")
     for written in filter(None, (target, preview)):
         require_writable(written, file=True)
-    plan = FitPlan(seconds=seconds, seed=seed, batch=batch, steps=steps)
+    plan = FitPlan(seconds=seconds, seed=seed, batch=batch, steps=steps, until_psnr=until_psnr)
     with ConsoleReporter(console) as report:
         fitted = fit_standin(
             config.size, demo=demo, plan=plan, portraits=portrait or [], out=target, device=device, report=report

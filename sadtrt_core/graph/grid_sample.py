@@ -1,7 +1,8 @@
 """How an exported graph samples a volume: our plugin's node, ordinary operators, or the runtime's own sampler.
 
 - `plugin`: the GridSample3D node stays, its grid in fp32.
-- `native`: gathers and arithmetic that any runtime runs; weights and sums in the coordinates' type.
+- `native`: gathers and arithmetic that any runtime runs; positions, weights and sums in float, as PyTorch has them,
+  or, where the node has `half_coordinates`, positions and weights in half.
 - `builtin`: ONNX's 5-D GridSample of opset 20, whose features and grid share one type.
 """
 
@@ -20,8 +21,8 @@ _EXPORT_ONLY = frozenset({"volume_shape", "grid_shape", "repeats"})
 def resolve_grid_sample(model: onnx.ModelProto, mode: GridSample) -> onnx.ModelProto:
     """A copy of a typed graph with every GridSample3D node resolved.
 
-    Raises ValueError for a mode that no graph can carry, or for a sampler other than the renderer's (trilinear, zeros,
-    align_corners False), which only the plugin takes.
+    Raises ValueError for a mode that no graph can carry, for a sampler other than the renderer's (trilinear, zeros,
+    align_corners False), which only the plugin takes, and for `builtin` with half coordinates, which has no such mode.
     """
     resolvers = {"plugin": _plugin, "native": _native, "builtin": _builtin}
     if mode not in resolvers:
@@ -30,10 +31,17 @@ def resolve_grid_sample(model: onnx.ModelProto, mode: GridSample) -> onnx.ModelP
         sampler = node.op_type == NODE_TYPE and mode != "plugin"
         if sampler and any(attribute(node, name) for name in ("interpolation", "padding", "align_corners")):
             raise ValueError(f"node {node.name}: only trilinear sampling with zeros outside can be rewritten")
+        if sampler and mode == "builtin" and _in_half(node):
+            raise ValueError(f"node {node.name}: the runtime's own sampler has an arithmetic of its own")
     resolved = onnx.ModelProto()
     resolved.CopyFrom(model)
     rewrite_nodes(resolved, NODE_TYPE, resolvers[mode])
     return resolved
+
+
+def _in_half(node: onnx.NodeProto) -> bool:
+    """Whether positions and weights are half: an attribute that only such a node has."""
+    return any(item.name == "half_coordinates" and item.i for item in node.attribute)
 
 
 def _plugin(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) -> None:
@@ -73,7 +81,8 @@ def _native(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) 
     u = ((x + 1) * size - 1) / 2 for each axis, as torch.nn.functional.grid_sample defines it for align_corners False.
     """
     volume, grid = node.input
-    feature_type, coordinate_type = types[volume], types[grid]
+    feature_type = types[volume]
+    coordinate_type = TensorProto.FLOAT16 if _in_half(node) else TensorProto.FLOAT
     channels, depth, height, width = integers(node, "volume_shape")
     places = integers(node, "grid_shape")
     repeats = attribute(node, "repeats")
@@ -91,6 +100,8 @@ def _native(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) 
     first = op("Mul", op("Range", zero, batch, one), builder.constant(depth * height * width, TensorProto.INT64))
     first = op("Cast", op("Reshape", first, integer([-1, 1])), to=TensorProto.INT32)
 
+    if types[grid] != coordinate_type:
+        grid = op("Cast", grid, to=coordinate_type)
     flat = op("Reshape", grid, integer([-1, points, 3]))
 
     def axis_terms(axis: int, size: int, stride: int) -> list[tuple[str, str]]:
@@ -127,12 +138,15 @@ def _native(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) 
             line, weight_line = op("Add", plane, offset_y), op("Mul", weight_z, weight_y)
             for offset_x, weight_x in along_x:
                 read = op("Gather", rows, op("Add", line, offset_x), axis=0)
-                if feature_type != coordinate_type:
-                    read = op("Cast", read, to=coordinate_type)
-                weighted = op("Mul", read, op("Unsqueeze", op("Mul", weight_line, weight_x), last))
+                weight = op("Mul", weight_line, weight_x)
+                if feature_type != TensorProto.FLOAT:
+                    read = op("Cast", read, to=TensorProto.FLOAT)
+                if coordinate_type != TensorProto.FLOAT:
+                    weight = op("Cast", weight, to=TensorProto.FLOAT)
+                weighted = op("Mul", read, op("Unsqueeze", weight, last))
                 total = weighted if total is None else op("Add", total, weighted)
     assert total is not None
-    if feature_type != coordinate_type:
+    if feature_type != TensorProto.FLOAT:
         total = op("Cast", total, to=feature_type)
     shaped = op("Reshape", total, integer([-1, *places, channels]))
     op("Transpose", shaped, output=node.output[0], perm=[0, 4, 1, 2, 3])

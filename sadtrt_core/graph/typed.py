@@ -85,6 +85,10 @@ def apply_precision(
     if precision.split_k:
         # Sums of fp32 convolutions are float, those of eight bits integers.
         split_long_sums(typed, excluded=kept, operators=fused)
+    if precision.half_coordinates:
+        for node in typed.graph.node:
+            if node.op_type == NODE_TYPE:
+                node.attribute.append(helper.make_attribute("half_coordinates", 1))
     low = ONNX_TYPES[precision.compute]
     if low != TensorProto.FLOAT:
         _retype(typed, low, kept, low if precision.rounds_grids else TensorProto.FLOAT)

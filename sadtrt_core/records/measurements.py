@@ -91,11 +91,19 @@ class Latency(JsonValue):
 class Drift(JsonValue):
     """How far each frame is from the reference's, one entry a frame.
 
-    psnr_db: decibels at peak 1.0; None where it has no finite value, that is an identical frame, or, where `non_finite`
-    is set for the frame, a NaN or infinity in the picture. ssim: 0 to 1 on uint8 frames, None for a non-finite frame.
-    max_lsb: largest uint8 difference. flicker_db: PSNR of frame-to-frame differences, may be empty; None as in psnr_db.
+    psnr_db: decibels at peak 1.0 of what is shown, that is frames clipped to 0..1 (since benchmark version 5); None
+    where it has no finite value, that is an identical frame, or, where `non_finite` is set for the frame, a NaN or
+    infinity in the picture. ssim: 0 to 1 on uint8 frames, None for a non-finite frame. max_lsb: largest uint8
+    difference. flicker_db: PSNR of frame-to-frame differences within a face, may be empty; None as in psnr_db.
     `meaningful` is False under seeded weights; `reference` names what was compared with. Infinities and NaN given to
     the constructor become None; a NaN for a frame that is not marked non-finite is refused.
+
+    What follows is empty where it was not measured, decibels are None as in psnr_db. `faces` names the source pictures,
+    each of as many frames, one after the other. unclipped_db: PSNR of the frames as rendered. tile_db, tile_at: PSNR of
+    each frame's worst tile of 16 x 16 pixels, and the x and y of its first pixel. face_db: PSNR of the face region.
+    flip, flip_most: NVIDIA's FLIP, mean and largest pixel, None for a frame that was not looked at. encoded_db,
+    codec_db: after H.264, the candidate's and the reference's own, both against the reference as it is, for the frames
+    that were encoded; tile_encoded_db: the same two in the worst tile of these frames.
     """
 
     psnr_db: tuple[float | None, ...]
@@ -105,6 +113,16 @@ class Drift(JsonValue):
     flicker_db: tuple[float | None, ...] = ()
     meaningful: bool = True
     reference: str = "pytorch fp32"
+    faces: tuple[str, ...] = ()
+    unclipped_db: tuple[float | None, ...] = ()
+    tile_db: tuple[float | None, ...] = ()
+    tile_at: tuple[tuple[int, int], ...] = ()
+    face_db: tuple[float | None, ...] = ()
+    flip: tuple[float | None, ...] = ()
+    flip_most: tuple[float | None, ...] = ()
+    encoded_db: tuple[float | None, ...] = ()
+    codec_db: tuple[float | None, ...] = ()
+    tile_encoded_db: tuple[float | None, ...] = ()
 
     def __post_init__(self) -> None:
         flags = tuple(bool(flag) for flag in self.non_finite)
@@ -114,6 +132,11 @@ class Drift(JsonValue):
         for name in ("psnr_db", "ssim", "max_lsb"):
             if len(getattr(self, name)) != frames:
                 raise ValueError(f"drift has {frames} frames but {len(getattr(self, name))} values of {name}")
+        if self.faces and frames % len(self.faces):
+            raise ValueError(f"drift has {frames} frames, which {len(self.faces)} faces cannot share evenly")
+        for name in ("unclipped_db", "tile_db", "face_db"):
+            if values := getattr(self, name):
+                _set(self, **{name: _decibels(name, values, flags)})
         _set(
             self,
             non_finite=flags,

@@ -7,6 +7,7 @@ learns where the canonical keypoints of a moved portrait are, the mapping networ
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -36,6 +37,7 @@ HELD_OUT_SEED = 1_000_003
 HELD_OUT_BATCHES = 4
 WARM_UP_STEPS = 3
 SETTLED_SHARE = 0.8
+ASKED_SHARE = 0.05
 SETTLING_BATCHES = 16
 WARP_WIDTH = 0.22  # Standard deviation of a keypoint's pull on the picture, in units of half the picture.
 BACKGROUND_PULL = 0.15  # What holds the picture still where no keypoint is near.
@@ -46,7 +48,9 @@ class FitPlan:
     """How long and on what scale to fit.
 
     `seconds` bounds the generator's fit; the detector and the mapping network take a tenth of it each. `steps` bounds
-    the number of steps as well, for tests. `learning_rate` is the generator's at SadTalker's widths.
+    the number of steps as well, for tests. `learning_rate` is the generator's at SadTalker's widths. `until_psnr` ends
+    the generator's fit as soon as it reconstructs held-out pairs to so many dB: fits of different pictures are then
+    equally sharp.
     """
 
     seconds: float = 120.0
@@ -54,6 +58,7 @@ class FitPlan:
     batch: int = 8
     learning_rate: float = LEARNING_RATE
     steps: int | None = None
+    until_psnr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,18 @@ def fit(
     widening = full_config().generator_width / config.generator_width
     scaled = replace(plan, learning_rate=plan.learning_rate * math.sqrt(widening))
     tenth = replace(plan, seconds=plan.seconds / 10, learning_rate=SMALL_LEARNING_RATE)
+
+    def sharp_enough() -> bool:
+        found = held_out_psnr(generator, pictures, config.image_size, plan.batch, device)
+        report.log(f"generator: {found:.1f} dB on pairs it never saw, {plan.until_psnr:g} are wanted")
+        return plan.until_psnr is not None and found >= plan.until_psnr
+
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
-        steps = _train("generator", generator, lambda: _generator_loss(generator, pairs, plan.batch), scaled, report)
+        enough = None if plan.until_psnr is None else sharp_enough
+        loss_of = functools.partial(_generator_loss, generator, pairs, plan.batch)
+        steps = _train("generator", generator, loss_of, scaled, report, enough)
         _train("keypoint detector", detector, lambda: _detector_loss(detector, pairs, plan.batch), tenth, report)
         _train("mapping", mapping, lambda: _mapping_loss(mapping, pairs, config.coefficients), tenth, report)
     finally:
@@ -108,22 +121,36 @@ def held_out_psnr(
     return torch.cat(found).mean().item()
 
 
-def _train(name: str, module: nn.Module, loss_of: Callable[[], Tensor], plan: FitPlan, report: Reporter) -> int:
-    """Adam down `loss_of()` for the plan's seconds or steps; the number of steps it took.
+def _train(
+    name: str,
+    module: nn.Module,
+    loss_of: Callable[[], Tensor],
+    plan: FitPlan,
+    report: Reporter,
+    enough: Callable[[], bool] | None = None,
+) -> int:
+    """Adam down `loss_of()` for the plan's seconds or steps, or until `enough()`; the number of steps it took.
 
     The rate falls as a cosine of the budget. For its last fifth the batch norms stand still at statistics of many
-    batches, as they will when rendering. Raises FloatingPointError when the loss is not finite.
+    batches, as they will when rendering. `enough` is asked every twentieth of the budget before that; a yes makes the
+    budget what has been spent and that fifth. Raises FloatingPointError when the loss is not finite.
     """
     on_gpu = next(module.train().parameters()).device.type == "cuda"
     optimizer = torch.optim.Adam(module.parameters(), lr=plan.learning_rate, fused=on_gpu)
-    settled = False
+    settled, asked, hurry = False, 0.0, 1.0
     for step in itertools.count():
         if step <= WARM_UP_STEPS:
             started = time.perf_counter()  # The first steps choose convolution algorithms, which takes its own time.
         spent = time.perf_counter() - started if step >= WARM_UP_STEPS else 0.0
-        share = max(spent / plan.seconds, step / plan.steps if plan.steps else 0.0)
+        share = hurry * max(spent / plan.seconds, step / plan.steps if plan.steps else 0.0)
         if share >= 1:
             break
+        if enough is not None and not settled and share >= asked + ASKED_SHARE:
+            asked = share
+            if enough():
+                hurry *= max(1.0, SETTLED_SHARE / share)
+                share = max(share, SETTLED_SHARE)
+            module.train()
         if share >= SETTLED_SHARE and not settled:
             _settle_batch_norms(module, loss_of)
             settled = True

@@ -76,6 +76,7 @@ class DenseMotion(nn.Module):
         self.occlusion = nn.Conv2d(decoder.out_channels * config.feature_depth, 1, 7, padding=3)
         self.volume_shape = (config.feature_depth, config.feature_size, config.feature_size)
         self.register_buffer("grid", coordinate_grid(*self.volume_shape), persistent=False)
+        self.sampler = sample_volume
 
     def _gaussians(self, keypoints: Tensor) -> Tensor:
         """One for each keypoint, (N, 15, D, H, W)."""
@@ -89,7 +90,7 @@ class DenseMotion(nn.Module):
         driving = F.pad(kp_driving, (0, 0, 1, 0))[:, :, None, None, None]
         source = F.pad(kp_source, (0, 0, 1, 0))[:, :, None, None, None]
         motions = self.grid - driving + source
-        sampled = sample_volume(volume, motions.reshape(-1, *self.volume_shape, 3))
+        sampled = self.sampler(volume, motions.reshape(-1, *self.volume_shape, 3))
         sampled = sampled.reshape(-1, MOTIONS, volume.shape[1], *self.volume_shape)
         # The background's heatmap is zero.
         heatmaps = F.pad(self._gaussians(kp_driving) - self._gaussians(kp_source), (0, 0, 0, 0, 0, 0, 1, 0))
@@ -189,6 +190,7 @@ class Generator(nn.Module):
         self.third = ConvBlock(volume_channels, widths[2], negative_slope=0.01)
         self.fourth = nn.Conv2d(widths[2], widths[2], 1)
         self.decoder = SpadeDecoder(config)
+        self.sampler = sample_volume
 
     def set_picture_size(self, size: int) -> None:
         """Render pictures of `size` pixels, at least 128, from now on: only shapes and the grid depend on it."""
@@ -207,7 +209,7 @@ class Generator(nn.Module):
 
     def warp(self, feature_3d: Tensor, deformation: Tensor, occlusion: Tensor) -> Tensor:
         """The volume sampled at the deformation (N, D, H/4, W/4, 3) and flattened to a map (N, C, H/4, W/4)."""
-        x = sample_volume(feature_3d, deformation).reshape(-1, *self.map_shape)
+        x = self.sampler(feature_3d, deformation).reshape(-1, *self.map_shape)
         return self.fourth(self.third(x)) * occlusion
 
     def frame(self, feature_3d: Tensor, kp_driving: Tensor, kp_source: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,25 @@ def load_picture(path: Path, size: int | None = None) -> Tensor:
     except Exception as error:  # The bytes are a stranger's, and every decoder has errors of its own.
         words = " ".join(str(error).split())[:120].replace("<_io.BytesIO object", "<the file") or type(error).__name__
         raise UserError(f"{path} cannot be read as a picture ({words}): give a PNG or JPEG file") from error
+
+
+def picture_files(given: Sequence[Path]) -> tuple[Path, ...]:
+    """The files that were given and, of each folder, those in it, by name. Raises UserError for an empty folder.
+
+    Files whose names begin with a dot, texts and subfolders of a folder are left out; what else is no picture is
+    refused when it is read.
+    """
+    found: list[Path] = []
+    for path in given:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        inside = [file for file in inside if file.suffix.lower() not in (".md", ".txt")]
+        if not inside:
+            raise UserError(f"{path} is a folder without pictures: give PNG or JPEG files, or a folder of them")
+        found += inside
+    return tuple(dict.fromkeys(found))
 
 
 def picture_tensor(pixels: np.ndarray) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -44,6 +45,33 @@ def _sample(volume: Tensor, grid: Tensor) -> Tensor:
     if repeats > 1:
         volume = volume[:, None].expand(-1, repeats, -1, -1, -1, -1).flatten(0, 1)
     return F.grid_sample(volume, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def sample_in_half(volume: Tensor, grid: Tensor) -> Tensor:
+    """`sample_volume` with positions, floor and weights in half, every step rounded; features are summed in float.
+
+    What the public GridSample3D plugin does with half tensors. The arithmetic, step by step, is that of
+    plugin/grid_sample_3d and of graph/grid_sample.py for the same attribute.
+    """
+    repeats, sizes = grid.shape[0] // volume.shape[0], volume.shape[2:]
+    rows = volume.permute(0, 2, 3, 4, 1).flatten(1, 3)
+    x, y, z = grid.half().flatten(1, 3).unbind(dim=2)
+    neighbours = []
+    for coordinate, size in zip((z, y, x), sizes, strict=True):
+        position = ((coordinate + 1) * size - 1) * 0.5
+        low = position.floor()
+        high = low + 1
+        both = []
+        for voxel, weight in ((low, high - position), (high, position - low)):
+            inside = (voxel >= 0) & (voxel <= size - 1)
+            both.append((torch.where(inside, voxel, 0).long(), torch.where(inside, weight, 0)))
+        neighbours.append(both)
+    volumes = torch.arange(grid.shape[0], device=grid.device)[:, None] // repeats
+    total = torch.zeros((), device=grid.device)
+    for (plane, weight_z), (line, weight_y), (column, weight_x) in itertools.product(*neighbours):
+        read = rows[volumes, (plane * sizes[1] + line) * sizes[2] + column].float()
+        total = total + read * (weight_z * weight_y * weight_x).float()[..., None]
+    return total.to(volume.dtype).transpose(1, 2).unflatten(2, grid.shape[1:4])
 
 
 def sample_volume(volume: Tensor, grid: Tensor) -> Tensor:

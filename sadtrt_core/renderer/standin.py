@@ -25,6 +25,7 @@ from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.renderer.checkpoint import checked_state, load_checkpoint
 from sadtrt_core.renderer.config import IMAGE_SIZES, RendererConfig, demo_config, full_config
 from sadtrt_core.renderer.fit import FitPlan, Fitted, fit, held_out_psnr
+from sadtrt_core.renderer.picture import picture_files
 from sadtrt_core.renderer.renderer import (
     NETWORKS,
     Renderer,
@@ -121,6 +122,7 @@ def fit_standin(
     """
     if out.suffix != STANDIN_SUFFIX:
         raise UserError(f"--out {out} is no name for weights: expected one that ends in {STANDIN_SUFFIX}")
+    portraits = picture_files(portraits)
     config = demo_config(size) if demo else full_config(size)
     pictures = training_pictures(portraits)
     fitted = fit(config, pictures, plan, device, report)

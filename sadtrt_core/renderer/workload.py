@@ -88,6 +88,15 @@ def make_workload(
     return _driven("astronaut", picture, config, frames)
 
 
+def identity(workloads: Sequence[Workload]) -> tuple[str, str]:
+    """Name and digest of one workload, or of several together."""
+    first, *others = workloads
+    if not others:
+        return first.name, first.digest
+    digests = "".join(one.digest for one in workloads)
+    return f"{first.name} and {len(others)} more", hashlib.sha256(digests.encode()).hexdigest()
+
+
 def driving_vectors(frames: int) -> Tensor:
     """Motion coefficients of a talking head, (frames, 70): turning, nodding, tilting, rising and changing expression.
 

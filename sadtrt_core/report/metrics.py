@@ -11,8 +11,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sadtrt_core import stats
-from sadtrt_core.records.measurements import Drift, Latency, Spread
+from sadtrt_core.records.measurements import Latency, Spread
+from sadtrt_core.records.picture import mean_error_db, median_face_db, visible
 from sadtrt_core.records.schema import Record, Run, energy_problem
+from sadtrt_core.report.drift_cells import (
+    capped_mean,
+    encoded_cell,
+    frame_in_face,
+    largest,
+    of_frames,
+    picture,
+    tile_cell,
+    tile_place,
+    worst_face,
+)
 from sadtrt_core.report.ratios import Choice, as_shipped, best, best_name, ratio, ratio_words, strict
 from sadtrt_core.report.text import decibels, megabytes, milliseconds
 
@@ -213,31 +225,6 @@ def _late(record: Record, run: Run | None) -> int | None:
     return len(latency.late) if latency is not None and latency.device_ms and record.benchmark_version >= 4 else None
 
 
-def _picture(cell: Callable[[Drift], str], identical: str | None, broken: str | None) -> Callable[..., str]:
-    """A cell of drift, with other words for frames that are identical or hold NaN; None for the figure all the same."""
-
-    def text(record: Record, run: Run | None) -> str:
-        drift = record.drift
-        if drift is None:
-            return "-"
-        if drift.has_non_finite and broken is not None:
-            return broken.format(count=sum(drift.non_finite), frames=len(drift.non_finite))
-        if not drift.has_non_finite and all(value is None for value in drift.psnr_db) and identical is not None:
-            return identical
-        return cell(drift)
-
-    return text
-
-
-def _capped_mean(record: Record, limits: Any) -> float:
-    """Mean PSNR in dB with each frame capped, so that one nearly identical frame cannot move the mean."""
-    drift, enough = record.drift, limits["psnr_enough_db"]
-    assert drift is not None  # The gate judges drift where both runs have it.
-    if enough is None:
-        return drift.psnr_mean
-    return math.fsum(enough if value is None else min(value, enough) for value in drift.psnr_db) / len(drift.psnr_db)
-
-
 def _growth(key: str, default: float, reason: str, slack: float = 0.0) -> Limit:
     return Limit(key, default, reason, "heavier", percent=True, slack=slack)
 
@@ -268,20 +255,37 @@ _ROWS = (
     Metric("steady", "latency", _of("latency", lambda one: one.steady)),
     Metric("late", "latency", _late),
     Metric("psnr_min", "drift", _of("drift", lambda one: one.psnr_min), "PSNR min", "dB", "higher", ("csv", "drift"),
-           _picture(lambda one: decibels(one.psnr_min), "identical", "NaN in {count} of {frames}"),
+           picture(lambda one: decibels(one.psnr_min), "identical", "NaN in {count} of {frames}"),
            Limit("psnr_min_drop_db", 0.5, "psnr_min_drop", capped="psnr_enough_db"), (("psnr_enough_db", 90.0),)),
     Metric("psnr_mean", "drift", _of("drift", lambda one: one.psnr_mean), "PSNR mean", "dB", "higher", ("csv", "drift"),
-           _picture(lambda one: decibels(one.psnr_mean), "identical", "NaN"),
-           Limit("psnr_mean_drop_db", 0.3, "psnr_mean_drop", value=_capped_mean)),
+           picture(lambda one: decibels(one.psnr_mean), "identical", "NaN"),
+           Limit("psnr_mean_drop_db", 0.3, "psnr_mean_drop", value=capped_mean)),
     Metric("ssim_min", "drift", _of("drift", lambda one: one.ssim_min), "SSIM min", "", "higher", ("csv", "drift"),
-           _picture(lambda one: f"{one.ssim_min:.4f}", None, "NaN"), Limit("ssim_drop", 0.001, "ssim_drop")),
+           picture(lambda one: f"{one.ssim_min:.4f}", None, "NaN"), Limit("ssim_drop", 0.001, "ssim_drop")),
     Metric("max_lsb", "drift", _of("drift", lambda one: one.max_lsb_worst), "max", "LSB", "lower", ("csv", "drift"),
-           _picture(lambda one: str(one.max_lsb_worst), None, None), Limit("lsb_rise", 0.0, "lsb_rise")),
+           picture(lambda one: str(one.max_lsb_worst), None, None), Limit("lsb_rise", 0.0, "lsb_rise")),
     Metric("worst_frame", "drift", _of("drift", lambda one: one.worst_frame), "worst frame", shown=("csv", "drift"),
-           cell=_picture(lambda one: str(one.worst_frame), "-", None)),
+           cell=picture(frame_in_face, "-", None)),
     Metric("flicker_min", "drift", _of("drift", lambda one: one.flicker_min), "flicker", "dB", "higher",
-           ("csv", "drift"), _picture(lambda one: decibels(one.flicker_min), None, None),
+           ("csv", "drift"), picture(lambda one: decibels(one.flicker_min), None, None),
            Limit("flicker_drop_db", 0.5, "flicker_drop", name="flicker_db", capped="psnr_enough_db")),
+    Metric("mean_error_db", "drift", _of("drift", of_frames("psnr_db", mean_error_db)), "mean error", "dB", "higher"),
+    Metric("psnr_unclipped_min", "drift", _of("drift", of_frames("unclipped_db", min)), better="higher"),
+    Metric("tile_min", "drift", _of("drift", of_frames("tile_db", min)), "worst tile dB (frame: x, y)", "", "higher",
+           ("csv", "drift"), picture(tile_cell, "identical", "NaN"),
+           Limit("tile_drop_db", 1.0, "tile_drop", capped="psnr_enough_db")),
+    Metric("tile_place", "drift", _of("drift", tile_place)),
+    Metric("face_min", "drift", _of("drift", of_frames("face_db", min)), "face", "dB", "higher", ("csv", "drift"),
+           picture(lambda one: decibels(of_frames("face_db", min)(one)), "identical", "NaN")),
+    Metric("flip", "drift", _of("drift", largest("flip")), better="lower"),
+    Metric("flip_most", "drift", _of("drift", largest("flip_most")), "FLIP", "", "lower", ("csv", "drift")),
+    Metric("encoded_db", "drift", _of("drift", of_frames("encoded_db", mean_error_db)), "after H.264", "dB", "higher",
+           ("csv", "drift"), picture(encoded_cell, None, "NaN")),
+    Metric("codec_db", "drift", _of("drift", of_frames("codec_db", mean_error_db))),
+    Metric("visible", "drift", _of("drift", visible), "visible", shown=("csv", "drift")),
+    Metric("worst_face", "drift", _of("drift", worst_face), "worst face", shown=("csv", "drift")),
+    Metric("median_face_db", "drift", _of("drift", median_face_db), "median face", "dB", "higher", ("csv", "drift"),
+           cell=lambda record, run: decibels(None if record.drift is None else median_face_db(record.drift))),
     Metric("non_finite_frames", "drift", _of("drift", lambda one: sum(one.non_finite)), better="lower"),
     Metric("drift_meaningful", "drift", _of("drift", lambda one: one.meaningful)),
     Metric("drift_reference", "drift", _of("drift", lambda one: one.reference)),

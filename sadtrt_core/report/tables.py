@@ -9,6 +9,7 @@ import pandas as pd
 
 from sadtrt_core.case import Case
 from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.records.picture import CODEC_LOSS_DB, NOTICEABLE_FLIP, visible
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, SOURCE_AND_FRAME, STAGES
 from sadtrt_core.report.metrics import CSV_ORDER, Where, columns
@@ -62,6 +63,11 @@ def drift_table(run: Run) -> TextTable:
     measured = [record for record in run.records if record.drift is not None]
     references = sorted({record.drift.reference for record in measured if record.drift})
     note = f"Against {', '.join(references)}; PSNR at peak 1.0, a frame counts at most 120 dB." if references else ""
+    if any(record.drift and visible(record.drift) for record in measured):
+        note += (
+            " FLIP: the largest pixel. After H.264: the picture encoded, of the reference encoded. Visible: a FLIP "
+            f"of {NOTICEABLE_FLIP:g} or more, and a tile that H.264 leaves {CODEC_LOSS_DB:g} dB worse than its own."
+        )
     if any(record.drift and not record.drift.meaningful for record in measured):
         note += " Under seeded weights these figures say nothing about a trained renderer."
     return _metric_table("Drift", run, "drift", measured, note)
@@ -84,7 +90,14 @@ def in_order(records: Sequence[Record]) -> list[Record]:
 def _metric_table(title: str, run: Run, where: Where, records: list[Record], note: str) -> TextTable:
     """A row a record, a column a metric that is shown there, in the order of `in_order`."""
     records = in_order(records)
-    shown = columns(where)
+    # What came later than the table has a column where a record has it, so that older runs read as they did.
+    shown = tuple(
+        metric
+        for metric in columns(where)
+        if metric.name in CSV_ORDER
+        or "csv" not in metric.shown
+        or any(metric.value(one, run) is not None for one in records)
+    )
     rows = tuple((*record.key.cells, *(metric.text(record, run) for metric in shown)) for record in records)
     stages = [record.key.stage for record in records]
     breaks = frozenset(index for index in range(1, len(stages)) if stages[index] != stages[index - 1])

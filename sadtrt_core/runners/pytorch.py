@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sadtrt_core.renderer.generator import SpadeDecoder
+from sadtrt_core.renderer.generator import DenseMotion, Generator, SpadeDecoder
+from sadtrt_core.renderer.sampling import sample_in_half
 from sadtrt_core.renderer.stages import call_stage, matrix_arithmetic, stage_module
 from sadtrt_core.runners.base import Job, StageRunner
 
@@ -114,6 +115,10 @@ class PyTorchRunner(StageRunner):
         if self._channels_last:
             for weight in self._module.parameters():
                 weight.data = _channels_last(weight.data)
+        if self.job.precision.half_coordinates:
+            for part in self._module.modules():
+                if isinstance(part, (Generator, DenseMotion)):
+                    part.sampler = sample_in_half
         if self._compiled:
             self._module = torch.compile(self._module, mode=self._mode, dynamic=False)  # type: ignore[assignment]
 

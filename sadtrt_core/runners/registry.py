@@ -53,6 +53,8 @@ class RunnerKind:
             return Unavailable(f"{job.precision.name} is what PyTorch does by itself", f"--runner {EAGER}")
         if job.stage.module is None:
             job = replace(job, stage=STAGES["motion"], batch=1)
+        if self.graph and job.precision.half_coordinates and job.grid_sample == "builtin":
+            return Unavailable("a runtime's own sampler has an arithmetic of its own", "--grid-sample native")
         return self.absence(job)
 
 

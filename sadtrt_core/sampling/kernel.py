@@ -24,7 +24,7 @@ _POINTERS = ("volume", "grid", "output", "workspace")
 _VOLUME_SIZES = ("volume_batch", "channels", "depth", "height", "width")
 _GRID_SIZES = ("grid_batch", "out_depth", "out_height", "out_width")
 _CHOICES = ("feature_type", "layout", "interpolation", "padding", "align_corners")
-_TUNING = ("channels_per_thread", "wide_offsets", "packing")
+_TUNING = ("channels_per_thread", "wide_offsets", "packing", "half_coordinates")
 
 
 class SamplingProblem(ctypes.Structure):
@@ -48,6 +48,7 @@ def sampling_problem(
     packing: str = "auto",
     wide_offsets: bool = False,
     channels_per_thread: int = 0,
+    half_coordinates: bool = False,
 ) -> SamplingProblem:
     """Describe one launch; the pointers are left empty.
 
@@ -77,6 +78,7 @@ def sampling_problem(
         align_corners=int(align_corners),
         wide_offsets=int(wide_offsets),
         channels_per_thread=channels_per_thread,
+        half_coordinates=int(half_coordinates),
     )
 
 

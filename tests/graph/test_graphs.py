@@ -17,7 +17,7 @@ from sadtrt_core.graph.instance_norm import decompose_instance_norm
 from sadtrt_core.graph.rounding import explicit_rounding
 from sadtrt_core.graph.typed import apply_precision, coordinate_slice, picture_slice
 from sadtrt_core.precision import PRECISIONS, Precision
-from sadtrt_core.renderer.sampling import NODE_TYPE, sample_volume
+from sadtrt_core.renderer.sampling import NODE_TYPE, sample_in_half, sample_volume
 from sadtrt_core.renderer.stages import GRAPH_STAGES, STAGES, call_stage, stage_module
 
 
@@ -201,6 +201,29 @@ def test_sampler_agrees_where_samples_fall_outside(repeats, grid_sample):
     expected = sample_volume(volume, grid)
     assert np.abs(actual - expected.numpy()).max() < 2e-6
     assert expected.abs().max() > 0.5
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("half", [False, True])
+def test_a_native_sampler_has_pytorchs_float_arithmetic_or_where_it_says_so_that_of_half(half):
+    generator = torch.Generator().manual_seed(4)
+    volume = torch.randn((1, 3, 4, 16, 64), generator=generator)
+    grid = (torch.rand((3, 4, 5, 7, 3), generator=generator) * 2.2 - 1.1).half().float()
+    buffer = io.BytesIO()
+    names = {"input_names": ["volume", "grid"], "output_names": ["y"]}
+    torch.onnx.export(_Sampler(), (volume, grid), buffer, **names, opset_version=17, dynamo=False)
+    model = onnx.load_from_string(buffer.getvalue())
+    if half:
+        for node in model.graph.node:
+            if node.op_type == NODE_TYPE:
+                node.attribute.append(onnx.helper.make_attribute("half_coordinates", 1))
+        with pytest.raises(ValueError, match="an arithmetic of its own"):
+            resolve_grid_sample(model, "builtin")
+    model = resolve_grid_sample(model, "native")
+    (actual,) = session(model).run(None, {"volume": volume.numpy(), "grid": grid.numpy()})
+    in_float, in_half = sample_volume(volume, grid).numpy(), sample_in_half(volume, grid).numpy()
+    assert np.abs(actual - (in_half if half else in_float)).max() < 2e-6
+    assert np.abs(in_half - in_float).max() > 0.01
 
 
 def test_rounding_between_half_operators_is_kept():

@@ -11,6 +11,7 @@ from on_host import kernels_on_host
 from plugin.grid_sample_3d.cases import MODES, Case, random_cases, reference, worst_excess
 from sadtrt_core.engine.kernels import KernelLaunch, workspace_bytes
 from sadtrt_core.errors import BuildError
+from sadtrt_core.renderer.sampling import sample_in_half, sample_volume
 from sadtrt_core.sampling.kernel import FUNCTION, kernel_launch, sampling_problem
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -161,3 +162,29 @@ def test_a_workspace_that_is_too_small_or_misaligned_is_left_alone(kernel: ctype
         launch = kernel_launch(kernel, volume, case.grid, lent, packing="always")
         assert worst_excess(case, launch(), reference(case)) <= 1.0
     assert (memory == 7).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 16, 64, 64), (1, 4, 1, 7, 33), (1, 2, 3, 1, 1)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_half_coordinates_are_the_arithmetic_that_pytorch_and_graphs_have(
+    kernel: ctypes.CDLL, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    volume = torch.randn(shape, generator=generator).to(dtype)
+    grid = torch.rand((2 * shape[0], 3, 9, 11, 3), generator=generator) * 2.2 - 1.1
+    grid[0, 0, 0, :4] = torch.tensor([[1.0, -1.0, 1.0], [1e9, -1e9, 0.0], [float("nan"), 0.0, 0.0], [-1.0, 1.0, -1.0]])
+    case = Case(volume, grid, MODES[0] | {"half_coordinates": True})
+    expected = sample_in_half(volume, grid)
+    for layout, packing in (("linear", "never"), ("linear", "always"), ("channels_last", "never")):
+        output = run(kernel, case, layout, packing=packing)
+        torch.testing.assert_close(output, expected, atol=2e-6, rtol=1e-6 if dtype == torch.float32 else 2.0**-7)
+    if shape[4] == 64:
+        in_float = sample_volume(volume.float(), grid.half().float())
+        assert (expected.float() - in_float).abs()[1:].max() > 0.02, "that of a thirty-second of a voxel"
+
+
+def test_half_coordinates_are_for_the_renderers_way_of_sampling_alone(kernel: ctypes.CDLL) -> None:
+    volume, grid = torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 1, 1, 3)
+    for how in MODES[1:]:
+        with pytest.raises(BuildError, match="half coordinates are for trilinear sampling with zeros outside"):
+            run(kernel, Case(volume, grid, how | {"half_coordinates": True}))

@@ -256,6 +256,24 @@ def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients, monkeyp
     assert load_standin(out, "demo", 256).weights.kind == "demo"
 
 
+@pytest.mark.parametrize(("wanted", "budget"), [(1.0, 12), (99.0, 3)])
+def test_a_fit_of_a_folder_ends_when_it_is_sharp_enough(tmp_path, gradients, monkeypatch, wanted, budget):
+    monkeypatch.setattr(standin, "demo_config", lambda size: TINY)
+    for name in ("HELD_OUT_BATCHES", "SETTLING_BATCHES"):
+        monkeypatch.setattr(f"sadtrt_core.renderer.fit.{name}", 1)
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    for name in ("b.png", "a.png"):
+        Image.new("RGB", (64, 64), (90, 120, 60)).save(faces / name)
+    (faces / "README.md").write_text("whose faces these are")
+    out = tmp_path / "demo.safetensors"
+    plan = FitPlan(seconds=6000, seed=5, batch=1, steps=budget, until_psnr=wanted)
+    fitted = fit_standin(256, demo=True, plan=plan, portraits=[faces], out=out, device=CPU)
+    with safe_open(out, framework="pt") as file:
+        assert file.metadata()["pictures"] == "a.png, b.png"
+    assert (fitted.steps == budget) == (wanted > 90)
+
+
 def test_a_name_that_is_no_weights_file_is_refused_before_fitting(tmp_path):
     plan = FitPlan(seconds=600, seed=0)
     with pytest.raises(UserError, match=r"expected one that ends in \.safetensors"):
