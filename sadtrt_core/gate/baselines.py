@@ -22,7 +22,7 @@ from sadtrt_core.report.tables import summary_csv
 
 BASELINES_FOLDER = "baselines"
 #: What a folder may hold that was made of its records.
-DERIVED_FILES = ("report.html", "pareto.png")
+DERIVED_FILES = ("report.html", "pareto.svg", "pareto.png")
 
 
 def find_baseline(results: Path, name: str) -> Path:

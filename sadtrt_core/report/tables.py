@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from sadtrt_core.case import Case
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, SOURCE_AND_FRAME
-from sadtrt_core.report.metrics import CSV_ORDER, Where, columns
+from sadtrt_core.report.metrics import CSV_ORDER, Value, Where, columns
 from sadtrt_core.report.text import milliseconds
 
 CASE_HEADINGS = ("stage", "runner", "precision", "grid", "batch")
@@ -17,7 +17,10 @@ CASE_HEADINGS = ("stage", "runner", "precision", "grid", "batch")
 
 @dataclass(frozen=True)
 class TextTable:
-    """Headings and cells; the first `words` columns are words, the rest figures; a group starts at each of `breaks`."""
+    """Headings and cells; the first `words` columns are words, the rest figures; a group starts at each of `breaks`.
+
+    `values` are what cells are sorted by where their text would sort otherwise, row by row, None for no figure.
+    """
 
     title: str
     headings: tuple[str, ...]
@@ -25,6 +28,19 @@ class TextTable:
     words: int
     breaks: frozenset[int] = frozenset()
     note: str = ""
+    values: tuple[tuple[Value, ...], ...] = ()
+
+    def shown(self) -> TextTable:
+        """The table without the columns of figures that are empty in every row."""
+        kept = [
+            index
+            for index in range(len(self.headings))
+            if index < self.words or any(row[index] not in ("-", "") for row in self.rows)
+        ]
+        rows, values = (
+            tuple(tuple(cells[index] for index in kept) for cells in every) for every in (self.rows, self.values)
+        )
+        return replace(self, headings=tuple(self.headings[index] for index in kept), rows=rows, values=values)
 
 
 def report_tables(run: Run) -> tuple[TextTable, ...]:
@@ -61,7 +77,8 @@ def _metric_table(title: str, run: Run, where: Where, records: list[Record], not
     stages = [record.key.stage for record in records]
     breaks = frozenset(index for index in range(1, len(stages)) if stages[index] != stages[index - 1])
     headings = (*CASE_HEADINGS, *(metric.title for metric in shown))
-    return TextTable(title, headings, rows, len(CASE_HEADINGS), breaks, note)
+    values = tuple((*record.key.cells, *(metric.value(record, run) for metric in shown)) for record in records)
+    return TextTable(title, headings, rows, len(CASE_HEADINGS), breaks, note, values)
 
 
 def parts_table(run: Run) -> TextTable:
