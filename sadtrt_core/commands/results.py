@@ -16,20 +16,44 @@ from sadtrt_core.files import write_file
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run's folder or records.json.")] = Path("results/latest"),
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="A run's folder or records.json (default: results/latest); or two, A and B."),
+    ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Markdown for a pull request instead of tables.")
     ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page, one file with its chart and clips.")] = None,
 ) -> None:
-    """Show a run again."""
-    from sadtrt_core.records.store import read_run
-    from sadtrt_core.report.html import markdown_summary, print_tables
+    """Show a run again; or two, B judged by A as the gate would."""
+    from sadtrt_core.gate.judge import gate_files
+    from sadtrt_core.gate.limits import Thresholds
+    from sadtrt_core.gate.output import comparison_table, gate_markdown, print_gate
+    from sadtrt_core.records.store import read_run, records_file
+    from sadtrt_core.report.html import View, html_page, markdown_summary, print_tables
 
-    recorded = read_run(run)
+    paths = runs or [Path("results/latest")]
+    if len(paths) > 2:
+        raise UserError(f"a report is of one run or of two, but {len(paths)} were given")
+    recorded = [read_run(path) for path in paths]
+    result = None
+    if len(paths) == 2:
+        here = Path("pyproject.toml")
+        result = gate_files(paths[1], paths[0], Thresholds.read(here) if here.exists() else Thresholds())
+    if html is not None:
+        if html.resolve() in {records_file(path).resolve() for path in paths}:
+            raise UserError(f"--html {html} is what the report reads: choose another file")
+        names = ("A", "B") if result else ("",)
+        views = [
+            View(name, run, records_file(path).parent) for name, run, path in zip(names, recorded, paths, strict=True)
+        ]
+        write_file(html, html_page(views, result and comparison_table(result, *recorded)))
     if markdown:
-        typer.echo(markdown_summary(recorded))
+        typer.echo(gate_markdown(result) if result else markdown_summary(recorded[0]))
+    elif result:
+        print_gate(result, console)
     else:
-        print_tables(recorded, console)
+        print_tables(recorded[0], console)
 
 
 def gate(

@@ -8,7 +8,7 @@ from sadtrt_core.case import Case
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.report.metrics import METRICS, REFERENCE_PRECISION, REFERENCE_RUNNER
 from sadtrt_core.report.tables import WHOLE
-from sadtrt_core.report.text import decibels, milliseconds
+from sadtrt_core.report.text import decibels
 
 #: A precision can be shipped where the worst frame of the worst face has at least this PSNR, in dB.
 SHIPPED_DB = 60.0
@@ -63,7 +63,7 @@ def _answer(run: Run, record: Record, time: float) -> Answer:
         loss=loss if loss == "identical" else f"{loss} dB",
         levels=f"{levels} level{'' if levels == '1' else 's'} of 255",
         energy=f"{energy / 1000:.2f} J" if isinstance(energy, float) else None,
-        time=f"{milliseconds(time)} ms",
+        time=f"{time:.2f} ms",
     )
 
 

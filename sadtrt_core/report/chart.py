@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from jinja2 import Environment as Templates
@@ -20,6 +21,7 @@ TEMPLATES = Templates(
     lstrip_blocks=True,
 )
 Point = tuple[float, float, Record]
+Place = tuple[float, float]
 Box = tuple[float, float, float, float]
 #: Of the drawing and its plot, in the SVG's own units.
 WIDTH, HEIGHT = 760, 418
@@ -85,6 +87,7 @@ def draw_pareto(run: Run) -> str | None:
         for _, _, record in points
     ]
     places = [(x(time), y(psnr)) for time, psnr, _ in points]
+    line = [(x(time), y(psnr)) for time, psnr, _ in frontier(points)]
     ticks = [mantissa * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for mantissa in (1, 2, 5)]
     drawn: str = TEMPLATES.get_template("chart.svg.jinja").render(
         size=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
@@ -92,7 +95,7 @@ def draw_pareto(run: Run) -> str | None:
         runners=runners,
         x_ticks=[(x(tick), f"{tick:g}") for tick in ticks if low <= math.log10(tick) <= high],
         y_ticks=[(y(value), value) for value in range(bottom, int(top) + 1, step)],
-        line=[(x(point[0]), y(point[1])) for point in frontier(points)],
+        line=line,
         points=[
             {
                 "at": place,
@@ -102,19 +105,22 @@ def draw_pareto(run: Run) -> str | None:
                 "row": f"{record.key.label()}: {milliseconds(time)} ms a frame, {decibels(psnr)} dB",
             }
             for (time, psnr, record), place, name, label in zip(
-                points, places, names, _labels(places, names), strict=True
+                points, places, names, _labels(places, names, line), strict=True
             )
         ],
     )
     return drawn
 
 
-def _labels(points: list[tuple[float, float]], names: list[str]) -> list[tuple[float, float]]:
-    """Where each point's name begins, (x, y of its baseline): near it, on no point, no other name, inside the plot.
+def _labels(points: list[Place], names: list[str], line: list[Place]) -> list[Place]:
+    """Where each point's name begins, (x, y of its baseline): near it, on no point, other name or line, in the plot.
 
     A name for which there is no such place stands where it overlaps least.
     """
     taken: list[Box] = [(px - 7, py - 7, px + 7, py + 7) for px, py in points]
+    for (ax, ay), (bx, by) in itertools.pairwise(line):
+        along = [(ax + (bx - ax) * part / 40, ay + (by - ay) * part / 40) for part in range(41)]
+        taken += [(px - 2, py - 2, px + 2, py + 2) for px, py in along]
     chosen = []
     for (px, py), name in zip(points, names, strict=True):
         wide = LETTER * len(name)
@@ -127,7 +133,7 @@ def _labels(points: list[tuple[float, float]], names: list[str]) -> list[tuple[f
         inside = [
             index
             for index, (left, top, right, bottom) in enumerate(boxes)
-            if LEFT <= left and right <= RIGHT and TOP <= top and bottom <= BOTTOM
+            if left >= LEFT and right <= RIGHT and top >= TOP and bottom <= BOTTOM
         ]
         best = min(inside or [0], key=lambda index: sum(_overlap(boxes[index], one) for one in taken))
         taken.append(boxes[best])

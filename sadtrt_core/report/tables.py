@@ -31,16 +31,16 @@ class TextTable:
     values: tuple[tuple[Value, ...], ...] = ()
 
     def shown(self) -> TextTable:
-        """The table without the columns of figures that are empty in every row."""
-        kept = [
-            index
-            for index in range(len(self.headings))
-            if index < self.words or any(row[index] not in ("-", "") for row in self.rows)
-        ]
+        """The table without the columns that are empty in every row."""
+        columns = range(len(self.headings))
+        kept = [index for index in columns if any(row[index] not in ("-", "") for row in self.rows)]
         rows, values = (
             tuple(tuple(cells[index] for index in kept) for cells in every) for every in (self.rows, self.values)
         )
-        return replace(self, headings=tuple(self.headings[index] for index in kept), rows=rows, values=values)
+        words = sum(index < self.words for index in kept)
+        return replace(
+            self, headings=tuple(self.headings[index] for index in kept), rows=rows, words=words, values=values
+        )
 
 
 def report_tables(run: Run) -> tuple[TextTable, ...]:
