@@ -68,10 +68,14 @@ def comparison_table(result: GateResult, a: Run, b: Run) -> TextTable:
         pair = old.get(row.key), new.get(row.key)
         times = [None if one is None or one.latency is None else stats.median(one.latency.judged_ms) for one in pair]
         worst = [None if one is None or one.drift is None else one.drift.psnr_min for one in pair]
+        if not any(value is not None for value in (*times, *worst)):
+            continue
         cells = (*map(milliseconds, times), _time_change(row), *map(decibels, worst))
         # What forbids the whole comparison is told once, below.
         rows.append((*row.key.cells, row.verdict, *cells, "" if result.problems else row.detail))
-    note = "; ".join((*result.problems, *result.remarks))
+    absent = len(result.rows) - len(rows)
+    remarks = (*result.remarks, f"{absent} rows that neither run measured are left out") if absent else result.remarks
+    note = "; ".join((*result.problems, *remarks))
     headings = (*CASE_HEADINGS, "verdict", *figures, "why")
     return TextTable(f"B against A: {result.headline()}", headings, tuple(rows), 6, note=note)
 
