@@ -13,7 +13,7 @@ from sadtrt_core import LAYERS
 PACKAGE = Path(sadtrt_core.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 #: What a machine may lack, or what takes seconds to import: these alone are imported inside functions.
-OPTIONAL = {"pycuda", "pynvml", "tensorrt", "tensorrt_rtx", "tomllib", "tomli"}
+OPTIONAL = {"av", "pycuda", "pynvml", "tensorrt", "tensorrt_rtx", "tomllib", "tomli"}
 
 
 def layer_of(module: str) -> str:

@@ -63,7 +63,7 @@ def _answer(run: Run, record: Record, time: float) -> Answer:
         loss=loss if loss == "identical" else f"{loss} dB",
         levels=f"{levels} level{'' if levels == '1' else 's'} of 255",
         energy=f"{energy / 1000:.2f} J" if isinstance(energy, float) else None,
-        time=f"{time:.2f} ms",
+        time=f"{time:.{2 if time < 100 else 0}f} ms",
     )
 
 
