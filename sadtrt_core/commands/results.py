@@ -47,7 +47,7 @@ def report(
         views = [
             View(name, run, records_file(path).parent) for name, run, path in zip(names, recorded, paths, strict=True)
         ]
-        write_file(html, html_page(views, result and comparison_table(result, *recorded)))
+        write_file(html, html_page(views, comparison_table(result, *recorded) if result else None))
     if markdown:
         typer.echo(gate_markdown(result) if result else markdown_summary(recorded[0]))
     elif result:

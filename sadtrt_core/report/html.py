@@ -133,10 +133,8 @@ def html_page(views: Sequence[View], comparison: TextTable | None = None) -> str
         comparison=comparison,
         filters={name: list(dict.fromkeys(getattr(case, name) for case in cases)) for name in ("stage", "runner")},
         frames_a_second=FRAMES_A_SECOND,
-        error_scale=(
-            f"1/{1 / FAINTEST:g} to {STRONGEST:g}",
-            ["#" + bytes(colour).hex() for colour in error_colours()[::51]],
-        ),
+        error_levels=f"1/{1 / FAINTEST:g} to {STRONGEST:g}",
+        error_colours=["#" + bytes(colour).hex() for colour in error_colours()[::51]],
         least_db=f"{SHIPPED_DB:g}",
         style=Markup(style),
         script=Markup(script),

@@ -34,12 +34,13 @@ class TextTable:
         """The table without the columns that are empty in every row."""
         columns = range(len(self.headings))
         kept = [index for index in columns if any(row[index] not in ("-", "") for row in self.rows)]
-        rows, values = (
-            tuple(tuple(cells[index] for index in kept) for cells in every) for every in (self.rows, self.values)
-        )
         words = sum(index < self.words for index in kept)
         return replace(
-            self, headings=tuple(self.headings[index] for index in kept), rows=rows, words=words, values=values
+            self,
+            headings=tuple(self.headings[index] for index in kept),
+            rows=tuple(tuple(row[index] for index in kept) for row in self.rows),
+            words=words,
+            values=tuple(tuple(row[index] for index in kept) for row in self.values),
         )
 
 
