@@ -37,6 +37,7 @@ from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, stage_named
 from sadtrt_core.renderer.standin import choose_weights
 from sadtrt_core.renderer.workload import FRAMES, Workload, frame_inputs, identity, make_workload, stage_inputs
+from sadtrt_core.report.clip import clip_absence, make_clip
 from sadtrt_core.report.html import write_html
 from sadtrt_core.report.tables import summary_csv
 from sadtrt_core.runners.base import Job, StageRunner
@@ -277,11 +278,16 @@ class Session:
         return self._writer
 
     def save_frames(self, case: Case, frames: Tensor, drift: Drift) -> None:
-        """Keep a picture of the worst frame, beside the reference's and an error map, in the run's folder."""
+        """Keep a picture of the worst frame, beside the reference's and an error map, and a clip in the run's folder.
+
+        There is no clip without PyAV, nor of the reference itself, where nothing is to be seen.
+        """
         picture = worst_frame_picture(f"{case.runner} {case.precision}", self.reference.frames, frames, drift)
         folder = self.writer.folder / FRAMES_FOLDER
         folder.mkdir(exist_ok=True)
         write_file(folder / f"{case.slug}.png", picture)
+        if clip_absence() is None and (case.runner, case.precision) != ("pytorch", "fp32"):
+            write_file(folder / f"{case.slug}.mp4", make_clip(self.reference.frames, frames))
 
     def finish(self) -> None:
         """Write the summary and the report, and mark the run complete."""

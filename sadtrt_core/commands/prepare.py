@@ -120,7 +120,7 @@ def fit(
 
 
 @takes(
-    *("optimization_level", "size", "weights", "checkpoint", "source_image", "device", "grid_sample", "cache"),
+    *("optimization_level", "size", "weights", "checkpoint", "source_images", "device", "grid_sample", "cache"),
     stages="generator",
     precisions="fp16-mixed",
     batches=1,

@@ -28,31 +28,52 @@ MinPsnr = Annotated[float, typer.Option(help="Of several GPUs, name the cheapest
 def report(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(help="A run's folder or records.json (default: results/latest), or those of several GPUs."),
+        typer.Argument(
+            help="A run's folder or records.json (default: results/latest); or two, A and B; or those of several GPUs."
+        ),
     ] = None,
     price: Prices = None,
     min_psnr: MinPsnr = 60.0,
-    html: Annotated[Path | None, typer.Option(help="Of several GPUs, write a page with table and chart.")] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Markdown for a pull request instead of tables.")
     ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page, one file with its chart and clips.")] = None,
 ) -> None:
-    """Show a run again, or the runs of several GPUs in one table with what they cost."""
-    from sadtrt_core.records.store import read_run
+    """Show a run again; or two, B judged by A as the gate would; or several GPUs' in one table with what they cost."""
+    from sadtrt_core.gate.limits import Thresholds
+    from sadtrt_core.gate.named import gate_files
+    from sadtrt_core.gate.output import comparison_table, gate_markdown, print_gate
+    from sadtrt_core.records.store import read_run, records_file
     from sadtrt_core.report.fleet import gpu_name
-    from sadtrt_core.report.html import markdown_summary, print_tables
+    from sadtrt_core.report.html import View, html_page, markdown_summary, print_tables
 
-    read = [read_run(run) for run in runs or [Path("results/latest")]]
-    if len({gpu_name(run) for run in read}) > 1:
-        _show_fleet(read, price or [], min_psnr, html)
+    paths = runs or [Path("results/latest")]
+    recorded = [read_run(path) for path in paths]
+    if html is not None and html.resolve() in {records_file(path).resolve() for path in paths}:
+        raise UserError(f"--html {html} is what the report reads: choose another file")
+    if len({gpu_name(run) for run in recorded}) > 1:
+        _show_fleet(recorded, price or [], min_psnr, html)
         return
-    if len(read) > 1 or price or html:
-        raise UserError("--price, --html and several runs are for runs of different GPUs: give at least two")
-    (recorded,) = read
+    if price:
+        raise UserError("--price is for runs of different GPUs: give at least two")
+    if len(paths) > 2:
+        raise UserError(f"a report is of one run, of two, or of several GPUs, but {len(paths)} of one GPU were given")
+    result = None
+    if len(paths) == 2:
+        here = Path("pyproject.toml")
+        result = gate_files(paths[1], paths[0], Thresholds.read(here) if here.exists() else Thresholds())
+    if html is not None:
+        names = ("A", "B") if result else ("",)
+        views = [
+            View(name, run, records_file(path).parent) for name, run, path in zip(names, recorded, paths, strict=True)
+        ]
+        write_file(html, html_page(views, comparison_table(result, *recorded) if result else None))
     if markdown:
-        typer.echo(markdown_summary(recorded))
+        typer.echo(gate_markdown(result) if result else markdown_summary(recorded[0]))
+    elif result:
+        print_gate(result, console)
     else:
-        print_tables(recorded, console)
+        print_tables(recorded[0], console)
 
 
 def history(

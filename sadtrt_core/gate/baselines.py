@@ -25,7 +25,7 @@ BASELINES_FOLDER = "baselines"
 #: Other runs of the baseline's code, one file each: how much times vary from run to run.
 FURTHER_FOLDER = "runs"
 #: What a folder may hold that was made of its records.
-DERIVED_FILES = ("report.html", "pareto.png")
+DERIVED_FILES = ("report.html", "pareto.svg", "pareto.png")
 
 
 def find_baseline(results: Path, name: str) -> Path:

@@ -9,8 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sadtrt_core import stats
 from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, Verdict
-from sadtrt_core.report.text import markdown_cell, xml_text
+from sadtrt_core.records.schema import Run
+from sadtrt_core.report.tables import CASE_HEADINGS, TextTable
+from sadtrt_core.report.text import decibels, markdown_cell, milliseconds, xml_text
 
 MARKDOWN_LIMIT = 60_000
 """Characters; a comment on GitHub takes 65536."""
@@ -51,6 +54,30 @@ def print_gate(result: GateResult, console: Console) -> None:
         console.print(f"[dim]{escape(remark)}[/]")
     colour = "green" if result.exit_code == ExitCode.PASS else "bold red"
     console.print(f"[{colour}]{escape(result.headline())}[/]")
+
+
+def comparison_table(result: GateResult, a: Run, b: Run) -> TextTable:
+    """Run A, the baseline, beside run B, which is judged by it: a row a case, for a page of both.
+
+    Figures are the runs' own, so they stand there where the runs do not compare.
+    """
+    figures = ("A ms", "B ms", "time", "A PSNR min", "B PSNR min")
+    old, new = ({record.key: record for record in run.records} for run in (a, b))
+    rows = []
+    for row in result.rows:
+        pair = old.get(row.key), new.get(row.key)
+        times = [None if one is None or one.latency is None else stats.median(one.latency.judged_ms) for one in pair]
+        worst = [None if one is None or one.drift is None else one.drift.psnr_min for one in pair]
+        if not any(value is not None for value in (*times, *worst)):
+            continue
+        cells = (*map(milliseconds, times), _time_change(row), *map(decibels, worst))
+        # What forbids the whole comparison is told once, below.
+        rows.append((*row.key.cells, row.verdict, *cells, "" if result.problems else row.detail))
+    absent = len(result.rows) - len(rows)
+    remarks = (*result.remarks, f"{absent} rows that neither run measured are left out") if absent else result.remarks
+    note = "; ".join((*result.problems, *remarks))
+    headings = (*CASE_HEADINGS, "verdict", *figures, "why")
+    return TextTable(f"B against A: {result.headline()}", headings, tuple(rows), 6, note=note)
 
 
 def gate_json(result: GateResult) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment as Templates
-from jinja2 import PackageLoader, StrictUndefined
+from markupsafe import Markup
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from sadtrt_core.files import write_file
 from sadtrt_core.records.schema import Run
-from sadtrt_core.report.pictures import draw_pareto, frames_of
+from sadtrt_core.report.answer import SHIPPED_DB, answers, headline, unshipped
+from sadtrt_core.report.chart import TEMPLATES, draw_pareto
+from sadtrt_core.report.clip import FAINTEST, FRAMES_A_SECOND, STRONGEST, clips_of, error_colours
+from sadtrt_core.report.pictures import frames_of
 from sadtrt_core.report.tables import (
     WHOLE,
     TextTable,
@@ -27,8 +32,7 @@ from sadtrt_core.report.tables import (
 from sadtrt_core.report.text import markdown_cell
 
 REPORT_FILE = "report.html"
-PARETO_FILE = "pareto.png"
-TEMPLATE = "report.html.jinja"
+PARETO_FILE = "pareto.svg"
 
 
 def print_tables(run: Run, console: Console) -> None:
@@ -74,29 +78,73 @@ def print_table(text: TextTable, console: Console) -> None:
     console.print(table)
 
 
-def write_html(run: Run, folder: Path) -> Path:
-    """Write report.html, one file that needs no other, and pareto.png into a run's folder; the report's path.
+@dataclass(frozen=True)
+class View:
+    """What a page shows of one run: a name, the run, its answer, chart, clips and tables."""
 
-    Takes in the pictures of frames/. Raises UserError if the folder cannot be written.
+    name: str
+    run: Run
+    folder: Path
+
+    def content(self) -> dict[str, Any]:
+        """What the page's template reads."""
+        run = self.run
+        clips, left_out = clips_of(run, self.folder)
+        moving = {clip.record.key.slug for clip in clips}
+        chart = draw_pareto(run)
+        return {
+            "name": self.name,
+            "title": f"{run.environment.gpu or run.environment.cpu}, {run.workload.size} px",
+            "headline": headline(run),
+            "answers": answers(run),
+            "unshipped": unshipped(run),
+            "warnings": warnings(run),
+            "facts": conditions(run),
+            # Escaped where the chart was made.
+            "chart": None if chart is None else Markup(chart),
+            "clips": clips,
+            "left_out": left_out,
+            "frames": [frame for frame in frames_of(self.folder) if frame.name not in moving],
+            "tables": [table.shown() for table in report_tables(run)],
+            "notes": [(record.key.label(), record.notes) for record in run.records if record.notes],
+            "options": sorted(run.options.items()),
+        }
+
+
+def write_html(run: Run, folder: Path) -> Path:
+    """Write report.html, one file that needs no other, and pareto.svg into a run's folder; the report's path.
+
+    Takes in the clips and pictures of frames/. Raises UserError if the folder cannot be written.
     """
     folder = Path(folder)
     chart = draw_pareto(run)
     if chart is not None:
         write_file(folder / PARETO_FILE, chart)
-    templates = Templates(
-        loader=PackageLoader("sadtrt_core.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = templates.get_template(TEMPLATE).render(
-        title=f"{run.environment.gpu or run.environment.cpu}, {run.workload.size} px",
-        facts=facts(run),
-        tables=report_tables(run),
-        chart=None if chart is None else "data:image/png;base64," + base64.b64encode(chart).decode("ascii"),
-        frames=frames_of(folder),
-        notes=[(record.key.label(), record.notes) for record in run.records if record.notes],
-        options=sorted(run.options.items()),
-    )
-    write_file(folder / REPORT_FILE, page)
+    write_file(folder / REPORT_FILE, html_page([View("", run, folder)]))
     return folder / REPORT_FILE
+
+
+def html_page(views: Sequence[View], comparison: TextTable | None = None) -> str:
+    """The page of one run, or of several beside each other with a table that compares them."""
+    loader = TEMPLATES.loader
+    assert loader is not None
+    script, style = (loader.get_source(TEMPLATES, name)[0] for name in ("report.js", "report.css"))
+    shown = [view.content() for view in views]
+    cases = [record.key for view in views for record in view.run.records]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return TEMPLATES.get_template("report.html.jinja").render(
+        title=" and ".join(dict.fromkeys(view["title"] for view in shown)),
+        views=shown,
+        comparison=comparison,
+        filters={name: list(dict.fromkeys(getattr(case, name) for case in cases)) for name in ("stage", "runner")},
+        frames_a_second=FRAMES_A_SECOND,
+        error_levels=f"1/{1 / FAINTEST:g} to {STRONGEST:g}",
+        error_colours=["#" + bytes(colour).hex() for colour in error_colours()[::51]],
+        least_db=f"{SHIPPED_DB:g}",
+        style=Markup(style),
+        script=Markup(script),
+        script_digest=digest,
+    )
 
 
 def markdown_summary(run: Run) -> str:
@@ -116,7 +164,12 @@ def markdown_summary(run: Run) -> str:
 
 
 def facts(run: Run) -> tuple[str, ...]:
-    """What a reader must know before believing a figure, one line each: machine, software, weights, workload."""
+    """What a reader must know before believing a figure, one line each: `conditions` and `warnings`."""
+    return (*conditions(run), *warnings(run))
+
+
+def conditions(run: Run) -> tuple[str, ...]:
+    """Machine, software, weights, workload, one line each."""
     where, weights, work = run.environment, run.weights, run.workload
     versions = (
         ("TensorRT for RTX" if where.tensorrt_flavour == "tensorrt_rtx" else "TensorRT", where.tensorrt),
@@ -135,7 +188,13 @@ def facts(run: Run) -> tuple[str, ...]:
     ]
     if run.order_seed is not None:
         lines.append(f"rows of a stage in the order of seed {run.order_seed}")
-    if weights.kind == "seeded":
+    return tuple(lines)
+
+
+def warnings(run: Run) -> tuple[str, ...]:
+    """What forbids believing some figures, one line each."""
+    lines = []
+    if run.weights.kind == "seeded":
         lines.append("seeded weights are noise: drift under them says nothing about a trained renderer")
     if not run.complete:
         lines.append("this run was interrupted: what follows is what had been measured until then")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.records.picture import CODEC_LOSS_DB, NOTICEABLE_FLIP, visible
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, SOURCE_AND_FRAME, STAGES
-from sadtrt_core.report.metrics import CSV_ORDER, Where, columns
+from sadtrt_core.report.metrics import CSV_ORDER, Value, Where, columns
 from sadtrt_core.report.ratios import NO_WORSE_DB
 from sadtrt_core.report.text import milliseconds
 from sadtrt_core.runners.registry import RUNNERS
@@ -23,7 +23,10 @@ CASE_HEADINGS = ("stage", "runner", "precision", "grid", "batch")
 
 @dataclass(frozen=True)
 class TextTable:
-    """Headings and cells; the first `words` columns are words, the rest figures; a group starts at each of `breaks`."""
+    """Headings and cells; the first `words` columns are words, the rest figures; a group starts at each of `breaks`.
+
+    `values` are what cells are sorted by where their text would sort otherwise, row by row, None for no figure.
+    """
 
     title: str
     headings: tuple[str, ...]
@@ -31,6 +34,20 @@ class TextTable:
     words: int
     breaks: frozenset[int] = frozenset()
     note: str = ""
+    values: tuple[tuple[Value, ...], ...] = ()
+
+    def shown(self) -> TextTable:
+        """The table without the columns that are empty in every row."""
+        columns = range(len(self.headings))
+        kept = [index for index in columns if any(row[index] not in ("-", "") for row in self.rows)]
+        words = sum(index < self.words for index in kept)
+        return replace(
+            self,
+            headings=tuple(self.headings[index] for index in kept),
+            rows=tuple(tuple(row[index] for index in kept) for row in self.rows),
+            words=words,
+            values=tuple(tuple(row[index] for index in kept) for row in self.values),
+        )
 
 
 def report_tables(run: Run) -> tuple[TextTable, ...]:
@@ -102,7 +119,8 @@ def _metric_table(title: str, run: Run, where: Where, records: list[Record], not
     stages = [record.key.stage for record in records]
     breaks = frozenset(index for index in range(1, len(stages)) if stages[index] != stages[index - 1])
     headings = (*CASE_HEADINGS, *(metric.title for metric in shown))
-    return TextTable(title, headings, rows, len(CASE_HEADINGS), breaks, note)
+    values = tuple((*record.key.cells, *(metric.value(record, run) for metric in shown)) for record in records)
+    return TextTable(title, headings, rows, len(CASE_HEADINGS), breaks, note, values)
 
 
 def parts_table(run: Run) -> TextTable:

@@ -2,20 +2,28 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 from record_examples import WEIGHTS, drift, key, latency, measured, on_cpu, run_of
 from rich.console import Console
+from typer.testing import CliRunner
 
 from sadtrt_core.case import Case
+from sadtrt_core.cli import app
 from sadtrt_core.errors import UserError
 from sadtrt_core.records.measurements import Drift, Resources, Telemetry
 from sadtrt_core.records.schema import Record, Run, Weights
+from sadtrt_core.records.store import write_run
+from sadtrt_core.report.answer import headline
+from sadtrt_core.report.chart import draw_pareto, frontier, pareto_points
+from sadtrt_core.report.clip import CLIP_LIMIT, make_clip
 from sadtrt_core.report.html import markdown_summary, print_tables, write_html
-from sadtrt_core.report.pictures import PNG_SIGNATURE, draw_pareto, frontier, pareto_points
+from sadtrt_core.report.pictures import PNG_SIGNATURE
 from sadtrt_core.report.tables import parts_against_whole
 
 REFERENCE = Case("generator", "pytorch", "fp32", "torch", 1)
@@ -118,24 +126,25 @@ def test_the_report_is_one_file_that_needs_no_other(tmp_path: Path) -> None:
     text = path.read_text("utf-8")
     page = Links()
     page.feed(text)
-    assert "script" not in page.tags
+    # The page's own, and the only one that its policy lets run.
+    assert page.tags.count("script") == 1
     assert "&lt;script&gt;" in text
     assert page.tags.count("figure") == 1
-    assert len(page.targets) == 2
+    assert len(page.targets) == 1
     assert all(target.startswith("data:image/png;base64,") for target in page.targets)
     assert base64.b64encode(picture).decode() in text
-    assert (tmp_path / "pareto.png").read_bytes().startswith(PNG_SIGNATURE)
+    assert (tmp_path / "pareto.svg").read_text() in text
 
 
 def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
     text = write_html(run_of(), tmp_path).read_text("utf-8")
     assert "Nothing was recorded" in text
     assert "nothing to draw" in text
-    assert not (tmp_path / "pareto.png").exists()
+    assert not (tmp_path / "pareto.svg").exists()
 
 
 def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot write .*pareto\.png"):
+    with pytest.raises(UserError, match=r"cannot write .*pareto\.svg"):
         write_html(whole_run(), tmp_path / "nowhere")
 
 
@@ -166,3 +175,85 @@ def test_markdown_stays_markdown() -> None:
     assert {line.replace(r"\|", "").count("|") for line in tables} == {5, 12, 15}
     assert "no CUDA provider" in text
     assert not any(line.startswith("| warp") for line in tables)
+
+
+def test_the_first_words_are_the_answer(tmp_path: Path) -> None:
+    text = write_html(whole_run(), tmp_path).read_text("utf-8")
+    page = " ".join(re.sub(r"<[^>]*>", " ", text[text.index("<body>") :]).split())
+    assert re.search(
+        r"tensorrt fp16-mixed renders a frame in 5\.\d\d ms, 3\.\d\d times as fast as PyTorch fp32, and its worst "
+        r"frame keeps 70\.0 dB, at most 2 levels of 255 off\.",
+        page,
+    )
+    assert re.search(
+        r"times faster than PyTorch fp32 3\.\d\d worst frame, 2 levels of 255 70\.0 dB energy a frame 0\.80 J", page
+    )
+    assert "Don't ship tensorrt fp16 (40.0 dB)" in page.replace("&#39;", "'")
+    assert "none beside the reference keeps 60 dB" in headline(run_of(measured(drift=drift((40.0, 44.0)))))
+    seeded = run_of(measured(drift=drift(meaningful=False)), weights=Weights("seeded", "by name", "d"))
+    assert "cannot say which precision to ship" in headline(seeded)
+
+
+def test_columns_that_are_empty_for_the_whole_run_are_left_out_of_the_page(tmp_path: Path) -> None:
+    text = write_html(on_cpu(run_of(measured(latency=latency(None)))), tmp_path).read_text("utf-8")
+    assert ">host ms<" in text
+    assert ">device ms<" not in text
+    assert "device ms" in printed(run_of(measured(latency=latency(None))))
+
+
+def test_names_in_a_chart_do_not_overlap() -> None:
+    run = run_of(*(measured(key(precision=f"precision-{n}"), latency=latency(5.0 + n / 50)) for n in range(6)))
+    labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">precision-\d</text>', draw_pareto(run) or "")
+    assert len(labels) == 6
+    for (ax, ay), (bx, by) in itertools.combinations([(float(x), float(y)) for x, y in labels], 2):
+        assert abs(ax - bx) >= 7 * len("precision-0") or abs(ay - by) >= 13
+
+
+def test_clips_and_pictures_of_a_run_are_taken_in_within_bounds(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for name, size in (("generator-tensorrt-fp16-native", 100), ("generator-tensorrt-fp16-mixed-native", CLIP_LIMIT)):
+        (tmp_path / "frames" / f"{name}.mp4").write_bytes(b"0000ftyp" + b"0" * size)
+        (tmp_path / "frames" / f"{name}.png").write_bytes(PNG_SIGNATURE)
+    (tmp_path / "frames" / "another.mp4").write_bytes(b"0000ftyp")
+    text = write_html(whole_run(), tmp_path).read_text("utf-8")
+    assert text.count("<video") == 1
+    assert 'aria-label="tensorrt fp16, worst frame 0: 40.0 dB' in text
+    assert "no clip: tensorrt fp16-mixed." in text
+    # The still stays where no clip takes its place.
+    assert text.count("<img") == 1
+    assert "Worst frame of generator-tensorrt-fp16-mixed-native" in text
+    bare = write_html(whole_run(), tmp_path.parent).read_text("utf-8")
+    assert "No clips: " in bare
+
+
+def test_a_clip_is_reference_candidate_and_error_side_by_side() -> None:
+    av = pytest.importorskip("av", reason="PyAV is not installed: pip install av")
+    reference = torch.full((3, 3, 64, 64), 0.5)
+    candidate = reference.clone()
+    candidate[1:, :, :32] = 0.75
+    candidate[2, :, 40] = torch.nan
+    with av.open(io.BytesIO(make_clip(reference, candidate))) as file:
+        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in file.decode(video=0)]
+    assert [frame.shape for frame in frames] == [(64, 192, 3)] * 3
+    assert abs(frames[0][:, :120] - 128).max() < 8
+    assert frames[0][:, 136:].max() < 16
+    assert abs(frames[1][8:24, 72:120] - 191).max() < 8
+    # A quarter of the range is beyond the strongest error that the colours tell apart.
+    assert frames[1][8:24, 136:].min(axis=2).mean() > 140
+    assert frames[1][40:, 136:].max() < 40
+    assert frames[2][40, 140:180].mean() > 140
+
+
+def test_two_runs_stand_beside_each_other_with_the_gates_verdicts(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    write_run(run_of(measured(), measured(REFERENCE)), a)
+    write_run(run_of(measured(latency=latency(6.0)), measured(REFERENCE), started_utc="2025-01-31T12:01:00Z"), b)
+    done = CliRunner().invoke(app, ["report", str(a), str(b), "--html", str(tmp_path / "both.html")])
+    assert done.exit_code == 0, done.output
+    assert "gate: regression (1 slower, 1 same)" in done.output
+    text = (tmp_path / "both.html").read_text("utf-8")
+    assert "B against A: gate: regression (1 slower, 1 same)" in text
+    assert text.count('class="answer"') == 2
+    refused = CliRunner().invoke(app, ["report", str(a), str(b), str(a)])
+    assert refused.exit_code == 2
+    assert CliRunner().invoke(app, ["report", str(a), "--html", str(a)]).exit_code == 2
