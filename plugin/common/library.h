@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define SADTRT_PLUGIN_VERSION "1.3.0"
+#define SADTRT_PLUGIN_VERSION "1.4.0"
 #define SADTRT_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus

@@ -13,6 +13,8 @@ extern const Operator kVolumeJoinDouble;  // the same folder
 extern const Operator kFoldDepth;         // the same folder
 extern const Operator kSpadeNorm;         // spade_norm/operator.cpp
 extern const Operator kSpadeNormAdd;      // the same folder
+extern const Operator kSpadeNormInt8;     // the same folder
+extern const Operator kSpadeNormAddInt8;  // the same folder
 
 inline const Operator* const kOperators[] = {
     &kGridSample3D,
@@ -23,6 +25,8 @@ inline const Operator* const kOperators[] = {
     &kFoldDepth,
     &kSpadeNorm,
     &kSpadeNormAdd,
+    &kSpadeNormInt8,
+    &kSpadeNormAddInt8,
 };
 
 }  // namespace sadtrt

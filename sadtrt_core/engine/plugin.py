@@ -27,7 +27,7 @@ PLUGIN_VERSION = "1"
 PATH_VARIABLE = "SADTRT_PLUGIN"
 """Environment variable that names the library to use instead of looking in BUILD_FOLDER."""
 
-LIBRARY_VERSION = "1.3.0"
+LIBRARY_VERSION = "1.4.0"
 """The library this package works with: SADTRT_PLUGIN_VERSION in plugin/common/library.h."""
 
 SOURCE_FOLDER = Path(__file__).resolve().parents[2] / "plugin"
@@ -44,7 +44,7 @@ class PluginLibrary:
 
     path: Path
     version: str
-    """Of the library itself, such as "1.3.0"."""
+    """Of the library itself, such as "1.4.0"."""
     generation: str
     """Of the headers it was built with: "trt8", "trt10", "trt11", "rtx1"."""
     headers: str

@@ -49,7 +49,7 @@ def headers_of(version: str) -> Path:
 @needs_nvcc
 def test_the_kernel_compiles_for_every_architecture(tmp_path: Path) -> None:
     library = build_kernel(tmp_path, ["75", "90", "120"])
-    assert kernels_version(load_kernels(library)) == "1.3.0 kernel"
+    assert kernels_version(load_kernels(library)) == "1.4.0 kernel"
     assert sorted(path.name for path in tmp_path.iterdir()) == [KERNEL_LIBRARY]
 
 
@@ -72,7 +72,7 @@ def test_the_adaptor_compiles(built: PluginLibrary, headers: Path) -> None:
     assert built.path.name == f"libsadtrt_plugin_{generation}.so"
     loaded = ctypes.CDLL(str(built.path))  # every symbol is resolved without a TensorRT library
     loaded.sadtrt_plugin_version.restype = ctypes.c_char_p
-    assert loaded.sadtrt_plugin_version().decode() == f"1.3.0 {generation[:3]}{built.headers}"
+    assert loaded.sadtrt_plugin_version().decode() == f"1.4.0 {generation[:3]}{built.headers}"
     if generation == "trt8":
         loaded.sadtrt_plugin_registration.restype = ctypes.c_char_p
         assert b"no TensorRT library is loaded" in loaded.sadtrt_plugin_registration()
@@ -128,7 +128,7 @@ def test_cmake_builds_the_kernel_and_says_where_headers_come_from(tmp_path: Path
     said = subprocess.run(configure, capture_output=True, text=True, timeout=120, check=True, env=environment)
     assert "github.com/NVIDIA/TensorRT" in said.stderr
     subprocess.run(["cmake", "--build", str(tmp_path)], capture_output=True, timeout=300, check=True)
-    assert kernels_version(load_kernels(tmp_path / KERNEL_LIBRARY)) == "1.3.0 kernel"
+    assert kernels_version(load_kernels(tmp_path / KERNEL_LIBRARY)) == "1.4.0 kernel"
     assert (tmp_path / "libsadtrt_host_reference.so").exists()
 
 

@@ -12,7 +12,7 @@ from sadtrt_core.engine.plugin_build import headers_folder, headers_version
 from sadtrt_core.errors import Unavailable, UserError
 
 
-def write_library(folder: Path, generation: str, version: str = "1.3.0", headers: str = "0.0") -> Path:
+def write_library(folder: Path, generation: str, version: str = "1.4.0", headers: str = "0.0") -> Path:
     """A file that a reader takes for a plugin library: the mark among other bytes."""
     path = folder / f"libsadtrt_plugin_{generation}.so"
     path.write_bytes(b"\x7fELF\0\0" + f"sadtrt-plugin-version:{version} {generation}.{headers}".encode() + b"\0rest")
@@ -22,7 +22,7 @@ def write_library(folder: Path, generation: str, version: str = "1.3.0", headers
 def test_a_library_tells_its_version_generation_and_digest(tmp_path: Path) -> None:
     library = read_plugin(write_library(tmp_path, "trt10", headers="13.3"))
     assert isinstance(library, PluginLibrary)
-    assert (library.version, library.generation, library.headers) == ("1.3.0", "trt10", "10.13.3")
+    assert (library.version, library.generation, library.headers) == ("1.4.0", "trt10", "10.13.3")
     changed = tmp_path / "changed.so"
     changed.write_bytes(library.path.read_bytes() + b"!")
     other = read_plugin(changed)
@@ -87,7 +87,7 @@ def test_the_variable_wins_over_the_folder_and_its_faults_are_named(tmp_path: Pa
 def test_a_library_of_another_version_is_refused(tmp_path: Path) -> None:
     absent = read_plugin(write_library(tmp_path, "trt8", version="0.9.0"))
     assert isinstance(absent, Unavailable)
-    assert "has version 0.9.0, 1.3.0 is expected" in absent.reason
+    assert "has version 0.9.0, 1.4.0 is expected" in absent.reason
 
 
 class Registry:
