@@ -11,6 +11,8 @@ VOLUME_JOIN_DOUBLE = "VolumeJoinDouble"
 FOLD_DEPTH = "FoldDepth"
 SPADE_NORM = "SpadeNorm"
 SPADE_NORM_ADD = "SpadeNormAdd"
+#: SPADE norms whose last output, which is normalised, is int8 of the scale that the node names.
+INT8_NORMS = {SPADE_NORM: f"{SPADE_NORM}Int8", SPADE_NORM_ADD: f"{SPADE_NORM_ADD}Int8"}
 PLUGIN_VERSION = "1"
 """Attribute plugin_version of every node."""
 
@@ -23,5 +25,5 @@ COORDINATE_INPUTS = {
 #: Operators whose output is coordinates.
 COORDINATE_OUTPUTS = frozenset({MOTION_SUM})
 PLUGIN_NODES = frozenset(
-    {*COORDINATE_INPUTS, VOLUME_RESIZE, VOLUME_JOIN_DOUBLE, FOLD_DEPTH, SPADE_NORM, SPADE_NORM_ADD}
+    {*COORDINATE_INPUTS, VOLUME_RESIZE, VOLUME_JOIN_DOUBLE, FOLD_DEPTH, *INT8_NORMS, *INT8_NORMS.values()}
 )

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from sadtrt_core.codec import JsonValue
 from sadtrt_core.errors import UserError
-from sadtrt_core.graph.edit import GraphBuilder, replace_nodes
+from sadtrt_core.graph.edit import GraphBuilder, element_types, replace_nodes
+from sadtrt_core.graph.plugin_nodes import INT8_NORMS
 from sadtrt_core.precision import QuantizedType
 
 #: The ONNX type of the quantized values, and the largest of them that is used.
@@ -114,6 +115,33 @@ def quantize_convolutions(
         made.extend((*builder.nodes, node))
     replace_nodes(model, made)
     return frozenset(added)
+
+
+def quantize_in_norms(model: onnx.ModelProto) -> None:
+    """Let SPADE norm operators write int8 themselves where only a QuantizeLinear reads their result, in place.
+
+    SpadeNorm, a Cast where there is one and QuantizeLinear become SpadeNormInt8, which computes the same bits: it
+    rounds to its tensors' type before it quantizes. What dequantizes stays. Eight-bit floats are left as they are.
+    """
+    types = element_types(model)
+    scales = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {value.name: [] for value in model.graph.output}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    gone: set[str] = set()
+    for norm in [node for node in model.graph.node if node.op_type in INT8_NORMS]:
+        behind = readers[norm.output[-1]]
+        chain = [*behind, *readers[behind[0].output[0]]] if len(behind) == 1 and behind[0].op_type == "Cast" else behind
+        last = chain[-1] if chain else norm
+        alone = len(chain) == 1 + (chain is not behind) and last.op_type == "QuantizeLinear"
+        if not alone or types[last.output[0]] != TensorProto.INT8:
+            continue
+        scale = numpy_helper.to_array(scales[last.input[1]]).item()
+        norm.attribute.append(helper.make_attribute("scale", scale))
+        norm.op_type, norm.output[-1] = INT8_NORMS[norm.op_type], last.output[0]
+        gone.update(node.name for node in chain)
+    replace_nodes(model, [node for node in model.graph.node if node.name not in gone])
 
 
 def _quantize(

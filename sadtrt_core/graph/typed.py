@@ -25,7 +25,7 @@ from sadtrt_core.graph.edit import (
 )
 from sadtrt_core.graph.fold_depth import fold_depth
 from sadtrt_core.graph.plugin_nodes import COORDINATE_INPUTS, COORDINATE_OUTPUTS
-from sadtrt_core.graph.quantize import CONVOLUTION, Calibration, quantize_convolutions
+from sadtrt_core.graph.quantize import CONVOLUTION, Calibration, quantize_convolutions, quantize_in_norms
 from sadtrt_core.graph.spade_norm import fuse_spade_norms
 from sadtrt_core.graph.split_k import split_long_sums
 from sadtrt_core.graph.upsampled import convolve_before_upsampling
@@ -90,6 +90,8 @@ def apply_precision(
     low = ONNX_TYPES[precision.compute]
     if low != TensorProto.FLOAT:
         _retype(typed, low, kept, low if precision.rounds_grids else TensorProto.FLOAT)
+    if fused:
+        quantize_in_norms(typed)
     drop_unused(typed)
     return typed
 
