@@ -12,7 +12,10 @@ from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import UserError
 
 Worst = Annotated[int, typer.Option(min=1, help="How many of the frames, the worst, every part is measured on.")]
-_SESSION = ("jobs", "optimization_level", "grid_sample", "device", "size", "weights", "checkpoint", "source_image")
+# fmt: off
+_SESSION = ("jobs", "optimization_level", "grid_sample", "device", "size", "weights", "checkpoint", "source_image",
+            "calibration_method", "calibration_image")
+# fmt: on
 
 
 @takes(*_SESSION, "results", "cache", precisions="fp16", frames=16)

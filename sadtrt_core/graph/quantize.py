@@ -7,6 +7,8 @@ with the pair behind them, which every generation of TensorRT folds into eight-b
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -36,8 +38,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 class Calibration(JsonValue):
     """The largest magnitude that each convolution's input has, by the name of the convolution's node.
 
-    Measured in fp32 over these frames of a workload by one method of the calibrator; `weights` and `workload` are
-    digests, `exporter` says what wrote the graph and computed it. The names of convolutions are the same in the whole
+    Measured in fp32 over these frames of one workload or several by one method of the calibrator; `weights` and
+    `workload` are digests, the latter joined by plus signs, `exporter` says what wrote the graph and computed it. The names of convolutions are the same in the whole
     generator and in its parts, so one calibration serves all of them. Raises ValueError where there is no range, and
     for one that is not positive or that float32 does not hold.
     """
@@ -64,9 +66,14 @@ class Calibration(JsonValue):
                 "other weights clip or waste levels, so calibrate again"
             )
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hexadecimal of all that it says."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
     def sentence(self) -> str:
         """For the reader of a record."""
-        return f"ranges by {self.method} over {len(self.frames)} frames of the driving sequence"
+        return f"ranges by {self.method} over {len(self.frames)} frames of a motion that is not rendered"
 
 
 def quantize_convolutions(

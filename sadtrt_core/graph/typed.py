@@ -131,7 +131,8 @@ def matching(names: frozenset[str], patterns: Iterable[str]) -> frozenset[str]:
 
 def unmatched_patterns(models: Iterable[onnx.ModelProto], precision: Precision) -> tuple[str, ...]:
     """The precision's patterns that name no node of any of the graphs, in the order they were given."""
-    pending = [p for p in (*precision.keep_nodes, *(precision.only_nodes or ())) if p != COORDINATES]
+    quantized = precision.quantize.nodes if precision.quantize is not None else ()
+    pending = [p for p in (*precision.keep_nodes, *(precision.only_nodes or ()), *quantized) if p != COORDINATES]
     for model in models:
         if not pending:
             break
