@@ -204,9 +204,7 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
             )
         notes = (*notes, f"judged by a weak reference: {reference.sentence()}")
     version = BENCHMARK_VERSION
-    record = Record(
-        case, "measured", drift=drift, notes=notes, benchmark_version=version, calibration=calibration
-    )
+    record = Record(case, "measured", drift=drift, notes=notes, benchmark_version=version, calibration=calibration)
     record = session.writer.add(record)
     session.save_frames(case, frames, drift)
     if all(drift.non_finite):

@@ -21,8 +21,9 @@
 
 `nodes` are shell-style patterns over the generator's ONNX node names; the word "coordinates" stands for everything
 between a sampling grid and the nearest convolution, "picture" for everything from the last convolution, that one
-included, to the rendered picture. `quantize` may be absent; its convolutions compute in int8 or fp8. Every plan splits very long sums of few outputs (split-K, graph/split_k.py) and, with
-the plugin, has its operators. A plan's name is its file's, without the ending.
+included, to the rendered picture. `quantize` may be absent; its convolutions compute in int8 or fp8. Every plan splits
+very long sums of few outputs (split-K, graph/split_k.py) and, with the plugin, has its operators. A plan's name is its
+file's, without the ending.
 """
 
 from __future__ import annotations
@@ -100,9 +101,10 @@ class Quantize:
 
 @dataclass(frozen=True)
 class Plan:
-    """A base type, what is kept from it, and what is quantized. `measured` and `versions` are facts for people; nothing computes by them.
+    """A base type, what is kept from it, and what is quantized.
 
-    Raises UserError for a name that is a built-in precision's or no plain file name, and for a base that is not low.
+    `measured` and `versions` are facts for people; nothing computes by them. Raises UserError for a name that is a
+    built-in precision's or no plain file name, and for a base that is not low.
     """
 
     name: str

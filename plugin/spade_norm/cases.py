@@ -59,7 +59,8 @@ class Case:
 def spade_launch(kernels: ctypes.CDLL, case: Case, layout: str = "linear", form: str = "any") -> KernelLaunch:
     """A case's launch in a layout, on the device of its tensors, outputs of NaN; it gives y as (N, C, H, W).
 
-    y in int8 is given as it is stored (`planes`). With a residual the tensor `sum` is written too. Behind the workspace's last byte lie four numbers more, of NaN.
+    y in int8 is given as it is stored (`planes`). With a residual the tensor `sum` is written too.
+    Behind the workspace's last byte lie four numbers more, of NaN.
     """
     wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     inputs = {"x": case.x, "residual": case.residual, "modulation": case.modulation}

@@ -4,9 +4,10 @@
     compute-sanitizer python3 plugin/spade_norm/check.py --quick --cases 60   # small cases, no times
 
 Every case is compared with instance norm, modulation and leaky ReLU in fp64, in every layout and by both forms: one
-kernel on clusters (sm_90 and later) and two kernels. Their int8 has to be those values quantized, bit by bit. Times are of one norm out of a CUDA graph of many, cold (the
-launches go round over more copies of all tensors than the cache holds) and warm (one copy), beside PyTorch in channels
-last, eager and compiled. Writes spade_norm_check.json into --out.
+kernel on clusters (sm_90 and later) and two kernels. Their int8 has to be those values quantized, bit by bit. Times are
+of one norm out of a CUDA graph of many, cold (the launches go round over more copies of all tensors than the cache
+holds) and warm (one copy), beside PyTorch in channels last, eager and compiled.
+Writes spade_norm_check.json into --out.
 Exit status: 0 all right, 1 a case failed, 2 nothing could run.
 """
 
@@ -42,7 +43,6 @@ from plugin.spade_norm.cases import (
 )
 from sadtrt_core.engine.kernels import KernelLaunch
 from sadtrt_core.errors import BuildError
-
 
 INT8_SCALE = 0.0173  # most values fit, and some saturate
 

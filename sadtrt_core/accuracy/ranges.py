@@ -53,7 +53,8 @@ def find_ranges(
 ) -> tuple[RangeFinding, ...]:
     """Every node of the graph whose outputs over these frames, or whose weights, do not fit the precision's type.
 
-    And every convolution that it quantizes whose calibrated range these frames exceed or leave mostly unused. `owners` names the parts of nodes. Overflows come first, the largest first.
+    And every convolution that it quantizes whose calibrated range these frames exceed or leave mostly unused. `owners`
+    names the parts of nodes. Overflows come first, the largest first.
     """
     limits = torch.finfo(precision.torch_type)
     plain = onnx.ModelProto()

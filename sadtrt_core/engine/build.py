@@ -27,7 +27,6 @@ from sadtrt_core.graph.instance_norm import decompose_instance_norm
 from sadtrt_core.graph.plugin_nodes import PLUGIN_NODES
 from sadtrt_core.progress import SILENT, Reporter
 
-
 #: Whether 8.6 is asked to let a quantized convolution round its sum to half, where the graph casts it to half anyway.
 HALF_EPILOGUES = True
 

@@ -62,8 +62,8 @@ def constrain_layers(
 ) -> int:
     """Set precision and output types of a parsed network's layers, in place; returns how many layers were pinned.
 
-    `types` comes from `layer_types`, `in_half` from `half_results`: these are left their precision, their output alone is
-    half, unless only float32 layers are pinned. Raises ValueError for a type that 8.6 cannot compute in.
+    `types` comes from `layer_types`, `in_half` from `half_results`: these are left their precision, their output alone
+    is half, unless only float32 layers are pinned. Raises ValueError for a type that 8.6 cannot compute in.
     """
     wanted: dict[int, int | None] = {}
     following: int | None = None

@@ -31,8 +31,8 @@ from sadtrt_core.renderer.workload import Workload, frame_inputs
 
 #: Frames that ranges are measured on, spread evenly over the sequence.
 FRAMES = 8
-#: Names of the calibrator's methods, and what they are called in records. The first clips nothing that was seen: a value
-#: clipped before the masks would move a whole feature.
+#: Names of the calibrator's methods, and what they are called in records. The first clips nothing that was seen: a
+#: value clipped before the masks would move a whole feature.
 METHODS = {
     "minmax": (CalibrationMethod.MinMax, "minimum and maximum"),
     "percentile": (CalibrationMethod.Percentile, "the 99.999th percentile"),
@@ -48,8 +48,8 @@ def calibrated(
 ) -> Calibration:
     """The ranges of the generator's convolutions over the workloads, from the cache or measured now on the CPU.
 
-    `workloads` have as many frames each; `method` is one of METHODS. `report` is told what takes time, and why a file of
-    the cache is not used. Two processes measure once.
+    `workloads` have as many frames each; `method` is one of METHODS. `report` is told what takes time, and why a file
+    of the cache is not used. Two processes measure once.
     """
     frames = spread_frames(workloads[0].kp_driving.shape[0])
     workload = "+".join(one.digest for one in workloads)

@@ -39,9 +39,9 @@ class Calibration(JsonValue):
     """The largest magnitude that each convolution's input has, by the name of the convolution's node.
 
     Measured in fp32 over these frames of one workload or several by one method of the calibrator; `weights` and
-    `workload` are digests, the latter joined by plus signs, `exporter` says what wrote the graph and computed it. The names of convolutions are the same in the whole
-    generator and in its parts, so one calibration serves all of them. Raises ValueError where there is no range, and
-    for one that is not positive or that float32 does not hold.
+    `workload` are digests, the latter joined by plus signs, `exporter` says what wrote the graph and computed it. The
+    names of convolutions are the same in the whole generator and in its parts, so one calibration serves all of them.
+    Raises ValueError where there is no range, and for one that is not positive or that float32 does not hold.
     """
 
     method: str

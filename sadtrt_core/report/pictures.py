@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -17,6 +19,9 @@ from sadtrt_core.records.store import FRAMES_FOLDER
 from sadtrt_core.report.tables import WHOLE
 
 Point = tuple[float, float, Record]
+#: ms a frame, dB, and what it is called.
+Spot = tuple[float, float, str]
+Named = TypeVar("Named")
 
 
 def pareto_points(run: Run) -> tuple[str, tuple[Point, ...]]:
@@ -44,9 +49,9 @@ def pareto_points(run: Run) -> tuple[str, tuple[Point, ...]]:
     return ("device" if on_device else "host"), tuple(points)
 
 
-def frontier(points: tuple[Point, ...]) -> list[Point]:
+def frontier(points: tuple[tuple[float, float, Named], ...]) -> list[tuple[float, float, Named]]:
     """The points that no other beats in both latency and PSNR, fastest first."""
-    best: list[Point] = []
+    best: list[tuple[float, float, Named]] = []
     for point in sorted(points, key=lambda point: (point[0], -point[1])):
         if not best or point[1] > best[-1][1]:
             best.append(point)
@@ -58,26 +63,38 @@ def draw_pareto(run: Run) -> bytes | None:
     clock, points = pareto_points(run)
     if not points:
         return None
+    groups: dict[str, list[Spot]] = {}
+    for time, psnr, record in points:
+        name = record.key.precision if record.key.batch == 1 else f"{record.key.precision}, batch {record.key.batch}"
+        groups.setdefault(record.key.runner, []).append((time, psnr, name))
+    where = f"{run.environment.gpu or run.environment.cpu}, {run.workload.size} px"
+    return _drawn(groups, [point[:2] for point in frontier(points)], where, f"median {clock} time of the generator")
+
+
+def draw_points(spots: Sequence[Spot], title: str) -> bytes:
+    """A PNG of the same chart for generators by their median ms, lowest PSNR in dB and name."""
+    best = frontier(tuple((time, psnr, name) for time, psnr, name in spots))
+    return _drawn({"generator": list(spots)}, [point[:2] for point in best], title, "median time of the generator")
+
+
+def _drawn(groups: Mapping[str, Sequence[Spot]], best: Sequence[tuple[float, float]], title: str, time: str) -> bytes:
     # The figure is made without pyplot, which would keep it in global state and may ask for a display.
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    best = frontier(points)
     axes.plot([point[0] for point in best], [point[1] for point in best], color="0.75", linewidth=1, zorder=1)
-    for runner in dict.fromkeys(record.key.runner for _, _, record in points):
-        own = [point for point in points if point[2].key.runner == runner]
-        axes.scatter([point[0] for point in own], [point[1] for point in own], label=runner, zorder=2)
-    for time, psnr, record in points:
-        name = record.key.precision if record.key.batch == 1 else f"{record.key.precision}, batch {record.key.batch}"
-        axes.annotate(name, (time, psnr), xytext=(5, 4), textcoords="offset points", fontsize=8, parse_math=False)
+    for group, spots in groups.items():
+        axes.scatter([spot[0] for spot in spots], [spot[1] for spot in spots], label=group, zorder=2)
+    for x, y, name in (spot for spots in groups.values() for spot in spots):
+        axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8, parse_math=False)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.1)
-    axes.set_xlabel(f"median {clock} time of the generator, ms a frame")
+    axes.set_xlabel(f"{time}, ms a frame")
     axes.set_ylabel("PSNR of the worst frame, dB")
-    axes.set_title(f"{run.environment.gpu or run.environment.cpu}, {run.workload.size} px", parse_math=False)
+    axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
     picture = io.BytesIO()

@@ -123,7 +123,9 @@ def test_a_wrong_scale_is_named_first(graph, inputs, ranges):
     assert found.ranked("block")[0].part == "/decoder/G_middle_3"
     assert found.ranked("nodes")[0].part == "/decoder/G_middle_3/conv_0"
     text = "\n".join(range_lines(found.ranges, "float16"))
-    assert f"/decoder/G_middle_3: input of {name} reaches {clipped.largest:.3g}, calibrated to {wrong[name]:.3g}" in text
+    assert (
+        f"/decoder/G_middle_3: input of {name} reaches {clipped.largest:.3g}, calibrated to {wrong[name]:.3g}" in text
+    )
 
 
 def test_a_block_that_overflows_in_half_is_named_first(tiny, graph, inputs, sound, report):

@@ -59,7 +59,7 @@ def test_ranges_are_the_largest_magnitudes_that_convolutions_read(tiny, cache):
     simulator.watch((0, 2), see)
     for name, tensor in read.items():
         if tensor in seen and seen[tensor] > 0:
-            assert ranges[name] == pytest.approx(seen[tensor], rel=1e-4)
+            assert ranges[name] == pytest.approx(seen[tensor], rel=1e-3)
 
 
 def test_ranges_are_measured_on_frames_that_are_not_rendered(tiny):
@@ -80,8 +80,9 @@ def test_another_portrait_widens_ranges_and_other_methods_narrow_them(tiny, cach
     workload = make_workload(tiny.config, 2)
     brighter = dataclasses.replace(workload, source_image=1 - workload.source_image)
     frames = (0, 1)
-    one, other, both = (measured_ranges(tiny, given, frames, cache) for given in ([workload], [brighter],
-                                                                                 [workload, brighter]))
+    one, other, both = (
+        measured_ranges(tiny, given, frames, cache) for given in ([workload], [brighter], [workload, brighter])
+    )
     assert both == {name: max(one[name], other[name]) for name in one}
     for method in ("percentile", "entropy"):
         narrower = measured_ranges(tiny, [workload], frames, cache, method)
