@@ -22,8 +22,8 @@ from sadtrt_core.precision import TORCH_TYPES, ComputeType, Precision
 #: Below the normal range a half loses a bit for every halving; where most values lie there, the part computes coarsely.
 _MOSTLY = 0.5
 _SHOWN = 12
-#: A calibrated range is exceeded where it is by more than a rounding, and wide where this many times what is seen.
-_EXCEEDED, _WIDE = 1.01, 4.0
+#: A calibrated range is exceeded where another motion does not explain it, and wide where this many times what is seen.
+_EXCEEDED, _WIDE = 1.25, 4.0
 Kind = Literal["overflow", "clipped", "wide", "underflow"]
 What = Literal["output", "weights", "input"]
 _KINDS: tuple[Kind, ...] = ("overflow", "clipped", "wide", "underflow")
