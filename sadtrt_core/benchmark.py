@@ -46,26 +46,23 @@ def failed(case: Case, error: BaseException) -> Record:
 
 def not_measured(session: Session, case: Case, timed: bool) -> Unavailable | None:
     """Why the case is left out: this machine cannot, or it takes minutes, or says nothing, unless it was named."""
-    missing = session.unavailable(case) or _quantizes_in_name_only(session, case)
-    if missing is not None or session.on_gpu:
+    missing = session.unavailable(case)
+    if missing is not None:
         return missing
-    if case.runner == "torch-compile" and case.runner not in session.options.runners:
-        return Unavailable("compiling takes minutes on a CPU", "--runner torch-compile")
     quantized = session.precision(case.precision).quantize is not None
-    if timed and quantized and case.precision not in session.options.precisions:
+    if not session.on_gpu and case.runner == "torch-compile" and case.runner not in session.options.runners:
+        return Unavailable("compiling takes minutes on a CPU", "--runner torch-compile")
+    if not session.on_gpu and timed and quantized and case.precision not in session.options.precisions:
         words = f"{case.precision} computes in fp32 on a CPU: its drift means something, its time does not"
         return Unavailable(words, f"--precision {case.precision}")
-    return None
+    return _quantizes_in_name_only(session, case) if quantized else None
 
 
 def _quantizes_in_name_only(session: Session, case: Case) -> Unavailable | None:
     """Why a row of int8 or fp8 would not be what it is called; None where it is."""
-    precision, stage = session.precision(case.precision), STAGES[case.stage]
-    if precision.quantize is None or stage.module is None:
-        return None
-    if not session.quantizes(case):
+    if STAGES[case.stage].module is not None and not session.quantizes(case):
         words = f"{case.precision} quantizes no convolution of the stage {case.stage}"
-        return Unavailable(f"{words}: the row would be another precision's under its name", "--stage frame")
+        return Unavailable(f"{words}: the row would be another precision's under its name", "--stage decode")
     trt = api.tensorrt_module() if case.runner.startswith("tensorrt") else None
     if trt is None or isinstance(trt, Unavailable) or api.strongly_typed(trt) or session.grid_sample == "plugin":
         return None
