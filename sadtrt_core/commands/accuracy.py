@@ -78,9 +78,10 @@ def search(
     worst: Worst = 4,
     out: Annotated[Path | None, typer.Option(help="The plan to write (default: plans/<base>-<dB>db.toml).")] = None,
 ) -> None:
-    """Find what has to stay fp32 for an accuracy budget, and write it as a plan. Run again, it goes on.
+    """Find what has to stay fp32 for an accuracy budget, or what may be in eight bits, and write it as a plan.
 
-    --precision is what everything else computes in: fp16 or bf16. With TensorRT the plans that come into question are
+    Run again, it goes on. --precision is what everything else computes in: fp16 or bf16; with int8 or fp8 the search is
+    for the convolutions to quantize on fp16-mixed, for the least time of engines. With TensorRT the plans that come into question are
     built and timed beside the built-in fp16-mixed; the fastest that holds the budget is written. Without a GPU the
     arithmetic kept in fp32 stands for time.
     """
