@@ -194,8 +194,8 @@ class RunConfig:
         files = ("checkpoint", "mapping_checkpoint", "source_image", "samples", "calibration_image")
         text = {name: path.name for name in files if (path := getattr(self, name)) is not None}
         plain = ("size", "device", "grid_sample", "optimization_level", "flush_l2")
-        if self.calibration_method != "minmax":
-            plain = (*plain, "calibration_method")
+        if self.calibration_method != "minmax":  # Older runs, which do not say it, had that.
+            text["calibration_method"] = self.calibration_method
         return text | {name: str(getattr(self, name)) for name in plain} | {"weights": Path(self.weights).name}
 
 

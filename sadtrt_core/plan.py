@@ -111,9 +111,9 @@ class Plan:
     base: ComputeType
     why: str
     keep: tuple[Keep, ...] = ()
-    quantize: Quantize | None = None
     measured: dict[str, Fact] = field(default_factory=dict)
     versions: dict[str, Fact] = field(default_factory=dict)
+    quantize: Quantize | None = None
 
     def __post_init__(self) -> None:
         _require_reason(self.why)
@@ -132,6 +132,7 @@ class Plan:
     def precision(self) -> Precision:
         """The plan as a precision, to be used wherever a built-in one is; every plan has split-K and the operators."""
         nodes = tuple(dict.fromkeys(pattern for part in self.keep for pattern in part.nodes))
+        quantize = self.quantize
         return Precision(
             self.name,
             self.base,
@@ -139,7 +140,7 @@ class Plan:
             keep_coordinates=COORDINATES in nodes,
             keep_picture=PICTURE in nodes,
             keep_nodes=tuple(pattern for pattern in nodes if pattern not in _SLICES),
-            quantize=self.quantize and Quantization(self.quantize.type, self.quantize.nodes),
+            quantize=None if quantize is None else Quantization(quantize.type, quantize.nodes),
             split_k=True,
             operators=True,
         )

@@ -102,8 +102,8 @@ def find_ranges(
         excess = max(largest) / ranges[name]
         if not 1 / _WIDE <= excess <= _EXCEEDED:
             kind = "clipped" if excess > 1 else "wide"
-            values = (max(largest), min(smallest), 0.0, ranges[name])
-            found.append(RangeFinding(name, owners.get(name, name), kind, "input", *values))
+            part, limits_seen = owners.get(name, name), (max(largest), min(smallest))
+            found.append(RangeFinding(name, part, kind, "input", *limits_seen, 0.0, ranges[name]))
     return tuple(sorted(found, key=_badness))
 
 

@@ -93,7 +93,7 @@ def _table(plan: Plan) -> Table:
     cost = f"{latency} ms"
     if latency is None:
         in_8_bits = measured.get("arithmetic_in_8_bits")
-        cost = f"{share:.2%} in fp32" if in_8_bits is None else f"{in_8_bits:.2%} in {plan.quantize.type}"
+        cost = f"{share:.2%} in fp32" if in_8_bits is None else f"{in_8_bits:.2%} in eight bits"
     title = f"{plan.name}: {measured['psnr_min_db']:.1f} dB, max LSB {measured['max_lsb']}, {cost}"
     table = Table(title=title, title_justify="left")
     table.add_column("kept in fp32" if plan.quantize is None else "kept in fp32, then quantized", overflow="fold")
@@ -205,7 +205,7 @@ def _quantized(
     why = f"the {'most arithmetic' if engine is None else 'fastest engine found'} that holds {budget}"
     nodes = tuple(node for piece in chosen.pieces for node in piece.nodes)
     keep = (Keep((COORDINATES, PICTURE), f"as {_BUILT_IN.name} keeps them"),)
-    plan = Plan(name, _BUILT_IN.compute, why, keep, Quantize(quantize.type, nodes, why), facts, seen)
+    plan = Plan(name, _BUILT_IN.compute, why, keep, facts, seen, Quantize(quantize.type, nodes, why))
     return Found(plan, said, None, trials.rendered, chosen.engines)
 
 
