@@ -81,9 +81,9 @@ def search(
     """Find what has to stay fp32 for an accuracy budget, or what may be in eight bits, and write it as a plan.
 
     Run again, it goes on. --precision is what everything else computes in: fp16 or bf16; with int8 or fp8 the search is
-    for the convolutions to quantize on fp16-mixed, for the least time of engines. With TensorRT the plans that come into question are
-    built and timed beside the built-in fp16-mixed; the fastest that holds the budget is written. Without a GPU the
-    arithmetic kept in fp32 stands for time.
+    for the convolutions to quantize on fp16-mixed. With TensorRT the plans that come into question are built and timed
+    beside the built-in fp16-mixed; the fastest that holds the budget is written, and beside it what every engine costs,
+    as JSON and as a chart. Without a GPU arithmetic stands for time.
     """
     from sadtrt_core.accuracy.findings import Budget
     from sadtrt_core.accuracy.search import search_command
