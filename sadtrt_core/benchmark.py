@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from sadtrt_core.case import Case
+from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import BuildError, Unavailable, UserError, printable
@@ -31,7 +32,7 @@ from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.progress import ConsoleReporter
 from sadtrt_core.records.measurements import Drift, Resources, Sustained
 from sadtrt_core.records.schema import Record
-from sadtrt_core.renderer.stages import clip_parts, seeded_notes
+from sadtrt_core.renderer.stages import STAGES, clip_parts, seeded_notes
 from sadtrt_core.runners.base import StageRunner
 from sadtrt_core.runners.registry import EAGER
 from sadtrt_core.runners.tensorrt import engine_job
@@ -57,19 +58,33 @@ def failed(case: Case, error: BaseException) -> Record:
 def not_measured(session: Session, case: Case, timed: bool) -> Unavailable | None:
     """Why the case is left out: this machine cannot, or it takes minutes, or says nothing, unless it was named."""
     missing = session.unavailable(case)
+    if missing is not None:
+        return missing
     precision = session.precision(case.precision)
     named = case.precision in session.options.precisions
-    if missing is None and timed and precision.half_coordinates and not (named or case.runner.startswith("tensorrt")):
+    if timed and precision.half_coordinates and not (named or case.runner.startswith("tensorrt")):
         words = f"{case.precision} samples by separate operations here: its drift means something, its time does not"
         return Unavailable(words, f"--precision {case.precision}")
-    if missing is not None or session.on_gpu:
-        return missing
-    if case.runner.startswith("torch-compile") and case.runner not in session.options.runners:
+    compiled = case.runner.startswith("torch-compile")
+    if not session.on_gpu and compiled and case.runner not in session.options.runners:
         return Unavailable("compiling takes minutes on a CPU", f"--runner {case.runner}")
-    if timed and precision.quantize is not None and not named:
+    quantized = precision.quantize is not None
+    if not session.on_gpu and timed and quantized and not named:
         words = f"{case.precision} computes in fp32 on a CPU: its drift means something, its time does not"
         return Unavailable(words, f"--precision {case.precision}")
-    return None
+    return _quantizes_in_name_only(session, case) if quantized else None
+
+
+def _quantizes_in_name_only(session: Session, case: Case) -> Unavailable | None:
+    """Why a row of int8 or fp8 would not be what it is called; None where it is."""
+    if STAGES[case.stage].module is not None and not session.quantizes(case):
+        words = f"{case.precision} quantizes no convolution of the stage {case.stage}"
+        return Unavailable(f"{words}: the row would be another precision's under its name", "--stage decode")
+    trt = api.tensorrt_module() if case.runner.startswith("tensorrt") else None
+    if trt is None or isinstance(trt, Unavailable) or api.strongly_typed(trt) or session.grid_sample == "plugin":
+        return None
+    words = f"engines of TensorRT {api.version_text(trt)} in {case.precision} lose around the decoder's norms what"
+    return Unavailable(f"{words} their types hold: the plugin's norms are needed", "sadtrt build-plugin")
 
 
 def engine_cases(case: Case) -> list[Case]:
@@ -164,6 +179,7 @@ def measure_latency(
             notes=notes,
             benchmark_version=BENCHMARK_VERSION,
             sustained=stretch,
+            calibration=job.calibration_digest,
         )
         on_record(session.writer.add(made))
 
@@ -210,13 +226,14 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
     with session.runner(case) as runner:
         runner.infer(session.frame_inputs[0])  # Loads, compiles and tunes outside the one timed round.
         frames = render(runner)
-        notes = (*runner.notes, *absences())
+        notes, calibration = (*runner.notes, *absences()), runner.job.calibration_digest
     drift = session.drift(frames)
     if (case.runner, case.precision) == (EAGER, "fp32"):
         notes = (*notes, f"the reference: {reference.sentence()}", *filter(None, [session.prediction_line]))
     elif (warning := reference.warning(drift.psnr_min)) is not None:
         notes = (*notes, warning)
-    record = Record(case, "measured", drift=drift, notes=notes, benchmark_version=BENCHMARK_VERSION)
+    version = BENCHMARK_VERSION
+    record = Record(case, "measured", drift=drift, notes=notes, benchmark_version=version, calibration=calibration)
     record = session.writer.add(record)
     session.save_frames(case, frames, drift)
     if all(drift.non_finite):

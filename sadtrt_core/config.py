@@ -13,6 +13,7 @@ from typing import Any
 
 from sadtrt_core.case import GRAPH_GRID_SAMPLES
 from sadtrt_core.errors import UserError, printable
+from sadtrt_core.graph.calibrate import METHODS
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.stages import STAGES
@@ -114,6 +115,8 @@ class RunConfig:
     samples: Path | None = option(
         None, "folder of source_image.pt, kp_driving.pt, kp_source.pt, and prediction.pt to compare"
     )
+    calibration_method: str = option("minmax", "how ranges for int8 and fp8 are chosen: {choices}", choices=METHODS)
+    calibration_image: Path | None = option(None, "another portrait that these ranges are measured on as well")
     frames: int | None = option(
         None,
         "frames of the driving sequence; of recorded ones, the first",
@@ -199,11 +202,13 @@ class RunConfig:
 
     def as_text(self) -> dict[str, str]:
         """The options as a record keeps them: only names, never paths of the machine that ran them."""
-        files = ("checkpoint", "mapping_checkpoint", "samples")
+        files = ("checkpoint", "mapping_checkpoint", "samples", "calibration_image")
         text = {name: path.name for name in files if (path := getattr(self, name)) is not None}
         if self.source_images:
             text["source_image"] = ", ".join(path.name for path in self.source_images)
         plain = ("size", "device", "grid_sample", "optimization_level", "flush_l2")
+        if self.calibration_method != "minmax":  # Older runs, which do not say it, had that.
+            text["calibration_method"] = self.calibration_method
         text |= {name: str(getattr(self, name)) for name in plain} | {"weights": Path(self.weights).name}
         return {name: printable(value) for name, value in text.items()}
 

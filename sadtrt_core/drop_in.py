@@ -75,7 +75,7 @@ class TensorRTGenerator(nn.Module):
         if how.quantize is not None and calibration is None:
             raise UserError(
                 f"precision {precision!r} needs ranges measured on pictures and motion like yours: give the "
-                "calibration that sadtrt_core.graph.calibrate.calibrated(renderer, workload, cache) returns"
+                "calibration that sadtrt_core.graph.calibrate.calibrated(renderer, [workload], cache) returns"
             )
         self._job = Job(
             renderer=renderer or load_checkpoint(Path(checkpoint or ""), size or IMAGE_SIZES[0], None),

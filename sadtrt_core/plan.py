@@ -8,6 +8,11 @@
     nodes = ["coordinates"]
     why = "+14.2 dB for 0.1 % of the arithmetic"
 
+    [quantize]
+    type = "int8"
+    nodes = ["/decoder/G_middle_0/conv_?/*"]
+    why = "the fastest engine found that holds 60 dB and 2 levels"
+
     [measured]
     psnr_min_db = 74.1
 
@@ -16,8 +21,9 @@
 
 `nodes` are shell-style patterns over the generator's ONNX node names; the word "coordinates" stands for everything
 between a sampling grid and the nearest convolution, "picture" for everything from the last convolution, that one
-included, to the rendered picture. Every plan splits very long sums of few outputs (split-K, graph/split_k.py) and, with
-the plugin, has its operators. A plan's name is its file's, without the ending.
+included, to the rendered picture. `quantize` may be absent; its convolutions compute in int8 or fp8. Every plan splits
+very long sums of few outputs (split-K, graph/split_k.py) and, with the plugin, has its operators. A plan's name is its
+file's, without the ending.
 """
 
 from __future__ import annotations
@@ -34,7 +40,17 @@ from typing import Any
 from sadtrt_core.codec import from_json
 from sadtrt_core.errors import UserError, printable
 from sadtrt_core.files import keep_file, read_toml
-from sadtrt_core.precision import COORDINATES, PICTURE, PLAN_SUFFIX, PRECISIONS, TORCH_TYPES, ComputeType, Precision
+from sadtrt_core.precision import (
+    COORDINATES,
+    PICTURE,
+    PLAN_SUFFIX,
+    PRECISIONS,
+    TORCH_TYPES,
+    ComputeType,
+    Precision,
+    Quantization,
+    QuantizedType,
+)
 
 FORMAT = "sadtrt plan 1"
 Fact = str | int | float | bool
@@ -63,10 +79,25 @@ class Keep:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A base type and what is kept from it. `measured` and `versions` are facts for people; nothing computes by them.
+class Quantize:
+    """Convolutions on operands of eight bits, and why: shell-style patterns over node names."""
 
-    Raises UserError for a name that is a built-in precision's or no plain file name, and for a base that is not low.
+    type: QuantizedType
+    nodes: tuple[str, ...]
+    why: str
+
+    def __post_init__(self) -> None:
+        _require_reason(self.why)
+        if not self.nodes or not all(pattern.startswith("/") and pattern.isprintable() for pattern in self.nodes):
+            raise UserError("`nodes` of quantize: expected patterns that start with a slash, one at least")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A base type, what is kept from it, and what is quantized.
+
+    `measured` and `versions` are facts for people; nothing computes by them. Raises UserError for a name that is a
+    built-in precision's or no plain file name, and for a base that is not low.
     """
 
     name: str
@@ -75,6 +106,7 @@ class Plan:
     keep: tuple[Keep, ...] = ()
     measured: dict[str, Fact] = field(default_factory=dict)
     versions: dict[str, Fact] = field(default_factory=dict)
+    quantize: Quantize | None = None
 
     def __post_init__(self) -> None:
         _require_reason(self.why)
@@ -93,6 +125,7 @@ class Plan:
     def precision(self) -> Precision:
         """The plan as a precision, to be used wherever a built-in one is; every plan has split-K and the operators."""
         nodes = tuple(dict.fromkeys(pattern for part in self.keep for pattern in part.nodes))
+        quantize = self.quantize
         return Precision(
             self.name,
             self.base,
@@ -100,6 +133,7 @@ class Plan:
             keep_coordinates=COORDINATES in nodes,
             keep_picture=PICTURE in nodes,
             keep_nodes=tuple(pattern for pattern in nodes if pattern not in _SLICES),
+            quantize=None if quantize is None else Quantization(quantize.type, quantize.nodes),
             split_k=True,
             operators=True,
         )
@@ -134,15 +168,16 @@ def _plan(name: str, data: dict[str, Any]) -> Plan:
 def plan_text(plan: Plan) -> str:
     """The plan as TOML that `read_plan` reads back to an equal plan of the file's name. Raises UserError."""
     lines = [
-        "# Which parts of the renderer stay fp32, found by `sadtrt search`. Use it: --precision path/to/this.toml",
+        "# What each part of the renderer computes in, found by `sadtrt search`. Use it: --precision path/to/this.toml",
         f"format = {_quoted(FORMAT)}",
         f"base = {_quoted(plan.base)}",
         f"why = {_quoted(plan.why)}",
     ]
     for part in plan.keep:
-        nodes = [_quoted(pattern) for pattern in part.nodes]
-        written = f"[{nodes[0]}]" if len(nodes) == 1 else "[\n" + "".join(f"    {node},\n" for node in nodes) + "]"
-        lines += ["", "[[keep]]", f"nodes = {written}", f"why = {_quoted(part.why)}"]
+        lines += ["", "[[keep]]", f"nodes = {_listed(part.nodes)}", f"why = {_quoted(part.why)}"]
+    if plan.quantize is not None:
+        lines += ["", "[quantize]", f"type = {_quoted(plan.quantize.type)}"]
+        lines += [f"nodes = {_listed(plan.quantize.nodes)}", f"why = {_quoted(plan.quantize.why)}"]
     for title, facts in (("measured", plan.measured), ("versions", plan.versions)):
         if facts:
             lines += ["", f"[{title}]", *(f"{_key(name)} = {_value(name, value)}" for name, value in facts.items())]
@@ -154,6 +189,11 @@ def write_plan(plan: Plan, path: Path) -> None:
     if path.name != plan.name + PLAN_SUFFIX:
         raise UserError(f"plan {plan.name!r} cannot be written as {path.name}: expected {plan.name}{PLAN_SUFFIX}")
     keep_file(path, plan_text(plan))
+
+
+def _listed(patterns: tuple[str, ...]) -> str:
+    nodes = [_quoted(pattern) for pattern in patterns]
+    return f"[{nodes[0]}]" if len(nodes) == 1 else "[\n" + "".join(f"    {node},\n" for node in nodes) + "]"
 
 
 def _quoted(text: str) -> str:

@@ -81,7 +81,7 @@ class Precision:
     @property
     def names_nodes(self) -> bool:
         """Whether single nodes of a graph are named, which nothing but a graph has."""
-        return bool(self.keep_nodes) or self.only_nodes is not None
+        return bool(self.keep_nodes) or self.only_nodes is not None or self.quantize is not None
 
     @property
     def torch_type(self) -> torch.dtype:
@@ -94,6 +94,8 @@ class Precision:
 #: convolutions, which TensorRT 8.6 may merge. The motion network stays half because 8.6 has no int8 for what lies
 #: between its convolutions.
 INT8 = Quantization("int8", nodes=("/decoder/G_middle_?/conv_?/*",))
+#: What a search may quantize: no map that convolutions share, and nothing of the last block, which no norm follows.
+CANDIDATES = Quantization("int8", ("/decoder/G_middle_?/*", "/decoder/up_0/*"), excluded=("*/mlp_shared/*",))
 _MIXED = Precision(
     "fp16-mixed",
     "float16",
@@ -128,7 +130,7 @@ PRECISIONS: dict[str, Precision] = {
         replace(
             _MIXED,
             name="int8",
-            why="fp16-mixed with the convolutions that bear it in eight bits, calibrated on the driving sequence",
+            why="fp16-mixed with the convolutions that bear it in eight bits, calibrated on another motion",
             quantize=INT8,
         ),
         replace(

@@ -21,7 +21,9 @@ from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.files import require_writable, write_file
 from sadtrt_core.graph.calibrate import calibrated
+from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.graph.quantize import Calibration
+from sadtrt_core.graph.typed import quantized_nodes
 from sadtrt_core.measure.drift import Reference, checked_reference, recorded_line, worst_frame_picture
 from sadtrt_core.measure.seen import encoded, seen_drift
 from sadtrt_core.measure.sensors import Sensors, find_sensors
@@ -36,7 +38,15 @@ from sadtrt_core.renderer.picture import picture_files
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, stage_named
 from sadtrt_core.renderer.standin import choose_weights
-from sadtrt_core.renderer.workload import FRAMES, Workload, frame_inputs, identity, make_workload, stage_inputs
+from sadtrt_core.renderer.workload import (
+    FRAMES,
+    Workload,
+    frame_inputs,
+    held_out,
+    identity,
+    make_workload,
+    stage_inputs,
+)
 from sadtrt_core.report.clip import clip_absence, make_clip
 from sadtrt_core.report.html import write_html
 from sadtrt_core.report.tables import summary_csv
@@ -59,6 +69,7 @@ class Session:
     _writer: RunWriter | None = field(default=None, init=False)
     _inputs: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict, init=False)
     _precisions: dict[str, Precision] = field(default_factory=dict, init=False)
+    _quantizes: dict[tuple[str, str], bool] = field(default_factory=dict, init=False)
     #: Engines that could not be built before the run, and why.
     unbuilt: dict[Case, str] = field(default_factory=dict, init=False)
 
@@ -184,19 +195,34 @@ class Session:
         """Why the case cannot be measured on this machine; None where it can."""
         return runner_named(case.runner).available(self.plain_job(case))
 
+    def quantizes(self, case: Case) -> bool:
+        """Whether the case's precision quantizes any convolution of its stage."""
+        key = (case.stage, case.precision)
+        if key not in self._quantizes:
+            graph = cached_export(self.renderer, STAGES[case.stage], OPSET, self.options.cache)
+            self._quantizes[key] = bool(quantized_nodes(graph, self.precision(case.precision)))
+        return self._quantizes[key]
+
     def runner(self, case: Case) -> StageRunner:
         """The case's runner, not yet activated."""
         return runner_named(case.runner).create(self.job(case))
 
     @cached_property
     def calibration(self) -> Calibration:
-        """Ranges of the generator's convolutions over the driving sequence, from the cache or measured now."""
-        options = self.options
-        # Not from the few frames of a comparison: the same ranges, so that the same engines serve.
+        """Ranges of the generator's convolutions, from the cache or measured now.
+
+        Over frames that drift is not measured on: another motion of the source, and of another portrait where one is
+        given.
+        """
+        options, config = self.options, self.renderer.config
+        # Not as many as a comparison has: the same ranges, so that the same engines serve.
         frames = None if options.samples else max(options.frames or FRAMES, CALIBRATION_SPAN)
         picture = next(iter(picture_files(options.source_images)), None)
-        workload = make_workload(self.renderer.config, frames, picture, options.samples)
-        return calibrated(self.renderer, workload, options.cache, self.report)
+        workloads = [held_out(make_workload(config, frames, picture, options.samples), config)]
+        if options.calibration_image is not None:
+            other = make_workload(config, workloads[0].kp_driving.shape[0], options.calibration_image)
+            workloads.append(held_out(other, config))
+        return calibrated(self.renderer, workloads, options.cache, self.report, options.calibration_method)
 
     def _conditions(self) -> dict[str, str]:
         """What a run's figures depend on beside its options, for whoever compares it with another."""

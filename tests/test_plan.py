@@ -16,7 +16,7 @@ from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.export import typed_graph
-from sadtrt_core.plan import FORMAT, Keep, Plan, plan_text, precision_named, read_plan, write_plan
+from sadtrt_core.plan import FORMAT, Keep, Plan, Quantize, plan_text, precision_named, read_plan, write_plan
 from sadtrt_core.renderer.stages import GRAPH_STAGES, STAGES
 
 PLAN = Plan(
@@ -173,6 +173,18 @@ def test_a_pattern_that_names_nothing_is_refused(tiny, tmp_path):
     other = Plan("other", "float16", "a test", (Keep((detector,), "one"),)).precision
     for stage in ("generator", "warp"):
         typed_graph(tiny, STAGES[stage], other, "native", tmp_path)
+
+
+def test_what_a_plan_quantizes_has_to_be_there(tiny, tmp_path):
+    def precision(pattern):
+        return Plan("eight", "float16", "a test", quantize=Quantize("int8", (pattern,), "a test")).precision
+
+    with pytest.raises(ValueError, match="names '/decoder/G_middle_9/\\*', which matches no node"):
+        typed_graph(tiny, STAGES["decode"], precision("/decoder/G_middle_9/*"), "native", tmp_path)
+    with pytest.raises(UserError, match="quantizes 2 convolutions here and needs their ranges"):
+        typed_graph(tiny, STAGES["decode"], precision("/decoder/G_middle_1/conv_?/*"), "native", tmp_path)
+    with pytest.raises(UserError, match="patterns that start with a slash"):
+        precision("coordinates")
 
 
 def test_benchmarks_take_a_plan_by_its_path(plan_file):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 from reports import Kept
 
-from sadtrt_core.benchmark import measure_drift, skipped
+from sadtrt_core.benchmark import measure_drift, not_measured, skipped
 from sadtrt_core.config import RunConfig
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.errors import UserError
@@ -52,6 +53,35 @@ def test_a_plan_is_read_once_and_the_record_says_which_it_was(seeded_demo: Rende
     second.check()
     before, after = (recorded_options(session, str(plan))["plan mine"] for session in (first, second))
     assert before != after
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_row_that_quantizes_nothing_is_left_out(tiny: Renderer, tmp_path: Path, precision: str) -> None:
+    session = make_session(tiny, tmp_path, precisions=(precision,))
+    missing = {
+        stage: not_measured(session, session.case(stage, "onnxruntime", precision), timed=True)
+        for stage in ("keypoints", "mapping", "appearance", "motion", "warp", "decode", "generator")
+    }
+    assert [stage for stage, why in missing.items() if why is None] == ["decode", "generator"]
+    assert f"{precision} quantizes no convolution of the stage motion" in str(missing["motion"])
+
+
+def test_int8_without_the_norm_operator_is_left_out_on_the_tensorrt_that_spoils_it(
+    tiny: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = make_session(tiny, tmp_path, precisions=("int8",))
+    monkeypatch.setattr(Session, "unavailable", lambda self, case: None)
+    monkeypatch.setattr(Session, "on_gpu", True)
+    case = session.case("decode", "tensorrt", "int8")
+    lost = "TensorRT 8.6.0 in int8 lose around the decoder's norms"
+    for version, flags, reason in (("8.6.0", {}, lost), ("10.13.3", {"STRONGLY_TYPED": 1}, None)):
+        flag = SimpleNamespace(**flags)
+        trt = SimpleNamespace(__version__=version, __name__="tensorrt", NetworkDefinitionCreationFlag=flag)
+        monkeypatch.setattr("sadtrt_core.engine.tensorrt_api.tensorrt_module", lambda trt=trt: trt)
+        missing = not_measured(session, case, timed=True)
+        assert missing is None if reason is None else reason in str(missing)
+    mixed = session.case("decode", "tensorrt", "fp16-mixed")
+    assert not_measured(session, mixed, timed=True) is None
 
 
 def test_the_number_of_threads_is_recorded_where_it_sets_the_times(seeded_demo: Renderer, tmp_path: Path) -> None:

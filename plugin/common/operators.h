@@ -14,6 +14,8 @@ extern const Operator kFoldDepth;     // fold_depth/operator.cpp
 extern const Operator kPictureConv;   // picture_conv/operator.cpp
 extern const Operator kSpadeNorm;     // spade_norm/operator.cpp
 extern const Operator kSpadeNormAdd;  // the same folder
+extern const Operator kSpadeNormInt8;     // the same folder
+extern const Operator kSpadeNormAddInt8;  // the same folder
 
 inline const Operator* const kOperators[] = {
     &kGridSample3D,
@@ -25,6 +27,8 @@ inline const Operator* const kOperators[] = {
     &kPictureConv,
     &kSpadeNorm,
     &kSpadeNormAdd,
+    &kSpadeNormInt8,
+    &kSpadeNormAddInt8,
 };
 
 }  // namespace sadtrt

@@ -32,12 +32,16 @@ class SpadeProblem(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("workspace_bytes", "batch", "channels", "height", "width")),
         *((name, ctypes.c_float) for name in ("epsilon", "slope")),
         *((name, ctypes.c_int32) for name in ("feature_type", "layout", "form", "upsample")),
+        ("scale", ctypes.c_float),
     )
 
 
 @dataclass(frozen=True)
 class Case:
-    """x and residual (N, C, H, W), or none, modulation (N, 2 C, H, W), all of one type, and the node's attributes."""
+    """x and residual (N, C, H, W), or none, modulation (N, 2 C, H, W), all of one type, and the node's attributes.
+
+    With a `scale` y is int8.
+    """
 
     x: Tensor
     modulation: Tensor
@@ -45,6 +49,7 @@ class Case:
     epsilon: float = 1e-5
     slope: float = 0.2
     upsample: int = 1
+    scale: float = 0.0
 
     def __str__(self) -> str:
         added = "" if self.residual is None else " with a residual"
@@ -54,12 +59,17 @@ class Case:
 def spade_launch(kernels: ctypes.CDLL, case: Case, layout: str = "linear", form: str = "any") -> KernelLaunch:
     """A case's launch in a layout, on the device of its tensors, outputs of NaN; it gives y as (N, C, H, W).
 
-    With a residual the tensor `sum` is written too. Behind the workspace's last byte lie four numbers more, of NaN.
+    y in int8 is given as it is stored (`planes`). With a residual the tensor `sum` is written too.
+    Behind the workspace's last byte lie four numbers more, of NaN.
     """
     wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     inputs = {"x": case.x, "residual": case.residual, "modulation": case.modulation}
     shape = (*case.x.shape[:2], *case.modulation.shape[2:])
-    y = case.x.new_full(shape, float("nan")).contiguous(memory_format=wanted)
+    if not case.scale:
+        y = case.x.new_full(shape, float("nan")).contiguous(memory_format=wanted)
+    else:
+        groups = (shape[0], shape[1] // 32, *shape[2:], 32) if layout == "channels_last" else shape
+        y = torch.full(groups, -128, dtype=torch.int8, device=case.x.device)
     problem = SpadeProblem(
         **dict(zip(("batch", "channels", "height", "width"), shape, strict=True)),
         epsilon=case.epsilon,
@@ -68,6 +78,7 @@ def spade_launch(kernels: ctypes.CDLL, case: Case, layout: str = "linear", form:
         layout=LAYOUTS.index(layout),
         form=FORMS[form],
         upsample=case.upsample,
+        scale=case.scale,
     )
     problem.workspace_bytes = workspace_bytes(kernels, FUNCTION, problem)
     return KernelLaunch(
@@ -82,9 +93,21 @@ def spade_launch(kernels: ctypes.CDLL, case: Case, layout: str = "linear", form:
     )
 
 
+def planes(y: Tensor) -> Tensor:
+    """y in int8 as (N, C, H, W), from memory of that shape or of (N, C / 32, H, W, 32)."""
+    return y if y.dim() == 4 else y.movedim(-1, 2).flatten(1, 2)
+
+
+def quantized(y: Tensor, scale: float) -> Tensor:
+    """What ONNX's QuantizeLinear with a zero point of 0 makes of finite values: int8."""
+    steps = y.float() / torch.tensor(scale, dtype=torch.float32, device=y.device)
+    return steps.round().clamp(-128, 127).to(torch.int8)
+
+
 def layouts_of(case: Case) -> tuple[str, ...]:
     """The layouts that the kernel takes a case in."""
-    return LAYOUTS if case.x.dtype != torch.float32 and case.x.shape[1] % 8 == 0 else LAYOUTS[:1]
+    vectors = case.x.shape[1] % (32 if case.scale else 8) == 0
+    return LAYOUTS if case.x.dtype != torch.float32 and vectors else LAYOUTS[:1]
 
 
 def random_cases(count: int, most_pixels: int, most_channels: int, device: str = "cpu") -> Iterator[Case]:

@@ -4,9 +4,10 @@
     compute-sanitizer python3 plugin/spade_norm/check.py --quick --cases 60   # small cases, no times
 
 Every case is compared with instance norm, modulation and leaky ReLU in fp64, in every layout and by both forms: one
-kernel on clusters (sm_90 and later) and two kernels. Times are of one norm out of a CUDA graph of many, cold (the
-launches go round over more copies of all tensors than the cache holds) and warm (one copy), beside PyTorch in channels
-last, eager and compiled. Writes spade_norm_check.json into --out.
+kernel on clusters (sm_90 and later) and two kernels. Their int8 has to be those values quantized, bit by bit. Times are
+of one norm out of a CUDA graph of many, cold (the launches go round over more copies of all tensors than the cache
+holds) and warm (one copy), beside PyTorch in channels last, eager and compiled.
+Writes spade_norm_check.json into --out.
 Exit status: 0 all right, 1 a case failed, 2 nothing could run.
 """
 
@@ -31,6 +32,8 @@ from plugin.spade_norm.cases import (
     Case,
     decoder_case,
     layouts_of,
+    planes,
+    quantized,
     random_cases,
     reference,
     spade_launch,
@@ -40,6 +43,8 @@ from plugin.spade_norm.cases import (
 )
 from sadtrt_core.engine.kernels import KernelLaunch
 from sadtrt_core.errors import BuildError
+
+INT8_SCALE = 0.0173  # most values fit, and some saturate
 
 
 def forms() -> tuple[str, ...]:
@@ -92,6 +97,11 @@ def check(kernels: ctypes.CDLL, count: int, quick: bool) -> Iterator[Checked | s
                 yield f"{case}, {kind}: a second run gave other bits"
             if not first.tensors["workspace"][-4:].isnan().all():
                 yield f"{case}, {kind}: the kernel wrote beyond its workspace"
+            in_int8 = replace(given, scale=INT8_SCALE)
+            if layout in layouts_of(in_int8):
+                third = spade_launch(kernels, in_int8, layout, form)
+                if not torch.equal(planes(third()), quantized(y, INT8_SCALE)):
+                    yield f"{case}, {kind}: int8 is not y quantized"
     if not quick:
         yield from check_graph(kernels)
 

@@ -1,5 +1,8 @@
 // SpadeNorm and SpadeNormAdd as TensorRT sees them: tensors (N, C, H, W), the modulation (N, 2 C, H, W). With upsample
-// 2 the operator doubles height and width of x, or of its sum with the residual, before it normalises.
+// 2 the operator doubles height and width of x, or of its sum with the residual, before it normalises. SpadeNormInt8 and
+// SpadeNormAddInt8 write y in eight bits, for a DequantizeLinear of the same scale.
+#include <cfloat>
+
 #include "../common/operators.h"
 #include "problem_check.h"
 #include "spade_norm.h"
@@ -11,10 +14,14 @@ using namespace nvinfer1;
 
 constexpr int32_t kAxes = 4;
 
-enum { kEpsilon, kSlope, kUpsample, kAttributeCount };
+enum { kEpsilon, kSlope, kUpsample, kScale, kAttributeCount };
 constexpr Attribute kAttributes[kAttributeCount] = {{"epsilon", PluginFieldType::kFLOAT32, 0, 1, 1e-5},
                                                     {"slope", PluginFieldType::kFLOAT32, 0, 1, 1},
-                                                    {"upsample", PluginFieldType::kINT32, 1, 2, 1}};
+                                                    {"upsample", PluginFieldType::kINT32, 1, 2, 1},
+                                                    {"scale", PluginFieldType::kFLOAT32, FLT_MIN, FLT_MAX, 1}};
+// In TensorRT's int8 layers kCHW32 is what kHWC8 is among those of half.
+constexpr TensorFormat kInt8Format = TensorFormat::kCHW32;
+constexpr int64_t kInt8Channels = 32;
 
 // x and the modulation, with a residual between them in SpadeNormAdd.
 template <bool kAdds>
@@ -49,12 +56,21 @@ bool infer_outputs(const DimsExprs* inputs, const Values&, DimsExprs* outputs, I
     return true;
 }
 
-DataType output_type(int32_t, const DataType* inputs) { return inputs[0]; }
+template <bool kAdds, bool kQuantizes>
+DataType output_type(int32_t output, const DataType* inputs) {
+    return kQuantizes && output == kOutputs<kAdds> - 1 ? DataType::kINT8 : inputs[0];
+}
 
 // All tensors are of one type, fp32, fp16 or bf16, and one format: linear, or kHWC8 of 16 bits when the channels fill
-// its vectors of eight.
+// its vectors of eight. Only y in int8 is of its own, linear where the others are and else kCHW32.
+template <bool kAdds, bool kQuantizes>
 bool supports(int32_t position, const PluginTensorDesc* tensors) {
+    constexpr int64_t kVector = kQuantizes ? kInt8Channels : 8;
     const PluginTensorDesc& tensor = tensors[position];
+    if (kQuantizes && position == kInputs<kAdds> + kOutputs<kAdds> - 1) {
+        const bool linear = tensors[0].format == TensorFormat::kLINEAR;
+        return tensor.type == DataType::kINT8 && tensor.format == (linear ? TensorFormat::kLINEAR : kInt8Format);
+    }
     if (position > 0) {
         return tensor.type == tensors[0].type && tensor.format == tensors[0].format;
     }
@@ -62,13 +78,13 @@ bool supports(int32_t position, const PluginTensorDesc* tensors) {
     if (type < 0) {
         return false;
     }
-    const bool vectors_full = tensor.dims.nbDims == kAxes && tensor.dims.d[1] > 0 && tensor.dims.d[1] % 8 == 0;
+    const bool vectors_full = tensor.dims.nbDims == kAxes && tensor.dims.d[1] > 0 && tensor.dims.d[1] % kVector == 0;
     return tensor.format == TensorFormat::kLINEAR ||
            (tensor.format == TensorFormat::kHWC8 && type != SADTRT_FLOAT32 && vectors_full);
 }
 
 // The launch of a layer; pointers are left empty.
-template <bool kAdds>
+template <bool kAdds, bool kQuantizes = false>
 SadtrtSpadeNorm problem_of(const Layer& layer) {
     const PluginTensorDesc& x = layer.inputs[0];
     const Dims& modulation = layer.inputs[kInputs<kAdds> - 1].dims;
@@ -80,6 +96,7 @@ SadtrtSpadeNorm problem_of(const Layer& layer) {
     problem.upsample = layer.attributes[kUpsample].integer;
     problem.epsilon = layer.attributes[kEpsilon].real;
     problem.slope = layer.attributes[kSlope].real;
+    problem.scale = kQuantizes ? layer.attributes[kScale].real : 0.0f;
     problem.feature_type = feature_type_of(x.type);
     problem.layout = x.format == TensorFormat::kHWC8 ? SADTRT_CHANNELS_LAST : SADTRT_LINEAR;
     return problem;
@@ -91,7 +108,7 @@ size_t workspace_bytes(const Layer& layer) {
     return static_cast<size_t>(sadtrt_spade_norm_workspace(&problem));
 }
 
-template <bool kAdds>
+template <bool kAdds, bool kQuantizes>
 int32_t check(const Layer& layer, char* message) {
     const Dims& x = layer.inputs[0].dims;
     for (int32_t input = 1; input < kInputs<kAdds>; ++input) {
@@ -109,17 +126,17 @@ int32_t check(const Layer& layer, char* message) {
             }
         }
     }
-    return check_problem(problem_of<kAdds>(layer), message, kMessageBytes);
+    return check_problem(problem_of<kAdds, kQuantizes>(layer), message, kMessageBytes);
 }
 
 // The workspace asked for at the largest shapes is never less than these shapes need.
-template <bool kAdds>
+template <bool kAdds, bool kQuantizes>
 int32_t enqueue(const Layer& layer, const void* const* inputs, void* const* outputs, void* workspace,
                 cudaStream_t stream, char* message) {
-    if (const int32_t refused = check<kAdds>(layer, message)) {
+    if (const int32_t refused = check<kAdds, kQuantizes>(layer, message)) {
         return refused;
     }
-    SadtrtSpadeNorm problem = problem_of<kAdds>(layer);
+    SadtrtSpadeNorm problem = problem_of<kAdds, kQuantizes>(layer);
     problem.workspace = workspace;
     problem.workspace_bytes = workspace != nullptr ? sadtrt_spade_norm_workspace(&problem) : 0;
     problem.x = inputs[0];
@@ -130,7 +147,7 @@ int32_t enqueue(const Layer& layer, const void* const* inputs, void* const* outp
     return sadtrt_spade_norm(&problem, stream, message, kMessageBytes);
 }
 
-template <bool kAdds>
+template <bool kAdds, bool kQuantizes>
 constexpr Operator described(const char* name, const char* mark) {
     return {name,
             /*version=*/"1",
@@ -138,20 +155,22 @@ constexpr Operator described(const char* name, const char* mark) {
             kInputs<kAdds>,
             kOutputs<kAdds>,
             kAttributes,
-            kAttributeCount,
+            kQuantizes ? kAttributeCount : kScale,
             infer_outputs<kAdds>,
-            output_type,
-            supports,
+            output_type<kAdds, kQuantizes>,
+            supports<kAdds, kQuantizes>,
             workspace_bytes<kAdds>,
-            check<kAdds>,
-            enqueue<kAdds>};
+            check<kAdds, kQuantizes>,
+            enqueue<kAdds, kQuantizes>};
 }
 
 }  // namespace
 
 // Inputs x, modulation; output y.
-const Operator kSpadeNorm = described<false>("SpadeNorm", "sadtrtSN");
+const Operator kSpadeNorm = described<false, false>("SpadeNorm", "sadtrtSN");
+const Operator kSpadeNormInt8 = described<false, true>("SpadeNormInt8", "sadtrtS8");
 // Inputs x, residual, modulation; outputs x + residual, y.
-const Operator kSpadeNormAdd = described<true>("SpadeNormAdd", "sadtrtSA");
+const Operator kSpadeNormAdd = described<true, false>("SpadeNormAdd", "sadtrtSA");
+const Operator kSpadeNormAddInt8 = described<true, true>("SpadeNormAddInt8", "sadtrtA8");
 
 }  // namespace sadtrt

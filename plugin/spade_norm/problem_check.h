@@ -1,6 +1,8 @@
 // Refuses an ill-formed SpadeNorm problem with one sentence.
 #pragma once
 
+#include <cfloat>
+
 #include "../common/refuse.h"
 #include "spade_norm.h"
 
@@ -43,6 +45,15 @@ inline int32_t check_problem(const SadtrtSpadeNorm& problem, char* message, int6
         return refuse(message, message_size,
                       "SpadeNorm: upsample %d does not give %lld x %lld pixels; 1 is expected, or 2 for even sizes",
                       problem.upsample, static_cast<long long>(problem.height), static_cast<long long>(problem.width));
+    }
+    if (!(problem.scale >= 0.0f && problem.scale <= FLT_MAX)) {
+        return refuse(message, message_size, "SpadeNorm: scale %g is not 0 (no int8) or a positive finite number",
+                      static_cast<double>(problem.scale));
+    }
+    if (problem.scale > 0.0f && problem.layout == SADTRT_CHANNELS_LAST && problem.channels % 32 != 0) {
+        return refuse(message, message_size,
+                      "SpadeNorm: int8 of channels-last tensors wants a multiple of 32 channels, not %lld",
+                      static_cast<long long>(problem.channels));
     }
     if (problem.form < 0 || problem.form > 2) {
         return refuse(message, message_size, "SpadeNorm: form %d is not 0, 1 or 2", problem.form);

@@ -29,7 +29,11 @@ struct Norm {
     int32_t slices_an_image;
     float epsilon;
     float slope;
+    float scale;  // of y in int8, 0 where it is of the tensors' type
 };
+
+// Channels that lie side by side in int8 where features are channels-last: TensorRT's kCHW32.
+constexpr int kInt8Channels = 32;
 
 // (N, H, W, C): a slice is so many vectors of every pixel of an image, which are a row: as many as a line of the caches
 // holds where the channels fill them.
@@ -57,7 +61,8 @@ using VectorOf = Vector<typename Layout::Feature, Layout::kWidth>;
 
 // Where a thread's vectors of one block are; every one but the first is a step from that before it.
 struct Walk {
-    int64_t x, x_step;  // also of the residual, the sum and y
+    int64_t x, x_step;  // also of the residual and the sum
+    int64_t y, y_step;
     int64_t gamma, modulation_step;
     int64_t beta;   // from a gamma to its beta
     int64_t pivot;  // the slice's first vector in x
@@ -99,6 +104,13 @@ __device__ __forceinline__ Walk walk_of(const Norm& norm, const Rows& rows, int 
         walk.modulation_step = walk.x_step * 2;
         walk.beta = norm.channels;
         walk.count = channel < norm.channels ? count : 0;  // the last slice may have fewer vectors a row
+        walk.y = walk.x;
+        walk.y_step = walk.x_step;
+        if (norm.scale > 0.0f) {
+            walk.y = (image * norm.channels + channel / kInt8Channels * kInt8Channels) * rows.pixels +
+                     row * kInt8Channels + channel % kInt8Channels;
+            walk.y_step = static_cast<int64_t>(rows_a_step) * kInt8Channels;
+        }
     } else {
         walk.x = walk.pivot + row * Layout::kWidth;
         walk.x_step = static_cast<int64_t>(rows_a_step) * Layout::kWidth;
@@ -106,6 +118,8 @@ __device__ __forceinline__ Walk walk_of(const Norm& norm, const Rows& rows, int 
         walk.modulation_step = walk.x_step;
         walk.beta = norm.channels * rows.pixels;
         walk.count = count;
+        walk.y = walk.x;
+        walk.y_step = walk.x_step;
     }
     return walk;
 }

@@ -228,6 +228,7 @@ extern "C" int32_t sadtrt_spade_norm(const SadtrtSpadeNorm* problem, void* strea
     norm.slices_an_image = static_cast<int32_t>(slices_an_image(*problem, way));
     norm.epsilon = problem->epsilon;
     norm.slope = problem->slope;
+    norm.scale = problem->scale;
     // Of x there are fewer pixels than of y where it is upsampled.
     const int64_t pixels = problem->height * problem->width;
     const int64_t repeats = static_cast<int64_t>(problem->upsample) * problem->upsample;

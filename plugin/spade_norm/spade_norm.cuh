@@ -25,6 +25,18 @@ __device__ __forceinline__ void read_modulation(const Norm& norm, const Walk& wa
     }
 }
 
+// What ONNX's QuantizeLinear makes of a vector, its zero point 0.
+template <typename Feature, int kWidth>
+__device__ __forceinline__ void write_int8(int8_t* address, const Vector<Feature, kWidth>& y, float scale) {
+    Vector<int8_t, kWidth> quantized;
+#pragma unroll
+    for (int element = 0; element < kWidth; ++element) {
+        const float steps = rintf(to_float(y.of[element]) / scale);
+        quantized.of[element] = static_cast<int8_t>(fminf(fmaxf(steps, -128.0f), 127.0f));
+    }
+    *reinterpret_cast<Vector<int8_t, kWidth>*>(address) = quantized;
+}
+
 // Writes y of all vectors of a thread. x_of(index, place) gives the vector of that index, the `place`-th of its batch.
 // `batch` holds the first gammas and betas, and advance(first) reads those from `first` on.
 template <typename Layout, typename X, typename Advance>
@@ -54,7 +66,12 @@ __device__ __forceinline__ void write_modulated(const Norm& norm, const Walk& wa
                                   norm.slope);
                     y.of[element] = from_float<Feature>(value);
                 }
-                *vector_at<Layout>(norm.y, walk.x + (first + place) * walk.x_step) = y;
+                const int64_t offset = walk.y + (first + place) * walk.y_step;
+                if (norm.scale > 0.0f) {
+                    write_int8(static_cast<int8_t*>(norm.y) + offset, y, norm.scale);
+                } else {
+                    *vector_at<Layout>(norm.y, offset) = y;
+                }
             }
         }
         advance(first + kBatch);

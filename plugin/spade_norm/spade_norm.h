@@ -12,7 +12,11 @@ extern "C" {
  * tensor's type; mean and variance over height and width of each channel of each image. With `upsample` 2, x, residual
  * and sum have half of `height` and `width`, and s is upsampled (nearest) before it is normalised. The first `channels`
  * channels of the modulation are gamma, the others beta. All tensors are contiguous and of one type and layout: linear
- * (N, C, H, W), or channels-last (N, H, W, C) with 16-byte aligned addresses, C a multiple of 8 and 16-bit types. */
+ * (N, C, H, W), or channels-last (N, H, W, C) with 16-byte aligned addresses, C a multiple of 8 and 16-bit types.
+ *
+ * With a `scale` y is int8: what it would be in the tensors' type, divided by the scale in fp32, rounded to nearest
+ * even and saturated, as ONNX's QuantizeLinear has it; not a number is -128. Where the others are channels-last it lies
+ * as (N, C / 32, H, W, 32), and C is a multiple of 32. */
 typedef struct {
     const void* x;
     const void* residual; /* or NULL */
@@ -28,6 +32,7 @@ typedef struct {
     int32_t layout;       /* SADTRT_LINEAR, ... */
     int32_t form;         /* 0 lets the launcher choose, 1 one kernel on clusters, 2 two kernels: for tests */
     int32_t upsample;     /* 1 or 2 */
+    float scale;          /* of y in int8; 0 leaves it of the tensors' type */
 } SadtrtSpadeNorm;
 
 /* Launches on a CUDA stream (a cudaStream_t; NULL is the default stream) and returns at once: no allocation, no

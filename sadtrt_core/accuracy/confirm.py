@@ -73,7 +73,9 @@ def confirm_all(
 
 
 def _job(session: Session, kind: RunnerKind, precision: Precision) -> Job:
-    job = replace(session.job(session.case("generator", kind.name, "fp32")), precision=precision)
+    ranges = session.calibration if precision.quantize is not None else None
+    job = session.job(session.case("generator", kind.name, "fp32"))
+    job = replace(job, precision=precision, calibration=ranges)
     absence = kind.available(job)
     if absence is not None:
         raise UserError(f"{kind.name} cannot confirm the plan: {absence}")

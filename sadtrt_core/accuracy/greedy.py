@@ -212,15 +212,20 @@ def _errors_alone(trials: Trials, worst: Sequence[int]) -> dict[Part, list[float
     In the order of what keeping the part buys for what it costs.
     """
 
+    alone = {part: squared_errors(trials.alone(part, worst)) for part in trials.parts}
+    worth = {part: sum(errors) / max(trials.cost(part.nodes), _LEAST_COST) for part, errors in alone.items()}
+    return {part: alone[part] for part in sorted(worth, key=lambda part: (-worth[part], part.name))}
+
+
+def squared_errors(drift: Drift) -> list[float]:
+    """Mean squared error of every frame, from its PSNR at peak 1.0; infinite where a pixel is not finite."""
+
     def squared(value: float | None, broken: bool) -> float:
         if broken:
             return math.inf
         return _FLOOR if value is None else max(_FLOOR, 10 ** (-value / 10))
 
-    drifts = {part: trials.alone(part, worst) for part in trials.parts}
-    alone = {part: list(map(squared, drift.psnr_db, drift.non_finite)) for part, drift in drifts.items()}
-    worth = {part: sum(errors) / max(trials.cost(part.nodes), _LEAST_COST) for part, errors in alone.items()}
-    return {part: alone[part] for part in sorted(worth, key=lambda part: (-worth[part], part.name))}
+    return list(map(squared, drift.psnr_db, drift.non_finite))
 
 
 def _needed(trials: Trials, fixed: Sequence[Part], parts: Sequence[Part], holds: Holds) -> tuple[Part, ...]:

@@ -16,13 +16,17 @@ from sadtrt_core.accuracy.parts import NO_ARITHMETIC
 from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.accuracy.torch_graph import constant
 from sadtrt_core.graph.edit import constants_to_initializers
+from sadtrt_core.graph.typed import quantized_nodes
 from sadtrt_core.precision import TORCH_TYPES, ComputeType, Precision
 
 #: Below the normal range a half loses a bit for every halving; where most values lie there, the part computes coarsely.
 _MOSTLY = 0.5
 _SHOWN = 12
-Kind = Literal["overflow", "underflow"]
-What = Literal["output", "weights"]
+#: A calibrated range is exceeded where another motion does not explain it, and wide where this many times what is seen.
+_EXCEEDED, _WIDE = 1.25, 4.0
+Kind = Literal["overflow", "clipped", "wide", "underflow"]
+What = Literal["output", "weights", "input"]
+_KINDS: tuple[Kind, ...] = ("overflow", "clipped", "wide", "underflow")
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class RangeFinding:
     """A node whose values a type cannot hold, measured in fp32 over the workload.
 
     `largest` is the greatest magnitude, `smallest` the least that is not zero, `below_normal` the share (0 to 1) of
-    values not zero that lie under the type's normal range; `what` says whether it is the node's output or its weights.
+    values not zero that lie under the type's normal range; `what` says whether it is the node's output or its weights,
+    or what a quantized convolution reads: then `calibrated` is the range that it was given.
     """
 
     node: str
@@ -40,6 +45,7 @@ class RangeFinding:
     largest: float
     smallest: float
     below_normal: float
+    calibrated: float | None = None
 
 
 def find_ranges(
@@ -47,7 +53,8 @@ def find_ranges(
 ) -> tuple[RangeFinding, ...]:
     """Every node of the graph whose outputs over these frames, or whose weights, do not fit the precision's type.
 
-    `owners` names the parts of nodes. Overflows come first, the largest first.
+    And every convolution that it quantizes whose calibrated range these frames exceed or leave mostly unused. `owners`
+    names the parts of nodes. Overflows come first, the largest first.
     """
     limits = torch.finfo(precision.torch_type)
     plain = onnx.ModelProto()
@@ -60,7 +67,9 @@ def find_ranges(
         if node.op_type not in NO_ARITHMETIC:
             tensors.append((node.output[0], node.name, "output"))
             tensors += [(name, node.name, "weights") for name in node.input if name in weights]
-    wanted = {tensor for tensor, _, _ in tensors}
+    quantized = quantized_nodes(plain, precision)
+    read = {node.name: node.input[0] for node in plain.graph.node if node.name in quantized}
+    wanted = {tensor for tensor, _, _ in tensors} | set(read.values())
     # Largest and least magnitude but zero, how many values are not zero, how many of these below the normal range.
     seen: dict[str, list[tuple[float, float, int, int]]] = {}
 
@@ -85,7 +94,22 @@ def find_ranges(
             kind: Kind = "overflow" if overflows else "underflow"
             part = owners.get(node_name, node_name)
             found.append(RangeFinding(node_name, part, kind, what, max(largest), min(smallest), share))
-    return tuple(sorted(found, key=lambda f: (f.kind != "overflow", -f.largest, f.node)))
+    ranges = simulator.calibration.ranges if simulator.calibration is not None else {}
+    for name, tensor in read.items():
+        if tensor not in seen or name not in ranges:
+            continue
+        largest, smallest, _, _ = zip(*seen[tensor], strict=True)
+        excess = max(largest) / ranges[name]
+        if not 1 / _WIDE <= excess <= _EXCEEDED:
+            kind = "clipped" if excess > 1 else "wide"
+            part, limits_seen = owners.get(name, name), (max(largest), min(smallest))
+            found.append(RangeFinding(name, part, kind, "input", *limits_seen, 0.0, ranges[name]))
+    return tuple(sorted(found, key=_badness))
+
+
+def _badness(finding: RangeFinding) -> tuple[int, float, str]:
+    worst = finding.largest / (finding.calibrated or 1.0)
+    return _KINDS.index(finding.kind), worst if finding.kind == "wide" else -worst, finding.node
 
 
 def range_lines(ranges: Sequence[RangeFinding], compute: ComputeType) -> list[str]:
@@ -94,7 +118,12 @@ def range_lines(ranges: Sequence[RangeFinding], compute: ComputeType) -> list[st
     if not ranges:
         return [f"Every activation and weight fits {compute} over these frames."]
     lines = []
-    titles = {"overflow": f"Beyond {compute}:", "underflow": f"Mostly below {compute}'s normal range:"}
+    titles = {
+        "overflow": f"Beyond {compute}:",
+        "clipped": "Clipped by a calibrated range:",
+        "wide": f"Calibrated {_WIDE:g} times as wide as what is seen, or more:",
+        "underflow": f"Mostly below {compute}'s normal range:",
+    }
     for kind, title in titles.items():
         findings = [finding for finding in ranges if finding.kind == kind]
         if findings:
@@ -108,5 +137,7 @@ def _sentence(finding: RangeFinding, limits: torch.finfo) -> str:
     where = f"{finding.part}: {finding.what} of {finding.node}"
     if finding.kind == "overflow":
         return f"{where} reaches {finding.largest:.3g}, beyond {limits.max:.5g}"
+    if finding.calibrated is not None:
+        return f"{where} reaches {finding.largest:.3g}, calibrated to {finding.calibrated:.3g}"
     share = f"{finding.below_normal:.0%} of its values that are not zero lie"
     return f"{where}: {share} under {limits.tiny:.2g} (from {finding.smallest:.2g} to {finding.largest:.2g})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +17,17 @@ from sadtrt_core.accuracy.confirm import Confirmed, confirm_all, fastest, verdic
 from sadtrt_core.accuracy.findings import Budget, Loss, versions
 from sadtrt_core.accuracy.greedy import Outcome, Trials, cheapest, digest, explained, picture_words
 from sadtrt_core.accuracy.parts import Part, keeping
+from sadtrt_core.accuracy.plan_facts import engine_facts, plan_facts, write_engines
+from sadtrt_core.accuracy.quantized import choose, quantizing
 from sadtrt_core.accuracy.simulate import Simulator, simulator_of
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import code_digest, require_writable
 from sadtrt_core.graph.typed import kept_nodes
-from sadtrt_core.plan import Fact, Keep, Plan, precision_named, write_plan
-from sadtrt_core.precision import PLAN_SUFFIX, PRECISIONS, Precision
+from sadtrt_core.plan import Fact, Keep, Plan, Quantize, precision_named, write_plan
+from sadtrt_core.precision import COORDINATES, PICTURE, PLAN_SUFFIX, PRECISIONS, Precision, Quantization
 from sadtrt_core.progress import SILENT, ConsoleReporter, Reporter
-from sadtrt_core.records.measurements import Drift
-from sadtrt_core.runners.registry import RunnerKind, grid_sample_label, runner_named
+from sadtrt_core.runners.registry import RunnerKind, runner_named
 from sadtrt_core.session import Session
 
 PLANS_FOLDER = Path("plans")
@@ -41,13 +43,15 @@ _BUILT_IN = PRECISIONS["fp16-mixed"]
 class Found:
     """A plan that holds the budget, or None, with what the search saw; `trials` is how many candidates were rendered.
 
-    `said` are sentences: why there is no plan, and how it compares to the built-in fp16-mixed where the base is fp16.
+    `outcome` is what a search for what stays fp32 narrowed down to; `engines` were built and measured. `said` are
+    sentences: why there is no plan, and how it compares to the built-in fp16-mixed where the base is fp16.
     """
 
     plan: Plan | None
     said: list[str]
-    outcome: Outcome
+    outcome: Outcome | None
     trials: int
+    engines: tuple[Confirmed, ...] = ()
 
 
 def search_command(
@@ -64,12 +68,15 @@ def search_command(
     base, name = precision_named(precision), target.name.removesuffix(PLAN_SUFFIX)
     Plan(name, "float16", "to check the name")
     require_writable(target, file=True)
+    started = time.monotonic()
     with ConsoleReporter(errors) as reporter:
         try:
             found = search_session(session, base, budget, name, worst, reporter)
         except KeyboardInterrupt:
             reporter.log("interrupted: what was measured is kept, the same command goes on from there")
             raise
+    if found.engines:
+        console.print(write_engines(found.engines, target, time.monotonic() - started), markup=False, soft_wrap=True)
     if found.plan is None:
         console.print(" ".join(found.said), markup=False, soft_wrap=True)
         return False
@@ -84,13 +91,18 @@ def _table(plan: Plan) -> Table:
     # The plan's own figures: on a GPU they are the engine's, not those of the graph it was searched on.
     measured = plan.measured
     latency, share = measured.get("latency_ms"), measured.get("arithmetic_in_fp32")
-    cost = f"{share:.2%} in fp32" if latency is None else f"{latency} ms"
+    cost = f"{latency} ms"
+    if latency is None:
+        in_8_bits = measured.get("arithmetic_in_8_bits")
+        cost = f"{share:.2%} in fp32" if in_8_bits is None else f"{in_8_bits:.2%} in eight bits"
     title = f"{plan.name}: {measured['psnr_min_db']:.1f} dB, max LSB {measured['max_lsb']}, {cost}"
     table = Table(title=title, title_justify="left")
-    table.add_column("kept in fp32", overflow="fold")
+    table.add_column("kept in fp32" if plan.quantize is None else "kept in fp32, then quantized", overflow="fold")
     table.add_column("why", overflow="fold")
     for part in plan.keep:
         table.add_row(escape("\n".join(part.nodes)), escape(part.why))
+    if plan.quantize is not None:
+        table.add_row(escape("\n".join(plan.quantize.nodes)), escape(plan.quantize.why))
     return table
 
 
@@ -111,8 +123,13 @@ def search_session(
     another way to render. A weak reference judges a budget that is well below what it is good for, which is said.
     Raises UserError for a base that is not low or keeps something, or for a reference that cannot judge the budget.
     """
-    if base.compute == "float32" or base != Precision(base.name, base.compute, base.why):
-        raise UserError(f"precision {base.name!r} is no base to search from: expected one that is low throughout, fp16")
+    is_low = base.compute != "float32" and base == Precision(base.name, base.compute, base.why)
+    is_mixed = replace(base, name=_BUILT_IN.name, why=_BUILT_IN.why, quantize=None) == _BUILT_IN
+    if not is_low and not (is_mixed and base.quantize is not None):
+        raise UserError(
+            f"precision {base.name!r} is no base to search from: expected one that is low throughout, fp16, or int8 or "
+            "fp8"
+        )
     if session.on_gpu and kind is None:
         kind = runner_named("tensorrt")
         absence = session.unavailable(session.case("generator", kind.name, base.name))
@@ -123,7 +140,7 @@ def search_session(
     warning = reference.warning(budget.min_psnr_db)
     if warning is not None:
         reporter.log(warning)
-    simulator = simulator or simulator_of(session)
+    simulator = simulator or simulator_of(session, base.quantize is not None)
     seen = versions(torch.device("cpu"))
     seen["graph"] = hashlib.sha256(simulator.graph.SerializeToString(deterministic=True)).hexdigest()
     key = {
@@ -131,26 +148,70 @@ def search_session(
         "commit": code_digest("accuracy"),
         "weights": session.renderer.weights.digest,
         "workload": session.recorded_workload.digest,
-        "base": base.compute,
+        "base": base.compute if base.quantize is None else f"{base.name} {session.calibration.digest}",
         "device": read_environment(session.device).gpu or "cpu",
     }
     journal = session.options.cache / "search" / f"{digest(key)[:24]}.json"
     trials = Trials(simulator, reference.frames, base.compute, journal, reporter)
+    versions_seen: dict[str, Fact] = {**seen, "graph": seen["graph"][:16]}
+    if base.quantize is not None:
+        return _quantized(session, kind, trials, base.quantize, budget, name, worst, versions_seen)
     outcome = cheapest(trials, budget, worst)
     if not outcome.met:
         return Found(None, [_refusal(outcome, budget)], outcome, trials.rendered)
     why = f"the least found in fp32 that holds {budget} over {len(trials.every_frame)} frames"
     keep = _keeps(trials, outcome.kept)
-    facts = _facts(session, budget, outcome)
+    facts = plan_facts(session, budget, outcome.drift) | {"arithmetic_in_fp32": round(outcome.cost, 6)}
+    if outcome.low.psnr_min_db is not None:
+        facts["psnr_min_db_without"] = outcome.low.psnr_min_db
     if warning is not None:
         facts["reference"] = f"{facts['reference']}, {warning}"
-    plan = Plan(name, base.compute, why, keep, facts, {**seen, "graph": seen["graph"][:16]})
+    plan = Plan(name, base.compute, why, keep, measured=facts, versions=versions_seen)
     if kind is None:
         return Found(plan, _beside(plan, trials, outcome), outcome, trials.rendered)
     finalists = _finalists(trials, outcome, budget, worst)
     keeps = [_keeps(trials, explained(trials, parts, outcome.worst)) for parts in finalists]
-    fastest_plan, said = _fastest_engine(session, kind, plan, keeps, base, budget, reporter)
-    return Found(fastest_plan, said, outcome, trials.rendered)
+    fastest_plan, said, done = _fastest_engine(session, kind, plan, keeps, base, budget, reporter)
+    return Found(fastest_plan, said, outcome, trials.rendered, done)
+
+
+def _quantized(
+    session: Session,
+    kind: RunnerKind | None,
+    trials: Trials,
+    quantize: Quantization,
+    budget: Budget,
+    name: str,
+    worst: int,
+    seen: dict[str, Fact],
+) -> Found:
+    """The plan on fp16-mixed with the convolutions in eight bits that make it the fastest within the budget."""
+
+    def measure(precisions: Sequence[Precision]) -> list[Confirmed]:
+        assert kind is not None
+        return confirm_all(session, kind, precisions, trials.reporter)
+
+    chosen = choose(trials, _BUILT_IN, quantize.type, budget, worst, None if kind is None else measure)
+    engine, plain = chosen.engine, next((one for one in chosen.engines if one.precision.quantize is None), None)
+    if chosen.pieces is None:
+        why = f"no {quantize.type} plan that is faster than {_BUILT_IN.name} holds {budget}"
+        best = f": with what may be in eight bits the types alone hold {picture_words(chosen.simulated)}"
+        return Found(None, [why + best], None, trials.rendered, chosen.engines)
+    drift = trials.of(quantizing(_BUILT_IN, chosen.pieces, quantize.type), trials.every_frame)
+    facts = plan_facts(session, budget, drift)
+    facts["arithmetic_in_8_bits"] = round(trials.cost(node for piece in chosen.pieces for node in piece.nodes), 6)
+    facts["calibration"] = session.calibration.digest[:16]
+    said = []
+    if kind is not None and engine is not None:
+        if (types := chosen.simulated.psnr_min_db) is not None:
+            facts["types_psnr_min_db"] = types
+        facts |= engine_facts(session, kind, engine, [plain] if plain else [])
+        said = [verdict(name, engine, plain)] if plain else []
+    why = f"the {'most arithmetic' if engine is None else 'fastest engine found'} that holds {budget}"
+    nodes = tuple(node for piece in chosen.pieces for node in piece.nodes)
+    keep = (Keep((COORDINATES, PICTURE), f"as {_BUILT_IN.name} keeps them"),)
+    plan = Plan(name, _BUILT_IN.compute, why, keep, facts, seen, Quantize(quantize.type, nodes, why))
+    return Found(plan, said, None, trials.rendered, chosen.engines)
 
 
 def _finalists(trials: Trials, outcome: Outcome, budget: Budget, worst: int) -> list[tuple[Part, ...]]:
@@ -179,8 +240,8 @@ def _fastest_engine(
     base: Precision,
     budget: Budget,
     reporter: Reporter,
-) -> tuple[Plan | None, list[str]]:
-    """`plan` with what the fastest engine keeps that holds the budget, or None; why, and the built-in beside it."""
+) -> tuple[Plan | None, list[str], tuple[Confirmed, ...]]:
+    """`plan` with what the fastest engine keeps that holds the budget, or None; why; and all engines."""
     # A plan's name has 64 letters at most.
     named = {f"{plan.name[:60]}-{number}": keep for number, keep in enumerate(keeps)}
     precisions = [replace(plan, name=name, keep=keep).precision for name, keep in named.items()]
@@ -193,10 +254,10 @@ def _fastest_engine(
     best = fastest(own, budget)
     beside = [verdict(plan.name, best, item) for item in others if item.precision is _BUILT_IN]
     if not budget.met_by(best.loss):
-        return None, [f"{kind.name} gives {best.loss} at best, where {budget} is asked for", *beside]
-    facts = {**plan.measured, **_engine_facts(session, kind, best, others)}
+        return None, [f"{kind.name} gives {best.loss} at best, where {budget} is asked for", *beside], tuple(done)
+    facts = {**plan.measured, **engine_facts(session, kind, best, others)}
     del facts["arithmetic_in_fp32"]
-    return replace(plan, keep=named[best.precision.name], measured=facts), beside
+    return replace(plan, keep=named[best.precision.name], measured=facts), beside, tuple(done)
 
 
 def _beside(plan: Plan, trials: Trials, outcome: Outcome) -> list[str]:
@@ -229,53 +290,3 @@ def _keeps(trials: Trials, kept: Mapping[Part, Loss]) -> tuple[Keep, ...]:
         )
 
     return tuple(Keep(part.patterns, why(part, without)) for part, without in kept.items())
-
-
-def _facts(session: Session, budget: Budget, outcome: Outcome) -> dict[str, Fact]:
-    weights, workload = session.renderer.weights, session.recorded_workload
-    facts: dict[str, Fact] = {"budget_min_psnr_db": float(budget.min_psnr_db)}
-    if budget.max_lsb is not None:
-        facts["budget_max_lsb"] = budget.max_lsb
-    facts |= {
-        **_drift_facts(outcome.drift),
-        "arithmetic_in_fp32": round(outcome.cost, 6),
-        "runner": "pytorch, the rounded graph" if session.on_gpu else "onnxruntime",
-        "reference": outcome.drift.reference,
-        "meaningful": session.drift_is_meaningful,
-        "frames": workload.frames,
-        "size": session.renderer.config.image_size,
-        "workload": f"{workload.name} {workload.digest[:16]}",
-        "weights": f"{weights.kind} {weights.name} {weights.digest[:16]}",
-    }
-    if outcome.low.psnr_min_db is not None:
-        facts["psnr_min_db_without"] = outcome.low.psnr_min_db
-    return facts
-
-
-def _engine_facts(session: Session, kind: RunnerKind, best: Confirmed, others: Sequence[Confirmed]) -> dict[str, Fact]:
-    job = session.job(session.case("generator", kind.name, "fp32"))
-    here = read_environment(session.device)
-    facts: dict[str, Fact] = {
-        **_drift_facts(best.drift),
-        "runner": kind.name,
-        "latency_ms": round(best.latency_ms, 4),
-        "device": here.gpu or here.cpu,
-        "grid_sample": grid_sample_label(kind, job.stage, job.grid_sample),
-    }
-    if here.gpu is not None:
-        facts |= {"tensorrt": here.tensorrt or "unknown", "optimization_level": job.optimization_level}
-    for item in others:
-        word = item.precision.name.replace("-", "_")
-        facts |= {f"{word}_latency_ms": round(item.latency_ms, 4), f"{word}_max_lsb": item.drift.max_lsb_worst}
-        if not item.drift.has_non_finite:
-            facts[f"{word}_psnr_min_db"] = item.drift.psnr_min
-    return facts
-
-
-def _drift_facts(drift: Drift) -> dict[str, Fact]:
-    return {
-        "psnr_min_db": drift.psnr_min,
-        "psnr_mean_db": drift.psnr_mean,
-        "ssim_min": drift.ssim_min,
-        "max_lsb": drift.max_lsb_worst,
-    }

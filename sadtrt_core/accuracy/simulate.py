@@ -19,7 +19,7 @@ from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.rounding import explicit_rounding, session_options
 from sadtrt_core.graph.split_k import split_weights
-from sadtrt_core.graph.typed import apply_precision
+from sadtrt_core.graph.typed import apply_precision, quantized_nodes
 from sadtrt_core.precision import PRECISIONS, Precision
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.session import Session
@@ -58,13 +58,24 @@ class Simulator:
 
     def rounded(self, precision: Precision) -> onnx.ModelProto:
         """The graph in a precision, of fixed shapes, its samplers ordinary operators, every rounding explicit."""
-        # The scales of quantized weights are made from the weights themselves, which then travel with the graph.
-        lifted = precision.quantize is None
-        model = apply_precision(self._lifted_graph if lifted else self.graph, precision, self.calibration)
+        model = apply_precision(self._with_quantized_weights(precision), precision, self.calibration)
         model = resolve_grid_sample(model, "native")
-        weights = {name: tuple(tensor.shape) for name, tensor in self._weights.items()} if lifted else {}
-        fix_shapes(model, self.shapes | weights)
+        fix_shapes(model, self.shapes | {name: tuple(tensor.shape) for name, tensor in self._weights.items()})
         return explicit_rounding(model)
+
+    def _with_quantized_weights(self, precision: Precision) -> onnx.ModelProto:
+        """The lifted graph with those weights as constants that are quantized: their scales are made from them."""
+        quantized = quantized_nodes(self._lifted_graph, precision)
+        own = {node.input[1] for node in self._lifted_graph.graph.node if node.name in quantized} & set(self._weights)
+        if not own:
+            return self._lifted_graph
+        model = onnx.ModelProto()
+        model.CopyFrom(self._lifted_graph)
+        inputs = [value for value in self._lifted_graph.graph.input if value.name not in own]
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+        model.graph.initializer.extend(numpy_helper.from_array(self._weights[n].cpu().numpy(), n) for n in sorted(own))
+        return model
 
     def frames(self, precision: Precision, indices: Sequence[int]) -> Tensor:
         """Frames (len(indices), 3, H, W), float32 on the host; not finite where the precision overflows."""

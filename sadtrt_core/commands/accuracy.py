@@ -12,7 +12,10 @@ from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import UserError
 
 Worst = Annotated[int, typer.Option(min=1, help="How many of the frames, the worst, every part is measured on.")]
-_SESSION = ("jobs", "optimization_level", "grid_sample", "device", "size", "weights", "checkpoint", "source_images")
+# fmt: off
+_SESSION = ("jobs", "optimization_level", "grid_sample", "device", "size", "weights", "checkpoint", "source_images",
+            "calibration_method", "calibration_image")
+# fmt: on
 
 
 @takes(*_SESSION, "results", "cache", precisions="fp16", frames=16)
@@ -75,11 +78,12 @@ def search(
     worst: Worst = 4,
     out: Annotated[Path | None, typer.Option(help="The plan to write (default: plans/<base>-<dB>db.toml).")] = None,
 ) -> None:
-    """Find what has to stay fp32 for an accuracy budget, and write it as a plan. Run again, it goes on.
+    """Find what has to stay fp32 for an accuracy budget, or what may be in eight bits, and write it as a plan.
 
-    --precision is what everything else computes in: fp16 or bf16. With TensorRT the plans that come into question are
-    built and timed beside the built-in fp16-mixed; the fastest that holds the budget is written. Without a GPU the
-    arithmetic kept in fp32 stands for time.
+    Run again, it goes on. --precision is what everything else computes in: fp16 or bf16; with int8 or fp8 the search is
+    for the convolutions to quantize on fp16-mixed. With TensorRT the plans that come into question are built and timed
+    beside the built-in fp16-mixed; the fastest that holds the budget is written, and beside it what every engine costs,
+    as JSON and as a chart. Without a GPU arithmetic stands for time.
     """
     from sadtrt_core.accuracy.findings import Budget
     from sadtrt_core.accuracy.search import search_command

@@ -13,6 +13,7 @@ from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.constraints import (
     Pinned,
     constrain_layers,
+    half_results,
     has_low_precision,
     is_quantized,
     kept_names,
@@ -25,6 +26,9 @@ from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.graph.instance_norm import decompose_instance_norm
 from sadtrt_core.graph.plugin_nodes import PLUGIN_NODES
 from sadtrt_core.progress import SILENT, Reporter
+
+#: Whether 8.6 is asked to let a quantized convolution round its sum to half, where the graph casts it to half anyway.
+HALF_EPILOGUES = True
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,8 @@ def _attempt(
         if pinned is not None:
             config.set_flag(trt.BuilderFlag.FP16)
             config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-            layers_pinned = constrain_layers(trt, network, layer_types(model), pinned)
+            in_half = half_results(model) if HALF_EPILOGUES else frozenset()
+            layers_pinned = constrain_layers(trt, network, layer_types(model), pinned, in_half)
         if timing_cache or api.keeps_timing_cache(trt):
             start = len(messages)
             attached = api.attach_timing_cache(config, timing_cache)

@@ -7,7 +7,7 @@ that is known."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import onnx
@@ -57,10 +57,13 @@ def layer_types(model: onnx.ModelProto) -> dict[str, int | None]:
     return arithmetic_types(model) | dict.fromkeys(free_tensors(model))
 
 
-def constrain_layers(trt: Any, network: Any, types: Mapping[str, int | None], pinned: Pinned) -> int:
+def constrain_layers(
+    trt: Any, network: Any, types: Mapping[str, int | None], pinned: Pinned, in_half: Collection[str] = ()
+) -> int:
     """Set precision and output types of a parsed network's layers, in place; returns how many layers were pinned.
 
-    `types` comes from `layer_types`. Raises ValueError for a type that 8.6 cannot compute in.
+    `types` comes from `layer_types`, `in_half` from `half_results`: these are left their precision, their output alone
+    is half, unless only float32 layers are pinned. Raises ValueError for a type that 8.6 cannot compute in.
     """
     wanted: dict[int, int | None] = {}
     following: int | None = None
@@ -71,6 +74,10 @@ def constrain_layers(trt: Any, network: Any, types: Mapping[str, int | None], pi
         if known:
             following = known[0]
         wanted[index] = following
+    for index in range(network.num_layers) if pinned == "every layer" else ():
+        layer = network.get_layer(index)
+        if layer.type.name == "CONVOLUTION" and layer.get_output(0).name in in_half:
+            layer.set_output_type(0, trt.float16)
     return sum(_pin(trt, network.get_layer(index), kind, pinned) for index, kind in wanted.items() if kind is not None)
 
 
@@ -140,6 +147,27 @@ _ACTIVATIONS = frozenset({"Relu", "LeakyRelu"})
 def is_quantized(model: onnx.ModelProto) -> bool:
     """Whether any tensor of the graph is quantized."""
     return any(node.op_type in _PAIR for node in model.graph.node)
+
+
+def half_results(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of what quantized convolutions make that nothing reads but casts to half: the epilogue may round it."""
+    types = element_types(model)
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {value.name: [] for value in model.graph.output}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def is_quantized_convolution(node: onnx.NodeProto) -> bool:
+        return node.op_type == "Conv" and made_by.get(node.input[0], node).op_type == "DequantizeLinear"
+
+    return frozenset(
+        node.output[0]
+        for node in model.graph.node
+        if is_quantized_convolution(node)
+        and (after := readers.get(node.output[0]))
+        and all(one.op_type == "Cast" and types[one.output[0]] == TensorProto.FLOAT16 for one in after)
+    )
 
 
 def free_tensors(model: onnx.ModelProto) -> frozenset[str]:

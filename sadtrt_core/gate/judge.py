@@ -178,6 +178,9 @@ def _judge_row(
     if new.benchmark_version != old.benchmark_version:
         sentence = f"benchmark version {old.benchmark_version} in the baseline, {new.benchmark_version} now"
         return make_row(key, [Finding("row", "not comparable", "benchmark_version", sentence), *broken])
+    if new.calibration != old.calibration and None not in (new.calibration, old.calibration):
+        sentence = f"ranges {old.calibration} in the baseline, {new.calibration} now: another calibration"
+        return make_row(key, [Finding("row", "not comparable", "calibration", sentence), *broken])
     limits = _limits(old, thresholds)
     findings: list[Finding] = []
     for part in ("latency", "drift"):

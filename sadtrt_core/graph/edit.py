@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sadtrt_core.graph.plugin_nodes import FLOAT32_OUTPUTS
+from sadtrt_core.graph.plugin_nodes import FLOAT32_OUTPUTS, INT8_NORMS
 
 FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
@@ -65,6 +65,8 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
     for node in model.graph.node:
         kind = _output_type(node, types)
         types.update(dict.fromkeys(node.output, kind))
+        if node.op_type in INT8_NORMS.values():
+            types[node.output[-1]] = TensorProto.INT8
     return types
 
 

@@ -12,6 +12,8 @@ FOLD_DEPTH = "FoldDepth"
 PICTURE_CONV = "PictureConv"
 SPADE_NORM = "SpadeNorm"
 SPADE_NORM_ADD = "SpadeNormAdd"
+#: SPADE norms whose last output, which is normalised, is int8 of the scale that the node names.
+INT8_NORMS = {SPADE_NORM: f"{SPADE_NORM}Int8", SPADE_NORM_ADD: f"{SPADE_NORM_ADD}Int8"}
 PLUGIN_VERSION = "1"
 """Attribute plugin_version of every node."""
 
@@ -32,5 +34,5 @@ FLOAT32_INPUTS = {
 #: Operators whose output is float32: coordinates, and the picture.
 FLOAT32_OUTPUTS = frozenset({MOTION_SUM, PICTURE_CONV})
 PLUGIN_NODES = frozenset(
-    {*COORDINATE_INPUTS, SPLIT_SUM, SPLIT_SUM_JOIN, FOLD_DEPTH, PICTURE_CONV, SPADE_NORM, SPADE_NORM_ADD}
+    {*COORDINATE_INPUTS, SPLIT_SUM, SPLIT_SUM_JOIN, FOLD_DEPTH, PICTURE_CONV, *INT8_NORMS, *INT8_NORMS.values()}
 )

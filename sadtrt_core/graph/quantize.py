@@ -7,17 +7,20 @@ with the pair behind them, which every generation of TensorRT folds into eight-b
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from sadtrt_core.codec import JsonValue
 from sadtrt_core.errors import UserError
-from sadtrt_core.graph.edit import GraphBuilder, replace_nodes
+from sadtrt_core.graph.edit import GraphBuilder, element_types, replace_nodes
+from sadtrt_core.graph.plugin_nodes import INT8_NORMS
 from sadtrt_core.precision import QuantizedType
 
 #: The ONNX type of the quantized values, and the largest of them that is used.
@@ -35,10 +38,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 class Calibration(JsonValue):
     """The largest magnitude that each convolution's input has, by the name of the convolution's node.
 
-    Measured in fp32 over these frames of a workload by one method of the calibrator; `weights` and `workload` are
-    digests, `exporter` says what wrote the graph and computed it. The names of convolutions are the same in the whole
-    generator and in its parts, so one calibration serves all of them. Raises ValueError where there is no range, and
-    for one that is not positive or that float32 does not hold.
+    Measured in fp32 over these frames of one workload or several by one method of the calibrator; `weights` and
+    `workload` are digests, the latter joined by plus signs, `exporter` says what wrote the graph and computed it. The
+    names of convolutions are the same in the whole generator and in its parts, so one calibration serves all of them.
+    Raises ValueError where there is no range, and for one that is not positive or that float32 does not hold.
     """
 
     method: str
@@ -63,9 +66,14 @@ class Calibration(JsonValue):
                 "other weights clip or waste levels, so calibrate again"
             )
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hexadecimal of all that it says."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
     def sentence(self) -> str:
         """For the reader of a record."""
-        return f"ranges by {self.method} over {len(self.frames)} frames of the driving sequence"
+        return f"ranges by {self.method} over {len(self.frames)} frames of a motion that is not rendered"
 
 
 def quantize_convolutions(
@@ -114,6 +122,33 @@ def quantize_convolutions(
         made.extend((*builder.nodes, node))
     replace_nodes(model, made)
     return frozenset(added)
+
+
+def quantize_in_norms(model: onnx.ModelProto) -> None:
+    """Let SPADE norm operators write int8 themselves where only a QuantizeLinear reads their result, in place.
+
+    SpadeNorm, a Cast where there is one and QuantizeLinear become SpadeNormInt8, which computes the same bits: it
+    rounds to its tensors' type before it quantizes. What dequantizes stays. Eight-bit floats are left as they are.
+    """
+    types = element_types(model)
+    scales = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {value.name: [] for value in model.graph.output}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    gone: set[str] = set()
+    for norm in [node for node in model.graph.node if node.op_type in INT8_NORMS]:
+        behind = readers[norm.output[-1]]
+        chain = [*behind, *readers[behind[0].output[0]]] if len(behind) == 1 and behind[0].op_type == "Cast" else behind
+        last = chain[-1] if chain else norm
+        alone = len(chain) == 1 + (chain is not behind) and last.op_type == "QuantizeLinear"
+        if not alone or types[last.output[0]] != TensorProto.INT8:
+            continue
+        scale = numpy_helper.to_array(scales[last.input[1]]).item()
+        norm.attribute.append(helper.make_attribute("scale", scale))
+        norm.op_type, norm.output[-1] = INT8_NORMS[norm.op_type], last.output[0]
+        gone.update(node.name for node in chain)
+    replace_nodes(model, [node for node in model.graph.node if node.name not in gone])
 
 
 def _quantize(

@@ -26,7 +26,7 @@ from sadtrt_core.graph.edit import (
 from sadtrt_core.graph.fold_depth import fold_depth
 from sadtrt_core.graph.picture_conv import fuse_picture
 from sadtrt_core.graph.plugin_nodes import COORDINATE_INPUTS, FLOAT32_INPUTS, FLOAT32_OUTPUTS
-from sadtrt_core.graph.quantize import CONVOLUTION, Calibration, quantize_convolutions
+from sadtrt_core.graph.quantize import CONVOLUTION, Calibration, quantize_convolutions, quantize_in_norms
 from sadtrt_core.graph.spade_norm import fuse_spade_norms
 from sadtrt_core.graph.split_k import split_long_sums
 from sadtrt_core.graph.split_sum import fuse_split_sums
@@ -92,6 +92,8 @@ def apply_precision(
     low = ONNX_TYPES[precision.compute]
     if low != TensorProto.FLOAT:
         _retype(typed, low, kept, low if precision.rounds_grids else TensorProto.FLOAT)
+    if fused:
+        quantize_in_norms(typed)
     drop_unused(typed)
     return typed
 
@@ -131,7 +133,8 @@ def matching(names: frozenset[str], patterns: Iterable[str]) -> frozenset[str]:
 
 def unmatched_patterns(models: Iterable[onnx.ModelProto], precision: Precision) -> tuple[str, ...]:
     """The precision's patterns that name no node of any of the graphs, in the order they were given."""
-    pending = [p for p in (*precision.keep_nodes, *(precision.only_nodes or ())) if p != COORDINATES]
+    quantized = precision.quantize.nodes if precision.quantize is not None else ()
+    pending = [p for p in (*precision.keep_nodes, *(precision.only_nodes or ()), *quantized) if p != COORDINATES]
     for model in models:
         if not pending:
             break

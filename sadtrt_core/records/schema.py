@@ -35,6 +35,8 @@ class Record(JsonValue):
     notes: tuple[str, ...] = ()
     benchmark_version: int = 1
     sustained: Sustained | None = None
+    #: Digest of the ranges that int8 and fp8 were calibrated with; None elsewhere, and in older records.
+    calibration: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notes", tuple(self.notes))

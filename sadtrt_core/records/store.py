@@ -270,6 +270,7 @@ def merge_records(first: Record, second: Record) -> Record:
     return dataclasses.replace(
         first,
         status=status,
+        calibration=second.calibration or first.calibration,
         reason="; ".join(dict.fromkeys(reasons)) or None,
         latency=second.latency or first.latency,
         drift=second.drift or first.drift,

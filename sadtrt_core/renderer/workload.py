@@ -97,15 +97,16 @@ def identity(workloads: Sequence[Workload]) -> tuple[str, str]:
     return f"{first.name} and {len(others)} more", hashlib.sha256(digests.encode()).hexdigest()
 
 
-def driving_vectors(frames: int) -> Tensor:
+def driving_vectors(frames: int, motion: int = 0) -> Tensor:
     """Motion coefficients of a talking head, (frames, 70): turning, nodding, tilting, rising and changing expression.
 
-    Every channel is a sine of its own period, so that no frame repeats and none is the source's pose.
+    Every channel is a sine of its own period, so that no frame repeats and none is the source's pose. Another `motion`
+    has the same sizes and other periods and phases.
     """
     time = torch.arange(frames, dtype=torch.float32) / 32.0
 
     def wave(size: float, cycles: float, phase: float) -> Tensor:
-        return size * torch.sin(2 * math.pi * (cycles * time + phase))
+        return size * torch.sin(2 * math.pi * (cycles * (1 + 0.19 * motion) * time + phase + 0.37 * motion))
 
     vectors = torch.zeros(frames, 70)
     for channel in range(EXPRESSIONS):
@@ -117,9 +118,18 @@ def driving_vectors(frames: int) -> Tensor:
     return vectors
 
 
-def _driven(name: str, picture: Tensor, config: RendererConfig, frames: int) -> Workload:
+def held_out(workload: Workload, config: RendererConfig) -> Workload:
+    """The same source under another motion of the same length, none of whose frames the workload has."""
+    moved = _driven(workload.name, workload.source_image, config, workload.kp_driving.shape[0], motion=1)
+    # Relative to the source, whose keypoints may be recorded.
+    keypoints = workload.kp_source + (moved.kp_driving - moved.kp_source)
+    name = f"{workload.name} under another motion"
+    return replace(moved, name=name, kp_source=workload.kp_source, kp_driving=keypoints)
+
+
+def _driven(name: str, picture: Tensor, config: RendererConfig, frames: int, motion: int = 0) -> Workload:
     source = windows(torch.zeros(1, 70), config.coefficients)
-    driving = windows(driving_vectors(frames), config.coefficients)
+    driving = windows(driving_vectors(frames, motion), config.coefficients)
     canonical = canonical_keypoints()
     kp_source, kp_driving = (posed_keypoints(canonical, pose_of(moved)) for moved in (source, driving))
     return Workload(printable(name), picture, canonical, kp_source, kp_driving, source, driving)

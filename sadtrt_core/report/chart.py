@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
@@ -56,21 +58,45 @@ def pareto_points(run: Run) -> tuple[str, tuple[Point, ...]]:
     return ("device" if on_device else "host"), tuple(points)
 
 
-def frontier(points: tuple[Point, ...]) -> list[Point]:
+def frontier(points: Sequence[Place]) -> list[Place]:
     """The points that no other beats in both latency and PSNR, fastest first."""
-    front: list[Point] = []
+    front: list[Place] = []
     for point in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or point[1] > front[-1][1]:
             front.append(point)
     return front
 
 
+@dataclass(frozen=True)
+class Spot:
+    """A point of the chart: ms a frame, dB, the group that its mark tells, its label, and what hovering says."""
+
+    ms: float
+    psnr: float
+    group: str
+    name: str
+    row: str
+
+
 def draw_pareto(run: Run) -> str | None:
-    """An SVG of the chart, or None where no generator has both a latency and a drift that means something."""
+    """An SVG of a run's generators, or None where none has both a latency and a drift that means something."""
     clock, points = pareto_points(run)
-    points = tuple(point for point in points if point[0] > 0)
-    if not points:
+    spots = [
+        Spot(
+            *(time, psnr, record.key.runner, _name(run, record)),
+            row=f"{record.key.label()}: {milliseconds(time)} ms a frame, {decibels(psnr)} dB",
+        )
+        for time, psnr, record in points
+    ]
+    return draw_spots(spots, f"median {clock} time")
+
+
+def draw_spots(spots: Sequence[Spot], time: str) -> str | None:
+    """An SVG of points and of the line of those that none beats; None without a point. `time` says which it is."""
+    spots = [spot for spot in spots if spot.ms > 0]
+    if not spots:
         return None
+    points = [(spot.ms, spot.psnr) for spot in spots]
     low, high = (math.log10(pick(point[0] for point in points)) for pick in (min, max))
     low, high = low - 0.1 * (high - low) - 0.05, high + 0.1 * (high - low) + 0.05
     step = 10 if max(p[1] for p in points) - min(p[1] for p in points) < 60 else 20
@@ -82,29 +108,21 @@ def draw_pareto(run: Run) -> str | None:
     def y(psnr: float) -> float:
         return BOTTOM - (BOTTOM - TOP) * (psnr - bottom) / (top - bottom)
 
-    runners = list(dict.fromkeys(record.key.runner for _, _, record in points))
-    names = [_name(run, record) for _, _, record in points]
-    places = [(x(time), y(psnr)) for time, psnr, _ in points]
-    line = [(x(time), y(psnr)) for time, psnr, _ in frontier(points)]
+    groups = list(dict.fromkeys(spot.group for spot in spots))
+    places = [(x(ms), y(psnr)) for ms, psnr in points]
+    line = [(x(ms), y(psnr)) for ms, psnr in frontier(points)]
+    labels = _labels(places, [spot.name for spot in spots], line)
     ticks = [mantissa * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for mantissa in (1, 2, 5)]
     drawn: str = TEMPLATES.get_template("chart.svg.jinja").render(
         size=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
-        clock=clock,
-        runners=_legend(runners),
+        time=time,
+        groups=_legend(groups),
         x_ticks=[(x(tick), f"{tick:g}") for tick in ticks if low <= math.log10(tick) <= high],
         y_ticks=[(y(value), value) for value in range(bottom, int(top) + 1, step)],
         line=line,
         points=[
-            {
-                "at": place,
-                "runner": runners.index(record.key.runner) % 4,
-                "name": name,
-                "label": label,
-                "row": f"{record.key.label()}: {milliseconds(time)} ms a frame, {decibels(psnr)} dB",
-            }
-            for (time, psnr, record), place, name, label in zip(
-                points, places, names, _labels(places, names, line), strict=True
-            )
+            {"at": place, "group": groups.index(spot.group) % 4, "name": spot.name, "label": label, "row": spot.row}
+            for spot, place, label in zip(spots, places, labels, strict=True)
         ],
     )
     return drawn
@@ -117,11 +135,11 @@ def _name(run: Run, record: Record) -> str:
     return f"{record.key.precision}{batch}{'' if times is None else f', {times:.2f}x'}"
 
 
-def _legend(runners: list[str]) -> list[tuple[float, float, str]]:
-    """Where each runner's mark is, and its name, in lines below the plot."""
+def _legend(groups: list[str]) -> list[tuple[float, float, str]]:
+    """Where each group's mark is, and its name, in lines below the plot."""
     chosen = []
     across, down = LEFT + 6.0, BOTTOM + 56.0
-    for name in runners:
+    for name in groups:
         wide = 30 + LETTER * len(name)
         if across + wide > RIGHT:
             across, down = LEFT + 6.0, down + 1.5 * LINE

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from markupsafe import Markup
 
 from sadtrt_core import stats
 from sadtrt_core.errors import UserError
 from sadtrt_core.records.schema import Record, Run
+from sadtrt_core.report.chart import Spot, draw_spots
 from sadtrt_core.report.tables import WHOLE, TextTable
 from sadtrt_core.report.text import decibels, milliseconds
 
@@ -146,32 +143,12 @@ def fleet_sentences(runs: Sequence[Run], offers: Sequence[Offer], min_psnr: floa
     return tuple(said)
 
 
-def draw_fleet(offers: Sequence[Offer]) -> bytes | None:
-    """A PNG of time against picture, a line a GPU; None without an offer."""
-    if not offers:
-        return None
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for gpu in dict.fromkeys(offer.gpu for offer in offers):
-        own = [offer for offer in offers if offer.gpu == gpu]
-        axes.plot([offer.ms for offer in own], [offer.psnr for offer in own], marker="o", label=gpu)
-        for offer in own:
-            name = offer.record.key.precision
-            place = (offer.ms, offer.psnr)
-            axes.annotate(name, place, xytext=(5, 4), textcoords="offset points", fontsize=8, parse_math=False)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(x=0.12, y=0.1)
-    axes.set_xlabel("median time of the generator, ms a frame")
-    axes.set_ylabel("PSNR of the worst frame, dB")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    return picture.getvalue()
+def draw_fleet(offers: Sequence[Offer]) -> str | None:
+    """An SVG of time against picture, a mark a GPU; None without an offer."""
+    spots = [
+        Spot(offer.ms, offer.psnr, offer.gpu, offer.record.key.precision, row=offer.sentence()) for offer in offers
+    ]
+    return draw_spots(spots, "median time")
 
 
 def fleet_page(offers: Sequence[Offer], sentences: Sequence[str]) -> str:
@@ -181,5 +158,5 @@ def fleet_page(offers: Sequence[Offer], sentences: Sequence[str]) -> str:
     return templates.get_template("fleet.html.jinja").render(
         table=fleet_table(offers),
         sentences=sentences,
-        chart=None if chart is None else "data:image/png;base64," + base64.b64encode(chart).decode("ascii"),
+        chart=None if chart is None else Markup(chart),
     )

@@ -43,6 +43,11 @@ class Job:
         return self.stage.inputs(self.renderer.config)
 
     @property
+    def calibration_digest(self) -> str | None:
+        """What tells the ranges of a precision that quantizes from others."""
+        return None if self.calibration is None else self.calibration.digest[:16]
+
+    @property
     def calibration_notes(self) -> tuple[str, ...]:
         """What a reader has to know of the ranges; nothing where none were needed."""
         return () if self.calibration is None else (self.calibration.sentence(),)

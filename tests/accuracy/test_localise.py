@@ -14,9 +14,10 @@ from onnx import numpy_helper
 from sadtrt_core.accuracy.findings import worst_frames
 from sadtrt_core.accuracy.losses import losses_report, measure_losses
 from sadtrt_core.accuracy.parts import node_flops, stage_parts
-from sadtrt_core.accuracy.ranges import find_ranges
+from sadtrt_core.accuracy.ranges import find_ranges, range_lines
 from sadtrt_core.accuracy.simulate import Simulator
 from sadtrt_core.config import RunConfig
+from sadtrt_core.graph.calibrate import calibrated
 from sadtrt_core.graph.edit import constants_to_initializers, replace_nodes
 from sadtrt_core.graph.export import export_stage
 from sadtrt_core.graph.typed import coordinate_slice, kept_nodes, picture_slice
@@ -27,7 +28,7 @@ from sadtrt_core.records.measurements import Drift
 from sadtrt_core.renderer.sampling import NODE_TYPE
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.renderer.standin import choose_weights
-from sadtrt_core.renderer.workload import frame_inputs, make_workload
+from sadtrt_core.renderer.workload import frame_inputs, held_out, make_workload
 from sadtrt_core.session import Session
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -92,6 +93,38 @@ def report(tiny, tmp_path):
 
 def overflows(found):
     return [finding for finding in found.ranges if finding.kind == "overflow"]
+
+
+def calibrated_findings(found):
+    return [finding for finding in found if finding.calibrated is not None]
+
+
+def test_ranges_of_another_motion_hold_nearly_all_that_is_rendered(tiny, graph, inputs, tmp_path):
+    ranges = calibrated(tiny, [held_out(make_workload(tiny.config, 2), tiny.config)], tmp_path)
+    simulator = Simulator(graph, inputs, calibration=ranges)
+    found = calibrated_findings(find_ranges(simulator, (0, 1), PRECISIONS["int8"], {}))
+    # Of twelve convolutions under noise, from two frames of the other motion.
+    assert len(found) <= 2
+    assert all(finding.largest < 2 * finding.calibrated for finding in found)
+
+
+def test_a_wrong_scale_is_named_first(tiny, graph, inputs, tmp_path):
+    ranges = calibrated(tiny, [make_workload(tiny.config, 2)], tmp_path)
+    name, other = "/decoder/G_middle_3/conv_0/Conv", "/decoder/G_middle_0/conv_1/Conv"
+    wrong = {**ranges.ranges, name: ranges.ranges[name] / 64, other: ranges.ranges[other] * 8}
+    simulator = Simulator(graph, inputs, calibration=dataclasses.replace(ranges, ranges=wrong))
+    found = measure_losses(simulator, PRECISIONS["int8"], count=1)
+    clipped, wide = calibrated_findings(found.ranges)
+    assert (clipped.node, clipped.kind, clipped.calibrated) == (name, "clipped", wrong[name])
+    assert (wide.node, wide.kind) == (other, "wide")
+    assert clipped.largest > 30 * wrong[name]
+    assert found.ranked("stage")[0].part == "decode"
+    assert found.ranked("block")[0].part == "/decoder/G_middle_3"
+    assert found.ranked("nodes")[0].part == "/decoder/G_middle_3/conv_0"
+    text = "\n".join(range_lines(found.ranges, "float16"))
+    assert (
+        f"/decoder/G_middle_3: input of {name} reaches {clipped.largest:.3g}, calibrated to {wrong[name]:.3g}" in text
+    )
 
 
 def test_a_block_that_overflows_in_half_is_named_first(tiny, graph, inputs, sound, report):

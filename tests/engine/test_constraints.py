@@ -84,6 +84,16 @@ def test_kept_tensors_are_the_inner_float32_ones(half_graph: MakeGraph) -> None:
     assert has_low_precision(half_graph())
 
 
+def test_what_a_quantized_convolution_makes_is_half_and_its_precision_free() -> None:
+    layers = [Layer("CONVOLUTION", "sum"), Layer("CAST", "rounded", "float16"), Layer("CONVOLUTION", "other")]
+    constrain_layers(TRT, network(*layers), {"sum": None, "rounded": None, "other": None}, "every layer", {"sum"})
+    assert [layer.output_types for layer in layers] == [{0: "float16"}, {}, {}]
+    assert {layer.precision for layer in layers} == {None}
+    again = Layer("CONVOLUTION", "sum")
+    constrain_layers(TRT, network(again), {"sum": None}, "float32 layers", {"sum"})
+    assert again.output_types == {}
+
+
 def test_layers_get_their_tensors_types_and_helpers_that_of_the_next() -> None:
     helper_layer = Layer("SHUFFLE", "(Unnamed Layer* 1) [Shuffle]_output")
     layers = (

@@ -8,7 +8,14 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from sadtrt_core.engine.constraints import arithmetic_types, free_tensors, is_quantized, kept_names, layer_types
+from sadtrt_core.engine.constraints import (
+    arithmetic_types,
+    free_tensors,
+    half_results,
+    is_quantized,
+    kept_names,
+    layer_types,
+)
 from sadtrt_core.graph.export import export_stage
 from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.graph.instance_norm import decompose_instance_norm
@@ -53,6 +60,17 @@ def test_quantized_convolutions_and_their_activations_are_left_to_the_builder(ty
     assert types[made["/decoder/fc/Conv"]] is None
     assert types[made["/decoder/G_middle_0/LeakyRelu"]] == TensorProto.FLOAT16, "what is quantized stays half itself"
     assert types["prediction"] == TensorProto.FLOAT, "the picture is kept"
+
+
+def test_sums_that_are_cast_to_half_may_be_rounded_by_the_epilogue(typed, graph):
+    made = outputs_of(typed)
+    in_half = half_results(typed)
+    assert made["/decoder/G_middle_0/conv_0/Conv"] in in_half
+    assert made["/decoder/fc/Conv"] in in_half
+    # What is kept in float32, and what no operand of eight bits has, is none of these.
+    assert made["/decoder/conv_img/Conv"] not in in_half
+    assert not {made[name] for name in made if "/up_1/conv_" in name} & in_half
+    assert half_results(apply_precision(graph, PRECISIONS["fp16-mixed"])) == frozenset()
 
 
 def test_free_tensors_are_not_counted_as_kept_in_float32(typed):

@@ -550,6 +550,15 @@ def test_rows_without_a_baseline() -> None:
     assert [row.verdict for row in new.rows] == ["same", "new"]
 
 
+def test_ranges_of_another_calibration_are_not_compared() -> None:
+    row, code = judge(measured(calibration="a" * 16), measured(calibration="b" * 16))
+    assert (row.verdict, row.reason, code) == ("not comparable", "calibration", ExitCode.NOT_COMPARABLE)
+    assert "ranges bbbbbbbbbbbbbbbb in the baseline, aaaaaaaaaaaaaaaa now" in row.findings[0].sentence
+    # Records from before had none.
+    for known, other in (("a" * 16, "a" * 16), ("a" * 16, None), (None, "a" * 16)):
+        assert judge(measured(calibration=known), measured(calibration=other))[1] == ExitCode.PASS
+
+
 def test_another_benchmark_version_is_not_compared() -> None:
     row, code = judge(measured(benchmark_version=2), measured())
     assert (row.verdict, row.reason, code) == ("not comparable", "benchmark_version", ExitCode.NOT_COMPARABLE)

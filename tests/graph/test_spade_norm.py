@@ -15,7 +15,7 @@ from onnx.reference.op_run import OpRun
 
 from sadtrt_core.graph.edit import constants_to_initializers, element_types
 from sadtrt_core.graph.export import export_stage, typed_graph
-from sadtrt_core.graph.plugin_nodes import SPADE_NORM, SPADE_NORM_ADD
+from sadtrt_core.graph.plugin_nodes import INT8_NORMS, SPADE_NORM, SPADE_NORM_ADD
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.spade_norm import fuse_spade_norms
 from sadtrt_core.graph.typed import apply_precision
@@ -30,8 +30,8 @@ NORMS = 18
 def _spade_norm(x: np.ndarray, modulation: np.ndarray, epsilon: float, slope: float, upsample: int) -> np.ndarray:
     x = x.repeat(upsample, 2).repeat(upsample, 3)
     gamma, beta = torch.from_numpy(modulation).chunk(2, 1)
-    y = torch.nn.functional.instance_norm(torch.from_numpy(x), eps=epsilon) * (1 + gamma) + beta
-    return torch.nn.functional.leaky_relu(y, slope).numpy()
+    y = torch.nn.functional.instance_norm(torch.from_numpy(x).float(), eps=epsilon) * (1 + gamma.float()) + beta
+    return torch.nn.functional.leaky_relu(y, slope).numpy().astype(x.dtype)
 
 
 class SpadeNorm(OpRun):
@@ -57,6 +57,28 @@ class SpadeNormAdd(OpRun):
         upsample: int = 1,
     ) -> tuple[Any, Any]:
         return x + residual, _spade_norm(x + residual, modulation, epsilon, slope, upsample)
+
+
+def _quantized(y: np.ndarray, scale: float) -> np.ndarray:
+    steps = np.rint(y.astype(np.float32) / np.float32(scale))
+    return np.clip(steps, -128, 127).astype(np.int8)
+
+
+class SpadeNormInt8(OpRun):
+    op_domain = ""
+
+    def _run(self, x: Any, modulation: Any, scale: float, **others: Any) -> tuple[Any]:
+        upsample = others.get("upsample", 1)
+        return (_quantized(_spade_norm(x, modulation, others["epsilon"], others["slope"], upsample), scale),)
+
+
+class SpadeNormAddInt8(OpRun):
+    op_domain = ""
+
+    def _run(self, x: Any, residual: Any, modulation: Any, scale: float, **others: Any) -> tuple[Any, Any]:
+        upsample = others.get("upsample", 1)
+        y = _spade_norm(x + residual, modulation, others["epsilon"], others["slope"], upsample)
+        return x + residual, _quantized(y, scale)
 
 
 def decode_graph(renderer: Renderer) -> onnx.ModelProto:
@@ -199,7 +221,9 @@ def test_mixed_precisions_fuse_norms_with_the_plugin_and_no_other_graph_does(
     content = typed_graph(seeded_demo, STAGES["generator"], PRECISIONS[precision], grid_sample, cache, ranges)
     found = operators(onnx.load_from_string(content))
     fused = grid_sample == "plugin" and precision in ("fp16-mixed", "int8", "fp8")
-    assert found[SPADE_NORM] + found[SPADE_NORM_ADD] == (NORMS if fused else 0)
+    in_int8 = sum(found[kind] for kind in INT8_NORMS.values())
+    assert in_int8 == (12 if fused and precision == "int8" else 0)
+    assert found[SPADE_NORM] + found[SPADE_NORM_ADD] + in_int8 == (NORMS if fused else 0)
     assert (found["InstanceNormalization"] == 0) == fused
 
 
@@ -209,10 +233,41 @@ def test_quantized_convolutions_read_what_the_norm_wrote(
     graph = export_stage(seeded_demo, STAGES["decode"])
     model = apply_precision(graph, PRECISIONS["int8"], seeded_calibration, has_plugin=True)
     made = {name: node for node in model.graph.node for name in node.output}
-    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in made]
-    sources = [made[node.input[0]] for node in quantizers]
-    sources = [made[node.input[0]] if node.op_type == "Cast" else node for node in sources]
-    assert {node.op_type for node in sources} == {SPADE_NORM, SPADE_NORM_ADD}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    types = element_types(model)
+    # No pass quantizes an activation any more: what is left quantizes weights.
+    assert not any(node.op_type == "QuantizeLinear" and node.input[0] in made for node in model.graph.node)
+    convolutions = [node for name, node in by_name(model).items() if "G_middle" in name and "/conv_" in name]
+    convolutions = [node for node in convolutions if node.op_type == "Conv"]
+    assert len(convolutions) == 12
+    for node in convolutions:
+        back = made[node.input[0]]
+        norm = made[back.input[0]]
+        assert norm.op_type in INT8_NORMS.values()
+        assert {item.name: item.f for item in norm.attribute}["scale"] == constants[back.input[1]]
+        assert types[norm.output[-1]] == TensorProto.INT8
+        # The sum, which is the residual of what follows, stays half.
+        assert {types[name] for name in (*norm.input, *norm.output[:-1])} == {TensorProto.FLOAT16}
+
+
+def test_a_norm_that_writes_int8_computes_the_bits_of_one_that_is_quantized_behind(
+    tiny: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = export_stage(tiny, STAGES["decode"])
+    ranges = {node.name: 1.5 for node in graph.graph.node if node.op_type == "Conv"}
+    calibration = Calibration("a test", (0,), tiny.weights.digest, "workload", "exporter", ranges)
+    specs = STAGES["decode"].inputs(tiny.config)
+    inputs = {spec.name: np.random.default_rng(0).standard_normal(spec.batched(1), np.float32) for spec in specs}
+    found = []
+    for _ in range(2):
+        model = apply_precision(graph, PRECISIONS["int8"], calibration, has_plugin=True)
+        model.opset_import[0].version = 19  # The first whose DequantizeLinear onnx computes.
+        evaluator = ReferenceEvaluator(model, new_ops=[SpadeNorm, SpadeNormAdd, SpadeNormInt8, SpadeNormAddInt8])
+        found.append((operators(model)["QuantizeLinear"], *evaluator.run(None, inputs)))
+        monkeypatch.setattr("sadtrt_core.graph.typed.quantize_in_norms", lambda model: None)
+    assert found[1][0] - found[0][0] == 12
+    assert np.array_equal(found[0][1], found[1][1])
+    assert found[0][1].std() > 0.01
 
 
 def test_modulations_quantized_together_are_merged_and_one_alone_is_not(

@@ -1,4 +1,4 @@
-// Loads a plugin library as TensorRT does and prints what its SpadeNorm and SpadeNormAdd answer.
+// Loads a plugin library as TensorRT does and prints what its SpadeNorm and SpadeNormAdd answer, in int8 as well.
 #include "tensorrt_caller.h"
 
 Plugin* create(Creator* creator, float epsilon, float slope, int32_t upsample = 1) {
@@ -182,6 +182,45 @@ void print_operator(void* library, const char* name, int32_t inputs, int32_t out
     print_run(doubling, inputs, outputs);
 }
 
+// An operator whose last output is int8: its attribute, its type, and the formats that go with those of the inputs.
+void print_int8(void* library, const char* name, int32_t inputs, int32_t outputs) {
+    Creator* creator = creator_of(library, name);
+    if (creator == nullptr) {
+        std::printf("no %s\n", name);
+        return;
+    }
+    std::printf("node: %s %s\n", creator->getPluginName(), creator->getPluginVersion());
+    for (float scale : {-1.0f, 0.0f, 0.5f}) {
+        const PluginField field("scale", &scale, PluginFieldType::kFLOAT32, 1);
+        PluginFieldCollection collection = {};
+        collection.nbFields = 1;
+        collection.fields = &field;
+        Plugin* plugin = create(creator, collection);
+        std::printf("scale %g: %s\n", scale, plugin != nullptr ? "taken" : "refused");
+        if (plugin == nullptr) {
+            continue;
+        }
+        print_run(plugin, inputs, outputs);
+        for (int64_t channels : {8, 32}) {
+            for (TensorFormat x_format : {TensorFormat::kLINEAR, TensorFormat::kHWC8}) {
+                const auto x = tensor(DataType::kHALF, x_format, {1, channels, 8, 8});
+                std::vector<PluginTensorDesc> all(static_cast<size_t>(inputs + outputs), x);
+                std::printf("%lld channels, format %d: %d, y", static_cast<long long>(channels),
+                            static_cast<int>(x_format), supports(plugin, 0, all, inputs));
+                for (int type = 0; type < 6; ++type) {
+                    for (int format = 0; format < 13; ++format) {
+                        all.back() = tensor(DataType(type), TensorFormat(format), {1, channels, 8, 8});
+                        if (supports(plugin, inputs + outputs - 1, all, inputs)) {
+                            std::printf(" type %d format %d", type, format);
+                        }
+                    }
+                }
+                std::printf("\n");
+            }
+        }
+    }
+}
+
 int main(int, char** arguments) {
     void* library = dlopen(arguments[1], RTLD_NOW);
     if (library == nullptr) {
@@ -190,5 +229,7 @@ int main(int, char** arguments) {
     }
     print_operator(library, "SpadeNorm", 2, 1);
     print_operator(library, "SpadeNormAdd", 3, 2);
+    print_int8(library, "SpadeNormInt8", 2, 1);
+    print_int8(library, "SpadeNormAddInt8", 3, 2);
     return 0;
 }

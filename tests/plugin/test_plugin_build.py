@@ -25,6 +25,7 @@ from sadtrt_core.engine.plugin_build import KERNEL_LIBRARY, build_kernel, build_
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.export import export_stage, typed_graph
 from sadtrt_core.graph.fixed_shapes import fix_shapes
+from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer
@@ -195,14 +196,18 @@ def test_rtx_builds_dense_motion_with_the_plugin(
     assert built["engine_bytes"] > 10_000
 
 
-@pytest.mark.parametrize("precision", ["fp16-mixed", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16-mixed", "bf16", "int8", "fp8"])
 def test_rtx_builds_a_decoder_whose_norms_are_nodes_of_the_plugin(
     rtx_plugin: PluginLibrary, tmp_path: Path, tiny: Renderer, precision: str
 ) -> None:
     how = replace(PRECISIONS[precision], operators=True)
-    model = apply_precision(export_stage(tiny, STAGES["decode"]), how, has_plugin=True)
+    graph = export_stage(tiny, STAGES["decode"])
+    ranges = {node.name: 4.0 for node in graph.graph.node if node.op_type == "Conv"}
+    calibration = Calibration("a test", (0,), tiny.weights.digest, "workload", "exporter", ranges)
+    model = apply_precision(graph, how, calibration, has_plugin=True)
     operators = {node.op_type for node in model.graph.node}
     assert {"SpadeNorm", "SpadeNormAdd"} <= operators
+    assert ({"SpadeNormInt8", "SpadeNormAddInt8"} <= operators) == (precision == "int8")
     onnx.save(model, tmp_path / "decode.onnx")
     built = rtx_engine(rtx_plugin, tmp_path, tmp_path / "decode.onnx")
     assert built["parsed"], built["errors"]

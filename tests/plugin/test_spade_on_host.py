@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from on_host import kernels_on_host
@@ -12,6 +16,8 @@ from plugin.spade_norm.cases import (
     FUNCTION,
     Case,
     layouts_of,
+    planes,
+    quantized,
     random_cases,
     reference,
     spade_launch,
@@ -128,6 +134,47 @@ def test_what_is_not_finite_spoils_its_own_channel_only(kernel: ctypes.CDLL, for
         assert torch.equal(finite.any(2), expected)
 
 
+@pytest.mark.parametrize("form", ["cluster", "two kernels"])
+@pytest.mark.parametrize(("channels", "height", "width"), [(64, 9, 12), (96, 5, 7), (32, 8, 16), (24, 16, 9)])
+def test_int8_is_the_halves_quantized_bit_by_bit(
+    kernel: ctypes.CDLL, form: str, channels: int, height: int, width: int
+) -> None:
+    generator = torch.Generator().manual_seed(channels)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        x, residual = (torch.randn((2, channels, height, width), generator=generator).to(dtype) for _ in range(2))
+        for added, upsample in ((None, 1), (residual, 1), (residual, 2)):
+            if upsample == 2 and form == "cluster":
+                continue
+            pixels = (height * upsample, width * upsample)
+            modulation = torch.randn((2, 2 * channels, *pixels), generator=generator).to(dtype)
+            # A power of two puts values of half exactly between two steps.
+            for scale in (2.0**-6, 0.0173, 1e3):
+                case = Case(x, modulation, added, upsample=upsample, scale=scale)
+                for layout in layouts_of(case):
+                    launch = spade_launch(kernel, case, layout, form)
+                    y = spade_launch(kernel, replace(case, scale=0.0), layout, form)()
+                    assert torch.equal(planes(launch()), quantized(y, scale)), (layout, dtype, upsample, scale)
+                    assert sums_right(case, launch)
+                    assert scale < 1 or not planes(launch.result).any()
+
+
+def test_the_int8_reference_is_onnx_quantize_linear() -> None:
+    values = torch.tensor([-3.0, -1.0, -0.75, -0.25, 0.25, 0.75, 1.25, 63.5, 63.75, 1e9]).half().float()
+    names = ("y", "scale", "zero")
+    node = onnx.helper.make_node("QuantizeLinear", names, ["q"])
+    types = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT, onnx.TensorProto.INT8)
+    inputs = [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in zip(names, types, strict=True)]
+    output = onnx.helper.make_tensor_value_info("q", onnx.TensorProto.INT8, None)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "q", inputs, [output]), opset_imports=[onnx.helper.make_opsetid("", 17)]
+    )
+    model.ir_version = 8
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    given = {"y": values.numpy(), "scale": np.array(0.5, np.float32), "zero": np.array(0, np.int8)}
+    (expected,) = session.run(None, given)
+    assert quantized(values, 0.5).tolist() == expected.tolist()
+
+
 def test_the_workspace_never_shrinks_when_a_size_grows(kernel: ctypes.CDLL) -> None:
     def size(*shape: int) -> int:
         batch, channels, height, width = shape
@@ -157,6 +204,12 @@ def test_what_cannot_be_done_is_refused_with_a_sentence(kernel: ctypes.CDLL) -> 
     launch.problem.channels = 12
     with pytest.raises(BuildError, match="a multiple of 8 channels, not of 12"):
         launch()
-    launch.problem.channels, launch.problem.feature_type = 8, 3
+    launch.problem.channels, launch.problem.scale = 8, 0.5
+    with pytest.raises(BuildError, match="int8 of channels-last tensors wants a multiple of 32 channels, not 8"):
+        launch()
+    launch.problem.scale = float("nan")
+    with pytest.raises(BuildError, match="scale nan is not 0"):
+        launch()
+    launch.problem.scale, launch.problem.feature_type = 0.0, 3
     with pytest.raises(BuildError, match=r"feature type 3 is not 0 \(fp32\), 1 \(fp16\) or 2 \(bf16\)"):
         launch()
