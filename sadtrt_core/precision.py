@@ -54,9 +54,8 @@ class Precision:
     (graph/quantize.py). `operators` puts the plugin's operators in place of what TensorRT computes slowly, in graphs
     whose sampler is the plugin's (graph/typed.py); PyTorch and other samplers are not affected. `as_shipped` leaves
     every setting of PyTorch as it is found: convolutions round to TF32 where a GPU has it, matrix products do not.
-    `half_coordinates`
-    does a sampler's arithmetic in half: positions, floor and weights, where it is float otherwise, whatever type the
-    coordinates were rounded to (renderer/sampling.py).
+    `half_coordinates` does a sampler's arithmetic in half: positions, floor and weights, where it is float otherwise,
+    whatever type the coordinates were rounded to (renderer/sampling.py).
     """
 
     name: str

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sadtrt_core import stats
-from sadtrt_core.records.measurements import Latency, Spread
+from sadtrt_core.records.measurements import Spread
 from sadtrt_core.records.picture import mean_error_db, median_face_db, visible
 from sadtrt_core.records.schema import Record, Run, energy_problem
 from sadtrt_core.report.drift_cells import (
@@ -25,8 +25,22 @@ from sadtrt_core.report.drift_cells import (
     tile_place,
     worst_face,
 )
+from sadtrt_core.report.latency_cells import (
+    best_cell,
+    bound,
+    device_cell,
+    disturbed,
+    disturbed_cell,
+    energy_cell,
+    host_cell,
+    interval_cell,
+    late,
+    lowest_to_highest,
+    megabytes_cell,
+    of_clock,
+)
 from sadtrt_core.report.ratios import Choice, as_shipped, best, best_name, ratio, ratio_words, strict
-from sadtrt_core.report.text import decibels, megabytes, milliseconds
+from sadtrt_core.report.text import decibels, milliseconds
 
 Value = float | int | bool | str | None
 Part = Literal["latency", "drift", "resources", "telemetry", "sustained"]
@@ -103,51 +117,17 @@ def _middle(spread: Spread | None) -> float | None:
     return None if spread is None else spread[1]
 
 
-def _range(name: str, part: Part = "telemetry") -> Callable[[Record, Run | None], str]:
-    """Lowest to highest, one figure where they are the same."""
-
-    def cell(record: Record, run: Run | None) -> str:
-        spread: Spread | None = None if getattr(record, part) is None else getattr(getattr(record, part), name)
-        if spread is None:
-            return "-"
-        low, high = f"{spread[0]:.0f}", f"{spread[2]:.0f}"
-        return low if low == high else f"{low} to {high}"
-
-    return cell
-
-
-def _time_interval(record: Record, clock: str) -> stats.Interval | None:
-    latency = record.latency
-    if latency is None or getattr(latency, clock) is None:
-        return None
-    return stats.time_interval(stats.units([latency.repetitions(clock)]))
-
-
-def _bound(clock: str, which: Literal["low", "high"]) -> Callable[[Record, Run | None], float | None]:
-    return lambda record, run: getattr(_time_interval(record, clock), which, None)
-
-
-def _interval(clock: str) -> Callable[[Record, Run | None], str]:
-    def cell(record: Record, run: Run | None) -> str:
-        interval = _time_interval(record, clock)
-        if interval is None:
-            return "-"
-        return f"{milliseconds(interval.low)} to {milliseconds(interval.high)} ({interval.units})"
-
-    return cell
-
-
 def _tail(clock: Clock, limits: tuple[tuple[str, float | None], ...]) -> tuple[Metric, ...]:
     """The metrics of a clock's tail: 90th and 99th percentile in ms, and how many percent of the samples are slow."""
 
     def percentile(percent: float) -> Callable[[Record, Run | None], float | None]:
-        return _of_clock(clock, lambda times: stats.percentile(times, percent))
+        return of_clock(clock, lambda times: stats.percentile(times, percent))
 
     def cell(value: Callable[[Record, Run | None], float | None]) -> Callable[[Record, Run | None], str]:
         return lambda record, run: milliseconds(value(record, run))
 
     heading = clock.removesuffix("_ms")
-    slow = _of_clock(clock, lambda times: 100 * stats.slow_share(times, stats.median(times)))
+    slow = of_clock(clock, lambda times: 100 * stats.slow_share(times, stats.median(times)))
     shown: tuple[Where, ...] = ("csv", "tails")
     p90, p99 = percentile(90), percentile(99)
     return (
@@ -155,38 +135,6 @@ def _tail(clock: Clock, limits: tuple[tuple[str, float | None], ...]) -> tuple[M
         Metric(f"{clock}_p99", "latency", p99, f"{heading} p99", "ms", "lower", shown, cell(p99), limits=limits),
         Metric(f"{clock}_slow", "latency", slow, f"{heading} slow", "%", "lower", shown),
     )
-
-
-def _of_clock(
-    clock: Clock, value: Callable[[tuple[float, ...]], float]
-) -> Callable[[Record, Run | None], float | None]:
-    def figure(record: Record, run: Run | None) -> float | None:
-        times = None if record.latency is None else getattr(record.latency, clock)
-        return None if times is None else value(times)
-
-    return figure
-
-
-def _megabytes(name: str) -> Callable[[Record, Run | None], str]:
-    return lambda record, run: megabytes(None if record.resources is None else getattr(record.resources, name))
-
-
-def _device_cell(record: Record, run: Run | None) -> str:
-    latency = record.latency
-    if latency is None or latency.device_ms is None:
-        return "-"
-    return milliseconds(latency.device_ms_median) + _mark(latency) + (" +" if latency.launch_bound else "")
-
-
-def _host_cell(record: Record, run: Run | None) -> str:
-    latency = record.latency
-    if latency is None:
-        return "-"
-    return milliseconds(latency.host_ms_median) + (_mark(latency) if latency.device_ms is None else "")
-
-
-def _mark(latency: Latency) -> str:
-    return "" if latency.steady and not latency.disturbed else " *"
 
 
 def _ratio(choice: Choice) -> tuple[Callable[[Record, Run | None], Value], Callable[[Record, Run | None], str]]:
@@ -197,34 +145,6 @@ def _ratio(choice: Choice) -> tuple[Callable[[Record, Run | None], Value], Calla
 _STRICT, _AS_SHIPPED, _BEST = _ratio(strict), _ratio(as_shipped), _ratio(best)
 
 
-def _best_cell(record: Record, run: Run | None) -> str:
-    words, name = _BEST[1](record, run), best_name(run, record)
-    return words if name is None or words in ("-", "reference") else f"{words} than {name}"
-
-
-def _energy_cell(record: Record, run: Run | None) -> str:
-    energy = None if record.resources is None else record.resources.energy_mj_per_frame
-    return "-" if energy is None else f"{energy:.4g}{'' if energy_problem(record) is None else ' !'}"
-
-
-def _disturbed(record: Record, run: Run | None) -> int | None:
-    # Nothing was seen to disturb what nothing watched.
-    latency = record.latency
-    watched = latency is not None and (latency.disturbed or record.telemetry)
-    return len(latency.disturbed) if latency is not None and watched else None
-
-
-def _disturbed_cell(record: Record, run: Run | None) -> str:
-    latency = record.latency
-    return f"{len(latency.disturbed)} of {len(latency.judged_ms)}" if latency else "-"
-
-
-def _late(record: Record, run: Run | None) -> int | None:
-    # Nothing was blocked before version 4.
-    latency = record.latency
-    return len(latency.late) if latency is not None and latency.device_ms and record.benchmark_version >= 4 else None
-
-
 def _growth(key: str, default: float, reason: str, slack: float = 0.0) -> Limit:
     return Limit(key, default, reason, "heavier", percent=True, slack=slack)
 
@@ -232,28 +152,28 @@ def _growth(key: str, default: float, reason: str, slack: float = 0.0) -> Limit:
 # fmt: off
 _ROWS = (
     Metric("device_ms_median", "latency", _of("latency", lambda one: one.device_ms_median), "device", "ms", "lower",
-           ("csv", "latency"), _device_cell, limits=(("slowdown_percent", 3.5),)),
-    Metric("device_ms_ci_low", "latency", _bound("device_ms", "low"), "95% interval (n)",
-           shown=("csv", "latency"), cell=_interval("device_ms")),
-    Metric("device_ms_ci_high", "latency", _bound("device_ms", "high")),
+           ("csv", "latency"), device_cell, limits=(("slowdown_percent", 3.5),)),
+    Metric("device_ms_ci_low", "latency", bound("device_ms", "low"), "95% interval (n)",
+           shown=("csv", "latency"), cell=interval_cell("device_ms")),
+    Metric("device_ms_ci_high", "latency", bound("device_ms", "high")),
     Metric("host_ms_median", "latency", _of("latency", lambda one: one.host_ms_median), "host", "ms", "lower",
-           ("csv", "latency"), _host_cell, limits=(("host_slowdown_percent", 10.0), ("cpu_slowdown_percent", 20.0))),
-    Metric("host_ms_ci_low", "latency", _bound("host_ms", "low"), "95% interval (n)",
-           shown=("csv", "latency"), cell=_interval("host_ms")),
-    Metric("host_ms_ci_high", "latency", _bound("host_ms", "high")),
+           ("csv", "latency"), host_cell, limits=(("host_slowdown_percent", 10.0), ("cpu_slowdown_percent", 20.0))),
+    Metric("host_ms_ci_low", "latency", bound("host_ms", "low"), "95% interval (n)",
+           shown=("csv", "latency"), cell=interval_cell("host_ms")),
+    Metric("host_ms_ci_high", "latency", bound("host_ms", "high")),
     Metric("ratio_to_pytorch_fp32", "latency", _STRICT[0], "vs PyTorch fp32", better="higher",
            shown=("csv", "latency"), cell=_STRICT[1]),
     Metric("ratio_to_pytorch_default", "latency", _AS_SHIPPED[0], "vs PyTorch as shipped", better="higher",
            shown=("csv", "latency"), cell=_AS_SHIPPED[1]),
     Metric("ratio_to_best_pytorch", "latency", _BEST[0], "vs best PyTorch of no worse picture", better="higher",
-           shown=("csv", "latency"), cell=_best_cell),
+           shown=("csv", "latency"), cell=best_cell),
     Metric("best_pytorch", "latency", lambda record, run: best_name(run, record)),
     Metric("repetitions", "latency", _of("latency", lambda one: len(one.repetitions()))),
     *_tail("device_ms", (("p99_slowdown_percent", 20.0), ("slow_samples_points", 0.5))),
     *_tail("host_ms", (("host_p99_slowdown_percent", 50.0),)),
     Metric("samples", "latency", _of("latency", lambda one: len(one.judged_ms))),
     Metric("steady", "latency", _of("latency", lambda one: one.steady)),
-    Metric("late", "latency", _late),
+    Metric("late", "latency", late),
     Metric("psnr_min", "drift", _of("drift", lambda one: one.psnr_min), "PSNR min", "dB", "higher", ("csv", "drift"),
            picture(lambda one: decibels(one.psnr_min), "identical", "NaN in {count} of {frames}"),
            Limit("psnr_min_drop_db", 0.5, "psnr_min_drop", capped="psnr_enough_db"), (("psnr_enough_db", 90.0),)),
@@ -290,24 +210,24 @@ _ROWS = (
     Metric("drift_meaningful", "drift", _of("drift", lambda one: one.meaningful)),
     Metric("drift_reference", "drift", _of("drift", lambda one: one.reference)),
     Metric("sm_clock_mhz", "telemetry", _of("telemetry", lambda one: _middle(one.sm_clock_mhz)), "SM", "MHz",
-           shown=("csv", "telemetry"), cell=_range("sm_clock_mhz")),
+           shown=("csv", "telemetry"), cell=lowest_to_highest("sm_clock_mhz")),
     Metric("memory_clock_mhz", "telemetry", _of("telemetry", lambda one: _middle(one.memory_clock_mhz)), "memory",
-           "MHz", shown=("telemetry",), cell=_range("memory_clock_mhz")),
+           "MHz", shown=("telemetry",), cell=lowest_to_highest("memory_clock_mhz")),
     Metric("temperature_c", "telemetry", _of("telemetry", lambda one: _middle(one.temperature_c)), "", "deg C",
-           shown=("csv", "telemetry"), cell=_range("temperature_c")),
+           shown=("csv", "telemetry"), cell=lowest_to_highest("temperature_c")),
     Metric("power_w", "telemetry", _of("telemetry", lambda one: _middle(one.power_w)), "", "W",
-           shown=("csv", "telemetry"), cell=_range("power_w")),
+           shown=("csv", "telemetry"), cell=lowest_to_highest("power_w")),
     Metric("memory_used_mb", "telemetry", _of("telemetry", lambda one: _middle(one.memory_used_mb)), "used", "MB",
-           shown=("telemetry",), cell=_range("memory_used_mb")),
+           shown=("telemetry",), cell=lowest_to_highest("memory_used_mb")),
     Metric("engine_mb", "resources", _of("resources", lambda one: one.engine_mb), "engine", "MB", "lower",
-           ("csv", "latency"), _megabytes("engine_mb"),
+           ("csv", "latency"), megabytes_cell("engine_mb"),
            _growth("engine_growth_percent", 5.0, "engine_growth", 0.5)),
     # A few percent of a small figure are an allocator's granularity: hence the slack.
     Metric("gpu_memory_mb", "resources", _of("resources", lambda one: one.gpu_memory_mb), "GPU", "MB", "lower",
-           ("csv", "latency"), _megabytes("gpu_memory_mb"),
+           ("csv", "latency"), megabytes_cell("gpu_memory_mb"),
            _growth("memory_growth_percent", 10.0, "memory_growth", 32.0)),
     Metric("energy_mj_per_frame", "resources", _of("resources", lambda one: one.energy_mj_per_frame), "", "mJ a frame",
-           "lower", ("csv", "sustained"), _energy_cell, _growth("energy_growth_percent", 20.0, "energy_growth")),
+           "lower", ("csv", "sustained"), energy_cell, _growth("energy_growth_percent", 20.0, "energy_growth")),
     Metric("energy_problem", "sustained", lambda record, run: energy_problem(record)),
     Metric("sustained_ms_per_frame", "sustained", _of("sustained", lambda one: one.ms_per_frame), "", "ms a frame",
            "lower", ("csv", "sustained")),
@@ -318,7 +238,7 @@ _ROWS = (
     Metric("power_limit_w", "sustained", _of("sustained", lambda one: one.power_limit_w), "limit", "W",
            shown=("csv", "sustained")),
     Metric("sustained_sm_clock_mhz", "sustained", _of("sustained", lambda one: _middle(one.sm_clock_mhz)), "SM", "MHz",
-           shown=("csv", "sustained"), cell=_range("sm_clock_mhz", "sustained")),
+           shown=("csv", "sustained"), cell=lowest_to_highest("sm_clock_mhz", "sustained")),
     Metric("load_s", "resources", _of("resources", lambda one: one.load_s), "load", "s", "lower",
            ("csv", "sustained")),
     Metric("first_call_ms", "resources", _of("resources", lambda one: one.first_call_ms), "first call", "ms", "lower",
@@ -326,7 +246,7 @@ _ROWS = (
     Metric("others_percent", "telemetry", _of("telemetry", lambda one: one.others_percent), "host busy",
            shown=("telemetry",), cell=lambda record, run: "-" if record.telemetry is None
            or record.telemetry.others_percent is None else f"{record.telemetry.others_percent:.0f}%"),
-    Metric("disturbed", "latency", _disturbed, "disturbed", shown=("csv", "telemetry"), cell=_disturbed_cell),
+    Metric("disturbed", "latency", disturbed, "disturbed", shown=("csv", "telemetry"), cell=disturbed_cell),
     Metric("throttle_reasons", "telemetry", _of("telemetry", lambda one: " ".join(one.throttle_reasons) or None),
            "throttled by", shown=("csv", "telemetry"),
            cell=lambda record, run: ", ".join(record.telemetry.throttle_reasons if record.telemetry else ()) or "-"),

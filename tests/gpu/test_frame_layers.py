@@ -23,7 +23,7 @@ pytestmark = [
 
 
 def test_no_reformat_and_no_region_is_left_between_convolutions_of_the_decoder() -> None:
-    session = Session(RunConfig(optimization_level=2))
+    session = Session(RunConfig())
     job = session.job(Case("frame", "tensorrt", "fp16-mixed", "plugin", 1))
     layers = read_layers(tensorrt_module(), ensure_engine(engine_job(job)).plan)
     assert sum(layer.convolves and "/decoder/" in layer.name for layer in layers) > 40
