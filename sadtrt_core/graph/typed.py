@@ -70,7 +70,7 @@ def apply_precision(
     kept = kept_nodes(typed, precision)
     chosen = quantized_nodes(typed, precision)
     if fused:
-        convolve_before_upsampling(typed, excluded=chosen)
+        convolve_before_upsampling(typed, excluded=chosen, kept=kept)
         kept = fuse_split_sums(typed, kept)
         kept |= fuse_spade_norms(typed, kept, chosen)
         fuse_picture(typed, kept)
