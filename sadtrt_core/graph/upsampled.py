@@ -9,7 +9,7 @@ in real arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -26,16 +26,20 @@ VECTOR = 8
 
 
 def convolve_before_upsampling(
-    model: onnx.ModelProto, excluded: Collection[str] = (), kept: Collection[str] = ()
+    model: onnx.ModelProto,
+    shapes: Mapping[str, tuple[int, ...]],
+    excluded: Collection[str] = (),
+    kept: Collection[str] = (),
 ) -> None:
     """Replace every 3x3 convolution (padding 1, stride 1) that reads an upsampled map, in place.
 
     The upsampling is nearest, of height and width by the same whole factor, in one node or in several. The graph is
-    fp32, its constants are initializers. `excluded` names convolutions that stay as they are. A replaced node keeps
-    its name, and weights of its own under the old name with `.phases` behind it. A SplitSum that adds its outputs up
-    takes the phases as well, for any other there is a new one. Of the others those that read one map, upsampled by
-    the same factor, become one convolution under the first one's name, so that the last of a GPU's waves is fuller;
-    not some that are `kept` in fp32 with some that are not.
+    fp32, its constants are initializers. `excluded` names convolutions that stay as they are. So do those of maps so
+    small that the windows at the border outweigh what the phases save; `shapes` has the maps' shapes, 0 for what is not
+    known. A replaced node keeps its name, and weights of its own under the old name with `.phases` behind it. A
+    SplitSum that adds its outputs up takes the phases as well, for any other there is a new one. Of the others those
+    that read one map, upsampled by the same factor, become one convolution under the first one's name, so that the last
+    of a GPU's waves is fuller; not some that are `kept` in fp32 with some that are not.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     producers = {name: node for node in model.graph.node for name in node.output}
@@ -45,7 +49,7 @@ def convolve_before_upsampling(
     for node in model.graph.node:
         taken = _is_plain(node, weights) and node.name not in excluded
         source, factor = _before_upsampling(node.input[0], producers, weights) if taken else ("", 1)
-        if not 1 < factor <= MOST_SCALE:
+        if not 1 < factor <= MOST_SCALE or not _saves(shapes.get(source, ()), factor):
             nodes.append(node)
             continue
         own_sum = sums.get(node.output[0])
@@ -83,6 +87,14 @@ def phase_kernel(weights: np.ndarray, factor: int, taps: int = 1) -> np.ndarray:
     by_tap = weights.reshape(taps, -1, *weights.shape[1:]).astype(np.float64)
     summed = np.einsum("tocij,pui,qvj->tpqocuv", by_tap, gather, gather)
     return summed.reshape(-1, weights.shape[1], 2, 2).astype(weights.dtype)
+
+
+def _saves(shape: tuple[int, ...], factor: int) -> bool:
+    """Whether the phases of a map of this shape are fewer products than the convolution of the upsampled map."""
+    height, width = shape[-2:] or (0, 0)
+    if not (height and width):
+        return True
+    return (height + 1) * (width + 1) * 4 * min(factor, 3) ** 2 < height * width * factor**2 * 9
 
 
 def _is_plain(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> bool:

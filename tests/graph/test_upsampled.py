@@ -11,6 +11,7 @@ from plugin_operators import evaluate
 
 from sadtrt_core.graph.edit import constants_to_initializers, element_types
 from sadtrt_core.graph.export import export_stage
+from sadtrt_core.graph.fold_depth import tensor_shapes
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.graph.upsampled import convolve_before_upsampling, phase_kernel
 from sadtrt_core.plan import Plan
@@ -47,7 +48,7 @@ def test_the_decoder_convolves_its_maps_before_they_are_upsampled(seeded_demo):
     constants_to_initializers(model)
     inputs = {spec.name: torch.randn(spec.batched(1)) for spec in stage.inputs(seeded_demo.config)}
     (before,) = call_stage(stage_module(stage, seeded_demo), tuple(inputs.values()))
-    convolve_before_upsampling(model)
+    convolve_before_upsampling(model, tensor_shapes(model))
     (after,) = evaluate(model, {name: tensor.numpy() for name, tensor in inputs.items()})
     sums = sorted(node.name for node in model.graph.node if node.op_type == "SplitSum")
     assert sums == [f"{name}/parts" for name in SHARED]
@@ -59,7 +60,7 @@ def test_the_decoder_convolves_its_maps_before_they_are_upsampled(seeded_demo):
 def test_named_convolutions_keep_their_upsampled_maps(tiny):
     model = export_stage(tiny, STAGES["decode"])
     constants_to_initializers(model)
-    convolve_before_upsampling(model, excluded={SHARED[0]})
+    convolve_before_upsampling(model, tensor_shapes(model), excluded={SHARED[0]})
     assert sorted(node.name for node in model.graph.node if node.op_type == "SplitSum") == [
         f"{name}/parts" for name in SHARED[1:]
     ]
@@ -83,7 +84,7 @@ def test_convolutions_of_one_map_are_merged_where_each_begins_at_a_vector(output
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     x = random.integers(-3, 4, (1, 4, 5, 6)).astype(np.float32)
     expected = evaluate(model, {"x": x})
-    convolve_before_upsampling(model)
+    convolve_before_upsampling(model, tensor_shapes(model))
     assert [node.op_type for node in model.graph.node].count("Conv") == left
     # Whole numbers: nothing is rounded.
     for old, new in zip(expected, evaluate(model, {"x": x}), strict=True):
