@@ -1,8 +1,8 @@
 // The CUDA kernel of PictureConv, templated over feature type and layout.
 //
 // A block makes a tile of the picture. It takes the map's channels in slabs: the slab of the tile and of a border one
-// wide goes to shared memory, with the weights of these channels beside it, and every thread adds what it gives to two
-// pixels, one below the other, whose windows overlap.
+// wide goes to shared memory, with the weights of these channels beside it, and every thread adds what one vector of
+// its channels gives to two pixels, one below the other, whose windows overlap. The vectors' sums are added up last.
 #pragma once
 
 #include "../common/device.cuh"
@@ -13,12 +13,14 @@ constexpr int kTileWidth = 32;
 constexpr int kThreadRows = 4;
 constexpr int kPixels = 2;  // of a thread
 constexpr int kTileHeight = kThreadRows * kPixels;
-constexpr int kPictureThreads = kTileWidth * kThreadRows;
 constexpr int kTaps = 3;
 constexpr int kColours = 3;
 constexpr int kVectorBytes = 16;
-constexpr int kSlabBytes = 64;                           // of a pixel's channels
-constexpr int kPixelBytes = kSlabBytes + kVectorBytes;   // apart in shared memory: neighbours are in other banks
+constexpr int kSlabBytes = 64;  // of a pixel's channels
+constexpr int kVectors = kSlabBytes / kVectorBytes;
+constexpr int kVectorThreads = kTileWidth * kThreadRows;  // of one vector
+constexpr int kPictureThreads = kVectorThreads * kVectors;
+constexpr int kPixelBytes = kSlabBytes + kVectorBytes;  // apart in shared memory: neighbours are in other banks
 constexpr int kHaloWidth = kTileWidth + kTaps - 1;
 constexpr int kHaloHeight = kTileHeight + kTaps - 1;
 
@@ -35,10 +37,10 @@ struct alignas(kCount * sizeof(Element)) Several {
     Element of[kCount];
 };
 
+// At least two blocks of a multiprocessor, so that one reads while the other computes.
 template <typename Feature, bool kChannelsLast>
-__global__ void __launch_bounds__(kPictureThreads) convolve_to_picture(const __grid_constant__ PictureConv problem) {
+__global__ void __launch_bounds__(kPictureThreads, 2) convolve_to_picture(const __grid_constant__ PictureConv problem) {
     constexpr int kLanes = kVectorBytes / sizeof(Feature);
-    constexpr int kVectors = kSlabBytes / kVectorBytes;
     constexpr int kSlab = kLanes * kVectors;
     constexpr int kPixelStride = kPixelBytes / sizeof(Feature);
     using Vector = Several<Feature, kLanes>;
@@ -50,7 +52,8 @@ __global__ void __launch_bounds__(kPictureThreads) convolve_to_picture(const __g
 
     const int thread = threadIdx.x;
     const int x = thread % kTileWidth;
-    const int y = thread / kTileWidth * kPixels;
+    const int y = thread / kTileWidth % kThreadRows * kPixels;
+    const int vector = thread / kVectorThreads;
     const int left = static_cast<int>(blockIdx.x) * kTileWidth;
     const int top = static_cast<int>(blockIdx.y) * kTileHeight;
     const int64_t plane = static_cast<int64_t>(problem.height) * problem.width;
@@ -72,18 +75,18 @@ __global__ void __launch_bounds__(kPictureThreads) convolve_to_picture(const __g
         }
         if constexpr (kChannelsLast) {
             for (int i = thread; i < kHaloHeight * kHaloWidth * kVectors; i += kPictureThreads) {
-                const int vector = i % kVectors;
+                const int of_pixel = i % kVectors;
                 const int pixel = i / kVectors;
                 const int row = top + pixel / kHaloWidth - 1;
                 const int column = left + pixel % kHaloWidth - 1;
-                const int channel = first + vector * kLanes;
+                const int channel = first + of_pixel * kLanes;
                 const bool inside = row >= 0 && row < problem.height && column >= 0 && column < problem.width;
                 Vector value = {};
                 if (inside && channel < problem.channels) {
                     const int64_t at = (static_cast<int64_t>(row) * problem.width + column) * problem.channels + channel;
                     value = *reinterpret_cast<const Vector*>(map + at);
                 }
-                tile[pixel * (kPixelBytes / kVectorBytes) + vector] = value;
+                tile[pixel * (kPixelBytes / kVectorBytes) + of_pixel] = value;
             }
         } else {
             for (int i = thread; i < kHaloHeight * kHaloWidth * kSlab; i += kPictureThreads) {
@@ -100,29 +103,27 @@ __global__ void __launch_bounds__(kPictureThreads) convolve_to_picture(const __g
             }
         }
         __syncthreads();
-        for (int vector = 0; vector < kVectors; ++vector) {
-            for (int column = 0; column < kTaps; ++column) {
-                const Weights* own = weights + (vector * kTaps + column) * kTaps * kColours;
-                Weights taps[kTaps * kColours];
+        for (int column = 0; column < kTaps; ++column) {
+            const Weights* own = weights + (vector * kTaps + column) * kTaps * kColours;
+            Weights taps[kTaps * kColours];
 #pragma unroll
-                for (int i = 0; i < kTaps * kColours; ++i) {
-                    taps[i] = own[i];
-                }
+            for (int i = 0; i < kTaps * kColours; ++i) {
+                taps[i] = own[i];
+            }
 #pragma unroll
-                for (int row = 0; row < kPixels + kTaps - 1; ++row) {
-                    const int pixel = (y + row) * kHaloWidth + x + column;
-                    const Vector value = tile[pixel * (kPixelBytes / kVectorBytes) + vector];
+            for (int row = 0; row < kPixels + kTaps - 1; ++row) {
+                const int pixel = (y + row) * kHaloWidth + x + column;
+                const Vector value = tile[pixel * (kPixelBytes / kVectorBytes) + vector];
 #pragma unroll
-                    for (int lane = 0; lane < kLanes; ++lane) {
-                        const float feature = to_float(value.of[lane]);
+                for (int lane = 0; lane < kLanes; ++lane) {
+                    const float feature = to_float(value.of[lane]);
 #pragma unroll
-                        for (int own_row = 0; own_row < kPixels; ++own_row) {
-                            const int tap = row - own_row;
-                            if (tap >= 0 && tap < kTaps) {
+                    for (int own_row = 0; own_row < kPixels; ++own_row) {
+                        const int tap = row - own_row;
+                        if (tap >= 0 && tap < kTaps) {
 #pragma unroll
-                                for (int colour = 0; colour < kColours; ++colour) {
-                                    sums[own_row][colour] += feature * taps[tap * kColours + colour].of[lane];
-                                }
+                            for (int colour = 0; colour < kColours; ++colour) {
+                                sums[own_row][colour] += feature * taps[tap * kColours + colour].of[lane];
                             }
                         }
                     }
@@ -132,16 +133,27 @@ __global__ void __launch_bounds__(kPictureThreads) convolve_to_picture(const __g
         __syncthreads();
     }
     let_next_kernel_begin();
+    // Of every vector: pixel of a thread, colour, thread.
+    float* const partial = reinterpret_cast<float*>(tile);
+    constexpr int kSums = kPixels * kColours * kVectorThreads;
+    static_assert(kVectors * kSums * sizeof(float) <= sizeof(tile), "the sums take the tile's place");
 #pragma unroll
-    for (int own_row = 0; own_row < kPixels; ++own_row) {
-        const int row = top + y + own_row;
-        if (row < problem.height && left + x < problem.width) {
+    for (int i = 0; i < kPixels * kColours; ++i) {
+        partial[vector * kSums + i * kVectorThreads + thread % kVectorThreads] = sums[i / kColours][i % kColours];
+    }
+    __syncthreads();
+    for (int i = thread; i < kSums; i += kPictureThreads) {
+        const int colour = i / kVectorThreads % kColours;
+        const int row = top + i % kVectorThreads / kTileWidth * kPixels + i / (kVectorThreads * kColours);
+        const int column = left + i % kTileWidth;
+        if (row < problem.height && column < problem.width) {
+            float sum = problem.bias[colour];
 #pragma unroll
-            for (int colour = 0; colour < kColours; ++colour) {
-                const float sum = sums[own_row][colour] + problem.bias[colour];
-                problem.output[(blockIdx.z * kColours + colour) * plane + static_cast<int64_t>(row) * problem.width +
-                               left + x] = 1.0f / (1.0f + expf(-sum));
+            for (int part = 0; part < kVectors; ++part) {
+                sum += partial[part * kSums + i];
             }
+            const int64_t at = static_cast<int64_t>(row) * problem.width + column;
+            problem.output[(blockIdx.z * kColours + colour) * plane + at] = 1.0f / (1.0f + expf(-sum));
         }
     }
 }

@@ -16,7 +16,7 @@ from plugin.common.launching import FP32_BOUND, as_stored, empty_output, kind_of
 from plugin.common.timing import Timing
 from sadtrt_core.engine.kernels import FEATURE_TYPES, KernelLaunch
 
-_SIZES = ("maps", "outputs", "skip_channels", "height", "width")
+_SIZES = ("maps", "outputs", "skip_channels", "x_channels", "first_channel", "height", "width")
 _ATTRIBUTES = ("depth", "taps_depth", "taps_height", "taps_width", "scale")
 
 
@@ -40,6 +40,7 @@ class Attributes:
     scale: int = 1
     pool: int = 0
     slope: float = 1.0
+    first_channel: int = 0
 
     def parts(self) -> int:
         """Channels of x for each output."""
@@ -53,7 +54,10 @@ class Attributes:
 
 @dataclass(frozen=True)
 class Case:
-    """x (maps, parts * O, h, w), bias (O), and what comes behind the sums, (maps, S, rows, columns) or nothing."""
+    """x (maps, at least first_channel + parts * O, h, w), bias (O), and what comes behind the sums or nothing.
+
+    That is (maps, S, rows, columns).
+    """
 
     x: Tensor
     bias: Tensor
@@ -73,13 +77,15 @@ class Case:
 
 def sum_launch(kernels: ctypes.CDLL, case: Case) -> KernelLaunch:
     """A case's launch, whose memory is taken once; it gives (maps, O + S, rows, columns)."""
-    maps, _, *size = case.x.shape
+    maps, channels, *size = case.x.shape
     outputs, skip_channels = case.bias.numel(), 0 if case.skip is None else case.skip.shape[1]
     shape = (maps, outputs + skip_channels, *(case.how.size_of_y(side) for side in size))
     y, result = empty_output(shape, case.x, case.y_last)
     inside = [side - (case.how.scale > 1) for side in size]
     problem = Problem(
-        **dict(zip(_SIZES, (maps, outputs, skip_channels, *inside), strict=True)),
+        **dict(
+            zip(_SIZES, (maps, outputs, skip_channels, channels, case.how.first_channel, *inside), strict=True),
+        ),
         **dict(zip(_ATTRIBUTES, (case.how.depth, *case.how.taps, case.how.scale), strict=True)),
         slope=case.how.slope,
         pool=case.how.pool,
@@ -103,6 +109,7 @@ def sum_launch(kernels: ctypes.CDLL, case: Case) -> KernelLaunch:
 def in_torch(x: Tensor, bias: Tensor, skip: Tensor | None, how: Attributes) -> tuple[Tensor]:
     """The same in PyTorch, in the type of x."""
     phases, (rows, columns) = min(how.scale, 3), x.shape[2:]
+    x = x[:, how.first_channel : how.first_channel + how.parts() * bias.numel()]
     parts = x.unflatten(0, (-1, how.depth)).unflatten(2, (*how.taps, phases, phases, bias.numel()))
     along, down, across = (tap // 2 for tap in how.taps)
     padded = F.pad(parts, (across, across, down, down, *[0] * 12, along, along))
@@ -183,14 +190,16 @@ def _channels_last(kernels: ctypes.CDLL, case: Case) -> KernelLaunch:
     return sum_launch(kernels, replace(case, x_last=True, y_last=filled))
 
 
-def _case(shape: tuple[int, ...], how: Attributes, dtype: torch.dtype, values: torch.Generator) -> Case:
-    """Of normal numbers: maps, outputs, channels of the skip, height and width of x."""
+def _case(
+    shape: tuple[int, ...], how: Attributes, dtype: torch.dtype, values: torch.Generator, behind: int = 0
+) -> Case:
+    """Of normal numbers: maps, outputs, channels of the skip, height and width of x; channels of x behind the sum's."""
     maps, outputs, skip_channels, *size = shape
 
     def normal(*sizes: int) -> Tensor:
         return torch.randn(sizes, generator=values, device=values.device)
 
-    x = normal(maps, how.parts() * outputs, *size).to(dtype)
+    x = normal(maps, how.first_channel + how.parts() * outputs + behind, *size).to(dtype)
     skip = normal(maps, skip_channels, *map(how.size_of_y, size)).to(dtype) if skip_channels else None
     return Case(x, normal(outputs), skip, how)
 
@@ -211,8 +220,9 @@ def random_cases(count: int, most_size: int, device: str = "cpu") -> Iterator[Ca
         if form == 3:
             taps = (drawn(1, 3), drawn(1, 3, 7), drawn(1, 5))
         scale, pool = (drawn(2, 3, 4, 5) if form == 1 else 1), int(form == 2)
-        how = Attributes(depth, taps, scale, pool, drawn(0, 1, 2) / 2)
+        first, behind = (drawn(0, 8, 16), drawn(0, 8)) if layout == 2 else (drawn(0, 1, 8), drawn(0, 3))
+        how = Attributes(depth, taps, scale, pool, drawn(0, 1, 2) / 2, first)
         outputs, skip = (drawn(8, 16, 24), drawn(0, 8, 40)) if layout == 2 else (drawn(1, 3, 8), drawn(0, 1, 8))
         height, width = (int(torch.randint(3, most_size + 1, (), generator=sizes)) for _ in range(2))
-        case = _case((depth * drawn(1, 2), outputs, skip, height, width), how, dtype, values)
+        case = _case((depth * drawn(1, 2), outputs, skip, height, width), how, dtype, values, behind)
         yield replace(case, x_last=layout > 0, y_last=layout == 2)

@@ -12,7 +12,7 @@ using namespace nvinfer1;
 constexpr int32_t kMapAxes = 4;
 enum { kX, kBias, kSkip };
 
-enum { kDepth, kTapsDepth, kTapsHeight, kTapsWidth, kScale, kPool, kSlope, kAttributeCount };
+enum { kDepth, kTapsDepth, kTapsHeight, kTapsWidth, kScale, kPool, kSlope, kFirstChannel, kAttributeCount };
 constexpr Attribute kAttributes[kAttributeCount] = {
     {"depth", PluginFieldType::kINT32, 1, 1 << 20, 1},
     {"taps_depth", PluginFieldType::kINT32, 1, kMostTaps, 1},
@@ -21,6 +21,7 @@ constexpr Attribute kAttributes[kAttributeCount] = {
     {"scale", PluginFieldType::kINT32, 1, kMostScale, 1},
     {"pool", PluginFieldType::kINT32, 0, 1, 0},
     {"slope", PluginFieldType::kFLOAT32, 0, 1, 1},
+    {"first_channel", PluginFieldType::kINT32, 0, 1 << 20, 0},
 };
 
 const char* name_of(bool joins) { return joins ? "SplitSumJoin" : "SplitSum"; }
@@ -93,6 +94,8 @@ SadtrtSplitSum problem_of(const Layer& layer) {
     problem.maps = x.d[0];
     problem.outputs = layer.inputs[kBias].dims.d[0];
     problem.skip_channels = kJoins ? layer.inputs[kSkip].dims.d[1] : 0;
+    problem.x_channels = x.d[1];
+    problem.first_channel = attributes[kFirstChannel].integer;
     problem.depth = attributes[kDepth].integer;
     problem.taps_depth = attributes[kTapsDepth].integer;
     problem.taps_height = attributes[kTapsHeight].integer;
@@ -111,12 +114,6 @@ SadtrtSplitSum problem_of(const Layer& layer) {
 template <bool kJoins>
 int32_t check(const Layer& layer, char* message) {
     const SadtrtSplitSum problem = problem_of<kJoins>(layer);
-    const int64_t channels = layer.inputs[kX].dims.d[1];
-    if (channels != parts_of(problem) * problem.outputs) {
-        return refuse(message, kMessageBytes, "%s: %lld channels for %lld outputs; %lld are expected", name_of(kJoins),
-                      static_cast<long long>(channels), static_cast<long long>(problem.outputs),
-                      static_cast<long long>(parts_of(problem) * problem.outputs));
-    }
     if (kJoins) {
         for (int32_t axis = 0; axis < kMapAxes; ++axis) {
             const int64_t of_skip = layer.inputs[kSkip].dims.d[axis];

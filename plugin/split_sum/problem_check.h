@@ -41,9 +41,15 @@ inline int32_t check_problem(const SadtrtSplitSum& problem, char* message, int64
         return refuse(message, message_size, "%s: %lld maps are no volumes of depth %lld", kName,
                       static_cast<long long>(problem.maps), static_cast<long long>(problem.depth));
     }
+    if (problem.first_channel < 0 || problem.x_channels - problem.first_channel < parts_of(problem) * problem.outputs) {
+        return refuse(message, message_size, "%s: %lld channels from %lld on for %lld outputs; %lld are expected", kName,
+                      static_cast<long long>(problem.x_channels), static_cast<long long>(problem.first_channel),
+                      static_cast<long long>(problem.outputs),
+                      static_cast<long long>(parts_of(problem) * problem.outputs));
+    }
     const double places = static_cast<double>(problem.maps) * (problem.height + 1.0) * (problem.width + 1.0);
     const double scaled = static_cast<double>(problem.scale) * problem.scale;
-    const double of_x = places * (static_cast<double>(parts_of(problem)) * problem.outputs + 8.0);
+    const double of_x = places * (static_cast<double>(problem.x_channels) + 8.0);
     const double of_y = places * scaled * (static_cast<double>(problem.outputs) + problem.skip_channels);
     if (of_x > INT32_MAX || of_y > INT32_MAX) {
         return refuse(message, message_size, "%s: a tensor has more than 2^31 - 1 elements", kName);
@@ -55,11 +61,13 @@ inline int32_t check_problem(const SadtrtSplitSum& problem, char* message, int64
     if (problem.x_channels_last != 0 && problem.feature_type == SADTRT_FLOAT32) {
         return refuse(message, message_size, "%s: channels last are fp16 or bf16, not fp32", kName);
     }
-    const bool vectors_full = problem.outputs % 8 == 0 && problem.skip_channels % 8 == 0;
+    const bool vectors_full =
+        problem.outputs % 8 == 0 && problem.skip_channels % 8 == 0 && problem.first_channel % 8 == 0;
     if (problem.y_channels_last != 0 && (problem.x_channels_last == 0 || !vectors_full)) {
         return refuse(message, message_size,
-                      "%s: channels last come of channels last in multiples of 8, not of %lld and %lld channels", kName,
-                      static_cast<long long>(problem.outputs), static_cast<long long>(problem.skip_channels));
+                      "%s: channels last come of channels last in multiples of 8, not of %lld and %lld channels from %lld on",
+                      kName, static_cast<long long>(problem.outputs), static_cast<long long>(problem.skip_channels),
+                      static_cast<long long>(problem.first_channel));
     }
     return 0;
 }

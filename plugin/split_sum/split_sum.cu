@@ -58,10 +58,11 @@ SplitSum sum_of(const SadtrtSplitSum& problem) {
     sum.bias = problem.bias;
     sum.skip = problem.skip;
     sum.y = problem.y;
-    sum.of_x = strides_of(parts_of(problem) * problem.outputs, problem.height + border, problem.width + border,
+    sum.of_x = strides_of(problem.x_channels, problem.height + border, problem.width + border,
                           problem.x_channels_last != 0);
     sum.of_skip = strides_of(problem.skip_channels, rows, columns, y_last);
     sum.of_y = strides_of(channels, rows, columns, y_last);
+    sum.first_channel = static_cast<uint32_t>(problem.first_channel);
     sum.outputs = static_cast<uint32_t>(problem.outputs);
     sum.vectors = static_cast<uint32_t>(y_last ? channels / 8 : channels);
     sum.rows = static_cast<uint32_t>(rows);

@@ -23,6 +23,7 @@ struct SplitSum {
     const void* skip;
     void* y;
     Strides of_x, of_skip, of_y;
+    uint32_t first_channel;  // of x
     uint32_t outputs;        // O
     uint32_t vectors;        // of a place of y, those of the skip among them
     uint32_t rows, columns;  // of y
@@ -71,7 +72,8 @@ __device__ __forceinline__ void add_taps(const SplitSum& sum, uint32_t map, uint
     const uint32_t taps_height = kPlaneTaps > 0 ? kPlaneTaps : sum.taps_height;
     const uint32_t taps_width = kPlaneTaps > 0 ? kPlaneTaps : sum.taps_width;
     const uint32_t tap_channels = phases * phases * sum.outputs;
-    const uint32_t first = (down.number * phases + across.number) * sum.outputs + channel;
+    const uint32_t phase = down.number * phases + across.number;
+    const uint32_t first = sum.first_channel + phase * sum.outputs + channel;
     const Feature* x = static_cast<const Feature*>(sum.x);
 #pragma unroll
     for (uint32_t along = 0; along < taps_depth; ++along) {

@@ -10,7 +10,8 @@ extern "C" {
 
 /* The second half of a split convolution. x has O outputs for every tap, (maps, Td * Th * Tw * Q * Q * O, h, w), its
  * channels in the order tap along depth, height, width, phase along height, width, output. `depth` maps that follow one
- * another are the depths of a volume. y has those of every place added up:
+ * another are the depths of a volume. A wider x may serve several sums: this one's channels begin at `first_channel`.
+ * y has those of every place added up:
  *
  *     y[m, o, r, c] = act(bias[o] + sum over taps of x[m + td - Td / 2, tap, phase, o, r + th - Th / 2, c + tw - Tw / 2])
  *
@@ -20,13 +21,15 @@ extern "C" {
  * column left out. What `skip` (maps, S, rows, columns) holds comes behind the O channels of y.
  *
  * All tensors are contiguous: linear (maps, C, rows, columns), or channels last (maps, rows, columns, C rounded up to
- * 8), TensorRT's kHWC8: 16-byte aligned, fp16 or bf16; y and skip only where O and S are multiples of 8, and x is too. */
+ * 8), TensorRT's kHWC8: 16-byte aligned, fp16 or bf16; y and skip only where O, S and first_channel are multiples of 8,
+ * and x is too. */
 typedef struct {
     const void* x;
     const float* bias; /* O */
     const void* skip;  /* or NULL */
     void* y;
     int64_t maps, outputs, skip_channels;  /* maps a multiple of depth; O; S */
+    int64_t x_channels, first_channel;     /* of x; 0 <= first_channel <= x_channels - those of this sum */
     int64_t height, width;                 /* of x, less 1 where scale is above 1 */
     int64_t depth;                         /* 1 for maps that are no volumes */
     int64_t taps_depth, taps_height, taps_width; /* odd; the last two are 1 where scale is above 1 */

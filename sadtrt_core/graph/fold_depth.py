@@ -80,7 +80,7 @@ def _folds(model: onnx.ModelProto, weights: dict[str, TensorProto]) -> list[_Fol
     ]
     if not candidates:
         return []
-    shapes = _shapes(model)
+    shapes = tensor_shapes(model)
     found = []
     for reshape, reader in candidates:
         volume, folded = (shapes.get(name, ()) for name in (reshape.input[0], reshape.output[0]))
@@ -97,8 +97,8 @@ def _is_plain(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> bool:
     return node.op_type == "Conv" and node.input[1] in weights and attribute(node, "group") == 1
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, Shape]:
-    """The shape of every tensor for which there is one, samplers' outputs included."""
+def tensor_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
+    """The shape of every tensor of a graph for which there is one, samplers' outputs included, other operators' not."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for node in model.graph.node:

@@ -23,7 +23,7 @@ from sadtrt_core.graph.edit import (
     element_types,
     replace_nodes,
 )
-from sadtrt_core.graph.fold_depth import fold_depth
+from sadtrt_core.graph.fold_depth import fold_depth, tensor_shapes
 from sadtrt_core.graph.picture_conv import fuse_picture
 from sadtrt_core.graph.plugin_nodes import COORDINATE_INPUTS, FLOAT32_INPUTS, FLOAT32_OUTPUTS
 from sadtrt_core.graph.quantize import CONVOLUTION, Calibration, quantize_convolutions, quantize_in_norms
@@ -64,13 +64,14 @@ def apply_precision(
     constants_to_initializers(typed)
     fused = precision.operators and has_plugin
     if fused:
-        # First, because it wants shapes, which end at the nodes that the others make.
+        # First, because these want shapes, which end at the nodes that the others make.
+        shapes = tensor_shapes(typed)
         fold_depth(typed)
         fuse_dense_motion(typed)
     kept = kept_nodes(typed, precision)
     chosen = quantized_nodes(typed, precision)
     if fused:
-        convolve_before_upsampling(typed, excluded=chosen)
+        convolve_before_upsampling(typed, shapes, excluded=chosen, kept=kept)
         kept = fuse_split_sums(typed, kept)
         kept |= fuse_spade_norms(typed, kept, chosen)
         fuse_picture(typed, kept)

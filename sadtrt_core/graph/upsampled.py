@@ -9,7 +9,7 @@ in real arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -21,38 +21,56 @@ from sadtrt_core.graph.split_sum import first_half, second_half
 
 #: kMostScale of plugin/split_sum/problem_check.h.
 MOST_SCALE = 16
+#: Channels of a vector: those of a sum begin at a multiple.
+VECTOR = 8
 
 
-def convolve_before_upsampling(model: onnx.ModelProto, excluded: Collection[str] = ()) -> None:
+def convolve_before_upsampling(
+    model: onnx.ModelProto,
+    shapes: Mapping[str, tuple[int, ...]],
+    excluded: Collection[str] = (),
+    kept: Collection[str] = (),
+) -> None:
     """Replace every 3x3 convolution (padding 1, stride 1) that reads an upsampled map, in place.
 
     The upsampling is nearest, of height and width by the same whole factor, in one node or in several. The graph is
-    fp32, its constants are initializers. `excluded` names convolutions that stay as they are. A replaced node keeps
-    its name, and weights of its own under the old name with `.phases` behind it. A SplitSum that adds its outputs up
-    takes the phases as well, for any other there is a new one.
+    fp32, its constants are initializers. `excluded` names convolutions that stay as they are. So do those of maps so
+    small that the windows at the border outweigh what the phases save; `shapes` has the maps' shapes, 0 for what is not
+    known. A replaced node keeps its name, and weights of its own under the old name with `.phases` behind it. A
+    SplitSum that adds its outputs up takes the phases as well, for any other there is a new one. Of the others those
+    that read one map, upsampled by the same factor, become one convolution under the first one's name, so that the last
+    of a GPU's waves is fuller; not some that are `kept` in fp32 with some that are not.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     producers = {name: node for node in model.graph.node for name in node.output}
     sums = {node.input[0]: node for node in model.graph.node if node.op_type == SPLIT_SUM}
+    wholes: dict[object, tuple[onnx.NodeProto, list[np.ndarray]]] = {}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         taken = _is_plain(node, weights) and node.name not in excluded
         source, factor = _before_upsampling(node.input[0], producers, weights) if taken else ("", 1)
-        if not 1 < factor <= MOST_SCALE:
+        if not 1 < factor <= MOST_SCALE or not _saves(shapes.get(source, ()), factor):
             nodes.append(node)
             continue
-        name = f"{node.input[1]}.phases"
         own_sum = sums.get(node.output[0])
         taps = 1 if own_sum is None else attribute(own_sum, "taps_depth")
         kernel = phase_kernel(numpy_helper.to_array(weights[node.input[1]]), factor, taps)
-        model.graph.initializer.append(numpy_helper.from_array(kernel, name))
-        convolution = first_half(node.name, [source, name], (2, 2), [1] * 4)
-        nodes.append(convolution)
+        shares = own_sum is None and len(kernel) % VECTOR == 0
+        key = (source, factor, node.name in kept) if shares else node.name
+        if key not in wholes:
+            wholes[key] = first_half(node.name, [source, f"{node.input[1]}.phases"], (2, 2), [1] * 4), []
+            nodes.append(wholes[key][0])
+        convolution, kernels = wholes[key]
         if own_sum is None:
-            outputs = weights[node.input[1]].dims[0]
-            nodes.append(second_half(node, outputs, model.graph.initializer.append, scale=factor))
+            outputs, first = weights[node.input[1]].dims[0], sum(map(len, kernels))
+            add = model.graph.initializer.append
+            nodes.append(second_half(node, outputs, add, scale=factor, first_channel=first))
+            nodes[-1].input[0] = convolution.output[0]
         else:
             own_sum.attribute.append(helper.make_attribute("scale", factor))
+        kernels.append(kernel)
+    for convolution, kernels in wholes.values():
+        model.graph.initializer.append(numpy_helper.from_array(np.concatenate(kernels), convolution.input[1]))
     replace_nodes(model, nodes)
     drop_unused(model)
 
@@ -69,6 +87,14 @@ def phase_kernel(weights: np.ndarray, factor: int, taps: int = 1) -> np.ndarray:
     by_tap = weights.reshape(taps, -1, *weights.shape[1:]).astype(np.float64)
     summed = np.einsum("tocij,pui,qvj->tpqocuv", by_tap, gather, gather)
     return summed.reshape(-1, weights.shape[1], 2, 2).astype(weights.dtype)
+
+
+def _saves(shape: tuple[int, ...], factor: int) -> bool:
+    """Whether the phases of a map of this shape are fewer products than the convolution of the upsampled map."""
+    height, width = shape[-2:] or (0, 0)
+    if not (height and width):
+        return True
+    return (height + 1) * (width + 1) * 4 * min(factor, 3) ** 2 < height * width * factor**2 * 9
 
 
 def _is_plain(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> bool:

@@ -67,6 +67,7 @@ class MotionSum(OpRun):
 class SplitSum(OpRun):
     def _run(self, x: Any, bias: Any, *skip: Any, **attributes: Any) -> Any:
         said = {"depth": 1, "taps_depth": 1, "taps_height": 1, "taps_width": 1, "scale": 1, "pool": 0, "slope": 1.0}
+        said["first_channel"] = 0
         said |= {name: value for name, value in attributes.items() if value is not None}
         depth, scale, taps = (
             said["depth"],
@@ -74,6 +75,8 @@ class SplitSum(OpRun):
             [said[f"taps_{axis}"] for axis in ("depth", "height", "width")],
         )
         phases = min(scale, 3)
+        first = said["first_channel"]
+        x = x[:, first : first + int(np.prod(taps)) * phases**2 * len(bias)]
         parts = x.reshape(-1, depth, *taps, phases, phases, len(bias), *x.shape[2:]).astype(np.float64)
         along, down, across = ((size // 2, size // 2) for size in taps)
         padded = np.pad(parts, ((0, 0), along, *[(0, 0)] * 6, down, across))

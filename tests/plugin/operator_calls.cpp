@@ -211,6 +211,7 @@ void print_split_sum(Creator* creator) {
     create(creator, "slope", -0.5f, PluginFieldType::kFLOAT32);
     Plugin* pooled = create(creator, {{"depth", 3}, {"taps_depth", 3}, {"pool", 1}});
     Plugin* doubled = create(creator, {{"depth", 3}, {"taps_depth", 3}, {"scale", 2}});
+    Plugin* second = create(creator, {{"depth", 3}, {"taps_depth", 3}, {"pool", 1}, {"first_channel", 8}});
     print_serialised(creator, pooled);
     print_shape(pooled, {{6, 24, 64, 33}, {8}});
     print_shape(doubled, {{6, 96, 33, 34}, {8}});
@@ -220,7 +221,8 @@ void print_split_sum(Creator* creator) {
     print_formats(pooled, {6, 9, 64, 32}, {6, 3, 32, 16}, {tensor(DataType::kFLOAT, kLinear, {3})});
     const PluginTensorDesc x = tensor(DataType::kHALF, kMapsLast, {6, 24, 64, 32});
     const PluginTensorDesc y = tensor(DataType::kHALF, kMapsLast, {6, 8, 32, 16});
-    print_run(pooled, {x, tensor(DataType::kFLOAT, kLinear, {7})}, y);
+    print_run(pooled, {x, tensor(DataType::kFLOAT, kLinear, {9})}, y);
+    print_run(second, {x, tensor(DataType::kFLOAT, kLinear, {8})}, y);
     print_run(pooled, {tensor(DataType::kHALF, kMapsLast, {7, 24, 64, 32}), tensor(DataType::kFLOAT, kLinear, {8})}, y);
 }
 

@@ -139,6 +139,8 @@ def test_a_bad_sum_is_refused_with_a_sentence(adding: ctypes.CDLL) -> None:
         ("maps", 3 * 2**24, "SplitSum: a tensor has more than"),
         ("feature_type", 3, "SplitSum: feature type 3 is not 0"),
         ("y_channels_last", 1, "SplitSum: channels last come of channels last in multiples of 8"),
+        ("first_channel", 8, "SplitSum: 24 channels from 8 on for 8 outputs; 24 are expected"),
+        ("first_channel", -1, "SplitSum: 24 channels from -1 on"),
         ("skip_channels", 8, "SplitSum: a tensor is a null pointer"),
         ("bias", None, "SplitSum: a tensor is a null pointer"),
     ):
