@@ -171,7 +171,7 @@ def test_markdown_stays_markdown() -> None:
     text = markdown_summary(whole_run(weights=Weights(WEIGHTS.kind, "a|b <i> @team\nnext", "d")))
     assert r"a\|b &lt;i&gt; &#64;team next" in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.replace(r"\|", "").count("|") for line in tables} == {5, 12, 15}
+    assert {line.replace(r"\|", "").count("|") for line in tables} == {5, 12, 14}
     assert "no CUDA provider" in text
     assert not any(line.startswith("| warp") for line in tables)
 
@@ -180,7 +180,7 @@ def test_the_first_words_are_the_answer(tmp_path: Path) -> None:
     text = write_html(whole_run(), tmp_path).read_text("utf-8")
     page = " ".join(re.sub(r"<[^>]*>", " ", text[text.index("<body>") :]).split())
     assert re.search(
-        r"tensorrt fp16-mixed renders a frame in 5\.\d\d ms, 3\.\d\d times as fast as PyTorch fp32, and its worst "
+        r"tensorrt fp16-mixed renders a frame in 5\.\d\d ms, 3\.\d\d times as fast as [a-z- ]*fp32, and its worst "
         r"frame keeps 70\.0 dB, at most 2 levels of 255 off\.",
         page,
     )
