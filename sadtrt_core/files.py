@@ -154,7 +154,8 @@ def keep_file(path: Path, content: bytes | str) -> None:
 def require_writable(path: Path, *, file: bool = False) -> None:
     """Find out now, not after minutes of work, that nothing can be written in a folder, or no `file` at a path.
 
-    The folder is made where there is none; what is no plain file, such as /dev/stdout, is left alone. Raises UserError.
+    Where there is no such folder, the nearest one above is tried, so that nothing is left behind by what is refused
+    later; what is no plain file, such as /dev/stdout, is left alone. Raises UserError.
     """
     folder = path.parent if file else path
     try:
@@ -162,11 +163,21 @@ def require_writable(path: Path, *, file: bool = False) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if file and path.exists() and not path.is_file():
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        while not _is_there(folder):
+            folder = folder.parent
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"probe")
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def _is_there(path: Path) -> bool:
+    # os.path.lexists takes a name that is too long, or under a file, for one that is free.
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def point_at(link: Path, target_name: str) -> None:

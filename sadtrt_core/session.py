@@ -324,7 +324,6 @@ class Session:
         _ = self.device, self.renderer, self.workloads
         for name in self.options.precisions:
             self.precision(name)
-        # Last, since it makes them: a mistyped option leaves nothing behind.
         require_writable(self.options.results)
         require_writable(self.options.cache)
 

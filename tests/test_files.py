@@ -9,7 +9,7 @@ import pytest
 
 from sadtrt_core import LAYERS
 from sadtrt_core.errors import UserError
-from sadtrt_core.files import code_digest, read_file, write_file
+from sadtrt_core.files import code_digest, read_file, require_writable, write_file
 
 
 def test_the_digest_is_of_a_layer_and_all_below_it_and_of_nothing_above(tmp_path: Path) -> None:
@@ -55,3 +55,14 @@ def test_what_is_no_plain_file_is_written_to_and_links_are_followed(tmp_path: Pa
         with pytest.raises(UserError, match="cannot write"):
             write_file(full, "content")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "target"]
+
+
+def test_trying_a_folder_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "gone").symlink_to("nowhere")
+    require_writable(tmp_path / "results" / "mine")
+    require_writable(tmp_path / "plans" / "mine.toml", file=True)
+    for refused in (tmp_path / "file" / "results", tmp_path / "gone", tmp_path / ("a" * 300)):
+        with pytest.raises(UserError, match="cannot write"):
+            require_writable(refused)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "gone"]

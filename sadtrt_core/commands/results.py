@@ -245,4 +245,5 @@ def compare(
             {"stage": stage, "a": names[0], "b": names[1], **comparison.to_json()}
             for stage, comparison in zip(config.stages, found, strict=True)
         ]
+        json_file.parent.mkdir(parents=True, exist_ok=True)
         write_file(json_file, json.dumps(outcomes, indent=1) + "\n")

@@ -20,7 +20,7 @@ from sadtrt_core.errors import UserError
 from sadtrt_core.graph.export import export_stage
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.typed import quantized_nodes
-from sadtrt_core.measure.drift import measure_drift
+from sadtrt_core.measure.drift import Reference, measure_drift
 from sadtrt_core.plan import plan_text, read_plan
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.records.measurements import Drift
@@ -74,15 +74,10 @@ def session(tiny, graph, tmp_path):
     made.__dict__["renderer"] = tiny  # Cached properties: the tiny networks and any ranges.
     ranges = {node.name: 2.0 for node in graph.graph.node if node.op_type == "Conv"}
     made.__dict__["calibration"] = Calibration("a test", (0,), tiny.weights.digest, "workload", "exporter", ranges)
-    made.__dict__["reference"] = _Sound(torch.full((2, 3, 16, 16), 0.5))
+    made.__dict__["reference"] = Reference(
+        torch.full((2, 3, 16, 16), 0.5), True, Drift((110.0,), (1.0,), (0,), (False,))
+    )
     return made
-
-
-class _Sound:
-    sound = True
-
-    def __init__(self, frames):
-        self.frames = frames
 
 
 @pytest.fixture

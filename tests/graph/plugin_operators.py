@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -134,8 +135,10 @@ class Conv(OpRun):
         return (convolution(padded, torch.from_numpy(weights.copy()), bias, tuple(attributes["strides"])).numpy(),)
 
 
-def evaluate(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """The outputs of a graph with nodes of the plugin, on the host."""
+def evaluate(
+    model: onnx.ModelProto, inputs: dict[str, np.ndarray], further: Sequence[type[OpRun]] = ()
+) -> list[np.ndarray]:
+    """The outputs of a graph with nodes of the plugin, on the host; `further` are nodes that are not in this module."""
     operators = [MotionInput, MotionSum, SplitSum, SplitSumJoin, FoldDepth, PictureConv, GridSample3D, Conv]
-    results: Any = ReferenceEvaluator(model, new_ops=operators).run(None, inputs)
+    results: Any = ReferenceEvaluator(model, new_ops=[*operators, *further]).run(None, inputs)
     return list(results)

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from plugin_operators import evaluate
 
 from sadtrt_core.graph.edit import constants_to_initializers, element_types
 from sadtrt_core.graph.export import export_stage, typed_graph
@@ -262,8 +263,8 @@ def test_a_norm_that_writes_int8_computes_the_bits_of_one_that_is_quantized_behi
     for _ in range(2):
         model = apply_precision(graph, PRECISIONS["int8"], calibration, has_plugin=True)
         model.opset_import[0].version = 19  # The first whose DequantizeLinear onnx computes.
-        evaluator = ReferenceEvaluator(model, new_ops=[SpadeNorm, SpadeNormAdd, SpadeNormInt8, SpadeNormAddInt8])
-        found.append((operators(model)["QuantizeLinear"], *evaluator.run(None, inputs)))
+        norms = [SpadeNorm, SpadeNormAdd, SpadeNormInt8, SpadeNormAddInt8]
+        found.append((operators(model)["QuantizeLinear"], *evaluate(model, inputs, norms)))
         monkeypatch.setattr("sadtrt_core.graph.typed.quantize_in_norms", lambda model: None)
     assert found[1][0] - found[0][0] == 12
     assert np.array_equal(found[0][1], found[1][1])
