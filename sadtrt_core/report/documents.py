@@ -60,7 +60,7 @@ _OPERATORS: dict[str, Callable[[float, float], float]] = {
 _AGGREGATES: dict[str, Callable[[list[Any]], Any]] = {
     "count": len,
     "same": lambda values: values[0] if len(set(values)) == 1 else values,
-    "sum": lambda values: math.fsum(map(_number, values)),
+    "sum": lambda values: _sum(values),
     "min": lambda values: min(map(_number, values)),
     "max": lambda values: max(map(_number, values)),
     "median": lambda values: stats.median(tuple(map(_number, values))),
@@ -156,7 +156,7 @@ def _cell_path(sources: Mapping[str, Any], common: list[str], row: list[str], pa
 
 def _words(text: str) -> list[str]:
     try:
-        return shlex.split(text)
+        return shlex.split(" ".join(text.split()))  # A paragraph may be wrapped anywhere.
     except ValueError as error:
         raise UserError(f"{text.strip()} has a quotation mark too many") from error
 
@@ -247,6 +247,14 @@ def _find(sources: Mapping[str, Any], path: list[str], several: bool = False) ->
 
 def _flat(values: list[Any]) -> list[Any]:
     return [one for value in values for one in (_flat(value) if isinstance(value, list) else [value])]
+
+
+def _sum(values: list[Any]) -> Any:
+    """The sum of numbers; of rows a row, of those of their fields that are numbers."""
+    if values and isinstance(values[0], dict):
+        numbers = [name for name, value in values[0].items() if isinstance(value, (int, float))]
+        return {name: sum(_number(row[name]) for row in values) for name in numbers}
+    return math.fsum(map(_number, values))
 
 
 def _step(values: list[Any], word: str, path: str) -> list[Any]:
