@@ -19,8 +19,9 @@ rest. Cells of words stay as they are, and so do rows and columns that say nothi
     <!-- end -->
 
 Words lead to a value one after the other (`_step`); the values of several paths are joined by operators (`_OPERATORS`)
-from left to right. In a table, a path that begins with `..` goes without the row's words, or without those behind a
-`..` of the row's own, and one that begins with a source's name looks there for what the row says.
+from left to right. In a table, a path that begins with a source's name looks there for what the row says; one that
+begins with `..` goes without the row's words, or without those behind a `..` of the row's own, and with a source's name
+behind it without any.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def _cell_path(sources: Mapping[str, Any], common: list[str], row: list[str], pa
     shared = row[: row.index("..")] if ".." in row else []
     own = [word for word in row if word != ".."]
     if path[:1] == [".."]:
-        return _find(sources, [*common, *shared, *path[1:]])
+        return _find(sources, path[1:] if path[1:2] and path[1] in sources else [*common, *shared, *path[1:]])
     if path[:1] and path[0] in sources:
         return _find(sources, [path[0], *own, *path[1:]])
     return _find(sources, [*common, *own, *path])
