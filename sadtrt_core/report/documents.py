@@ -164,7 +164,10 @@ def _words(text: str) -> list[str]:
 
 def _value(text: str, find: Callable[[list[str]], Any]) -> str | None:
     """What paths, operators and a format specification make, None where one of the paths leads to nothing."""
-    *words, form = _words(text)
+    words = _words(text)
+    if len(words) < 2:
+        raise UserError(f"{text.strip() or 'nothing'} is no path with a format behind it")
+    form = words.pop()
     paths: list[list[str]] = [[]]
     operators = []
     for word in words:
@@ -173,7 +176,7 @@ def _value(text: str, find: Callable[[list[str]], Any]) -> str | None:
             paths.append([])
         else:
             paths[-1].append(word)
-    values = [float(path[0]) if _is_number(path) else find(path) for path in paths]
+    values = [_plain(path[0]) if len(path) == 1 and path[0][0].isdigit() else find(path) for path in paths]
     if any(value is None or value == "" for value in values):
         return None
     value: Any = values[0]
@@ -186,10 +189,6 @@ def _value(text: str, find: Callable[[list[str]], Any]) -> str | None:
         return format(_plain(value), form)
     except (ValueError, TypeError, ArithmeticError, AttributeError, KeyError) as error:
         raise UserError(f"{text.strip()} cannot be written: {shown(value)} is not of that kind") from error
-
-
-def _is_number(path: list[str]) -> bool:
-    return len(path) == 1 and re.fullmatch(r"\d+(\.\d+)?", path[0]) is not None
 
 
 def _plain(value: Any) -> Any:
