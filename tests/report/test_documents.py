@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
+from statistics import median
 
 import pytest
 from markdown_it import MarkdownIt
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 from sadtrt_core.cli import app
 from sadtrt_core.commands.results import DOCUMENTS
 from sadtrt_core.errors import UserError
+from sadtrt_core.records.store import read_run
 from sadtrt_core.report.documents import follow
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +62,18 @@ def test_a_reader_of_the_page_sees_nothing_of_the_markers(file: Path) -> None:
     pages = [markdown.render(text), markdown.render(re.sub("<!--.*?-->", "", text, flags=re.DOTALL))]
     seen = [re.sub(r"\s+", "", re.sub("<!--.*?-->", "", page, flags=re.DOTALL)) for page in pages]
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(
+    "file", sorted(ROOT.glob("results/baselines/**/summary.csv")), ids=lambda file: file.parent.name
+)
+def test_the_times_of_a_summary_follow_from_the_samples_beside_it(file: Path) -> None:
+    with file.open(newline="") as rows:
+        for row, record in zip(csv.DictReader(rows), read_run(file.parent).records, strict=True):
+            assert row["stage"] == record.key.stage
+            if record.latency is not None and record.latency.device_ms is not None:
+                assert float(row["device_ms_median"]) == pytest.approx(median(record.latency.device_ms))
+                assert float(row["host_ms_median"]) == pytest.approx(median(record.latency.host_ms))
 
 
 @pytest.mark.parametrize(
