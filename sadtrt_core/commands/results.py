@@ -1,4 +1,4 @@
-"""Commands over results: report, history, gate, compare, fleet."""
+"""Commands over results: report, history, gate, compare, fleet, docs."""
 
 from __future__ import annotations
 
@@ -247,3 +247,34 @@ def compare(
         ]
         json_file.parent.mkdir(parents=True, exist_ok=True)
         write_file(json_file, json.dumps(outcomes, indent=1) + "\n")
+
+
+#: What `sadtrt docs` takes where it is given no files.
+DOCUMENTS = ("README.md", "results/README.md", "results/baselines/README.md", "plugin/README.md", "plugin/*/README.md")
+
+
+def docs(
+    files: Annotated[list[Path] | None, typer.Argument(help="Documents (default: those of this checkout).")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: exit 1 where a figure does not follow.")
+    ] = False,
+) -> None:
+    """Write every figure of the documents anew from the committed files that it names, or check that all follow."""
+    from sadtrt_core.files import read_file
+    from sadtrt_core.report.documents import follow
+
+    root, wrong = Path.cwd(), 0
+    for file in files or sorted(path for pattern in DOCUMENTS for path in root.glob(pattern)):
+        name = file.relative_to(root) if file.is_relative_to(root) else file
+        try:
+            text = read_file(file, 1024 * 1024).decode("utf-8", "surrogateescape")
+            new, differences = follow(text, root)
+        except UserError as error:
+            raise UserError(f"{name}, {error}") from error
+        for one in differences:
+            words = "" if check else "written anew: "
+            typer.echo(f"{name}, line {one.line}: {words}{one.written or 'nothing'} is written, {one.follows} follows")
+        wrong += len(differences)
+        if differences and not check:
+            write_file(file, new.encode("utf-8", "surrogateescape"))
+    raise typer.Exit(1 if check and wrong else 0)
