@@ -12,7 +12,6 @@ from sadtrt_core.cli import app
 from sadtrt_core.errors import UserError
 from sadtrt_core.records.store import write_run
 from sadtrt_core.report.fleet import draw_fleet, fleet_offers, fleet_sentences, fleet_table, parse_prices
-from sadtrt_core.report.pictures import PNG_SIGNATURE
 
 
 def run_on(gpu, *rows, **changes):
