@@ -25,7 +25,7 @@ from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.typed import quantized_nodes
 from sadtrt_core.measure.drift import Reference, checked_reference, recorded_line, worst_frame_picture
-from sadtrt_core.measure.seen import encoded, seen_drift
+from sadtrt_core.measure.seen import codec_absence, encoded, seen_drift
 from sadtrt_core.measure.sensors import Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
 from sadtrt_core.plan import precision_digest, precision_named
@@ -47,7 +47,7 @@ from sadtrt_core.renderer.workload import (
     make_workload,
     stage_inputs,
 )
-from sadtrt_core.report.clip import clip_absence, make_clip
+from sadtrt_core.report.clip import make_clip
 from sadtrt_core.report.html import write_html
 from sadtrt_core.report.tables import summary_csv
 from sadtrt_core.runners.base import Job, StageRunner
@@ -312,7 +312,7 @@ class Session:
         folder = self.writer.folder / FRAMES_FOLDER
         folder.mkdir(exist_ok=True)
         write_file(folder / f"{case.slug}.png", picture)
-        if clip_absence() is None and (case.runner, case.precision) != ("pytorch", "fp32"):
+        if codec_absence() is None and (case.runner, case.precision) != ("pytorch", "fp32"):
             write_file(folder / f"{case.slug}.mp4", make_clip(self.reference.frames, frames))
 
     def finish(self) -> None:

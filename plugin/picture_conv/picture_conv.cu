@@ -33,9 +33,8 @@ extern "C" int32_t sadtrt_picture_conv(const SadtrtPictureConv* problem, void* s
     if (const int32_t refused = check_problem(*problem, message, message_size)) {
         return refused;
     }
-    const bool aligned = problem->channels_last == 0 || reinterpret_cast<uintptr_t>(problem->input) % kVectorBytes == 0;
-    if (problem->input == nullptr || problem->weights == nullptr || problem->bias == nullptr ||
-        problem->output == nullptr || !aligned) {
+    if (!is_usable(problem->input, problem->channels_last != 0) || problem->weights == nullptr ||
+        problem->bias == nullptr || problem->output == nullptr) {
         return refuse(message, message_size,
                       "PictureConv: a tensor is a null pointer, or channels last and not aligned to 16 bytes");
     }

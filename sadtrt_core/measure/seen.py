@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from sadtrt_core.runners.clip import to_uint8
 
 #: x264's own defaults, which most tools leave as they are. One thread: with more, other bits come out.
 CODEC = {"crf": "23", "preset": "medium", "threads": "1"}
+#: Frames a second of whatever is encoded here.
 FRAME_RATE = 25
 #: Frames of a face that are encoded at most, the first: two seconds and a half of video.
 MOST_ENCODED = 64
@@ -33,10 +34,13 @@ def flip_absence() -> Unavailable | None:
 
 def codec_absence() -> Unavailable | None:
     """Why nothing can be encoded here; None where it can."""
-    missing = importlib.util.find_spec("av") is None
-    return (
-        Unavailable("nothing was encoded: PyAV is not installed", "pip install 'sadtrt[picture]'") if missing else None
-    )
+    try:
+        import av
+    except ImportError:
+        return Unavailable("nothing was encoded: PyAV is not installed", "pip install 'sadtrt[picture]'")
+    if "libx264" not in av.codecs_available:
+        return Unavailable("nothing was encoded: this PyAV has no x264", "pip install 'sadtrt[picture]'")
+    return None
 
 
 def absences() -> tuple[str, ...]:
@@ -126,17 +130,22 @@ def _decibels(pixels: np.ndarray, reference: np.ndarray) -> float | None:
 
 
 def through_h264(pixels: np.ndarray) -> np.ndarray:
-    """Frames (T, H, W, 3) of uint8, both sizes even, after libx264 in 4:2:0 and back."""
+    """Frames (T, H, W, 3) of uint8, both sizes even, after libx264 and back."""
+    import av
+
+    with av.open(io.BytesIO(h264(pixels, CODEC))) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def h264(pixels: np.ndarray, options: Mapping[str, str]) -> bytes:
+    """An MP4 of frames (T, H, W, 3) of uint8, both sizes even, by libx264 with these options, in 4:2:0."""
     import av
 
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FRAME_RATE, options=dict(CODEC))
-        stream.height, stream.width = pixels.shape[1:3]
-        stream.pix_fmt = "yuv420p"
+        stream = container.add_stream("libx264", rate=FRAME_RATE, options=dict(options))
+        stream.height, stream.width, stream.pix_fmt = *pixels.shape[1:3], "yuv420p"
         for frame in pixels:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
-    file.seek(0)
-    with av.open(file) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    return file.getvalue()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
@@ -24,6 +25,7 @@ TEMPLATES = Templates(
     lstrip_blocks=True,
 )
 Point = tuple[float, float, Record]
+AnyPoint = TypeVar("AnyPoint", bound=tuple[Any, ...])
 Place = tuple[float, float]
 Box = tuple[float, float, float, float]
 #: Of the drawing and its plot, in the SVG's own units.
@@ -58,9 +60,9 @@ def pareto_points(run: Run) -> tuple[str, tuple[Point, ...]]:
     return ("device" if on_device else "host"), tuple(points)
 
 
-def frontier(points: Sequence[Place]) -> list[Place]:
-    """The points that no other beats in both latency and PSNR, fastest first."""
-    front: list[Place] = []
+def frontier(points: Iterable[AnyPoint]) -> list[AnyPoint]:
+    """The points, which begin with latency and PSNR, that no other beats in both, fastest first."""
+    front: list[AnyPoint] = []
     for point in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or point[1] > front[-1][1]:
             front.append(point)

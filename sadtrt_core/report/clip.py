@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,32 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sadtrt_core.errors import Unavailable
+from sadtrt_core.measure.seen import codec_absence, h264
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.records.store import FRAMES_FOLDER
 from sadtrt_core.report.text import decibels
 from sadtrt_core.runners.clip import to_uint8
 
-FRAMES_A_SECOND = 25
 #: Frames of a clip at most, and pixels of the side of one of its three pictures.
 MOST_FRAMES, MOST_PIXELS = 125, 256
 #: Bytes of one clip and of all those that a report takes in, at most.
 CLIP_LIMIT, REPORT_LIMIT = 500_000, 4_000_000
 #: x264's constant rate factors, tried in turn until a clip is within its limit.
 _QUALITIES = (20, 26, 32, 38)
+#: No frame waits for a later one, and a complete one comes often, so that a player seeks exactly and at once.
+_SEEKABLE = {"preset": "veryfast", "bf": "0", "g": "8"}
 #: Error in uint8 levels that is drawn black, and the one drawn white; the colours between are even in its logarithm.
 FAINTEST, STRONGEST = 1 / 16, 64.0
-
-
-def clip_absence() -> Unavailable | None:
-    """Why no clip can be written here; None where one can."""
-    try:
-        import av
-    except ImportError:
-        return Unavailable("PyAV is not installed", "pip install av, then measure again")
-    if "libx264" not in av.codecs_available:
-        return Unavailable("this PyAV has no x264", "pip install av, then measure again")
-    return None
 
 
 def error_colours() -> np.ndarray:
@@ -61,7 +50,7 @@ def make_clip(reference: Tensor, candidate: Tensor) -> bytes:
     """An MP4 of frames (T, 3, H, W) in 0..1: reference, candidate and error side by side, MOST_FRAMES at most.
 
     The error is of the frames as they were rendered, not as the video shows them. Larger frames are scaled down, the
-    error by its largest value. Needs PyAV (`clip_absence`).
+    error by its largest value. Needs PyAV (`codec_absence`).
     """
     reference, candidate = reference[:MOST_FRAMES].float(), candidate[:MOST_FRAMES].float()
     # H.264 halves the resolution of colour, so a side must be even.
@@ -72,26 +61,10 @@ def make_clip(reference: Tensor, candidate: Tensor) -> bytes:
     shown.append(F.adaptive_max_pool2d(error, (side, side)).to(torch.uint8).permute(0, 2, 3, 1).numpy())
     frames = np.concatenate(shown, axis=2)
     for quality in _QUALITIES:
-        encoded = encode(frames, quality)
+        encoded = h264(frames, _SEEKABLE | {"crf": str(quality)})
         if len(encoded) <= CLIP_LIMIT:
             break
     return encoded
-
-
-def encode(frames: np.ndarray, quality: int) -> bytes:
-    """An H.264 MP4 of frames (T, H, W, 3) uint8 with even sides, at this constant rate factor of x264."""
-    import av
-
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        # No frame waits for a later one, and a complete one comes often, so that a player seeks exactly and at once.
-        options = {"crf": str(quality), "preset": "veryfast", "bf": "0", "g": "8"}
-        stream = container.add_stream("libx264", rate=FRAMES_A_SECOND, options=options)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
-        container.mux(stream.encode())
-    return file.getvalue()
 
 
 @dataclass(frozen=True)
@@ -130,5 +103,5 @@ def clips_of(run: Run, folder: Path) -> tuple[tuple[Clip, ...], tuple[str, ...]]
     if any(len(clip.record.drift.psnr_db) > MOST_FRAMES for clip in clips if clip.record.drift):
         words.append(f"Clips hold the first {MOST_FRAMES} frames; figures are of all.")
     if not clips and records:
-        words.append(f"No clips: {clip_absence() or 'this run kept none when it was measured'}.")
+        words.append(f"No clips: {codec_absence() or 'this run kept none when it was measured'}.")
     return tuple(clips), tuple(words)

@@ -6,15 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment as Templates
-from jinja2 import PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sadtrt_core import stats
 from sadtrt_core.errors import UserError
 from sadtrt_core.records.schema import Record, Run
-from sadtrt_core.report.chart import Spot, draw_spots
-from sadtrt_core.report.tables import WHOLE, TextTable
+from sadtrt_core.report.chart import TEMPLATES, Spot, draw_spots, frontier, pareto_points
+from sadtrt_core.report.tables import TextTable
 from sadtrt_core.report.text import decibels, milliseconds
 
 
@@ -83,20 +80,8 @@ def _names(word: str, gpu: str) -> bool:
 def _offers(run: Run, prices: Mapping[str, float]) -> list[Offer]:
     gpu = gpu_name(run)
     price = prices.get(max((word for word in prices if _names(word, gpu)), key=len, default=""))
-    found = []
-    for record in run.records:
-        latency, drift = record.latency, record.drift
-        if record.key.stage != WHOLE or latency is None or drift is None:
-            continue
-        if drift.meaningful and not drift.has_non_finite:
-            clock = "host" if latency.device_ms is None else "device"
-            ms = stats.median(latency.judged_ms) / record.key.batch
-            found.append(Offer(gpu, record, clock, ms, drift.psnr_min, price))
-    best: list[Offer] = []
-    for offer in sorted(found, key=lambda offer: (offer.ms, -offer.psnr)):
-        if not best or offer.psnr > best[-1].psnr:
-            best.append(offer)
-    return best
+    clock, points = pareto_points(run)
+    return [Offer(gpu, record, clock, ms, psnr, price) for ms, psnr, record in frontier(points)]
 
 
 def fleet_table(offers: Sequence[Offer]) -> TextTable:
@@ -153,9 +138,8 @@ def draw_fleet(offers: Sequence[Offer]) -> str | None:
 
 def fleet_page(offers: Sequence[Offer], sentences: Sequence[str]) -> str:
     """One HTML page that needs no other: the choice, the chart, the table."""
-    templates = Templates(loader=PackageLoader("sadtrt_core.report", "."), autoescape=True, undefined=StrictUndefined)
     chart = draw_fleet(offers)
-    return templates.get_template("fleet.html.jinja").render(
+    return TEMPLATES.get_template("fleet.html.jinja").render(
         table=fleet_table(offers),
         sentences=sentences,
         chart=None if chart is None else Markup(chart),

@@ -15,10 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from sadtrt_core.files import write_file
+from sadtrt_core.measure.seen import FRAME_RATE
 from sadtrt_core.records.schema import Run
 from sadtrt_core.report.answer import SHIPPED_DB, answers, headline, unshipped
 from sadtrt_core.report.chart import TEMPLATES, draw_pareto
-from sadtrt_core.report.clip import FAINTEST, FRAMES_A_SECOND, STRONGEST, clips_of, error_colours
+from sadtrt_core.report.clip import FAINTEST, STRONGEST, clips_of, error_colours
 from sadtrt_core.report.pictures import frames_of
 from sadtrt_core.report.tables import (
     WHOLE,
@@ -137,7 +138,7 @@ def html_page(views: Sequence[View], comparison: TextTable | None = None) -> str
         views=shown,
         comparison=comparison,
         filters={name: list(dict.fromkeys(getattr(case, name) for case in cases)) for name in ("stage", "runner")},
-        frames_a_second=FRAMES_A_SECOND,
+        frames_a_second=FRAME_RATE,
         error_levels=f"1/{1 / FAINTEST:g} to {STRONGEST:g}",
         error_colours=["#" + bytes(colour).hex() for colour in error_colours()[::51]],
         least_db=f"{SHIPPED_DB:g}",

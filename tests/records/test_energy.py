@@ -15,6 +15,8 @@ from sadtrt_core.records.store import read_run
 from sadtrt_core.report.tables import report_tables, summary_rows
 
 BASELINES = Path(__file__).parents[2] / "results" / "baselines"
+#: What the check told of a run when it was made, and its summary says as well; nothing of any other.
+KNOWN = {"h100-frame-2": ["2.424e+04 mJ a frame, but 435 W for 49.74 ms are 2.165e+04"]}
 #: 500 frames in 2 s at 600 W: 4 ms and 2400 mJ a frame.
 STRETCH = Sustained(500, 2.0, power_w=600.0, power_limit_w=700.0, sm_clock_mhz=(1700.0, 1755.0, 1800.0))
 SOUND = measured(resources=Resources(900.0, 220.0, 2400.0, load_s=0.25, first_call_ms=31.0), sustained=STRETCH)
@@ -22,10 +24,8 @@ SOUND = measured(resources=Resources(900.0, 220.0, 2400.0, load_s=0.25, first_ca
 
 @pytest.mark.parametrize("folder", [path.parent.name for path in sorted(BASELINES.glob("*/records.json"))])
 def test_every_stored_energy_is_power_times_time_of_its_own_window(folder: str) -> None:
-    run = read_run(BASELINES / folder)
-    # What was stopped is told, in its summary as well.
-    problems = [problem for one in run.records if (problem := energy_problem(one))]
-    assert not problems or not run.complete
+    told = [problem for one in read_run(BASELINES / folder).records if (problem := energy_problem(one))]
+    assert told == KNOWN.get(folder, [])
 
 
 @pytest.mark.parametrize(
