@@ -14,7 +14,7 @@ from jinja2 import PackageLoader, StrictUndefined
 from sadtrt_core import stats
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.report.ratios import best, ratio
-from sadtrt_core.report.tables import WHOLE
+from sadtrt_core.report.tables import WHOLE, in_order
 from sadtrt_core.report.text import decibels, milliseconds
 
 TEMPLATES = Templates(
@@ -42,7 +42,7 @@ def pareto_points(run: Run) -> tuple[str, tuple[Point, ...]]:
     """
     records = [
         record
-        for record in run.records
+        for record in in_order(run.records)
         if record.key.stage == WHOLE
         and record.latency is not None
         and record.drift is not None

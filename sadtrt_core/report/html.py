@@ -26,6 +26,7 @@ from sadtrt_core.report.tables import (
     TextTable,
     absent_table,
     drift_table,
+    in_order,
     latency_table,
     parts_table,
     report_tables,
@@ -107,7 +108,7 @@ class View:
             "left_out": left_out,
             "frames": [frame for frame in frames_of(self.folder) if frame.name not in moving],
             "tables": [table.shown() for table in report_tables(run)],
-            "notes": [(record.key.label(), record.notes) for record in run.records if record.notes],
+            "notes": [(record.key.label(), record.notes) for record in in_order(run.records) if record.notes],
             "options": sorted(run.options.items()),
         }
 
@@ -131,7 +132,7 @@ def html_page(views: Sequence[View], comparison: TextTable | None = None) -> str
     assert loader is not None
     script, style = (loader.get_source(TEMPLATES, name)[0] for name in ("report.js", "report.css"))
     shown = [view.content() for view in views]
-    cases = [record.key for view in views for record in view.run.records]
+    cases = [record.key for record in in_order([one for view in views for one in view.run.records])]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return TEMPLATES.get_template("report.html.jinja").render(
         title=" and ".join(dict.fromkeys(view["title"] for view in shown)),

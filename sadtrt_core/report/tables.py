@@ -226,7 +226,7 @@ def parts_against_whole(run: Run) -> tuple[PartsSum, ...]:
 
 def _sums(run: Run, names: tuple[str, ...]) -> tuple[PartsSum, ...]:
     sums = []
-    for whole in run.records:
+    for whole in in_order(run.records):
         if whole.key.stage != WHOLE or whole.latency is None:
             continue
         parts = [_part(run, whole, stage) for stage in names]

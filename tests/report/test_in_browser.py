@@ -176,7 +176,7 @@ def test_the_chart_names_a_row(cpu_run: Path, open_page: Any) -> None:
     point = page.locator(".point").last
     assert not point.locator(".row").is_visible()
     point.hover()
-    assert point.locator(".row").inner_html().startswith("generator/onnxruntime/fp16/")
+    assert point.locator(".row").inner_html().startswith("generator/onnxruntime/fp16-mixed/")
 
 
 @pytest.fixture(scope="module")

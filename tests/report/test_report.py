@@ -84,6 +84,14 @@ def test_parts_that_do_not_add_up_are_pointed_at() -> None:
     assert parts_against_whole(run_of(*on_host[:-1])) == ()
 
 
+def test_tables_and_chart_have_their_own_order_however_a_run_was_shuffled() -> None:
+    stages = ("generator", "appearance", "frame")
+    rows = [measured(key(stage, precision=name)) for name in ("fp16-mixed", "fp16") for stage in stages]
+    run = run_of(*reversed(rows))
+    assert [entry.whole.key.precision for entry in parts_against_whole(run)] == ["fp16", "fp16-mixed"]
+    assert [record.key.precision for _, _, record in pareto_points(run)[1]] == ["fp16", "fp16-mixed"]
+
+
 def test_telemetry_tells_clocks_and_what_was_disturbed() -> None:
     seen = Telemetry((1500.0, 1980.0, 1980.0), None, (45.0, 50.0, 50.2), (400.0,) * 3, ("software power cap",))
     run = run_of(measured(latency=latency(disturbed=(1, 2)), telemetry=seen, resources=Resources(900.0, 220.0, 812.34)))
