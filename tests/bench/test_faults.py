@@ -238,7 +238,13 @@ def test_a_run_killed_between_two_benchmarks_stays_readable_and_incomplete(tmp_p
 @pytest.mark.parametrize("moments", [("pytest_runtest_setup",), ("pytest_runtest_setup", "pytest_sessionfinish")])
 def test_a_run_is_complete_only_if_every_benchmark_ran(tmp_path: Path, moments: tuple[str, ...]) -> None:
     """One Ctrl-C at the second benchmark, and another one while the first is dealt with."""
-    interrupting = "import os, pytest, signal\n\nseen = []\n"
+    interrupting = """
+import os, pytest, signal
+
+# What a shell starts in the background ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+seen = []
+"""
     for moment in moments:
         interrupting += f"""
 @pytest.hookimpl(tryfirst=True)
