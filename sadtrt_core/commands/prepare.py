@@ -20,7 +20,7 @@ def doctor(
         bool, typer.Option("--fix", help="Print the commands that this machine needs, in order; run none.")
     ] = False,
 ) -> None:
-    """Say what is here and, for every runner and precision that would be skipped, why and what fixes it."""
+    """Say what is here, which runners and precisions can run, and else why not and what fixes it."""
     from sadtrt_core.doctor import print_checks
     from sadtrt_core.machine_fixes import fixes, look
 
