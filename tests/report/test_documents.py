@@ -103,6 +103,12 @@ def test_words_lead_to_a_value(folder: Path, words: str, follows: str) -> None:
     assert follow(text, folder) == (text, ())
 
 
+def test_a_plan_is_a_source_too(folder: Path) -> None:
+    (folder / "plan.toml").write_text("[measured]\npsnr_min_db = 76.957\n")
+    text = "<!-- source plan: plan.toml measured -->\nIt holds <!-- = plan psnr_min_db .1f -->?<!-- / --> dB.\n"
+    assert "-->77.0<!--" in follow(text, folder)[0]
+
+
 def test_counts_of_several_rows_are_added_up(folder: Path) -> None:
     text = '<!-- source all: check.json -->\nCaught: <!-- = all caught sum "{n} of {of}" -->?<!-- / -->\n'
     assert "-->3 of 4<!--" in follow(text, folder)[0]
@@ -159,8 +165,6 @@ def test_check_names_file_and_line_and_docs_writes_anew(folder: Path, monkeypatc
 UNMARKED = {
     "under stand-in weights (45 s of fitting: 18.7 dB on held-out pairs)": "how the weights came about",
     "a uint8 level near white": "arithmetic of half",
-    "0.02% of the arithmetic, and holds 76.9 dB": "of `sadtrt search` on the demo renderer: no file yet",
-    "(0.11%, 77.4 dB)": "likewise",
     "(95%: )": "an interval's coverage",
     "reads right to at 1 ms and to at 5 ms": "what was asked for",
     "differ more, at 0.05 ms": "where times are short",
