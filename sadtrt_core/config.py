@@ -116,7 +116,7 @@ class RunConfig:
         None, "folder of source_image.pt, kp_driving.pt, kp_source.pt, and prediction.pt to compare"
     )
     calibration_method: str = option("minmax", "how ranges for int8 and fp8 are chosen: {choices}", choices=METHODS)
-    calibration_image: Path | None = option(None, "another portrait that these ranges are measured on as well")
+    calibration_image: Path | None = option(None, "a second portrait that ranges for int8 and fp8 are measured on too")
     frames: int | None = option(
         None,
         "frames of the driving sequence; of recorded ones, the first",
@@ -160,7 +160,7 @@ class RunConfig:
     results: Path = option(Path("results"), "folder for results")
     optimization_level: int = option(3, "TensorRT's builder level, 0 (quick) to 5 (thorough)", choices=range(6))
     gate: str | None = option(None, "judge the run by this baseline, a name in results/baselines or a path")
-    gate_thresholds: Path = option(Path("pyproject.toml"), "TOML of the gate")
+    gate_thresholds: Path = option(Path("pyproject.toml"), "TOML file with the gate's limits")
     flush_l2: bool = option(False, "empty the GPU's L2 cache before every sample")
     order_seed: int | None = option(
         None, "seed of the order in which the rows of a stage are measured", least=0, unset="drawn anew, and recorded"

@@ -1,4 +1,4 @@
-"""What this machine has, and for every runner and precision that would be skipped: why, and what fixes it."""
+"""What this machine has, which runners and precisions can run on it, and else why not and what fixes it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.table import Table
 
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.environment import package_version, read_environment
+from sadtrt_core.errors import Unavailable
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.runners.registry import RUNNERS
 from sadtrt_core.session import Session
@@ -41,17 +42,20 @@ def check_machine(session: Session) -> dict[str, tuple[str, bool]]:
 
 
 def print_checks(session: Session, console: Console) -> None:
-    """Both tables: what is here, and what would run."""
+    """Both tables: what is here, and what can run; precisions of a runner that say the same share a line."""
     here = Table(title="What is here", title_justify="left", show_header=False)
     for thing, (state, present) in check_machine(session).items():
         here.add_row(thing, "[green]yes[/]" if present else "[yellow]no[/]", escape(state))
     console.print(here)
-    table = Table(title="What would run", title_justify="left")
-    for heading in ("runner", "precision", "runs", "why not", "what fixes it"):
+    table = Table(title="What can run", title_justify="left")
+    for heading in ("runner", "precisions", "runs", "why not", "what fixes it"):
         table.add_column(heading, overflow="fold")
     for runner in RUNNERS:
+        table.add_section()
+        alike: dict[Unavailable | None, list[str]] = {}
         for precision in PRECISIONS:
-            missing = session.unavailable(session.case("generator", runner, precision))
+            alike.setdefault(session.unavailable(session.case("generator", runner, precision)), []).append(precision)
+        for missing, names in alike.items():
             words = ("[green]yes[/]",) if missing is None else ("[yellow]no[/]", missing.reason, missing.fix or "")
-            table.add_row(runner, precision, words[0], *map(escape, words[1:]))
+            table.add_row(runner, ", ".join(names), words[0], *map(escape, words[1:]))
     console.print(table)

@@ -59,4 +59,4 @@ def test_the_command_prints_lines_that_can_be_copied(tmp_path):
     result = CliRunner().invoke(app, ["doctor", "--fix", "--device", "cpu", "--cache", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert all(line.startswith(("# ", "apt-get ", "pip ", "git ", "sadtrt ")) for line in result.output.splitlines())
-    assert "What would run" not in result.output
+    assert "What can run" not in result.output

@@ -168,7 +168,7 @@ def squared_error(pictures: Tensor, exact: Tensor) -> float:
 
 
 def _table(precision: str, products: Mapping[str, int], errors: Mapping[str, float]) -> Table:
-    title = f"Whose sums in half lose the picture in {precision}"
+    title = f"Which convolutions lose the picture to fp16 accumulation in {precision}"
     made = table(title, "convolution", "products a value", "share of squared errors")
     total = sum(errors.values())
     for name, error in sorted(errors.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]:

@@ -11,7 +11,7 @@ from sadtrt_core.commands.options import console, errors, make_session, takes
 from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import UserError
 
-Worst = Annotated[int, typer.Option(min=1, help="How many of the frames, the worst, every part is measured on.")]
+Worst = Annotated[int, typer.Option(min=1, help="On how many of the frames, the worst, every part is measured.")]
 # fmt: off
 _SESSION = ("jobs", "optimization_level", "grid_sample", "device", "size", "weights", "checkpoint", "source_images",
             "calibration_method", "calibration_image")
@@ -25,25 +25,24 @@ def drift(
         bool,
         typer.Option(
             "--engines",
-            help="Measure the stages as they are shipped, by TensorRT's engines (ONNX Runtime on a CPU), beside what "
-            "their types alone cost: which stage loses more than that to tactics and fusions.",
+            help="Measure TensorRT's engines (on a CPU ONNX Runtime) stage by stage, beside what the types alone cost: "
+            "which stage loses more than that to tactics and fusions.",
         ),
     ] = False,
     half_sums: Annotated[
         bool,
         typer.Option(
             "--half-sums",
-            help="Which convolutions lose the picture where kernels sum in half, as TensorRT 8.6's do on Hopper. "
+            help="Which convolutions lose the picture to fp16 accumulation, as TensorRT 8.6's kernels on Hopper do it. "
             "Takes minutes on a CPU.",
         ),
     ] = False,
     worst: Worst = 4,
 ) -> None:
-    """Find where a precision loses the picture: which stage, block and nodes, and whose numbers do not fit.
+    """Find where a precision loses the picture: which stage, block and nodes, and which values its types cannot hold.
 
-    Its roundings are simulated, so that the findings are the types' alone, whoever computes them. With --engines the
-    engines themselves are measured, stage by stage; --jobs, --optimization-level and --grid-sample are theirs. With
-    --half-sums what kernels add to the types that sum in half.
+    Roundings are simulated, so that the findings are of the types alone, whichever runner computes. --jobs,
+    --optimization-level and --grid-sample are for the engines of --engines.
     """
     from sadtrt_core.accuracy.accumulation import sum_losses
     from sadtrt_core.accuracy.engines import engine_losses, prepare_engines
@@ -73,17 +72,17 @@ def drift(
 @takes(*_SESSION, "cache", precisions="fp16", frames=16)
 def search(
     config: RunConfig,
-    min_psnr: Annotated[float, typer.Option(help="What every frame has to hold, in dB.")] = 60.0,
-    max_lsb: Annotated[int | None, typer.Option(help="The largest difference of a pixel, of 255.")] = None,
+    min_psnr: Annotated[float, typer.Option(help="Least PSNR of every frame, in dB.")] = 60.0,
+    max_lsb: Annotated[int | None, typer.Option(help="Largest difference of a pixel, in levels of 255.")] = None,
     worst: Worst = 4,
     out: Annotated[Path | None, typer.Option(help="The plan to write (default: plans/<base>-<dB>db.toml).")] = None,
 ) -> None:
     """Find what has to stay fp32 for an accuracy budget, or what may be in eight bits, and write it as a plan.
 
-    Run again, it goes on. --precision is what everything else computes in: fp16 or bf16; with int8 or fp8 the search is
-    for the convolutions to quantize on fp16-mixed. With TensorRT the plans that come into question are built and timed
-    beside the built-in fp16-mixed; the fastest that holds the budget is written, and beside it what every engine costs,
-    as JSON and as a chart. Without a GPU arithmetic stands for time.
+    An interrupted search goes on where it was. --precision is what everything else computes in: fp16 or bf16; with int8
+    or fp8 the search is for the convolutions of fp16-mixed to quantize. With TensorRT candidate plans are built and
+    timed beside fp16-mixed; the fastest that holds the budget is written, and beside it what every engine costs, as
+    JSON and as a chart. Without a GPU the share of the arithmetic stands for time.
     """
     from sadtrt_core.accuracy.findings import Budget
     from sadtrt_core.accuracy.search import search_command

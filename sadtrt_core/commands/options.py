@@ -60,7 +60,9 @@ def takes(*fields: str, **defaults: Any) -> Callable[[Callable[..., None]], Call
 
 def _parameter(option: Option, default: Any) -> inspect.Parameter:
     """The option as typer reads it from a function's signature."""
-    text = f"{option.text[0].upper()}{option.text[1:]}"
+    # A command has a default where the suite takes all there are.
+    text = option.text.removeprefix("only this ")
+    text = f"{text[0].upper()}{text[1:]}"
     kind: Any = option.type
     if isinstance(default, tuple):
         kind, default, text = list[kind], list(default), f"Repeatable. {text}"

@@ -20,7 +20,7 @@ def doctor(
         bool, typer.Option("--fix", help="Print the commands that this machine needs, in order; run none.")
     ] = False,
 ) -> None:
-    """Say what is here and, for every runner and precision that would be skipped, why and what fixes it."""
+    """Say what is here, which runners and precisions can run, and else why not and what fixes it."""
     from sadtrt_core.doctor import print_checks
     from sadtrt_core.machine_fixes import fixes, look
 
@@ -79,13 +79,15 @@ def fit(
     demo: Annotated[bool, typer.Option("--demo", help="Fit the small demo renderer instead of the full size.")] = False,
     seconds: Annotated[float, typer.Option(help="How long to fit the generator.")] = 120.0,
     seed: Annotated[int, typer.Option(help="Seed of weights and training pairs.")] = 0,
-    batch: Annotated[int, typer.Option(help="Pairs in a step.")] = 8,
-    steps: Annotated[int | None, typer.Option(help="At most so many steps of each network.")] = None,
+    batch: Annotated[int, typer.Option(help="Pairs of pictures in a step.")] = 8,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of each network at most (default: as many as the time allows).")
+    ] = None,
     portrait: Annotated[
-        list[Path] | None, typer.Option(help="Repeatable: pictures to fit on, or folders of them, a face first.")
+        list[Path] | None, typer.Option(help="Repeatable. Pictures to fit on, or folders of them, a face first.")
     ] = None,
     until_psnr: Annotated[
-        float | None, typer.Option(help="Stop as soon as pairs it never saw are reconstructed to so many dB.")
+        float | None, typer.Option(help="Stop as soon as held-out pairs reach this PSNR, in dB.")
     ] = None,
     preview: Annotated[Path | None, typer.Option(help="Write a picture of driven frames here.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write (default: the cache).")] = None,
@@ -114,7 +116,7 @@ def fit(
             save_preview(preview, renderer, device)
     console.print(
         f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB): {fitted.steps} steps, "
-        f"{fitted.held_out_psnr:.1f} dB on pairs it never saw",
+        f"{fitted.held_out_psnr:.1f} dB on held-out pairs",
         soft_wrap=True,
     )
 
@@ -128,7 +130,7 @@ def fit(
 def export(
     config: RunConfig,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = ...,  # type: ignore[assignment]
-    engine: Annotated[bool, typer.Option("--engine", help="TensorRT's engine too.")] = False,
+    engine: Annotated[bool, typer.Option("--engine", help="Write TensorRT's engine too.")] = False,
 ) -> None:
     """Write a stage's typed ONNX with example inputs, reference outputs and the commands that run it elsewhere."""
     from sadtrt_core.export_folder import README, export_stage_folder

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 Prices = Annotated[
     list[str] | None,
-    typer.Option("--price", help='Repeatable: what a GPU costs an hour, such as "L4=0.70"; a fleet\'s costs follow.'),
+    typer.Option(
+        "--price", help='Repeatable. What a GPU costs an hour, such as "L4=0.70"; what 1,000 frames cost follows.'
+    ),
 ]
-MinPsnr = Annotated[float, typer.Option(help="Of several GPUs, name the cheapest that holds this, in dB.")]
+MinPsnr = Annotated[float, typer.Option(help="Of several GPUs, name the cheapest row that holds this PSNR, in dB.")]
 
 
 def report(
@@ -37,9 +39,11 @@ def report(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Markdown for a pull request instead of tables.")
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page, one file with its chart and clips.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page here: one file, with its chart and clips.")
+    ] = None,
 ) -> None:
-    """Show a run again; or two, B judged by A as the gate would; or several GPUs' in one table with what they cost."""
+    """Show a run; or two, B judged by A as the gate would; or runs of several GPUs in one table with what they cost."""
     from sadtrt_core.gate.limits import Thresholds
     from sadtrt_core.gate.named import gate_files
     from sadtrt_core.gate.output import comparison_table, gate_markdown, print_gate
@@ -110,9 +114,11 @@ def _show_fleet(runs: list[Run], price: list[str], min_psnr: float, html: Path |
 def fleet(
     config: RunConfig,
     suite: Annotated[list[str] | None, typer.Argument(help="Options of the suite, after --.")] = None,
-    address: Annotated[str | None, typer.Option(help="The Ray cluster's (default: this machine).")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Address of the Ray cluster (default: a Ray of this machine).")
+    ] = None,
     kind: Annotated[
-        list[str] | None, typer.Option(help="Repeatable: only this kind of GPU, as Ray calls it, such as H100.")
+        list[str] | None, typer.Option(help="Repeatable. Only this kind of GPU, as Ray calls it, such as H100.")
     ] = None,
     price: Prices = None,
     min_psnr: MinPsnr = 60.0,
@@ -143,14 +149,15 @@ def gate(
     run: Annotated[Path, typer.Argument(help="The run to judge: its folder or records.json.")] = Path("results/latest"),
     baseline: Annotated[str, typer.Option(help="What to judge by: a name in results/baselines, or a path.")] = ...,  # type: ignore[assignment]
     anchor: Annotated[
-        str | None, typer.Option(help="A pinned run to judge by as well: the sum of small steps.")
+        str | None, typer.Option(help="A pinned run to judge by as well, which catches the sum of small steps.")
     ] = None,
     thresholds: Annotated[
-        Path | None, typer.Option(help=r"TOML with \[gate], or a pyproject.toml (default: the one here, if any).")
+        Path | None,
+        typer.Option(help=r"TOML file with a table \[gate], or a pyproject.toml (default: the one here, if any)."),
     ] = None,
     update: Annotated[bool, typer.Option("--update", help="Write the run as the new baseline; judge nothing.")] = False,
     add: Annotated[
-        bool, typer.Option("--add", help="Put the run beside the baseline's: how much runs vary. Judge nothing.")
+        bool, typer.Option("--add", help="Add the run to the baseline's, which tell how much runs vary; judge nothing.")
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts as JSON.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the verdicts as JUnit XML.")] = None,
@@ -259,7 +266,7 @@ def docs(
         bool, typer.Option("--check", help="Write nothing: exit 1 where a figure does not follow.")
     ] = False,
 ) -> None:
-    """Write every figure of the documents anew from the committed files that it names, or check that all follow."""
+    """Write every figure of the documents anew from the committed files that they name, or check that all follow."""
     from sadtrt_core.files import read_file
     from sadtrt_core.report.documents import follow
 

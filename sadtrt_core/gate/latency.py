@@ -160,7 +160,7 @@ def _judge_level(metric: str, samples: JudgedSamples, run: Repetitions, effect: 
         shown += f", inside the baseline's noise of {limit:.1f}%" if limit > effect else ", not significant"
     elif not interval.holds(1):
         reason = "below_effect"
-        shown += f", below the effect of interest of {effect:g}%"
+        shown += f", below the limit of {effect:g}%"
     else:
         reason = "within_limit"
     return Finding(

@@ -83,7 +83,7 @@ def judged_samples(candidate: Latency, baselines: Sequence[Latency], metric: str
 
 
 def _left_out(count: int, late: int) -> str:
-    words = [f"{number} {word}" for number, word in ((count - late, "disturbed"), (late, "late")) if number]
+    words = [f"{number} {word}" for number, word in ((count - late, "disturbed"), (late, "launch-bound")) if number]
     return f" ({' and '.join(words)} samples left out)" if words else ""
 
 

@@ -85,7 +85,7 @@ def fit(
 
     def sharp_enough() -> bool:
         found = held_out_psnr(generator, pictures, config.image_size, plan.batch, device)
-        report.log(f"generator: {found:.1f} dB on pairs it never saw, {plan.until_psnr:g} are wanted")
+        report.log(f"generator: {found:.1f} dB on held-out pairs, {plan.until_psnr:g} are wanted")
         return plan.until_psnr is not None and found >= plan.until_psnr
 
     before = torch.backends.cudnn.benchmark

@@ -16,6 +16,7 @@ from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.report.ratios import best, ratio
 from sadtrt_core.report.tables import WHOLE, in_order
 from sadtrt_core.report.text import decibels, milliseconds
+from sadtrt_core.runners.registry import RUNNERS
 
 TEMPLATES = Templates(
     loader=PackageLoader("sadtrt_core.report", "."),
@@ -120,12 +121,11 @@ def draw_spots(spots: Sequence[Spot], time: str) -> str | None:
     places = [(x(ms), y(psnr)) for ms, psnr in points]
     line = [(x(ms), y(psnr)) for ms, psnr in frontier(points)]
     labels = _labels(places, [spot.name for spot in spots], line)
-    ticks = [mantissa * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for mantissa in (1, 2, 5)]
     drawn: str = TEMPLATES.get_template("chart.svg.jinja").render(
         size=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
         time=time,
         groups=_legend(groups),
-        x_ticks=[(x(tick), f"{tick:g}") for tick in ticks if low <= math.log10(tick) <= high],
+        x_ticks=[(x(tick), f"{tick:g}") for tick in _ticks(low, high)],
         y_ticks=[(y(value), value) for value in range(bottom, int(top) + 1, step)],
         line=line,
         points=[
@@ -136,10 +136,23 @@ def draw_spots(spots: Sequence[Spot], time: str) -> str | None:
     return drawn
 
 
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers whose decimal logarithms lie from `low` to `high`: three or more where a decade has them."""
+    ticks: list[float] = []
+    for mantissas in ((10, 20, 50), range(10, 100, 10), range(10, 100, 5), range(10, 100)):
+        powers = range(math.floor(low), math.ceil(high) + 1)
+        ticks = [mantissa * 10.0 ** (power - 1) for power in powers for mantissa in mantissas]
+        ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks
+
+
 def _name(run: Run, record: Record) -> str:
-    """A point's precision, batch, and times faster than the best PyTorch of no worse picture."""
+    """A point's precision, batch, and, unless it is PyTorch's, the ratio to the best PyTorch of no worse picture."""
     batch = "" if record.key.batch == 1 else f", batch {record.key.batch}"
-    times = None if best(run, record) is record else ratio(run, record, best)
+    runner = RUNNERS.get(record.key.runner)
+    times = None if runner is None or not runner.graph else ratio(run, record, best)
     return f"{record.key.precision}{batch}{'' if times is None else f', {times:.2f}x'}"
 
 
@@ -148,7 +161,7 @@ def _legend(groups: list[str]) -> list[tuple[float, float, str]]:
     chosen = []
     across, down = LEFT + 6.0, BOTTOM + 56.0
     for name in groups:
-        wide = 30 + LETTER * len(name)
+        wide = 36 + 1.15 * LETTER * len(name)  # GPUs have names in capitals.
         if across + wide > RIGHT:
             across, down = LEFT + 6.0, down + 1.5 * LINE
         chosen.append((across, down, name))
@@ -156,32 +169,26 @@ def _legend(groups: list[str]) -> list[tuple[float, float, str]]:
     return chosen
 
 
-def _labels(points: list[Place], names: list[str], line: list[Place]) -> list[Place]:
+def _labels(points: list[Place], names: list[str], line: list[Place]) -> list[Place | None]:
     """Where each point's name begins, (x, y of its baseline): near it, on no point, other name or line, in the plot.
 
-    A name for which there is no such place stands where it overlaps least.
+    Points on the line come first, from the left. None for a name without such a place: pointing at its mark tells it.
     """
     taken: list[Box] = [(px - 7, py - 7, px + 7, py + 7) for px, py in points]
     for (ax, ay), (bx, by) in itertools.pairwise(line):
         along = [(ax + (bx - ax) * part / 40, ay + (by - ay) * part / 40) for part in range(41)]
         taken += [(px - 2, py - 2, px + 2, py + 2) for px, py in along]
-    chosen = []
-    for (px, py), name in zip(points, names, strict=True):
-        wide = LETTER * len(name)
-        tries = [
-            (px + dx, py + dy)
-            for dy in (4.0, -9.0, 18.0, -24.0, 33.0, -39.0, 48.0)
-            for dx in (10.0, -10.0 - wide, -wide / 2)
-        ]
-        boxes = [(left, base - LINE + 3, left + wide, base + 3) for left, base in tries]
-        inside = [
-            index
-            for index, (left, top, right, bottom) in enumerate(boxes)
-            if left >= LEFT and right <= RIGHT and top >= TOP and bottom <= BOTTOM
-        ]
-        clearest = min(inside or [0], key=lambda index: sum(_overlap(boxes[index], one) for one in taken))
-        taken.append(boxes[clearest])
-        chosen.append(tries[clearest])
+    chosen: list[Place | None] = [None] * len(points)
+    for index in sorted(range(len(points)), key=lambda index: (points[index] not in line, points[index])):
+        (px, py), wide = points[index], LETTER * len(names[index])
+        for dy, dx in itertools.product((4.0, -9.0, 18.0, -24.0, 33.0, -39.0), (10.0, -10.0 - wide, -wide / 2)):
+            left, base = px + dx, py + dy
+            box = (left - 3, base - LINE + 3, left + wide + 3, base + 3)
+            inside = box[0] >= LEFT and box[2] <= RIGHT and box[1] >= TOP and box[3] <= BOTTOM
+            if inside and not any(_overlap(box, one) for one in taken):
+                taken.append(box)
+                chosen[index] = (left, base)
+                break
     return chosen
 
 

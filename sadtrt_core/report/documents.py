@@ -40,7 +40,7 @@ from typing import Any
 
 from sadtrt_core import stats
 from sadtrt_core.errors import UserError, shown
-from sadtrt_core.files import read_file
+from sadtrt_core.files import read_file, read_toml
 
 _LIMIT = 64 * 1024 * 1024
 _SOURCE = re.compile(r"<!--\s*source\s+([\w-]+):\s*(.*?)\s*-->", re.DOTALL)
@@ -213,7 +213,7 @@ def _sources(text: str, root: Path) -> dict[str, Any]:
         try:
             if name in sources:
                 raise UserError(f"there are two sources {name}")
-            if words[0].endswith((".csv", ".json")):
+            if words[0].endswith((".csv", ".json", ".toml")):
                 sources[name] = _read(root / words[0])
                 words[0] = name
             sources[name] = _find(sources, words, several=True)
@@ -223,6 +223,8 @@ def _sources(text: str, root: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Any:
+    if path.suffix == ".toml":
+        return read_toml(path)
     content = read_file(path, _LIMIT)
     try:
         if path.suffix == ".csv":

@@ -21,6 +21,7 @@ from sadtrt_core.report.answer import SHIPPED_DB, answers, headline, unshipped
 from sadtrt_core.report.chart import TEMPLATES, draw_pareto
 from sadtrt_core.report.clip import FAINTEST, STRONGEST, clips_of, error_colours
 from sadtrt_core.report.pictures import frames_of
+from sadtrt_core.report.ratios import is_reference
 from sadtrt_core.report.tables import (
     WHOLE,
     TextTable,
@@ -98,7 +99,9 @@ class View:
         """What the page's template reads."""
         run = self.run
         clips, left_out = clips_of(run, self.folder)
-        moving = {clip.record.key.slug for clip in clips}
+        # Neither what moves nor the reference beside itself is a still picture's business.
+        seen = {clip.record.key.slug for clip in clips}
+        seen |= {key.slug for key in (one.key for one in run.records) if is_reference(key)}
         chart = draw_pareto(run)
         return {
             "name": self.name,
@@ -112,7 +115,7 @@ class View:
             "chart": None if chart is None else Markup(chart),
             "clips": clips,
             "left_out": left_out,
-            "frames": [frame for frame in frames_of(self.folder) if frame.name not in moving],
+            "frames": [frame for frame in frames_of(self.folder) if frame.name not in seen],
             "tables": [table.shown() for table in report_tables(run)],
             "notes": [(record.key.label(), record.notes) for record in in_order(run.records) if record.notes],
             "options": sorted(run.options.items()),

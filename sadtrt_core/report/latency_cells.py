@@ -9,7 +9,7 @@ from sadtrt_core import stats
 from sadtrt_core.records.measurements import Latency, Spread
 from sadtrt_core.records.schema import Record, Run, energy_problem
 from sadtrt_core.report.ratios import best, best_name, ratio_words
-from sadtrt_core.report.text import megabytes, milliseconds
+from sadtrt_core.report.text import megabytes, milliseconds, plain
 
 
 def lowest_to_highest(name: str, part: str = "telemetry") -> Callable[[Record, Run | None], str]:
@@ -83,7 +83,7 @@ def best_cell(record: Record, run: Run | None) -> str:
 
 def energy_cell(record: Record, run: Run | None) -> str:
     energy = None if record.resources is None else record.resources.energy_mj_per_frame
-    return "-" if energy is None else f"{energy:.4g}{'' if energy_problem(record) is None else ' !'}"
+    return "-" if energy is None else f"{plain(energy)}{'' if energy_problem(record) is None else ' !'}"
 
 
 def disturbed(record: Record, run: Run | None) -> int | None:

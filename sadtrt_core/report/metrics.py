@@ -40,7 +40,7 @@ from sadtrt_core.report.latency_cells import (
     of_clock,
 )
 from sadtrt_core.report.ratios import Choice, as_shipped, best, best_name, ratio, ratio_words, strict
-from sadtrt_core.report.text import decibels, milliseconds
+from sadtrt_core.report.text import decibels, milliseconds, plain
 
 Value = float | int | bool | str | None
 Part = Literal["latency", "drift", "resources", "telemetry", "sustained"]
@@ -102,7 +102,7 @@ class Metric:
         value = self.value(record, run)
         if value is None or isinstance(value, (str, bool)):
             return "-" if value is None else str(value)
-        return f"{value:.4g}"
+        return plain(value)
 
     @property
     def title(self) -> str:

@@ -22,7 +22,7 @@ Choice = Callable[[Run, Record], Record | None]
 
 def strict(run: Run, record: Record) -> Record | None:
     """Eager PyTorch in fp32 with TF32 off, at the record's stage and batch."""
-    return next((one for one in _pytorch_rows(run, record) if _is_reference(one.key)), None)
+    return next((one for one in _pytorch_rows(run, record) if is_reference(one.key)), None)
 
 
 def as_shipped(run: Run, record: Record) -> Record | None:
@@ -42,7 +42,7 @@ def best(run: Run, record: Record) -> Record | None:
     pictures = {(one.key.runner, one.key.precision): _lowest_psnr(one) for one in run.records if one.drift is not None}
 
     def picture(case: Case) -> float | None:
-        return PSNR_CEILING_DB if _is_reference(case) else pictures.get((case.runner, case.precision))
+        return PSNR_CEILING_DB if is_reference(case) else pictures.get((case.runner, case.precision))
 
     own = picture(record.key)
     if own is None:
@@ -84,7 +84,8 @@ def best_name(run: Run | None, record: Record) -> str | None:
     return None if chosen is None else f"{chosen.key.runner} {chosen.key.precision}"
 
 
-def _is_reference(case: Case) -> bool:
+def is_reference(case: Case) -> bool:
+    """Whether the case is what drift is measured from."""
     return (case.runner, case.precision) == (EAGER, REFERENCE_PRECISION)
 
 

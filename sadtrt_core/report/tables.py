@@ -82,8 +82,9 @@ def drift_table(run: Run) -> TextTable:
     note = f"Against {', '.join(references)}; PSNR at peak 1.0, a frame counts at most 120 dB." if references else ""
     if any(record.drift and visible(record.drift) for record in measured):
         note += (
-            " FLIP: the largest pixel. After H.264: the picture encoded, of the reference encoded. Visible: a FLIP "
-            f"of {NOTICEABLE_FLIP:g} or more, and a tile that H.264 leaves {CODEC_LOSS_DB:g} dB worse than its own."
+            " FLIP: the largest pixel. After H.264: the frames encoded, of the reference encoded. Visible: no where "
+            f"FLIP stays below {NOTICEABLE_FLIP:g}; not after encoding where H.264 leaves the worst tile within "
+            f"{CODEC_LOSS_DB:g} dB of the reference's; else yes."
         )
     if any(record.drift and not record.drift.meaningful for record in measured):
         note += " Under seeded weights these figures say nothing about a trained renderer."
@@ -142,11 +143,13 @@ def sustained_table(run: Run) -> TextTable:
     """A cold start, and calls without a pause: rate, power against the board's limit, clock, energy of that stretch."""
     shown = columns("sustained")
     rows = [record for record in run.records if any(metric.value(record, run) is not None for metric in shown)]
-    note = (
-        "Load and first call are of a process that is running already. All else is of calls back to back, another time "
-        "than the latency's: energy a frame is this stretch's mean power times its time a frame. ! they differ by "
-        "more than a tenth, or the power is over the board's limit."
-    )
+    note = "Load and first call are of a process that is running already."
+    if any(record.resources and record.resources.energy_mj_per_frame is not None for record in rows):
+        note += (
+            " All else is of calls back to back, another time than the latency's: energy a frame is this stretch's "
+            "mean power times its time a frame. ! they differ by more than a tenth, or the power is over the board's "
+            "limit."
+        )
     return _metric_table("Cold start, and back to back", run, "sustained", rows, note if rows else "")
 
 

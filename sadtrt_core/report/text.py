@@ -26,6 +26,13 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.{digits}f}"
 
 
+def plain(value: float) -> str:
+    """Four significant digits, four decimals below one, without an exponent; thousands separated by commas."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) >= 1 else f"{value:.4f}".rstrip("0").rstrip(".")
+
+
 def megabytes(value: float | None) -> str:
     """Megabytes with one decimal below ten, or a dash."""
     return "-" if value is None else f"{value:.1f}" if value < 10 else f"{value:,.0f}"

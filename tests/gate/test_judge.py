@@ -300,7 +300,7 @@ def test_samples_in_which_the_host_was_late_are_left_out() -> None:
     baseline = measured(latency=device_times(samples(5.0, 2)))
     few = judge(measured(latency=late(device_times(times), 20 / len(times))), baseline)[0].finding("device_ms")
     assert few.candidate == pytest.approx(5.0, rel=5e-3)
-    assert "20 late samples left out" in few.sentence
+    assert "20 launch-bound samples left out" in few.sentence
 
 
 def test_late_samples_are_left_out_even_where_others_were_disturbed() -> None:
@@ -312,7 +312,7 @@ def test_late_samples_are_left_out_even_where_others_were_disturbed() -> None:
         "device_ms"
     )
     assert (finding.verdict, finding.baseline) == ("slower", pytest.approx(5.0, rel=5e-3))
-    assert "18 late samples left out" in finding.sentence
+    assert "18 launch-bound samples left out" in finding.sentence
 
 
 def test_device_times_that_include_waiting_for_the_host_have_the_hosts_limit() -> None:

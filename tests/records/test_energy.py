@@ -47,7 +47,7 @@ def test_a_record_whose_energy_is_of_another_window_is_told(changes: dict[str, f
     assert problem == words
     (table,) = (one for one in report_tables(run_of(planted)) if one.title == "Cold start, and back to back")
     cell = dict(zip(table.headings, table.rows[0], strict=True))["mJ a frame"]
-    assert cell == ("2400 !" if words else "2400")
+    assert cell == ("2,400 !" if words else "2,400")
     told = summary_rows(run_of(planted))["energy_problem"][0]
     assert pd.isna(told) if words is None else told == words
 
@@ -70,4 +70,4 @@ def test_the_table_shows_the_windows_own_speed_power_and_limit() -> None:
     (table,) = (one for one in report_tables(run_of(SOUND)) if one.title == "Cold start, and back to back")
     cells = dict(zip(table.headings, table.rows[0], strict=True))
     expected = {"load s": "0.25", "first call ms": "31", "frames/s": "250", "ms a frame": "4", "mean W": "600"}
-    assert cells.items() >= (expected | {"limit W": "700", "SM MHz": "1700 to 1800", "mJ a frame": "2400"}).items()
+    assert cells.items() >= (expected | {"limit W": "700", "SM MHz": "1700 to 1800", "mJ a frame": "2,400"}).items()
