@@ -39,7 +39,7 @@ from sadtrt_core.runners.tensorrt import engine_job
 from sadtrt_core.session import Session
 
 #: Raised when the benchmarks measure something else than before; older baselines then do not compare.
-BENCHMARK_VERSION = 5
+BENCHMARK_VERSION = 6
 #: Why a benchmark that pytest-benchmark has switched off is skipped.
 NOT_TIMED = "nothing is timed with --benchmark-disable or pytest-xdist's -n: ran once, recorded nothing"
 
@@ -142,7 +142,8 @@ def measure_latency(
     """Load the case's runner, time its first repetition, repeat what waits, and leave the rest to the interleaver.
 
     `take` takes the first samples. `on_record` is told the case's record now and after each later repetition,
-    `on_error` how a later one failed; the run has both by then. Raises whatever breaks in the first repetition.
+    `on_error` how a later one failed; the run has both by then. Raises whatever breaks in the first repetition, and
+    RuntimeError where what was timed does not compute the stage.
     """
     require_built(session, case)
     job = session.job(case)
@@ -182,6 +183,9 @@ def measure_latency(
             calibration=job.calibration_digest,
         )
         on_record(session.writer.add(made))
+        # Last, because it takes memory of its own.
+        if (fault := session.output_fault(runner)) is not None:
+            raise RuntimeError(fault)
 
         def repeated() -> None:
             # At once, so that a run that is killed keeps what it measured.

@@ -29,8 +29,10 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
     alike = asked.get("benchmark_version") == BENCHMARK_VERSION
     try:
         side, config = read_question(asked)
-        with local_side(side, Session(config, report=ConsoleReporter(make_console(stderr=True)))) as local:
-            answer({"call_seconds": local.call_seconds, "renders": True, "benchmark_version": BENCHMARK_VERSION})
+        session = Session(config, report=ConsoleReporter(make_console(stderr=True)))
+        with local_side(side, session) as local:
+            first = {"call_seconds": local.call_seconds, "renders": True, "benchmark_version": BENCHMARK_VERSION}
+            answer({**first, "weights": session.renderer.weights.digest, "workload": session.workload.digest})
             for line in questions:
                 asked = json.loads(line)
                 if "render" in asked:

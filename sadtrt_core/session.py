@@ -25,6 +25,7 @@ from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.typed import quantized_nodes
 from sadtrt_core.measure.drift import Reference, checked_reference, recorded_line, worst_frame_picture
+from sadtrt_core.measure.outputs import exact_outputs, output_fault
 from sadtrt_core.measure.seen import codec_absence, encoded, seen_drift
 from sadtrt_core.measure.sensors import Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
@@ -36,7 +37,7 @@ from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
 from sadtrt_core.renderer.picture import picture_files
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.renderer.stages import STAGES, stage_named
+from sadtrt_core.renderer.stages import STAGES, seeded_notes, stage_named
 from sadtrt_core.renderer.standin import choose_weights
 from sadtrt_core.renderer.workload import (
     FRAMES,
@@ -68,6 +69,7 @@ class Session:
     report: Reporter = SILENT
     _writer: RunWriter | None = field(default=None, init=False)
     _inputs: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict, init=False)
+    _exact: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict, init=False)
     _precisions: dict[str, Precision] = field(default_factory=dict, init=False)
     _quantizes: dict[tuple[str, str], bool] = field(default_factory=dict, init=False)
     #: Engines that could not be built before the run, and why.
@@ -237,6 +239,17 @@ class Session:
         if key not in self._inputs:
             self._inputs[key] = stage_inputs(self.renderer, self.workload, job.stage, job.batch, job.input_device)
         return self._inputs[key]
+
+    def output_fault(self, runner: StageRunner) -> str | None:
+        """What is wrong with the outputs of a runner's last call on `inputs`; None where nothing is, or under noise."""
+        job = runner.job
+        if not self.drift_is_meaningful or seeded_notes(job.stage, self.renderer):
+            return None
+        key = (job.stage.name, job.batch)
+        if key not in self._exact:
+            self._exact[key] = exact_outputs(job, self.inputs(job))
+        fault = output_fault(runner.fetch(), self._exact[key])
+        return None if fault is None else f"what was timed is not the stage {job.stage.name}: {fault}"
 
     @cached_property
     def frame_inputs(self) -> list[dict[str, Tensor]]:

@@ -9,15 +9,14 @@ from sadtrt_core.accuracy.findings import Budget, Loss
 from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import UserError
 from sadtrt_core.measure.interleave import Repetitions
-from sadtrt_core.measure.timing import half_width
 from sadtrt_core.precision import Precision
 from sadtrt_core.progress import SILENT, Reporter
-from sadtrt_core.records.measurements import Drift
+from sadtrt_core.records.measurements import Drift, Latency
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.registry import RunnerKind
 from sadtrt_core.runners.tensorrt import engine_job
 from sadtrt_core.session import Session
-from sadtrt_core.stats import median
+from sadtrt_core.stats import median, time_interval, units
 
 #: Medians that lie closer together than this are called the same: two engines are timed one after the other.
 _SAME_TIME = 0.01
@@ -30,7 +29,7 @@ class Confirmed:
     """What a precision costs in a runner: drift over all frames, median latency of the generator at batch 1 in ms.
 
     The median is of all repetitions, since engines are timed one after the other and a GPU may have states of seconds.
-    `half_width` is how well that median is known, as a fraction of it; `notes` are the runner's.
+    `half_width` is how well that is known (`how_well_known`), as a fraction of it; `notes` are the runner's.
     """
 
     precision: Precision
@@ -95,8 +94,17 @@ def confirm(session: Session, kind: RunnerKind, precision: Precision) -> Confirm
             timing.repeat()
         latency = timing.latency()
         notes = active.notes if latency.steady else (*active.notes, "its times did not stay level")
-    times = latency.judged_ms
-    return Confirmed(precision, drift, median(times), half_width(times), notes)
+    return Confirmed(precision, drift, median(latency.judged_ms), how_well_known(latency), notes)
+
+
+def how_well_known(latency: Latency) -> float:
+    """How far the 95% interval of a time reaches to either side, as a fraction; 1 where that cannot be told.
+
+    Over repetitions, as in tables and gate: single samples depend on one another, and many of them seem to know better.
+    """
+    interval = time_interval(units([latency.repetitions()]))
+    middle = (interval.low + interval.high) / 2
+    return (interval.high - middle) / middle if interval.coverage and middle else 1.0
 
 
 def fastest(confirmed: Sequence[Confirmed], budget: Budget) -> Confirmed:

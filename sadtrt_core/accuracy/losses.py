@@ -148,7 +148,8 @@ def session_losses(session: Session, precision: Precision, worst: int, reporter:
     Shares of time come from the newest run of the session's results folder, where it has them. Raises UserError as
     `measure_losses` does.
     """
-    shares = latest_time_shares(session.options.results, precision.name, session.recorded_workload.size)
+    size, weights = session.recorded_workload.size, session.recorded_weights.digest
+    shares = latest_time_shares(session.options.results, precision.name, size, weights)
     simulator = simulator_of(session, precision.quantize is not None)
     return losses_report(session, precision, measure_losses(simulator, precision, worst, reporter), shares)
 
@@ -192,17 +193,18 @@ def _table(title: str, parts: Sequence[PartLoss], time_source: str | None) -> Ta
     return made
 
 
-def latest_time_shares(results: Path, precision: str, size: int) -> TimeShares | None:
+def latest_time_shares(results: Path, precision: str, size: int, weights: str) -> TimeShares | None:
     """Each stage's share (0 to 1) of the generator's stages at batch 1, and whose latencies they are.
 
     From the newest run in a results folder; None where there is none that can be read, or it lacks a stage, the
-    precision or the size. The coordinates are computed inside the motion stage, so its share holds theirs.
+    precision or the size, or is of other weights: the demo's shares are not SadTalker's. The coordinates are computed
+    inside the motion stage, so its share holds theirs.
     """
     try:
         run = read_run(results / "latest")
     except UserError:
         return None  # No run yet, or one of another version: shares of time are then simply not shown.
-    if run.workload.size != size:
+    if run.workload.size != size or run.weights.digest != weights:
         return None
     rows = {
         (record.key.runner, record.key.stage): median(record.latency.judged_ms)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sadtrt_core import stats
 from sadtrt_core.compare.sides import Sampler, Samples, Side, local_side, remote_side
+from sadtrt_core.errors import UserError
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.session import Session
@@ -112,18 +113,31 @@ def _times(pairs: list[tuple[Samples, Samples]], on_device: bool) -> list[list[f
 
 
 def compare_sides(a: Side, b: Side, session: Session, checkout: Path | None, seconds: float) -> Comparison:
-    """Compare `a` with `b`; with a `checkout`, B runs in that checkout. Raises UserError where a side cannot run."""
+    """Compare `a` with `b`; with a `checkout`, B runs in that checkout.
+
+    Raises UserError where a side cannot run, or the checkout renders with other weights.
+    """
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(local_side(a, session))
         other: Sampler
+        same_frames = True
         if checkout is None:
             other = stack.enter_context(local_side(b, session))
         else:
             other = remote = stack.enter_context(remote_side(b, session.options, checkout))
+            if remote.weights not in (None, session.renderer.weights.digest):
+                raise UserError(
+                    f"{checkout} renders with other weights, so that times and pictures are not of the same network: "
+                    "name a file that both can read as --checkpoint"
+                )
+            same_frames = remote.workload in (None, session.workload.digest)
             if not remote.times_alike and session.on_gpu:
                 session.report.log(f"{checkout} takes device times in another way: host times are compared")
         found = compare_interleaved(here, other, seconds)
         if a.case.stage != "generator" or not session.drift_is_meaningful:
+            return found
+        if not same_frames:
+            session.report.log("pictures are not compared: the other checkout renders other frames")
             return found
         pictures = compare_pictures(here, other, a.label)
         if pictures is None:

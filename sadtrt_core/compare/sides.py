@@ -175,6 +175,9 @@ class RemoteSide:
         self._renders = bool(answer.get("renders", False))
         #: Whether that checkout takes device times as this one does; where not, only host times compare.
         self.times_alike: bool = answer.get("benchmark_version") == BENCHMARK_VERSION
+        #: Digests of what it renders and with what; None from a checkout that does not tell.
+        self.weights: str | None = answer.get("weights")
+        self.workload: str | None = answer.get("workload")
 
     def sample(self, count: int) -> Samples:
         """As `LocalSide.sample`."""

@@ -56,6 +56,8 @@ def engine_key(job: BuildJob, trt: Any, gpu: tuple[str, str]) -> Key:
         "graph_sha256": hashlib.sha256(job.graph.read_bytes()).hexdigest(),
         "inputs": {tensor: list(shape) for tensor, shape in job.input_shapes},
         "options": {**asdict(job.options), "tf32": job.precision.tf32},
+        # Under it a builder takes no TF32 tactics, whatever it is told.
+        "tf32_override": os.environ.get("NVIDIA_TF32_OVERRIDE"),
         "tensorrt": api.version_text(trt),
         "flavour": api.flavour(trt),
         "plugin_sha256": job.plugin.digest if job.plugin is not None else None,

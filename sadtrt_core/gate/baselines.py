@@ -89,12 +89,19 @@ def further_runs(path: Path) -> tuple[Run, ...]:
 def add_run(run: Run, path: Path) -> Path:
     """Put `run`, of the same code, beside the baseline in the folder `path`; returns its file.
 
-    Raises UserError where there is no such folder with a baseline, or the run could not serve as one.
+    Raises UserError where there is no such folder with a baseline, or the run could not serve as one, or is of another
+    commit: what code changed would pass for what runs vary by.
     """
     if not Path(path).is_dir():
         raise UserError(f"{path} is no folder with a baseline that a run could be added to: write one with --update")
     _require_whole(run)
-    if run in (read_run(path), *further_runs(path)):
+    baseline = read_run(path)
+    commits = [one.environment.commit for one in (baseline, run)]
+    if None not in commits and commits[0] != commits[1]:
+        raise UserError(
+            f"the baseline {path} is of commit {commits[0]}, the run of {commits[1]}: add runs of the same code"
+        )
+    if run in (baseline, *further_runs(path)):
         raise UserError(f"the baseline {path} holds this run already: add one that was measured anew")
     folder = Path(path) / FURTHER_FOLDER
     folder.mkdir(exist_ok=True)

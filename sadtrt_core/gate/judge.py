@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sadtrt_core.case import Case
 from sadtrt_core.gate.latency import latency_findings, latency_tests
 from sadtrt_core.gate.limits import Limits, Thresholds
+from sadtrt_core.gate.samples import CLOCK_TOLERANCE
 from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, Verdict, make_row
 from sadtrt_core.records.measurements import Drift, Latency
 from sadtrt_core.records.schema import Environment, Record, Run
@@ -30,7 +31,8 @@ def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds, others: 
     remarks = (*_remarks(candidate, baseline), *_idle_overrides(keys, thresholds))
     problems = _problems(candidate, baseline)
     for other in others:
-        problems += [(code, f"a further run of the baseline: {text}") for code, text in _problems(other, baseline)]
+        found = [*_problems(other, baseline), *_other_measures(other, old)]
+        problems += [(code, f"a further run of the baseline: {text}") for code, text in found]
     if problems:
         reason, sentence = problems[0]
         rows = tuple(make_row(key, [Finding("run", "not comparable", reason, sentence)]) for key in keys)
@@ -61,7 +63,30 @@ def _problems(candidate: Run, baseline: Run) -> list[tuple[str, str]]:
     for code, name, was, now in _identities(candidate, baseline):
         if was != now:
             problems.append((f"{code}_differs", f"{name} changed: {was} in the baseline, {now} in this run"))
+    limits = [limit for run in (baseline, candidate) if (limit := _power_limit(run)) is not None]
+    if len(limits) == 2 and min(limits) < max(limits) * (1 - CLOCK_TOLERANCE):
+        sentence = f"the board's power limit changed: {limits[0]:.0f} W in the baseline, {limits[1]:.0f} W in this run"
+        problems.append(("power_limit_differs", sentence))
     return problems
+
+
+def _power_limit(run: Run) -> float | None:
+    """The most that the board could draw while any row was called back to back, in W; None where nothing tells."""
+    found = (one.sustained.power_limit_w for one in run.records if one.sustained is not None)
+    return max((limit for limit in found if limit is not None), default=None)
+
+
+def _other_measures(other: Run, baseline: Mapping[Case, Record]) -> list[tuple[str, str]]:
+    """What forbids taking another run's times for the same code's: another benchmark version, or other ranges."""
+    problems = []
+    for record in other.records:
+        own = baseline.get(record.key)
+        for name, what in (("benchmark_version", "benchmark version"), ("calibration", "calibration")):
+            was, now = (None if one is None else getattr(one, name) for one in (own, record))
+            if None not in (was, now) and was != now:
+                sentence = f"{record.key.label()} is of {what} {now}, the baseline's of {was}"
+                problems.append((f"{name}_differs", sentence))
+    return problems[:1]
 
 
 def _identities(candidate: Run, baseline: Run) -> list[tuple[str, str, object, object]]:
@@ -95,7 +120,12 @@ def _processors(environment: Environment) -> str:
 
 
 #: Options that change what a time means, and what they are where a run does not say.
-TIME_OPTIONS = {"flush_l2": "False", "CUDA_LAUNCH_BLOCKING": "0", "threads": None}
+TIME_OPTIONS = {
+    "flush_l2": "False",
+    "CUDA_LAUNCH_BLOCKING": "0",
+    "threads": None,
+    **dict.fromkeys(("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"), "unset"),
+}
 
 
 def _gpu_words(environment: Environment) -> str | None:
@@ -271,6 +301,10 @@ def limit_findings(candidate: Record, baseline: Record, limits: Limits, parts: t
             continue
         if new is None:
             findings.append(Finding(name, "missing", "part_missing", f"{name} was not measured", baseline=old))
+            continue
+        doubts = (how.doubt(record) for record in (baseline, candidate)) if how.doubt is not None else ()
+        if (doubt := next(filter(None, doubts), None)) is not None:
+            findings.append(Finding(name, "same", "in_doubt", f"{name} was not judged: {doubt}", old, new))
             continue
         change = _change(metric, how, new, old, limits)
         # Differences of decimal figures such as 40.5 - 40.0 are exact only to rounding.

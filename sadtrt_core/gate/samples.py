@@ -122,16 +122,19 @@ def busy_host(new: Telemetry | None, old: Telemetry | None, most_percent: float)
 
 
 CLOCK_TOLERANCE = 0.05
-"""How far the highest SM clocks of two runs may lie apart, as a fraction: a power limit lowers only the others."""
+"""How far the highest clocks of two runs may lie apart, or the limits of their power, as a fraction: a power limit that
+is met lowers only the other readings."""
 
 
 def another_clock(new: Telemetry | None, old: Telemetry | None) -> Problem | None:
-    """That the highest SM clock of one run is below the other's by more than CLOCK_TOLERANCE."""
-    spreads = [telemetry.sm_clock_mhz for telemetry in (old, new) if telemetry is not None]
-    highest = [spread[2] for spread in spreads if spread is not None]
-    if len(highest) < 2 or min(highest) >= max(highest) * (1 - CLOCK_TOLERANCE):
-        return None
-    return "sm_clock_differs", f"the SM clock reached {highest[0]:.0f} MHz in the baseline, {highest[1]:.0f} MHz now"
+    """That the highest SM or memory clock of one run is below the other's by more than CLOCK_TOLERANCE."""
+    for name, word in (("sm_clock_mhz", "SM"), ("memory_clock_mhz", "memory")):
+        spreads = [getattr(telemetry, name) for telemetry in (old, new) if telemetry is not None]
+        highest = [spread[2] for spread in spreads if spread is not None]
+        if len(highest) == 2 and min(highest) < max(highest) * (1 - CLOCK_TOLERANCE):
+            code, was, now = name.removesuffix("_mhz"), *highest
+            return f"{code}_differs", f"the {word} clock reached {was:.0f} MHz in the baseline, {now:.0f} MHz now"
+    return None
 
 
 def another_host(old: str, new: str) -> Problem | None:

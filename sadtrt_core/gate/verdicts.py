@@ -36,7 +36,7 @@ class ExitCode(IntEnum):
 
 EXIT_GRAVITY = (ExitCode.PASS, ExitCode.ROWS_MISSING, ExitCode.NOT_COMPARABLE, ExitCode.REGRESSION)
 """The exit codes, the gravest last."""
-UNJUDGED = ("too_noisy", "baseline_climbs", "machine_busy", "host_differs")
+UNJUDGED = ("too_noisy", "baseline_climbs", "machine_busy", "host_differs", "in_doubt")
 """Reasons for which a metric beside others is not judged; its verdict is "same" then, and the row says so."""
 
 

@@ -13,17 +13,22 @@ from collections.abc import Callable, Sequence
 import torch
 
 REPLAYS = 40
+MOST_COPIES = 1000  # Of an eighth of a megabyte they are beyond every cache there is.
 _LAUNCHES = 20
 _GRAPH_US = 4000  # A graph that takes so long needs no more launches: what a replay costs by itself is lost in it.
 _UNCOUNTED = 5
+_BLOCK_CYCLES = 400_000  # 200 us at 2 GHz: a replay, or an eager launch, is enqueued by then.
 
 Launch = Callable[[], object]
 
 
 def copies_beyond_cache(bytes_moved: int, device: torch.device) -> int:
-    """How many copies of tensors of that many bytes are needed so that none of the next one is in L2: 2 to 40."""
+    """How many copies of tensors of that many bytes are needed so that none of the next one is in L2: 2 at least.
+
+    Together three times the cache; MOST_COPIES of tensors so small that these have less.
+    """
     l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
-    return max(2, min(40, -(-3 * l2_bytes // bytes_moved)))
+    return max(2, min(MOST_COPIES, -(-3 * l2_bytes // bytes_moved)))
 
 
 def launches_in_graph(launch_us: float) -> int:
@@ -54,6 +59,8 @@ def graph_time_us(launches: Sequence[Launch], at_least: int | None = None) -> fl
 
 def _event_time_us(work: Launch) -> float:
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    # On an idle GPU the first event would happen at once, and the launch behind it count (measure/blocking.py).
+    torch.cuda._sleep(_BLOCK_CYCLES)
     start.record()
     work()
     end.record()

@@ -5,25 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sadtrt_core.case import Case
-from sadtrt_core.records.schema import Record, Run
+from sadtrt_core.records.schema import Record, Run, energy_problem
 from sadtrt_core.report.metrics import METRICS
-from sadtrt_core.report.ratios import REFERENCE_PRECISION
+from sadtrt_core.report.ratios import REFERENCE_PRECISION, best, ratio, strict
 from sadtrt_core.report.tables import WHOLE
 from sadtrt_core.report.text import decibels
 from sadtrt_core.runners.registry import EAGER
 
 #: A precision can be shipped where the worst frame of the worst face has at least this PSNR, in dB.
 SHIPPED_DB = 60.0
-#: What "times faster" is against: a ratio's column and the column that names its row, the first that a run has.
-_RATIOS = (("ratio_to_best_pytorch", "best_pytorch"), ("ratio_to_pytorch_fp32", None))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The fastest row of one precision, and its figures in words."""
+    """The fastest row of one precision, and its figures in words; None for what was not measured."""
 
     case: Case
-    faster: str
+    faster: str | None
     than: str
     loss: str
     levels: str
@@ -32,41 +30,49 @@ class Answer:
 
 
 def answers(run: Run) -> tuple[Answer, ...]:
-    """The fastest row of every precision that can be shipped, fastest first; the reference itself is none."""
-    best: dict[str, tuple[float, Record]] = {}
+    """The fastest row of every precision that can be shipped, fastest first.
+
+    The reference itself is none, nor is a row that failed, whatever was measured of it before.
+    """
+    fastest: dict[str, tuple[float, Record]] = {}
     for record in run.records:
         drift, latency, key = record.drift, record.latency, record.key
-        if key.stage != WHOLE or drift is None or latency is None or not drift.meaningful:
+        if key.stage != WHOLE or record.status != "measured" or drift is None or latency is None:
             continue
-        if (key.runner, key.precision) == (EAGER, REFERENCE_PRECISION) or not drift.psnr_min >= SHIPPED_DB:
+        is_reference = (key.runner, key.precision) == (EAGER, REFERENCE_PRECISION)
+        if is_reference or not drift.meaningful or not drift.psnr_min >= SHIPPED_DB:
             continue
         time = (latency.device_ms_median or latency.host_ms_median) / key.batch
-        if key.precision not in best or time < best[key.precision][0]:
-            best[key.precision] = (time, record)
-    return tuple(_answer(run, record, time) for time, record in sorted(best.values(), key=lambda one: one[0]))
+        if key.precision not in fastest or time < fastest[key.precision][0]:
+            fastest[key.precision] = (time, record)
+    return tuple(_answer(run, record, time) for time, record in sorted(fastest.values(), key=lambda one: one[0]))
 
 
 def _answer(run: Run, record: Record, time: float) -> Answer:
-    ratio, than = next(
-        (
-            (value, "PyTorch fp32" if who is None else METRICS[who].text(record, run))
-            for name, who in _RATIOS
-            if name in METRICS and isinstance(value := METRICS[name].value(record, run), float)
-        ),
-        (None, "PyTorch"),
-    )
+    faster, than = _times_faster(run, record)
     energy = METRICS["energy_mj_per_frame"].value(record, run)
+    doubt = "" if energy_problem(record) is None else ", in doubt"
     levels = METRICS["max_lsb"].text(record, run)
     loss = METRICS["psnr_min"].text(record, run)
     return Answer(
         record.key,
-        faster="-" if ratio is None else f"{ratio:.2f}",
+        faster=None if faster is None else f"{faster:.2f}",
         than=than,
         loss=loss if loss == "identical" else f"{loss} dB",
         levels=f"{levels} level{'' if levels == '1' else 's'} of 255",
-        energy=f"{energy / 1000:.2f} J" if isinstance(energy, float) else None,
+        energy=f"{energy / 1000:.2f} J{doubt}" if isinstance(energy, float) else None,
         time=f"{time:.{2 if time < 100 else 0}f} ms",
     )
+
+
+def _times_faster(run: Run, record: Record) -> tuple[float | None, str]:
+    """How many times faster, and than what: the best PyTorch of no worse picture, or fp32 where it is that itself."""
+    for choice in (best, strict):
+        other = choice(run, record)
+        times = None if other is None or other is record else ratio(run, record, choice)
+        if other is not None and times is not None:
+            return times, f"{other.key.runner} {other.key.precision}"
+    return None, "PyTorch"
 
 
 def headline(run: Run) -> str:
@@ -74,9 +80,10 @@ def headline(run: Run) -> str:
     found = answers(run)
     if found:
         first = found[0]
+        faster = "" if first.faster is None else f", {first.faster} times as fast as {first.than}"
         return (
-            f"{first.case.runner} {first.case.precision} renders a frame in {first.time}, {first.faster} times as fast "
-            f"as {first.than}, and its worst frame keeps {first.loss}, at most {first.levels} off."
+            f"{first.case.runner} {first.case.precision} renders a frame in {first.time}{faster}, and its worst frame "
+            f"keeps {first.loss}, at most {first.levels} off."
         )
     judged = [one for one in run.records if one.key.stage == WHOLE and one.drift and one.drift.meaningful]
     if judged:

@@ -36,20 +36,26 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 740, 44, 350
 LETTER, LINE = 7.2, 14.0
 
 
-def pareto_points(run: Run) -> tuple[str, tuple[Point, ...]]:
-    """The clock ("device" or "host") and (median ms, lowest PSNR in dB, record) of each generator that has both.
-
-    Device time where every one has it, else host time. NaN pictures and drift that means nothing are left out.
-    """
-    records = [
+def choices(run: Run) -> list[Record]:
+    """The generators that have a time and a picture: no NaN, no drift that means nothing, no row that failed."""
+    return [
         record
         for record in in_order(run.records)
         if record.key.stage == WHOLE
+        and record.status == "measured"
         and record.latency is not None
         and record.drift is not None
         and record.drift.meaningful
         and not record.drift.has_non_finite
     ]
+
+
+def pareto_points(run: Run) -> tuple[str, tuple[Point, ...]]:
+    """The clock ("device" or "host") and (median ms, lowest PSNR in dB, record) of each of the `choices`.
+
+    Device time where every one has it, else host time.
+    """
+    records = choices(run)
     on_device = all(record.latency is not None and record.latency.device_ms is not None for record in records)
     points = []
     for record in records:

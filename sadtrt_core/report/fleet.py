@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.records.schema import Record, Run
-from sadtrt_core.report.chart import TEMPLATES, Spot, draw_spots, frontier, pareto_points
+from sadtrt_core.report.chart import TEMPLATES, Spot, choices, draw_spots, frontier
 from sadtrt_core.report.tables import TextTable
 from sadtrt_core.report.text import decibels, milliseconds
 
@@ -19,8 +19,8 @@ from sadtrt_core.report.text import decibels, milliseconds
 class Offer:
     """A generator's row on one GPU that no other there beats in both time and picture.
 
-    `ms` is the median time of a frame by `clock`, "device" or "host", `psnr` the worst frame's in dB. `price` is an
-    hour's, in whatever money it was given; None where none was.
+    `ms` is the time of a frame by `clock` (`frame_time`), `psnr` the worst frame's in dB. `price` is an hour's, in
+    whatever money it was given; None where none was.
     """
 
     gpu: str
@@ -62,10 +62,17 @@ def fleet_offers(runs: Sequence[Run], prices: Mapping[str, float]) -> tuple[Offe
     """Every GPU's offers, fastest first, GPU by GPU as given.
 
     A price is a GPU's where its name has those words: L4 is no L40S. Of several the longest counts. Raises UserError
-    for a price that is no run's, and for runs of several picture sizes.
+    for a price that is no run's, and for runs of several picture sizes, or of the small demo renderer beside full-size
+    ones.
     """
     if len({run.workload.size for run in runs}) > 1:
         raise UserError("the runs render pictures of several sizes, so that neither times nor costs compare")
+    if len({run.weights.kind == "demo" for run in runs}) > 1:
+        small = ", ".join(gpu_name(run) for run in runs if run.weights.kind == "demo")
+        raise UserError(
+            f"the small demo renderer was measured on {small}, a full-size one elsewhere: give all of them "
+            "--weights=fit or a --checkpoint"
+        )
     names = [gpu_name(run) for run in runs]
     for word in prices:
         if not any(_names(word, name) for name in names):
@@ -80,8 +87,25 @@ def _names(word: str, gpu: str) -> bool:
 def _offers(run: Run, prices: Mapping[str, float]) -> list[Offer]:
     gpu = gpu_name(run)
     price = prices.get(max((word for word in prices if _names(word, gpu)), key=len, default=""))
-    clock, points = pareto_points(run)
-    return [Offer(gpu, record, clock, ms, psnr, price) for ms, psnr, record in frontier(points)]
+    points = []
+    for record in choices(run):
+        assert record.drift is not None  # Of every choice.
+        ms, clock = frame_time(record)
+        points.append((ms, record.drift.psnr_min, clock, record))
+    return [Offer(gpu, record, clock, ms, psnr, price) for ms, psnr, clock, record in frontier(points)]
+
+
+def frame_time(record: Record) -> tuple[float, str]:
+    """The ms of a frame where one follows the other, which is what a GPU is paid for, and the clock.
+
+    "back to back" is without a pause (records.measurements.Sustained), "host" the median call and the wait for it where
+    that was not measured. A device time would leave out what the GPU waits for the host between the kernels of a row
+    that launches them one by one.
+    """
+    if record.sustained is not None:
+        return record.sustained.ms_per_frame, "back to back"
+    assert record.latency is not None  # Of every choice.
+    return record.latency.host_ms_median / record.key.batch, "host"
 
 
 def fleet_table(offers: Sequence[Offer]) -> TextTable:
@@ -133,7 +157,7 @@ def draw_fleet(offers: Sequence[Offer]) -> str | None:
     spots = [
         Spot(offer.ms, offer.psnr, offer.gpu, offer.record.key.precision, row=offer.sentence()) for offer in offers
     ]
-    return draw_spots(spots, "median time")
+    return draw_spots(spots, "time")
 
 
 def fleet_page(offers: Sequence[Offer], sentences: Sequence[str]) -> str:

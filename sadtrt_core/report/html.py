@@ -35,6 +35,12 @@ from sadtrt_core.report.tables import (
 from sadtrt_core.report.text import markdown_cell
 
 REPORT_FILE = "report.html"
+#: What a reader must know of weights that are no trained checkpoint's.
+_WEIGHTS = {
+    "seeded": "seeded weights are noise: drift under them says nothing about a trained renderer",
+    "demo": "the demo is a small renderer of its own: neither its times nor its drift are SadTalker's",
+    "fitted": "the weights are stand-ins fitted on a few pictures: a trained checkpoint drifts otherwise",
+}
 PARETO_FILE = "pareto.svg"
 
 
@@ -199,8 +205,8 @@ def conditions(run: Run) -> tuple[str, ...]:
 def warnings(run: Run) -> tuple[str, ...]:
     """What forbids believing some figures, one line each."""
     lines = []
-    if run.weights.kind == "seeded":
-        lines.append("seeded weights are noise: drift under them says nothing about a trained renderer")
+    if run.weights.kind in _WEIGHTS:
+        lines.append(_WEIGHTS[run.weights.kind])
     if not run.complete:
         lines.append("this run was interrupted: what follows is what had been measured until then")
     return tuple(lines)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sadtrt_core import stats
@@ -57,7 +57,8 @@ class Limit:
     The change is held against the limit, in percent of the baseline or as a plain difference, and growth below `slack`
     (in the metric's unit) is never reported. `reason` is the code and `verdict` the word of a finding that is worse,
     `name` the metric's name in findings where that is another. `capped` names a limit that both values are cut to
-    before they are compared; `value` gets the judged value under the limits where it is not the metric's own.
+    before they are compared; `value` gets the judged value under the limits where it is not the metric's own. `doubt`
+    says why a record's figure can judge nothing, None where it can.
     """
 
     key: str
@@ -69,6 +70,7 @@ class Limit:
     name: str | None = None
     capped: str | None = None
     value: Callable[[Record, Any], float] | None = None
+    doubt: Callable[[Record], str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,8 @@ _ROWS = (
            ("csv", "latency"), megabytes_cell("gpu_memory_mb"),
            _growth("memory_growth_percent", 10.0, "memory_growth", 32.0)),
     Metric("energy_mj_per_frame", "resources", _of("resources", lambda one: one.energy_mj_per_frame), "", "mJ a frame",
-           "lower", ("csv", "sustained"), energy_cell, _growth("energy_growth_percent", 20.0, "energy_growth")),
+           "lower", ("csv", "sustained"), energy_cell,
+           replace(_growth("energy_growth_percent", 20.0, "energy_growth"), doubt=energy_problem)),
     Metric("energy_problem", "sustained", lambda record, run: energy_problem(record)),
     Metric("sustained_ms_per_frame", "sustained", _of("sustained", lambda one: one.ms_per_frame), "", "ms a frame",
            "lower", ("csv", "sustained")),

@@ -50,6 +50,8 @@ class _Float32Convolution(nn.Module):
             return self.convolution(x.float())
 
 
+#: Modules whose weights autocast rounds to its type before it uses them.
+_ROUNDED_BY_AUTOCAST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 #: Memory formats with the channels innermost, by the number of axes of what has one.
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 #: Calls before a CUDA graph is captured: cuDNN searches its algorithms in the first, which no capture may hold.
@@ -67,8 +69,9 @@ class PyTorchRunner(StageRunner):
 
     fp32 and tf32 run float32 weights, default does without touching a setting; fp16 and bf16 convert the module
     (`.half()`), coordinates included; fp16-mixed runs under autocast, which keeps sampling, softmax and sums in
-    float32. Where the picture is kept, the convolution that makes it is float32 as well, weights included. Sums are
-    float anyway: no convolution is parted for them.
+    float32, on weights that are half already: autocast would round them anew in every call. Where the picture is kept,
+    the convolution that makes it is float32 as well, weights included. Sums are float anyway: no convolution is parted
+    for them.
 
     `channels_last` keeps weights and inputs with the channels innermost, which tensor cores read. A captured graph has
     inputs of its own, which `bind` fills, and is captured at the first call. torch.compile's `mode` is for a GPU; on a
@@ -106,6 +109,10 @@ class PyTorchRunner(StageRunner):
         # A copy, because converting a module changes it and the renderer is shared.
         original = stage_module(self.job.stage, self.job.renderer)
         self._module = copy.deepcopy(original).to(device=self.job.device, dtype=self._type).eval()
+        if self._autocast:
+            for part in self._module.modules():
+                if isinstance(part, _ROUNDED_BY_AUTOCAST):
+                    part.to(self.job.precision.torch_type)
         if self.job.precision.keep_picture:
             exact = iter([part.conv_img for part in original.modules() if isinstance(part, SpadeDecoder)])
             for part in self._module.modules():

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from sadtrt_core.accuracy.confirm import Confirmed, confirm, confirm_all, fastest, verdict
+from sadtrt_core.accuracy.confirm import Confirmed, confirm, confirm_all, fastest, how_well_known, verdict
 from sadtrt_core.accuracy.findings import Budget
 from sadtrt_core.accuracy.greedy import Trials
 from sadtrt_core.accuracy.parts import NO_ARITHMETIC, block_parts
@@ -26,7 +27,7 @@ from sadtrt_core.measure.drift import Reference, measure_drift
 from sadtrt_core.measure.timing import TimingPlan
 from sadtrt_core.plan import precision_named, read_plan
 from sadtrt_core.precision import COORDINATES, PRECISIONS
-from sadtrt_core.records.measurements import Drift
+from sadtrt_core.records.measurements import Drift, Latency
 from sadtrt_core.runners.registry import runner_named
 from sadtrt_core.session import Session
 
@@ -280,6 +281,22 @@ def test_the_fastest_engine_within_the_budget_is_taken():
 )
 def test_the_built_in_gives_way_only_to_what_is_faster_and_no_worse(plan, words):
     assert words in verdict("new", plan, made("fp16-mixed", 71, 5.0, lsb=2))
+
+
+def test_engines_no_further_apart_than_their_repetitions_are_called_as_fast_however_many_samples_there_are():
+    """Repetitions differ by some percent, so that 1000 samples, each median known to 0.2%, know no more than eight."""
+
+    def engine(name, ms):
+        levels = 1 + 0.01 * np.array([0, 2, -0.5, 1, -2, 0.5, -1, 0])
+        times = ms * levels[:, None] * np.exp(np.random.default_rng(len(name)).normal(0, 0.002, (8, 125)))
+        latency = Latency(tuple(times.ravel()), (5.0,) * 1000, 10, True, visits=tuple(range(0, 1000, 125)))
+        drift = Drift((72.0,), (0.9,), (1,), (False,))
+        return Confirmed(replace(FP16, name=name), drift, latency.device_ms_median, how_well_known(latency))
+
+    builtin = engine("fp16-mixed", 4.0)
+    assert "is as fast as the built-in" in verdict("new", engine("plan", 3.94), builtin)
+    assert "% faster than" in verdict("new", engine("plan", 3.8), builtin)
+    assert how_well_known(Latency(None, (5.0, 6.0), 1, True)) == 1.0
 
 
 def test_confirming_renders_and_times_in_the_runner(small, found):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from reports import Kept
 from typer.testing import CliRunner
 
 from sadtrt_core.benchmark import BENCHMARK_VERSION
@@ -169,6 +170,22 @@ def test_a_checkout_that_cannot_take_part_is_named(tmp_path):
     (tmp_path / "sadtrt_core" / "__init__.py").touch()
     with pytest.raises(ValueError, match=r"ended with exit status 1 .* older than `sadtrt compare`"):
         compare_sides(SIDE, SIDE, session(), tmp_path, 0.2)
+
+
+def test_a_checkout_of_other_weights_is_refused_and_of_other_frames_makes_no_pictures(tiny, tmp_path):
+    """A time of another network would pass for a time of other code."""
+    own, generator = session(frames=1), parse_side("pytorch:fp32", "generator", 1)
+    own.__dict__["renderer"] = replace(tiny, weights=replace(tiny.weights, kind="demo"))
+    own.report = said = Kept()
+
+    def beside(name, **told):
+        checkout = scripted_checkout(tmp_path / name, renders=True, **told)
+        return compare_sides(generator, generator, own, checkout, 0.2)
+
+    with pytest.raises(UserError, match="renders with other weights, so that times and pictures are not"):
+        beside("other", weights="d9")
+    assert beside("frames", weights=own.renderer.weights.digest, workload="d8").pictures is None
+    assert said.lines == ["pictures are not compared: the other checkout renders other frames"]
 
 
 class Painter:

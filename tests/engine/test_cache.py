@@ -83,7 +83,10 @@ CHANGES: dict[str, Callable[[BuildJob], BuildJob]] = {
 }
 
 
-def test_every_part_of_the_key_makes_another_engine(half_graph: MakeGraph, make_job: MakeJob) -> None:
+def test_every_part_of_the_key_makes_another_engine(
+    half_graph: MakeGraph, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     job = make_job()
     keys = {"unchanged": engine_key(job, RTX, GPU)}
     keys |= {name: engine_key(change(job), RTX, GPU) for name, change in CHANGES.items()}
@@ -92,6 +95,8 @@ def test_every_part_of_the_key_makes_another_engine(half_graph: MakeGraph, make_
     keys["product"] = engine_key(job, SimpleNamespace(__name__="tensorrt", __version__="1.7.1"), GPU)
     keys["gpu"] = engine_key(job, RTX, ("NVIDIA H100", "9.0"))
     keys["capability"] = engine_key(job, RTX, ("NVIDIA H200", "10.0"))
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    keys["override"] = engine_key(job, RTX, GPU)
     digests = {name: key_digest(key) for name, key in keys.items()}
     assert len(set(digests.values())) == len(digests), digests
 

@@ -201,6 +201,12 @@ def test_runs_are_added_to_a_baseline_and_widen_its_limit() -> None:
     assert found["limit"] > 5
     assert gate("run.json", "--baseline", "h200", "--add").exit_code == 2, "the same run says nothing new"
     assert gate("run.json", "--baseline", "nowhere", "--add").exit_code == 2
+    newer = run_of(measured(latency=latency(6.0)), environment=dataclasses.replace(ENVIRONMENT, commit="0123456789ab"))
+    refused = gate(stored(newer, "newer.json"), "--baseline", "h200", "--add")
+    assert refused.exit_code == 2
+    assert "is of commit abcdef1234567, the run of 0123456789ab: add runs of the same code" in refused.output.replace(
+        "\n", " "
+    )
     assert gate("run.json", "--baseline", "h200", "--add", "--anchor", "h200").exit_code == 2
     assert gate("run.json", "--baseline", "h200", "--update").exit_code == 0
     assert not Path("results/baselines/h200/runs").exists(), "another baseline has other runs"

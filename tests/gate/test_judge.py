@@ -33,7 +33,7 @@ from sadtrt_core.gate.judge import compare_runs
 from sadtrt_core.gate.limits import Override, Thresholds
 from sadtrt_core.gate.named import gate_files
 from sadtrt_core.gate.verdicts import ExitCode, GateResult, GateRow
-from sadtrt_core.records.measurements import Drift, Latency, Resources, Telemetry
+from sadtrt_core.records.measurements import Drift, Latency, Resources, Sustained, Telemetry
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.records.store import read_run, write_run
 from sadtrt_core.report.metrics import METRICS, Limit, Metric, default_limits
@@ -779,6 +779,7 @@ def test_host_times_of_another_host_are_not_judged() -> None:
         ({"flush_l2": "False"}, {"flush_l2": "True"}, False),
         ({}, {"flush_l2": "False"}, True),
         ({}, {"CUDA_LAUNCH_BLOCKING": "1"}, False),
+        ({"NVIDIA_TF32_OVERRIDE": "0"}, {}, False),
         ({"threads": "2"}, {"threads": "8"}, False),
         ({}, {"threads": "8"}, True),
         ({"weights": "auto"}, {"weights": "demo"}, True),
@@ -790,6 +791,38 @@ def test_options_that_change_what_a_time_means(was: dict[str, str], now: dict[st
     result = compare_runs(new, old, THRESHOLDS)
     assert (result.exit_code == ExitCode.PASS) is compares
     assert compares or "option" in result.problems[0]
+
+
+def test_another_power_limit_or_memory_clock_does_not_compare() -> None:
+    def made(seed: int, watts: float | None, memory_mhz: float) -> Run:
+        seen = Telemetry((1980.0,) * 3, (memory_mhz,) * 3, None, None)
+        stretch = None if watts is None else Sustained(100, 0.5, power_w=300.0, power_limit_w=watts)
+        return run_of(measured(latency=latency(seed=seed), telemetry=seen, sustained=stretch))
+
+    usual = made(1, 700.0, 2619.0)
+    assert compare_runs(made(2, 690.0, 2619.0), usual, THRESHOLDS).exit_code == ExitCode.PASS
+    assert compare_runs(made(2, None, 2619.0), usual, THRESHOLDS).exit_code == ExitCode.PASS
+    lower = compare_runs(made(2, 400.0, 2619.0), usual, THRESHOLDS)
+    assert lower.exit_code == ExitCode.NOT_COMPARABLE
+    assert lower.problems == ("the board's power limit changed: 700 W in the baseline, 400 W in this run",)
+    slower = compare_runs(made(2, 700.0, 1593.0), usual, THRESHOLDS)
+    assert slower.exit_code == ExitCode.NOT_COMPARABLE
+    assert "the memory clock reached 2619 MHz in the baseline, 1593 MHz now" in slower.rows[0].detail
+
+
+@pytest.mark.parametrize(("name", "was", "now"), [("benchmark_version", 5, 4), ("calibration", "a", "b")])
+def test_a_further_run_that_measured_something_else_judges_nothing(name: str, was: object, now: object) -> None:
+    """It would widen the limit by what the measure changed, and a slowdown would pass for noise."""
+    baseline = run_of(measured(**{name: was}))
+    candidate = run_of(measured(latency=latency(5.9, 6.4, seed=9), **{name: was}))
+    others = [run_of(measured(latency=latency(ms, seed=int(10 * ms)), **{name: now})) for ms in (4.0, 5.0, 6.0, 7.0)]
+    assert compare_runs(candidate, baseline, THRESHOLDS).exit_code == ExitCode.REGRESSION
+    result = compare_runs(candidate, baseline, THRESHOLDS, others)
+    assert result.exit_code == ExitCode.NOT_COMPARABLE
+    assert (
+        f"a further run of the baseline: generator/tensorrt/fp16/native/batch 1 is of {name.replace('_', ' ')} {now}"
+        in (result.problems[0])
+    )
 
 
 def test_what_was_ignored_is_said() -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from record_examples import measured, run_of
+from record_examples import latency, measured, run_of
 
+from sadtrt_core.gate.judge import compare_runs
+from sadtrt_core.gate.limits import Thresholds
+from sadtrt_core.gate.verdicts import ExitCode
 from sadtrt_core.records.measurements import Resources, Sustained
 from sadtrt_core.records.schema import energy_problem
 from sadtrt_core.records.store import read_run
@@ -47,6 +50,20 @@ def test_a_record_whose_energy_is_of_another_window_is_told(changes: dict[str, f
     assert cell == ("2,400 !" if words else "2,400")
     told = summary_rows(run_of(planted))["energy_problem"][0]
     assert pd.isna(told) if words is None else told == words
+
+
+def test_energy_in_doubt_is_judged_neither_way_and_said() -> None:
+    """Half the energy at the same power and time would hide, and twice of it invent, a heavier row."""
+    for factor in (0.5, 2.0):
+        energy = factor * (SOUND.resources.energy_mj_per_frame or 0.0)
+        doubted = replace(SOUND, resources=replace(SOUND.resources, energy_mj_per_frame=energy))
+        for new, old in ((doubted, SOUND), (SOUND, doubted)):
+            result = compare_runs(run_of(replace(new, latency=latency(seed=9))), run_of(old), Thresholds())
+            assert result.exit_code == ExitCode.PASS
+            assert f"energy_mj_per_frame was not judged: {energy:.4g} mJ a frame, but 600 W" in result.rows[0].detail
+    grown = replace(SOUND, resources=replace(SOUND.resources, energy_mj_per_frame=3120.0))
+    grown = replace(grown, sustained=replace(STRETCH, seconds=2.6), latency=latency(seed=9))
+    assert compare_runs(run_of(grown), run_of(SOUND), Thresholds()).exit_code == ExitCode.REGRESSION
 
 
 def test_the_table_shows_the_windows_own_speed_power_and_limit() -> None:

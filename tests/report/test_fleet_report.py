@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from sadtrt_core.cli import app
 from sadtrt_core.errors import UserError
+from sadtrt_core.records.measurements import Sustained
 from sadtrt_core.records.store import write_run
 from sadtrt_core.report.fleet import draw_fleet, fleet_offers, fleet_sentences, fleet_table, parse_prices
 
@@ -17,7 +18,7 @@ from sadtrt_core.report.fleet import draw_fleet, fleet_offers, fleet_sentences, 
 def run_on(gpu, *rows, **changes):
     """A run of generators with (precision, ms, dB) on a GPU."""
     records = [
-        measured(key(precision=name), latency=latency(ms, seed=index), drift=drift((psnr, psnr + 1)))
+        measured(key(precision=name), latency=latency(ms, ms, seed=index), drift=drift((psnr, psnr + 1)))
         for index, (name, ms, psnr) in enumerate(rows)
     ]
     return run_of(*records, environment=dataclasses.replace(ENVIRONMENT, gpu=gpu), **changes)
@@ -57,6 +58,28 @@ def test_the_cheapest_is_another_than_the_fastest_and_changes_with_the_asked_pic
     assert fleet_sentences(runs, offers, 130) == ("no row holds 130 dB: the best has 110.0",)
     unpriced = fleet_sentences(runs, fleet_offers(runs, parse_prices(PRICES[:1])), 60)
     assert unpriced[-1] == "no --price was given for NVIDIA L40S, NVIDIA H100 80GB HBM3"
+
+
+def test_a_frame_costs_the_time_until_the_next_one_not_the_device_s_alone():
+    """The kernels of an eager row take 5 ms, and the GPU waits 15 ms for the host to launch them."""
+    eager = measured(key(precision="fp16", runner="pytorch"), latency=latency(5.0, 20.0), drift=drift((75.0, 76.0)))
+    graph = measured(key(), latency=latency(6.0, 6.1), drift=drift((75.0, 76.0)), sustained=Sustained(100, 0.65))
+    (offer,) = fleet_offers([run_of(eager, graph)], {"H200": 3.6})
+    assert (offer.record, offer.clock, offer.ms) == (graph, "back to back", 6.5)
+    assert offer.cost == pytest.approx(0.0065)
+    (alone,) = fleet_offers([run_of(eager)], {"H200": 3.6})
+    assert (alone.clock, alone.ms) == ("host", pytest.approx(20.0, rel=0.01))
+    assert fleet_table((alone,)).rows[0][5] == f"{1000 / alone.ms:.1f}"
+
+
+def test_a_row_that_failed_is_no_offer_and_the_demo_renderer_none_beside_a_full_one():
+    failed = [dataclasses.replace(one, status="failed", reason="CUDA error") for one in L4.records[2:]]
+    offers = fleet_offers([dataclasses.replace(L4, records=(*L4.records[:2], *failed))], {})
+    assert [offer.record.key.precision for offer in offers] == ["fp16", "fp32"]
+    small = dataclasses.replace(L4, weights=Weights("demo", "demo", "d8"))
+    with pytest.raises(UserError, match="the small demo renderer was measured on NVIDIA L4, a full-size one elsewhere"):
+        fleet_offers([small, H100], {})
+    assert len(fleet_offers([small], {})) == 2
 
 
 def test_what_does_not_compare_is_said_or_refused():

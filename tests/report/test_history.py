@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from record_examples import ENVIRONMENT, WEIGHTS, drift, key, latency, measured, run_of
+from record_examples import ENVIRONMENT, WEIGHTS, WORKLOAD, drift, key, latency, measured, run_of
 from typer.testing import CliRunner
 
 from sadtrt_core.cli import app
@@ -43,9 +43,37 @@ def test_what_a_change_may_be_due_to_is_said_and_other_machines_stand_apart() ->
     elsewhere = dataclasses.replace(ENVIRONMENT, gpu="NVIDIA H100")
     tables = history_tables([*RUNS, run(10, 5.0, environment=elsewhere)])
     assert [table.title for table in tables if table.title.startswith("ms")] == [
-        "ms on NVIDIA H200",
-        "ms on NVIDIA H100",
+        "ms on NVIDIA H200, 256 px",
+        "ms on NVIDIA H100, 256 px",
     ]
+
+
+def test_pictures_of_another_size_stand_apart_and_other_frames_and_options_are_said() -> None:
+    large = [run(day, 16.0, workload=dataclasses.replace(WORKLOAD, size=512)) for day in range(6, 10)]
+    tables = history_tables(RUNS[:5] + large)
+    assert [(table.title, table.rows[0][-1]) for table in tables if table.title.startswith("ms")] == [
+        ("ms on NVIDIA H200, 256 px", "-"),
+        ("ms on NVIDIA H200, 512 px", "-"),
+    ]
+    frames = dataclasses.replace(WORKLOAD, frames=32, digest="d3")
+    cold = {"grid_sample": "native", "flush_l2": "True"}
+    changed = [run(day, 4.4, workload=frames, options=cold) for day in range(6, 10)]
+    assert history_tables(RUNS[:5] + changed)[0].rows[0][-1].endswith("(other workload, flush_l2)")
+
+
+def test_runs_whose_frames_are_nan_or_whose_row_failed_are_not_passed_over() -> None:
+    """They had no figure, so that the last good one stood as the last."""
+    nan = drift((None, 70.0), ssim=(None, 0.9), non_finite=(True, False))
+    broken = run_of(measured(latency=latency(4.0), drift=nan), started_utc="2025-02-06T12:00:00Z")
+    failed = dataclasses.replace(measured(), status="failed", reason="CUDA error")
+    died = run_of(failed, started_utc="2025-02-07T12:00:00Z")
+    times, pictures = history_tables([*RUNS[:5], broken, died])
+    cells = dict(zip(pictures.headings, pictures.rows[0], strict=True))
+    assert (cells["runs"], cells["first"], cells["last"]) == ("7", "70.0", "failed")
+    assert cells["changed"] == "2025-02-06T12:00:00Z: NaN; 2025-02-07T12:00:00Z: failed"
+    assert len(cells["over runs"]) == 5
+    assert times.rows[0][-1] == "2025-02-07T12:00:00Z: failed"
+    assert history_tables([*RUNS[:5], broken])[1].rows[0][-4:-2] == ("70.0", "NaN")
 
 
 def test_rows_that_stay_level_and_rows_of_one_run_are_not_marked() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import itertools
 import re
@@ -108,6 +109,11 @@ def test_doubts_are_told_beside_the_figures() -> None:
     assert "NaN in 1 of 2" in broken
     seeded = run_of(measured(drift=drift(meaningful=False)), weights=Weights("seeded", "by name", "d"))
     assert "say nothing about a trained renderer" in " ".join(printed(seeded).split())
+    for kind, words in (("demo", "neither its times nor its drift are SadTalker's"), ("fitted", "drifts otherwise")):
+        assert words in " ".join(printed(run_of(measured(), weights=Weights(kind, "by name", "d"))).split())
+    own = printed(run_of(measured(), weights=Weights("checkpoint", "SadTalker", "d")))
+    assert "renderer of its own" not in own
+    assert "stand-ins" not in own
     assert "interrupted" in printed(run_of(measured(), complete=False))
     assert "nothing was recorded" in printed(run_of())
 
@@ -168,6 +174,7 @@ def test_the_chart_leaves_out_what_means_nothing() -> None:
     assert next(time for time, _, record in points if record.key == batchless) < 2.0
     seeded = run_of(measured(drift=drift(meaningful=False)), weights=Weights("seeded", "by name", "d"))
     assert draw_pareto(seeded) is None
+    assert draw_pareto(run_of(dataclasses.replace(measured(), status="failed", reason="CUDA error"))) is None
 
 
 def test_the_frontier_holds_what_nothing_beats() -> None:
@@ -199,6 +206,13 @@ def test_the_first_words_are_the_answer(tmp_path: Path) -> None:
     )
     assert "Don't ship tensorrt fp16 (40.0 dB)" in page.replace("&#39;", "'")
     assert "none beside the reference keeps 60 dB" in headline(run_of(measured(drift=drift((40.0, 44.0)))))
+    assert re.match(r"tensorrt fp16 renders a frame in 5\.\d\d ms, and its worst frame", headline(run_of(measured())))
+    half = measured(Case("generator", "pytorch", "fp16", "torch", 1), latency=latency(4.0))
+    strict = measured(REFERENCE, latency=latency(20.0), drift=drift((None, None), lsb=(0, 0)))
+    words = r"pytorch fp16 renders a frame in \d\.\d\d ms, [45]\.\d\d times as fast as pytorch fp32,"
+    assert re.match(words, headline(run_of(strict, half))), "it is the best PyTorch itself"
+    broken = dataclasses.replace(half, status="failed", reason="CUDA error: misaligned address")
+    assert "No precision can be shipped" in headline(run_of(strict, broken))
     seeded = run_of(measured(drift=drift(meaningful=False)), weights=Weights("seeded", "by name", "d"))
     assert "cannot say which precision to ship" in headline(seeded)
 

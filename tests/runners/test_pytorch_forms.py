@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.precision import PRECISIONS, Precision
 from sadtrt_core.renderer.renderer import Renderer
-from sadtrt_core.renderer.stages import STAGES, matrix_arithmetic
+from sadtrt_core.renderer.stages import STAGES, call_stage, matrix_arithmetic, stage_module
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.pytorch import PyTorchRunner
 from sadtrt_core.runners.registry import RUNNERS
@@ -43,6 +43,22 @@ def test_channels_last_is_the_same_picture_in_another_layout(make_job: MakeJob, 
         assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["mapping", "decode"])
+def test_autocast_finds_its_weights_rounded_and_gives_the_same_bits(make_job: MakeJob, stage: str) -> None:
+    """A loop of frames under one autocast rounds them once; a row that does so in every call is slower than that."""
+    mixed = Precision("mixed", "bfloat16", "a test", keep_coordinates=True)
+    job = replace(make_job(stage), precision=mixed)
+    inputs = inputs_for(job)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        plain = call_stage(stage_module(job.stage, job.renderer), tuple(inputs.values()))
+    with PyTorchRunner(job) as runner:
+        found = tuple(runner.infer(inputs).values())
+        large = [weight for weight in runner._module.parameters() if weight.dim() > 1]
+        assert {weight.dtype for weight in large} == {torch.bfloat16}
+    for expected, made in zip(plain, found, strict=True):
+        assert torch.equal(made, expected.float())
 
 
 def test_pytorch_as_shipped_changes_no_setting(make_job: MakeJob) -> None:
