@@ -208,7 +208,7 @@ def _judge(config: pytest.Config) -> GateResult | None:
         return None
     made = config.stash.get(SESSION, None)
     if made is None or not made.started:
-        return GateResult(int(ExitCode.NOT_COMPARABLE), (), ("no benchmark recorded anything",))
+        return GateResult(ExitCode.NOT_COMPARABLE, (), ("no benchmark recorded anything",))
     return gate_files(made.writer.folder, *config.stash[GATE])
 
 

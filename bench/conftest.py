@@ -17,6 +17,7 @@ from sadtrt_core.case import Case
 from sadtrt_core.environment import read_environment
 from sadtrt_core.measure.graph_times import Launch, copies_beyond_cache, copy_rate, graph_time_us
 from sadtrt_core.measure.interleave import Interleaver
+from sadtrt_core.report.html import print_table
 from sadtrt_core.report.operators import OperatorRow, operator_table, ratio_lines, write_rows
 from sadtrt_core.session import Session
 
@@ -127,7 +128,7 @@ def time_operator(
 def pytest_sadtrt_summary(config: pytest.Config, console: Console) -> None:
     """The terminal's last tables: operators by themselves, before those of the stages."""
     for path, rows in config.stash.get(OPERATOR_ROWS, {}).items():
-        console.print(operator_table(path.stem.replace("_", " "), rows))
+        print_table(operator_table(path.stem.replace("_", " "), rows), console)
         if ratios := ratio_lines(rows):
             console.print("times as fast as PyTorch, by its form:")
         for line in ratios:

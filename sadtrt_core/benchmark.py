@@ -19,6 +19,8 @@ from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import BuildError, Unavailable, UserError, printable
+from sadtrt_core.files import write_file
+from sadtrt_core.measure.drift import worst_frame_picture
 from sadtrt_core.measure.interleave import Interleaver, Repetitions
 from sadtrt_core.measure.resources import (
     CLIP_SECONDS,
@@ -27,14 +29,16 @@ from sadtrt_core.measure.resources import (
     device_memory_used,
     sustain,
 )
-from sadtrt_core.measure.seen import absences
+from sadtrt_core.measure.seen import absences, codec_absence
 from sadtrt_core.measure.timing import LatencySampler
 from sadtrt_core.progress import ConsoleReporter
 from sadtrt_core.records.measurements import Drift, Resources, Sustained
 from sadtrt_core.records.schema import Record
+from sadtrt_core.records.store import FRAMES_FOLDER
 from sadtrt_core.renderer.stages import STAGES, clip_parts, seeded_notes
+from sadtrt_core.report.clip import make_clip
+from sadtrt_core.report.ratios import is_reference
 from sadtrt_core.runners.base import StageRunner
-from sadtrt_core.runners.registry import EAGER
 from sadtrt_core.runners.tensorrt import engine_job
 from sadtrt_core.session import Session
 
@@ -232,14 +236,27 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
         frames = render(runner)
         notes, calibration = (*runner.notes, *absences()), runner.job.calibration_digest
     drift = session.drift(frames)
-    if (case.runner, case.precision) == (EAGER, "fp32"):
+    if is_reference(case):
         notes = (*notes, f"the reference: {reference.sentence()}", *filter(None, [session.prediction_line]))
     elif (warning := reference.warning(drift.psnr_min)) is not None:
         notes = (*notes, warning)
     version = BENCHMARK_VERSION
     record = Record(case, "measured", drift=drift, notes=notes, benchmark_version=version, calibration=calibration)
     record = session.writer.add(record)
-    session.save_frames(case, frames, drift)
+    _save_frames(session, case, frames, drift)
     if all(drift.non_finite):
         raise RuntimeError(f"each of the {len(drift.non_finite)} frames holds NaN or infinity: there is no picture")
     return record, drift
+
+
+def _save_frames(session: Session, case: Case, frames: Tensor, drift: Drift) -> None:
+    """Keep a picture of the worst frame, beside the reference's and an error map, and a clip in the run's folder.
+
+    There is no clip without PyAV, nor of the reference itself, where nothing is to be seen.
+    """
+    reference, folder = session.reference.frames, session.writer.folder / FRAMES_FOLDER
+    folder.mkdir(exist_ok=True)
+    picture = worst_frame_picture(f"{case.runner} {case.precision}", reference, frames, drift)
+    write_file(folder / f"{case.slug}.png", picture)
+    if codec_absence() is None and not is_reference(case):
+        write_file(folder / f"{case.slug}.mp4", make_clip(reference, frames))

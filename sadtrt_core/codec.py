@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import types
 from collections.abc import Mapping
@@ -151,3 +153,16 @@ def _decode_scalar(hint: Any, data: Any, where: str) -> Any:
 
 def _mismatch(where: str, expected: str, data: Any) -> UserError:
     return UserError(f"{where} should be {expected} but is {shown(data)}")
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 in hexadecimal of a plain JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`, which would take the last of several fields of one name. Raises ValueError."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("an object names a field twice")
+    return result

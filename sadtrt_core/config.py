@@ -46,11 +46,11 @@ class Option:
     repeatable: bool
     default: Any
     help: str
-    choices: Collection[Any]
-    open: bool
-    least: int | None
-    most: int | None
-    unset: str | None
+    choices: Collection[Any] = ()
+    open: bool = False
+    least: int | None = None
+    most: int | None = None
+    unset: str | None = None
 
     @property
     def dest(self) -> str:
@@ -74,21 +74,10 @@ class Option:
 
 
 def option(
-    default: Any,
-    help: str,
-    *,
-    flag: str | None = None,
-    choices: Collection[Any] = (),
-    open: bool = False,
-    least: int | None = None,
-    most: int | None = None,
-    unset: str | None = None,
-    factory: Callable[[], Any] | None = None,
+    default: Any, help: str, *, flag: str | None = None, factory: Callable[[], Any] | None = None, **about: Any
 ) -> Any:
     """A field of RunConfig that is an option as well; see Option. Without `flag` the field's name is the flag."""
-    about = {"default": default, "help": help, "choices": choices, "open": open, "least": least, "most": most}
-    about["unset"] = unset
-    metadata = {"flag": flag, "about": about}
+    metadata = {"flag": flag, "about": {"default": default, "help": help, **about}}
     if factory is not None:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

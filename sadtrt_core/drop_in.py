@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sadtrt_core.case import GridSample
 from sadtrt_core.config import default_cache
-from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
+from sadtrt_core.engine.plugin import plugin_absence
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.plan import precision_named
@@ -81,7 +81,7 @@ class TensorRTGenerator(nn.Module):
             renderer=renderer or load_checkpoint(Path(checkpoint or ""), size or IMAGE_SIZES[0], None),
             stage=STAGES["frame"],
             precision=how,
-            grid_sample=grid_sample or ("plugin" if isinstance(find_plugin(), PluginLibrary) else "native"),
+            grid_sample=grid_sample or ("plugin" if plugin_absence() is None else "native"),
             batch=batch,
             device=torch.device(device),
             cache=cache or default_cache(),

@@ -22,10 +22,10 @@ from polygraphy.logger import G_LOGGER
 from torch import Tensor
 
 from sadtrt_core.engine.cache import ensure_engine
-from sadtrt_core.engine.plugin import PLUGIN_NAME, PLUGIN_VERSION, PluginLibrary, find_plugin
+from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.export import typed_graph
-from sadtrt_core.graph.plugin_nodes import PLUGIN_NODES
+from sadtrt_core.graph.plugin_nodes import PLUGIN_NODES, PLUGIN_VERSION
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.runners.base import Job
 from sadtrt_core.runners.registry import RUNNERS
@@ -155,7 +155,7 @@ def _sentences(job: Job, nodes: list[str], library: str | None) -> tuple[str, ..
     if nodes:
         where = f"is here as {library}" if library else "is not built here: `sadtrt build-plugin`"
         said.append(
-            f"The graph has nodes of the plugin {PLUGIN_NAME}, version {PLUGIN_VERSION} ({', '.join(nodes)}), whose "
+            f"The graph has nodes of the plugin GridSample3D, version {PLUGIN_VERSION} ({', '.join(nodes)}), whose "
             f"library {where}. ONNX Runtime cannot run them: --grid-sample native exports ordinary operators"
         )
     elif job.stage.samples:

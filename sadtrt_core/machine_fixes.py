@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, tensorrt_generation
+from sadtrt_core.engine.plugin import plugin_absence, tensorrt_generation
 from sadtrt_core.engine.plugin_build import HEADER_TAGS
 from sadtrt_core.environment import package_version
 from sadtrt_core.errors import Unavailable
@@ -45,7 +45,7 @@ def look(session: Session) -> Here:
         nvcc=shutil.which("nvcc") is not None,
         tensorrt=None if isinstance(trt, Unavailable) else tensorrt_generation(trt),
         pycuda=package_version("pycuda") is not None,
-        plugin=isinstance(find_plugin(), PluginLibrary),
+        plugin=plugin_absence() is None,
         onnxruntime_cuda=cuda_provider_absence() is None,
         full_size_weights=session.renderer.weights.kind in ("checkpoint", "fitted"),
         size=session.options.size,

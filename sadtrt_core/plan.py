@@ -29,7 +29,6 @@ file's, without the ending.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import re
@@ -37,7 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sadtrt_core.codec import from_json
+from sadtrt_core.codec import from_json, json_digest
 from sadtrt_core.errors import UserError, printable
 from sadtrt_core.files import keep_file, read_toml
 from sadtrt_core.precision import (
@@ -217,8 +216,8 @@ def _value(name: str, value: Fact) -> str:
 
 def precision_digest(precision: Precision) -> str:
     """SHA-256 in hexadecimal of what a precision computes, whatever it is called and for whatever reason."""
-    content = {name: value for name, value in dataclasses.asdict(precision).items() if name not in ("name", "why")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    content = dataclasses.asdict(precision)
+    return json_digest({name: value for name, value in content.items() if name not in ("name", "why")})
 
 
 def precision_named(name: str) -> Precision:

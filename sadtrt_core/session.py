@@ -16,17 +16,17 @@ from torch import Tensor
 
 from sadtrt_core.case import GRAPH_GRID_SAMPLES, Case, GridSample
 from sadtrt_core.config import MOST_FRAMES, RunConfig
-from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
+from sadtrt_core.engine.plugin import plugin_absence
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import Unavailable, UserError
-from sadtrt_core.files import require_writable, write_file
+from sadtrt_core.files import require_writable
 from sadtrt_core.graph.calibrate import calibrated
 from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.typed import quantized_nodes
-from sadtrt_core.measure.drift import Reference, checked_reference, recorded_line, worst_frame_picture
+from sadtrt_core.measure.drift import Reference, checked_reference, recorded_line
 from sadtrt_core.measure.outputs import exact_outputs, output_fault
-from sadtrt_core.measure.seen import codec_absence, encoded, seen_drift
+from sadtrt_core.measure.seen import encoded, seen_drift
 from sadtrt_core.measure.sensors import Sensors, find_sensors
 from sadtrt_core.measure.timing import CPU_PLAN, GPU_PLAN, L2Flush, TimingPlan
 from sadtrt_core.plan import precision_digest, precision_named
@@ -34,7 +34,7 @@ from sadtrt_core.precision import PLAN_SUFFIX, Precision
 from sadtrt_core.progress import SILENT, Reporter
 from sadtrt_core.records import schema
 from sadtrt_core.records.measurements import Drift
-from sadtrt_core.records.store import FRAMES_FOLDER, RunWriter
+from sadtrt_core.records.store import RunWriter
 from sadtrt_core.renderer.picture import picture_files
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, seeded_notes, stage_named
@@ -48,7 +48,6 @@ from sadtrt_core.renderer.workload import (
     make_workload,
     stage_inputs,
 )
-from sadtrt_core.report.clip import make_clip
 from sadtrt_core.report.html import write_html
 from sadtrt_core.report.tables import summary_csv
 from sadtrt_core.runners.base import Job, StageRunner
@@ -67,7 +66,6 @@ class Session:
     options: RunConfig
     #: Told what a person should know while the run goes on.
     report: Reporter = SILENT
-    _writer: RunWriter | None = field(default=None, init=False)
     _inputs: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict, init=False)
     _exact: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict, init=False)
     _precisions: dict[str, Precision] = field(default_factory=dict, init=False)
@@ -94,15 +92,8 @@ class Session:
     def renderer(self) -> Renderer:
         """The renderer under the weights that were asked for, or the best there are."""
         options = self.options
-        return choose_weights(
-            options.size,
-            options.checkpoint,
-            options.mapping_checkpoint,
-            options.weights,
-            has_gpu=self.on_gpu,
-            cache=options.cache,
-            report=self.report,
-        )
+        given = options.size, options.checkpoint, options.mapping_checkpoint, options.weights
+        return choose_weights(*given, has_gpu=self.on_gpu, cache=options.cache, report=self.report)
 
     @cached_property
     def workloads(self) -> tuple[Workload, ...]:
@@ -140,7 +131,7 @@ class Session:
         wanted = self.options.grid_sample
         if wanted in GRAPH_GRID_SAMPLES:
             return wanted
-        return "plugin" if self.on_gpu and isinstance(find_plugin(), PluginLibrary) else "native"
+        return "plugin" if self.on_gpu and plugin_absence() is None else "native"
 
     def _sampling(self, kind: RunnerKind) -> GridSample:
         """The same for a kind of runner: those that load no plugin take the native form unless told otherwise."""
@@ -160,14 +151,10 @@ class Session:
         """
         found, kind = stage_named(stage), runner_named(runner)
         if found.module is None and batch == 1:
-            batch = self._clip_frames
+            # On a CPU a frame is slow; a few show the transfers and the once-a-clip parts.
+            batch = self.options.clip_frames or (16 if self.on_gpu else 2)
         grid_sample = grid_sample_label(kind, found, self._sampling(kind))
         return Case(stage, runner, self.precision(precision).name, grid_sample, batch)
-
-    @property
-    def _clip_frames(self) -> int:
-        # On a CPU a frame is slow; a few show the transfers and the once-a-clip parts.
-        return self.options.clip_frames or (16 if self.on_gpu else 2)
 
     def job(self, case: Case) -> Job:
         """What a runner loads for a case, with measured ranges where it is to quantize and can serve."""
@@ -181,12 +168,11 @@ class Session:
     def plain_job(self, case: Case) -> Job:
         """The same without ranges: enough to ask whether a runner serves."""
         own = self._sampling(runner_named(case.runner))
-        sampled = case.grid_sample if case.grid_sample in GRAPH_GRID_SAMPLES else own
         return Job(
             renderer=self.renderer,
             stage=STAGES[case.stage],
             precision=self.precision(case.precision),
-            grid_sample=sampled,
+            grid_sample=case.grid_sample if case.grid_sample in GRAPH_GRID_SAMPLES else own,
             batch=case.batch,
             device=self.device,
             cache=self.options.cache,
@@ -291,42 +277,22 @@ class Session:
         return seen_drift(self.reference.frames, frames, self.encoded_reference, faces, self.drift_is_meaningful)
 
     @property
-    def recorded_weights(self) -> schema.Weights:
-        """The weights as records name them."""
-        weights = self.renderer.weights
-        return schema.Weights(weights.kind, weights.name, weights.digest)
-
-    @property
     def recorded_workload(self) -> schema.Workload:
         """What is rendered, as records name it."""
         name, digest = identity(self.workloads)
         return schema.Workload(name, self.workload.kp_driving.shape[0], self.renderer.config.image_size, digest)
 
-    @property
+    @cached_property
     def writer(self) -> RunWriter:
         """Where records go; the run's folder is made with the first record."""
-        if self._writer is None:
-            self._writer = RunWriter(
-                self.options.results,
-                read_environment(self.device),
-                self.recorded_weights,
-                self.recorded_workload,
-                self.options.as_text() | self._conditions(),
-                self.options.order_seed,
-            )
-        return self._writer
-
-    def save_frames(self, case: Case, frames: Tensor, drift: Drift) -> None:
-        """Keep a picture of the worst frame, beside the reference's and an error map, and a clip in the run's folder.
-
-        There is no clip without PyAV, nor of the reference itself, where nothing is to be seen.
-        """
-        picture = worst_frame_picture(f"{case.runner} {case.precision}", self.reference.frames, frames, drift)
-        folder = self.writer.folder / FRAMES_FOLDER
-        folder.mkdir(exist_ok=True)
-        write_file(folder / f"{case.slug}.png", picture)
-        if codec_absence() is None and (case.runner, case.precision) != ("pytorch", "fp32"):
-            write_file(folder / f"{case.slug}.mp4", make_clip(self.reference.frames, frames))
+        return RunWriter(
+            self.options.results,
+            read_environment(self.device),
+            self.renderer.weights,
+            self.recorded_workload,
+            self.options.as_text() | self._conditions(),
+            self.options.order_seed,
+        )
 
     def finish(self) -> None:
         """Write the summary and the report, and mark the run complete."""
@@ -343,4 +309,4 @@ class Session:
     @property
     def started(self) -> bool:
         """Whether anything was recorded."""
-        return self._writer is not None
+        return "writer" in vars(self)

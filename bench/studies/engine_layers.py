@@ -23,9 +23,10 @@ from typing import Any
 
 from sadtrt_core.config import default_cache
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.plugin import PLUGIN_NAME, PluginLibrary, find_plugin, load_plugin
+from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin
 from sadtrt_core.errors import Unavailable
 from sadtrt_core.files import write_file
+from sadtrt_core.renderer.sampling import NODE_TYPE
 
 INPUTS = ("volume", "grid")
 #: Kinds of layers that compute nothing, in the words of the inspectors of TensorRT 8.6 to 11.
@@ -205,7 +206,7 @@ def described(layer: EngineLayer) -> str:
 
 def finding(name: str, layers: tuple[EngineLayer, ...]) -> dict[str, Any]:
     """What is said of one engine."""
-    before = {name: copies_before(layers, PLUGIN_NAME, position) for position, name in enumerate(INPUTS)}
+    before = {name: copies_before(layers, NODE_TYPE, position) for position, name in enumerate(INPUTS)}
     return {
         "engine": name,
         "layers": len(layers),
@@ -216,7 +217,7 @@ def finding(name: str, layers: tuple[EngineLayer, ...]) -> dict[str, Any]:
             for layer in layers
             if layer.convolves
         ],
-        "samplers": [described(layer) for layer in layers if layer.plugin == PLUGIN_NAME],
+        "samplers": [described(layer) for layer in layers if layer.plugin == NODE_TYPE],
         "copies_before": {name: [described(layer) for layer in found] for name, found in before.items()},
         "repeats": [layer.name for found in before.values() for layer in found if layer.repeats],
     }

@@ -94,6 +94,13 @@ inline bool infer_shapes(const Operator& op, const nvinfer1::DimsExprs* inputs, 
     return op.infer_shapes(inputs, attributes, outputs, builder, message);
 }
 
+// Queues one layer: 0, or another number with a sentence where it cannot be run.
+inline int32_t run(const Operator& op, const Layer& layer, const void* const* inputs, void* const* outputs,
+                   void* workspace, cudaStream_t stream, char* message) {
+    const int32_t refused = op.check(layer, message);
+    return refused != 0 ? refused : op.enqueue(layer, inputs, outputs, workspace, stream, message);
+}
+
 // Says it where TensorRT's messages go, or on standard error when there is no logger.
 inline void report(nvinfer1::ILogger* logger, const char* message) {
     if (logger != nullptr) {

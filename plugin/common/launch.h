@@ -7,6 +7,18 @@
 
 namespace sadtrt {
 
+constexpr int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
+
+// 0 where there is a problem of the operator `name` that `check` lets pass.
+template <typename Problem>
+int32_t check_given(const char* name, const Problem* problem, int32_t (*check)(const Problem&, char*, int64_t),
+                    char* message, int64_t message_size) {
+    if (problem == nullptr) {
+        return refuse(message, message_size, "%s: no problem was given", name);
+    }
+    return check(*problem, message, message_size);
+}
+
 // Whether the kernels can read or write at an address: channels last they do so 16 bytes at a time.
 inline bool is_usable(const void* address, bool channels_last) {
     return address != nullptr && (!channels_last || reinterpret_cast<uintptr_t>(address) % 16 == 0);

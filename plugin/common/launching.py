@@ -1,15 +1,29 @@
-"""Tensors as the kernels store them, and what a result may differ from PyTorch by: for check.py, tests and times."""
+"""What operators' cases share: tensors as the kernels store them, and what a result may differ from PyTorch by."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from sadtrt_core.engine.kernels import KernelLaunch
 
 FP32_BOUND = 1e-5
 """Largest difference of fp32 arithmetic from fp64, relative to the largest number that goes in."""
 
 ROUNDING = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 """Half a unit in the last place, relative: what one rounding to the stored type may change."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A result: what it is counted with, its case, and its largest difference as a share of what is allowed."""
+
+    kind: str
+    case: str
+    share: float
 
 
 def as_stored(tensor: Tensor, channels_last: bool) -> Tensor:
@@ -47,6 +61,22 @@ def worst_share(output: Tensor, expected: Tensor, arithmetic: Tensor | float, co
 
 
 def kind_of(tensor: Tensor, channels_last: bool, what: str) -> str:
-    """Type, layout and what is computed, by which check.py gathers its cases."""
+    """Type, layout and what is computed, by which plugin/check.py gathers cases."""
     layout = "channels last" if channels_last else "linear"
     return f"{str(tensor.dtype).removeprefix('torch.')}, {layout}, {what}"
+
+
+def replayed(launches: Sequence[KernelLaunch], expected: Sequence[Tensor]) -> Iterator[str]:
+    """What goes wrong where the launches follow one another in a CUDA graph: nothing runs before it is replayed."""
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for launch in launches:
+            launch()
+    if not all(launch.result.isnan().all() for launch in launches):
+        yield "capturing a CUDA graph ran the kernel"
+    for _ in range(20):
+        graph.replay()
+    torch.cuda.synchronize()
+    if not all(torch.equal(launch.result.to(e.device), e) for launch, e in zip(launches, expected, strict=True)):
+        yield "a replayed CUDA graph gave other numbers"

@@ -60,7 +60,8 @@ struct Operator {
     size_t (*workspace_bytes)(const Layer& layer);
     // 0, or another number when layers of these shapes cannot be run.
     int32_t (*check)(const Layer& layer, char* message);
-    // Queues one layer: 0, or another number. The workspace is as large as was asked for at the largest shapes.
+    // Queues one layer that `check` lets pass: 0, or another number. The workspace is as large as was asked for at the
+    // largest shapes.
     int32_t (*enqueue)(const Layer& layer, const void* const* inputs, void* const* outputs, void* workspace,
                        cudaStream_t stream, char* message);
 };
@@ -75,6 +76,29 @@ inline int32_t feature_type_of(nvinfer1::DataType type) {
 #endif
         default: return -1;
     }
+}
+
+// What an operator says that needs no workspace, or whose output has its first input's type, or is fp32.
+inline size_t no_workspace(const Layer&) { return 0; }
+inline nvinfer1::DataType type_of_first(int32_t, const nvinfer1::DataType* inputs) { return inputs[0]; }
+inline nvinfer1::DataType always_fp32(int32_t, const nvinfer1::DataType*) { return nvinfer1::DataType::kFLOAT; }
+
+inline bool is_plain_fp32(const nvinfer1::PluginTensorDesc& tensor) {
+    return tensor.type == nvinfer1::DataType::kFLOAT && tensor.format == nvinfer1::TensorFormat::kLINEAR;
+}
+
+// Whether a tensor is fp32, fp16 or bf16 in linear layout, or fp16 or bf16 in the format `channels_last`.
+inline bool has_features(const nvinfer1::PluginTensorDesc& tensor, nvinfer1::TensorFormat channels_last) {
+    const int32_t type = feature_type_of(tensor.type);
+    return type >= 0 && (tensor.format == nvinfer1::TensorFormat::kLINEAR ||
+                         (tensor.format == channels_last && type != SADTRT_FLOAT32));
+}
+
+// The same, where the channels of a tensor of so many axes also fill the format's vectors.
+inline bool has_full_features(const nvinfer1::PluginTensorDesc& tensor, nvinfer1::TensorFormat channels_last,
+                              int32_t axes, int64_t vector = 8) {
+    const bool full = tensor.dims.nbDims == axes && tensor.dims.d[1] > 0 && tensor.dims.d[1] % vector == 0;
+    return has_features(tensor, channels_last) && (full || tensor.format == nvinfer1::TensorFormat::kLINEAR);
 }
 
 }  // namespace sadtrt

@@ -88,7 +88,7 @@ public:
                     cudaStream_t stream) noexcept override {
         char message[kMessageBytes];
         const Layer layer = {input_descriptions, output_descriptions, mAttributes};
-        const int32_t failed = mOperator.enqueue(layer, inputs, outputs, workspace, stream, message);
+        const int32_t failed = run(mOperator, layer, inputs, outputs, workspace, stream, message);
         if (failed != 0) {
             report(logger(), message);
         }

@@ -130,7 +130,7 @@ public:
                     cudaStream_t stream) noexcept override {
         char message[kMessageBytes];
         const Layer layer = {input_descriptions, output_descriptions, mAttributes};
-        return reported(mOperator.enqueue(layer, inputs, outputs, workspace, stream, message), message);
+        return reported(run(mOperator, layer, inputs, outputs, workspace, stream, message), message);
     }
     IPluginV3* attachToContext(IPluginResourceContext*) noexcept override { return clone(); }
     const PluginFieldCollection* getFieldsToSerialize() noexcept override { return mFields.collection(); }

@@ -1,4 +1,4 @@
-"""What is timed of an operator, and how launches of each way to compute it are made: for check.py and bench/."""
+"""What is timed of an operator, and how launches of each way to compute it are made: for plugin/check.py and bench/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MotionInput and MotionSum through their C interface, and what they are compared with: for host tests and check.py."""
+"""MotionInput and MotionSum through their C interface, and what they are compared with, on the host and on a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugin.common.launching import FP32_BOUND, as_stored, empty_output, worst_share
+from plugin.common.launching import FP32_BOUND, Checked, as_stored, empty_output, worst_share
 from plugin.common.timing import Timing
 from sadtrt_core.engine.kernels import FEATURE_TYPES, KernelLaunch
 from sadtrt_core.renderer.generator import GAUSSIAN_VARIANCE, MASK_FLOOR
@@ -220,3 +220,12 @@ def random_sum_cases(count: int, most_size: int, device: str = "cpu") -> Iterato
         batch, *places = (int(torch.randint(2, most_size + 1, (), generator=sizes)) for _ in range(4))
         shape = (batch % 3 + 1, keypoints + 1, *places)
         yield _case(shape, keypoints, dtype, (dtype != torch.float32 and number // 3 % 2 == 1, False), values)
+
+
+def check(kernels: ctypes.CDLL, count: int, quick: bool) -> Iterator[Checked]:
+    """Random cases of both nodes against PyTorch in fp64."""
+    most = 7 if quick else 40
+    for case in random_input_cases(count, most, "cuda"):
+        yield Checked(f"MotionInput, {case.kind}", str(case), input_excess(case, input_launch(kernels, case)()))
+    for case in random_sum_cases(count, most, "cuda"):
+        yield Checked(f"MotionSum, {case.kind}", str(case), sum_excess(case, sum_launch(kernels, case)()))

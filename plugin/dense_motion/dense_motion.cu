@@ -64,13 +64,9 @@ Motion motion_of(const SadtrtDenseMotion& problem) {
 }
 
 // 0, or another number where a problem that was asked for cannot be launched.
-template <typename Check>
-int32_t check_launch(const char* name, const SadtrtDenseMotion* problem, Check check_sizes, char* message,
-                     int64_t message_size) {
-    if (problem == nullptr) {
-        return refuse(message, message_size, "%s: no problem was given", name);
-    }
-    const int32_t refused = check_sizes(*problem, message, message_size);
+int32_t check_launch(const char* name, const SadtrtDenseMotion* problem,
+                     int32_t (*check)(const SadtrtDenseMotion&, char*, int64_t), char* message, int64_t message_size) {
+    const int32_t refused = check_given(name, problem, check, message, message_size);
     return refused != 0 ? refused : check_pointers(name, *problem, message, message_size);
 }
 
@@ -85,8 +81,8 @@ extern "C" int32_t sadtrt_motion_input(const SadtrtDenseMotion* problem, void* s
         return refused;
     }
     Motion motion = motion_of(*problem);
-    const int64_t rows = problem->depth * ((problem->height + kRows - 1) / kRows);
-    const int64_t columns = (problem->width + kColumns - 1) / kColumns;
+    const int64_t rows = problem->depth * divide_up(problem->height, kRows);
+    const int64_t columns = divide_up(problem->width, kColumns);
     const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>(columns), static_cast<unsigned>(problem->batch));
     const Launch<Motion> launch = {motion_input_kernel(*problem), grid, dim3(kMotionThreads), kernels_may_overlap()};
     return queue(kName, launch, motion, stream, message, message_size);

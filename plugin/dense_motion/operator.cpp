@@ -60,20 +60,6 @@ bool infer_sum(const DimsExprs* inputs, const Values&, DimsExprs* outputs, IExpr
     return true;
 }
 
-DataType input_type(int32_t, const DataType* inputs) { return inputs[0]; }
-DataType sum_type(int32_t, const DataType*) { return DataType::kFLOAT; }
-
-// fp32, fp16 or bf16 in linear layout, or fp16 or bf16 channels last: kDHWC8 for volumes, kHWC8 for maps.
-bool has_features(const PluginTensorDesc& tensor, TensorFormat channels_last) {
-    const int32_t type = feature_type_of(tensor.type);
-    return type >= 0 &&
-           (tensor.format == TensorFormat::kLINEAR || (tensor.format == channels_last && type != SADTRT_FLOAT32));
-}
-
-bool is_plain_fp32(const PluginTensorDesc& tensor) {
-    return tensor.type == DataType::kFLOAT && tensor.format == TensorFormat::kLINEAR;
-}
-
 // The volume's channels need not fill vectors of eight, what is beside them is not read; the output's have to.
 bool input_supports(int32_t position, const PluginTensorDesc* tensors) {
     const PluginTensorDesc& tensor = tensors[position];
@@ -83,16 +69,12 @@ bool input_supports(int32_t position, const PluginTensorDesc* tensors) {
     if (position < kInputs) {
         return is_plain_fp32(tensor);
     }
-    const bool vectors_full = tensor.dims.nbDims == kMapAxes && tensor.dims.d[1] > 0 && tensor.dims.d[1] % 8 == 0;
-    return has_features(tensor, TensorFormat::kHWC8) && tensor.type == tensors[0].type &&
-           (tensor.format == TensorFormat::kLINEAR || vectors_full);
+    return has_full_features(tensor, TensorFormat::kHWC8, kMapAxes) && tensor.type == tensors[0].type;
 }
 
 bool sum_supports(int32_t position, const PluginTensorDesc* tensors) {
     return position == 0 ? has_features(tensors[0], TensorFormat::kHWC8) : is_plain_fp32(tensors[position]);
 }
-
-size_t workspace_bytes(const Layer&) { return 0; }
 
 // What launches of both have; pointers are left empty.
 SadtrtDenseMotion problem_of(const Layer& layer) {
@@ -153,9 +135,6 @@ void set_pointers(SadtrtDenseMotion& problem, const void* const* inputs, void* c
 
 int32_t enqueue_input(const Layer& layer, const void* const* inputs, void* const* outputs, void*, cudaStream_t stream,
                       char* message) {
-    if (const int32_t refused = check_input(layer, message)) {
-        return refused;
-    }
     SadtrtDenseMotion problem = input_problem(layer);
     set_pointers(problem, inputs, outputs);
     return sadtrt_motion_input(&problem, stream, message, kMessageBytes);
@@ -163,9 +142,6 @@ int32_t enqueue_input(const Layer& layer, const void* const* inputs, void* const
 
 int32_t enqueue_sum(const Layer& layer, const void* const* inputs, void* const* outputs, void*, cudaStream_t stream,
                     char* message) {
-    if (const int32_t refused = check_sum(layer, message)) {
-        return refused;
-    }
     SadtrtDenseMotion problem = sum_problem(layer);
     set_pointers(problem, inputs, outputs);
     return sadtrt_motion_sum(&problem, stream, message, kMessageBytes);
@@ -182,9 +158,9 @@ const Operator kMotionInput = {
     kInputAttributes,
     /*attribute_count=*/1,
     infer_input,
-    input_type,
+    type_of_first,
     input_supports,
-    workspace_bytes,
+    no_workspace,
     check_input,
     enqueue_input,
 };
@@ -198,9 +174,9 @@ const Operator kMotionSum = {
     kSumAttributes,
     /*attribute_count=*/1,
     infer_sum,
-    sum_type,
+    always_fp32,
     sum_supports,
-    workspace_bytes,
+    no_workspace,
     check_sum,
     enqueue_sum,
 };

@@ -33,9 +33,8 @@ inline int32_t check_problem(const char* name, const SadtrtDenseMotion& problem,
     if (voxels * (most_channels + 8.0) > INT32_MAX) {
         return refuse(message, message_size, "%s: a tensor has more than 2^31 - 1 elements", name);
     }
-    if (problem.feature_type < SADTRT_FLOAT32 || problem.feature_type > SADTRT_BFLOAT16) {
-        return refuse(message, message_size, "%s: feature type %d is not 0 (fp32), 1 (fp16) or 2 (bf16)", name,
-                      problem.feature_type);
+    if (const int32_t refused = check_feature_type(name, problem.feature_type, message, message_size)) {
+        return refused;
     }
     if ((problem.input_channels_last != 0 || problem.output_channels_last != 0) &&
         problem.feature_type == SADTRT_FLOAT32) {

@@ -1,4 +1,4 @@
-"""FoldDepth through its C interface, and what it is compared with: for the host tests and for check.py alike."""
+"""FoldDepth through its C interface, and what it is compared with: for the host tests and for plugin/check.py alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plugin.common.launching import as_stored, kind_of
+from plugin.common.launching import Checked, as_stored, empty_output, kind_of
 from sadtrt_core.engine.kernels import FEATURE_TYPES, KernelLaunch
 
 _SIZES = ("batch", "channels", "depth", "height", "width")
@@ -45,10 +45,7 @@ class Case:
 def fold_launch(kernels: ctypes.CDLL, case: Case) -> KernelLaunch:
     """A case's launch, whose memory is taken once; it gives (N, D * C, H, W)."""
     batch, channels, depth, height, width = case.volume.shape
-    stored = (
-        (batch, height, width, depth * channels) if case.channels_last else (batch, depth * channels, height, width)
-    )
-    output = case.volume.new_full(stored, float("nan"))
+    output, result = empty_output((batch, depth * channels, height, width), case.volume, case.channels_last)
     problem = Problem(
         **dict(zip(_SIZES, case.volume.shape, strict=True)),
         feature_type=FEATURE_TYPES[case.volume.dtype],
@@ -56,14 +53,8 @@ def fold_launch(kernels: ctypes.CDLL, case: Case) -> KernelLaunch:
         of_maps=case.of_maps,
     )
     given = case.volume.transpose(1, 2).flatten(0, 1) if case.of_maps else case.volume
-    return KernelLaunch(
-        kernels,
-        "sadtrt_fold_depth",
-        problem,
-        output.movedim(-1, 1) if case.channels_last else output,
-        input=as_stored(given, case.channels_last),
-        output=output,
-    )
+    stored = as_stored(given, case.channels_last)
+    return KernelLaunch(kernels, "sadtrt_fold_depth", problem, result, input=stored, output=output)
 
 
 def in_torch(volume: Tensor) -> Tensor:
@@ -87,3 +78,9 @@ def random_cases(count: int, most_size: int, device: str = "cpu") -> Iterator[Ca
         batch, channels, *places = (int(torch.randint(1, end, (), generator=sizes)) for end in most)
         shape = (batch, channels * 8 if channels_last else channels, *places)
         yield Case(torch.randn(shape, generator=values, device=device).to(dtype), channels_last, number // 6 % 2 == 1)
+
+
+def check(kernels: ctypes.CDLL, count: int, quick: bool) -> Iterator[Checked]:
+    """Every case has to be exact."""
+    for case in random_cases(count, 9 if quick else 70, device="cuda"):
+        yield Checked(case.kind, str(case), worst_excess(case, fold_launch(kernels, case)()))

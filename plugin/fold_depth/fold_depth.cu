@@ -21,10 +21,7 @@ FoldKernel choose_kernel(const SadtrtFoldDepth& problem) {
 extern "C" int32_t sadtrt_fold_depth(const SadtrtFoldDepth* problem, void* stream, char* message,
                                      int64_t message_size) {
     using namespace sadtrt;
-    if (problem == nullptr) {
-        return refuse(message, message_size, "FoldDepth: no problem was given");
-    }
-    if (const int32_t refused = check_problem(*problem, message, message_size)) {
+    if (const int32_t refused = check_given("FoldDepth", problem, check_problem, message, message_size)) {
         return refused;
     }
     const bool channels_last = problem->channels_last != 0;

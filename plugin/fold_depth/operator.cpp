@@ -34,8 +34,6 @@ bool infer_shapes(const DimsExprs* inputs, const Values& attributes, DimsExprs* 
     return true;
 }
 
-DataType output_type(int32_t, const DataType* inputs) { return inputs[0]; }
-
 // Volumes and maps are fp32, fp16 or bf16 in linear layout, or fp16 or bf16 channels last when the channels fill their
 // vectors of eight. The output is as the input.
 bool supports(int32_t position, const PluginTensorDesc* tensors) {
@@ -45,14 +43,10 @@ bool supports(int32_t position, const PluginTensorDesc* tensors) {
         return tensors[1].type == input.type &&
                tensors[1].format == (linear ? TensorFormat::kLINEAR : TensorFormat::kHWC8);
     }
-    const int32_t type = feature_type_of(input.type);
-    const TensorFormat channels_last = input.dims.nbDims == kVolumeAxes ? TensorFormat::kDHWC8 : TensorFormat::kHWC8;
-    const bool vectors_full = input.dims.nbDims >= kMapAxes && input.dims.d[1] > 0 && input.dims.d[1] % 8 == 0;
-    return type >= 0 && (input.format == TensorFormat::kLINEAR ||
-                         (input.format == channels_last && type != SADTRT_FLOAT32 && vectors_full));
+    const bool of_volume = input.dims.nbDims == kVolumeAxes;
+    return has_full_features(input, of_volume ? TensorFormat::kDHWC8 : TensorFormat::kHWC8,
+                             of_volume ? kVolumeAxes : kMapAxes);
 }
-
-size_t workspace_bytes(const Layer&) { return 0; }
 
 // The launch of a layer; pointers are left empty.
 SadtrtFoldDepth problem_of(const Layer& layer) {
@@ -82,9 +76,6 @@ int32_t check(const Layer& layer, char* message) {
 
 int32_t enqueue(const Layer& layer, const void* const* inputs, void* const* outputs, void*, cudaStream_t stream,
                 char* message) {
-    if (const int32_t refused = check(layer, message)) {
-        return refused;
-    }
     SadtrtFoldDepth problem = problem_of(layer);
     problem.input = inputs[0];
     problem.output = outputs[0];
@@ -102,9 +93,9 @@ const Operator kFoldDepth = {
     kAttributes,
     kAttributeCount,
     infer_shapes,
-    output_type,
+    type_of_first,
     supports,
-    workspace_bytes,
+    no_workspace,
     check,
     enqueue,
 };

@@ -21,16 +21,8 @@ inline int32_t check_problem(const SadtrtFoldDepth& problem, char* message, int6
     if (elements > INT32_MAX) {
         return refuse(message, message_size, "%s: a tensor has more than 2^31 - 1 elements", kName);
     }
-    if (problem.feature_type < SADTRT_FLOAT32 || problem.feature_type > SADTRT_BFLOAT16) {
-        return refuse(message, message_size, "%s: feature type %d is not 0 (fp32), 1 (fp16) or 2 (bf16)", kName,
-                      problem.feature_type);
-    }
-    if (problem.channels_last != 0 && (problem.feature_type == SADTRT_FLOAT32 || problem.channels % 8 != 0)) {
-        return refuse(message, message_size,
-                      "%s: channels last are fp16 or bf16 in multiples of 8, not %lld channels of type %d", kName,
-                      static_cast<long long>(problem.channels), problem.feature_type);
-    }
-    return 0;
+    return check_features(kName, problem.feature_type, problem.channels_last != 0, problem.channels, message,
+                          message_size);
 }
 
 }  // namespace sadtrt

@@ -1,7 +1,8 @@
-"""Random sampling cases and what a result may differ by, for the host tests and for check.py alike."""
+"""Sampling cases and what a result may differ by, for the host tests and for plugin/check.py alike."""
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from typing import Any
 
 import torch
 
-from plugin.common.launching import FP32_BOUND, worst_share
+from plugin.common.launching import FP32_BOUND, Checked, replayed, worst_share
+from sadtrt_core.engine.kernels import FEATURE_TYPES, workspace_bytes
+from sadtrt_core.sampling.kernel import FUNCTION, kernel_launch, sampling_problem
 
 SPECIAL_COORDINATES = (
     *(-1.0, 1.0, 0.0, -0.0, 0.5, -0.5, 3.0, -3.0, 1e-30, -1e-30, 0.99999994, -0.99999994, 1.0000001, -1.0000001),
@@ -30,6 +33,16 @@ LARGEST_SIZE = 65
 TIE_DISTANCE = 1e-3
 """Nearest samples closer than this to the middle between two voxels (in voxels) are not compared: rounding the
 coordinate to fp32 arithmetic may put them on either side, in PyTorch as well as here."""
+
+GROUPS = (0, 4, 8, 16)
+PACKED: dict[str, Any] = {"packing": "always"}
+WAYS: dict[str, dict[str, Any]] = {
+    "linear": {"packing": "never"},
+    "linear packed": PACKED,
+    "channels_last": {"packing": "never", "layout": "channels_last"},
+}
+"""Ways through the kernel, as keywords of a launch."""
+EVERY_WAY = WAYS | {f"{name} 64-bit offsets": way | {"wide_offsets": True} for name, way in WAYS.items()}
 
 
 @dataclass(frozen=True)
@@ -114,3 +127,94 @@ def worst_excess(case: Case, output: torch.Tensor, expected: torch.Tensor) -> fl
         return float("inf")
     largest = case.volume.abs().nan_to_num(0.0, 0.0).amax().double()
     return worst_share(output, expected, FP32_BOUND * largest, compared_points(case))
+
+
+#: What a failure is named by, a case, and the ways to go.
+Work = tuple[str, Case, dict[str, dict[str, Any]]]
+
+
+def run_case(kernels: ctypes.CDLL, case: Case, way: dict[str, Any]) -> torch.Tensor:
+    """The kernel's output as (N*k, C, Do, Ho, Wo) on the case's own device, whatever the layout.
+
+    Its tensors come to the GPU by copies: no other kernel has to run for a case of the CPU.
+    """
+    output = kernel_launch(kernels, case.volume, case.grid, device="cuda", **case.how, **way)()
+    torch.cuda.synchronize()
+    return output.to(case.volume.device)
+
+
+def random_ways(count: int, device: str, quick: bool) -> Iterator[Work]:
+    voxels, points = (2000, 300) if quick else (100_000, 8000)
+    for number, case in enumerate(random_cases(count, tuple(FEATURE_TYPES), voxels, points, device)):
+        ways = EVERY_WAY if quick or number % 10 == 0 else WAYS
+        group = {"channels_per_thread": GROUPS[number % 4]}
+        yield f"case {number}", case, {name: way | group for name, way in ways.items()}
+
+
+def special_ways(device: str, quick: bool) -> Iterator[Work]:
+    """Features that are not finite, and the limits of a launch: many samples, many channels, 64-bit offsets."""
+    generator = torch.Generator(device).manual_seed(5)
+
+    def case(volume: tuple[int, ...], grid: tuple[int, ...], dtype: torch.dtype, how: dict[str, Any]) -> Case:
+        features = torch.randn(volume, generator=generator, device=device).to(dtype)
+        return Case(features, torch.rand((*grid, 3), generator=generator, device=device) * 2.4 - 1.2, how)
+
+    for how in MODES:
+        yield "one voxel", case((2, 3, 1, 1, 1), (4, 3, 3, 3), torch.float32, how), WAYS
+        yield "16 grids, 4 channels", case((1, 4, 16, 64, 64), (16, 4, 16, 16), torch.float16, how), WAYS
+    yield "70,000 samples", case((2, 1, 2, 3, 2), (70_000, 1, 1, 2), torch.float32, MODES[0]), WAYS
+    for how, dtype in itertools.product(MODES, (torch.float32, torch.float16)):
+        infinite = case((1, 9, 4, 5, 6), (2, 9, 9, 9), dtype, how)
+        infinite.volume[0, ::2, 1, 2, 3] = float("inf")
+        infinite.volume[0, 1::2, 3, 4, 5] = float("nan")
+        yield "infinite features", infinite, EVERY_WAY
+    border = MODES[0] | {"padding_mode": "border"}
+    yield "3,000 channels", case((1, 3000, 2, 3, 4), (1, 1, 5, 7), torch.float16, border), WAYS
+    if quick:
+        return
+    needed = 2**31 * 16  # the volume in fp16, its magnitude, and all of it in fp64
+    if torch.cuda.mem_get_info()[0] < needed:
+        print(f"64-bit offsets not checked: {needed / 2**30:.0f} GiB of free device memory are needed")
+        return
+    for how in (MODES[0], MODES[0] | {"mode": "nearest"}):
+        large = case((1, 1, 2100, 1024, 1024), (1, 16, 16, 16), torch.float16, how)
+        # Eight channels for one would be 34 GB.
+        yield "more than 2^31 voxels", large, {"linear": WAYS["linear"]}
+
+
+def check(kernels: ctypes.CDLL, count: int, quick: bool) -> Iterator[Checked | str]:
+    device = "cpu" if quick else "cuda"
+    for name, case, ways in itertools.chain(random_ways(count, device, quick), special_ways(device, quick)):
+        expected = reference(case)
+        for way, choices in ways.items():
+            kind = f"{str(case.volume.dtype).removeprefix('torch.')}, {way}, {case.how['mode']}"
+            yield Checked(kind, f"{name}, {case}", worst_excess(case, run_case(kernels, case, choices), expected))
+    yield from check_order(kernels, quick)
+
+
+def check_order(kernels: ctypes.CDLL, quick: bool) -> Iterator[str]:
+    """The same numbers as alone from two streams at once, each with a workspace of its own, and, unless `quick`, from
+    a replayed CUDA graph in which two samplings share one.
+    """
+    cases = [
+        Case(torch.randn(1, 4, 16, 64, 64).half(), torch.rand(16, 8, 32, 32, 3) * 2 - 1, MODES[0]) for _ in range(2)
+    ]
+    expected = [run_case(kernels, case, PACKED) for case in cases]
+    launches = [kernel_launch(kernels, case.volume, case.grid, device="cuda", **PACKED) for case in cases]
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    torch.cuda.synchronize()
+    for _ in range(20):
+        outputs = []
+        for stream, launch in zip(streams, launches, strict=True):
+            with torch.cuda.stream(stream):
+                outputs.append(launch())
+    torch.cuda.synchronize()
+    if not all(torch.equal(output.cpu(), wanted) for output, wanted in zip(outputs, expected, strict=True)):
+        yield "two streams at once gave other numbers than one"
+    if quick:
+        return
+    shapes = tuple(cases[0].volume.shape), tuple(cases[0].grid.shape)
+    size = workspace_bytes(kernels, FUNCTION, sampling_problem(*shapes, torch.float16, **PACKED))
+    shared = torch.empty(size, dtype=torch.uint8, device="cuda")
+    launches = [kernel_launch(kernels, case.volume, case.grid, shared, "cuda", **PACKED) for case in cases]
+    yield from replayed(launches, expected)

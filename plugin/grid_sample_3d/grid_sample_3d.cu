@@ -12,8 +12,6 @@ constexpr int64_t kLargestGridYZ = 65535;  // CUDA's limit for the second and th
 
 using Kernel = void (*)(Sampling);
 
-int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
-
 bool is_nearest(const SadtrtGridSample3D& problem) {
     return problem.interpolation == static_cast<int32_t>(Interpolation::kNearest);
 }
@@ -117,10 +115,7 @@ extern "C" int64_t sadtrt_grid_sample_3d_workspace(const SadtrtGridSample3D* pro
 extern "C" int32_t sadtrt_grid_sample_3d(const SadtrtGridSample3D* problem, void* stream, char* message,
                                          int64_t message_size) {
     using namespace sadtrt;
-    if (problem == nullptr) {
-        return refuse(message, message_size, "GridSample3D: no problem was given");
-    }
-    if (const int32_t refused = check_problem(*problem, message, message_size)) {
+    if (const int32_t refused = check_given("GridSample3D", problem, check_problem, message, message_size)) {
         return refused;
     }
     const int64_t points = problem->out_depth * problem->out_height * problem->out_width;

@@ -40,25 +40,17 @@ bool infer_output(const DimsExprs* inputs, const Values&, DimsExprs* outputs, IE
     return true;
 }
 
-DataType output_type(int32_t, const DataType* inputs) { return inputs[0]; }
-
 // The volume is fp32, fp16 or bf16 in linear layout, or fp16 or bf16 in kDHWC8 when the channels fill its vectors
 // of eight; the grid is fp32 and linear; the output is as the volume.
 bool supports(int32_t position, const PluginTensorDesc* tensors) {
     const PluginTensorDesc& tensor = tensors[position];
     if (position == 1) {
-        return tensor.type == DataType::kFLOAT && tensor.format == TensorFormat::kLINEAR;
+        return is_plain_fp32(tensor);
     }
     if (position == kInputs) {
         return tensor.type == tensors[0].type && tensor.format == tensors[0].format;
     }
-    const int32_t type = feature_type_of(tensor.type);
-    if (type < 0) {
-        return false;
-    }
-    const bool vectors_full = tensor.dims.nbDims == kAxes && tensor.dims.d[1] > 0 && tensor.dims.d[1] % 8 == 0;
-    return tensor.format == TensorFormat::kLINEAR ||
-           (tensor.format == TensorFormat::kDHWC8 && type != SADTRT_FLOAT32 && vectors_full);
+    return has_full_features(tensor, TensorFormat::kDHWC8, kAxes);
 }
 
 // The launch of a layer; pointers are left empty.
@@ -114,7 +106,7 @@ const Operator kGridSample3D = {
     kAttributes,
     kAttributeCount,
     infer_output,
-    output_type,
+    type_of_first,
     supports,
     workspace_bytes,
     check,

@@ -40,9 +40,8 @@ inline int32_t check_problem(const SadtrtGridSample3D& problem, char* message, i
                       "GridSample3D: the grid's batch of %lld is not a multiple of the volume's batch of %lld",
                       static_cast<long long>(problem.grid_batch), static_cast<long long>(problem.volume_batch));
     }
-    if (problem.feature_type < SADTRT_FLOAT32 || problem.feature_type > SADTRT_BFLOAT16) {
-        return refuse(message, message_size, "GridSample3D: feature type %d is not 0 (fp32), 1 (fp16) or 2 (bf16)",
-                      problem.feature_type);
+    if (const int32_t refused = check_feature_type("GridSample3D", problem.feature_type, message, message_size)) {
+        return refused;
     }
     if (problem.layout < SADTRT_LINEAR || problem.layout > SADTRT_CHANNELS_LAST) {
         return refuse(message, message_size, "GridSample3D: layout %d is not 0 (linear) or 1 (channels last)",

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugin.common.launching import FP32_BOUND, kind_of, worst_share
+from plugin.common.launching import FP32_BOUND, Checked, kind_of, worst_share
 from plugin.common.timing import Timing
 from sadtrt_core.engine.kernels import FEATURE_TYPES, KernelLaunch
 
@@ -124,3 +124,9 @@ def random_cases(count: int, most_size: int, device: str = "cpu") -> Iterator[Ca
         )
         shape = (batch, channels * 8 if channels_last else channels * 5, height, width)
         yield replace(_case(shape, dtype, values, device), channels_last=channels_last)
+
+
+def check(kernels: ctypes.CDLL, count: int, quick: bool) -> Iterator[Checked]:
+    """Random cases against PyTorch in fp64."""
+    for case in random_cases(count, 40 if quick else 150, device="cuda"):
+        yield Checked(case.kind, str(case), worst_excess(case, picture_launch(kernels, case)()))

@@ -23,21 +23,11 @@ bool infer_shapes(const DimsExprs* inputs, const Values&, DimsExprs* outputs, IE
     return true;
 }
 
-DataType output_type(int32_t, const DataType*) { return DataType::kFLOAT; }
-
 // The map is fp32, fp16 or bf16 in linear layout, or fp16 or bf16 in kHWC8 when the channels fill its vectors of eight.
 bool supports(int32_t position, const PluginTensorDesc* tensors) {
     const PluginTensorDesc& tensor = tensors[position];
-    if (position != kMap) {
-        return tensor.type == DataType::kFLOAT && tensor.format == TensorFormat::kLINEAR;
-    }
-    const int32_t type = feature_type_of(tensor.type);
-    const bool vectors_full = tensor.dims.nbDims == kAxes && tensor.dims.d[1] > 0 && tensor.dims.d[1] % 8 == 0;
-    return type >= 0 && (tensor.format == TensorFormat::kLINEAR ||
-                         (tensor.format == TensorFormat::kHWC8 && type != SADTRT_FLOAT32 && vectors_full));
+    return position == kMap ? has_full_features(tensor, TensorFormat::kHWC8, kAxes) : is_plain_fp32(tensor);
 }
-
-size_t workspace_bytes(const Layer&) { return 0; }
 
 SadtrtPictureConv problem_of(const Layer& layer) {
     const PluginTensorDesc& map = layer.inputs[kMap];
@@ -84,9 +74,9 @@ const Operator kPictureConv = {
     /*attributes=*/nullptr,
     /*attribute_count=*/0,
     infer_shapes,
-    output_type,
+    always_fp32,
     supports,
-    workspace_bytes,
+    no_workspace,
     check,
     enqueue,
 };

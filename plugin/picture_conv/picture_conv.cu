@@ -19,18 +19,13 @@ PictureKernel choose_kernel(const SadtrtPictureConv& problem) {
     }
 }
 
-unsigned tiles(int64_t size, int tile) { return static_cast<unsigned>((size + tile - 1) / tile); }
-
 }  // namespace
 }  // namespace sadtrt
 
 extern "C" int32_t sadtrt_picture_conv(const SadtrtPictureConv* problem, void* stream, char* message,
                                        int64_t message_size) {
     using namespace sadtrt;
-    if (problem == nullptr) {
-        return refuse(message, message_size, "PictureConv: no problem was given");
-    }
-    if (const int32_t refused = check_problem(*problem, message, message_size)) {
+    if (const int32_t refused = check_given("PictureConv", problem, check_problem, message, message_size)) {
         return refused;
     }
     if (!is_usable(problem->input, problem->channels_last != 0) || problem->weights == nullptr ||
@@ -45,7 +40,8 @@ extern "C" int32_t sadtrt_picture_conv(const SadtrtPictureConv* problem, void* s
                             static_cast<int>(problem->channels),
                             static_cast<int>(problem->height),
                             static_cast<int>(problem->width)};
-    const dim3 grid(tiles(problem->width, kTileWidth), tiles(problem->height, kTileHeight),
+    const dim3 grid(static_cast<unsigned>(divide_up(problem->width, kTileWidth)),
+                    static_cast<unsigned>(divide_up(problem->height, kTileHeight)),
                     static_cast<unsigned>(problem->batch));
     const Launch<PictureConv> launch = {choose_kernel(*problem), grid, dim3(kPictureThreads), kernels_may_overlap()};
     return queue("PictureConv", launch, argument, stream, message, message_size);

@@ -20,16 +20,8 @@ inline int32_t check_problem(const SadtrtPictureConv& problem, char* message, in
     if (elements > INT32_MAX || problem.batch > 65535 || problem.height > 500000) {
         return refuse(message, message_size, "PictureConv: the map has more elements, rows or images than it may have");
     }
-    if (problem.feature_type < SADTRT_FLOAT32 || problem.feature_type > SADTRT_BFLOAT16) {
-        return refuse(message, message_size, "PictureConv: feature type %d is not 0 (fp32), 1 (fp16) or 2 (bf16)",
-                      problem.feature_type);
-    }
-    if (problem.channels_last != 0 && (problem.feature_type == SADTRT_FLOAT32 || problem.channels % 8 != 0)) {
-        return refuse(message, message_size,
-                      "PictureConv: channels last are fp16 or bf16 in multiples of 8, not %lld channels of type %d",
-                      static_cast<long long>(problem.channels), problem.feature_type);
-    }
-    return 0;
+    return check_features("PictureConv", problem.feature_type, problem.channels_last != 0, problem.channels, message,
+                          message_size);
 }
 
 }  // namespace sadtrt

@@ -74,13 +74,7 @@ bool supports(int32_t position, const PluginTensorDesc* tensors) {
     if (position > 0) {
         return tensor.type == tensors[0].type && tensor.format == tensors[0].format;
     }
-    const int32_t type = feature_type_of(tensor.type);
-    if (type < 0) {
-        return false;
-    }
-    const bool vectors_full = tensor.dims.nbDims == kAxes && tensor.dims.d[1] > 0 && tensor.dims.d[1] % kVector == 0;
-    return tensor.format == TensorFormat::kLINEAR ||
-           (tensor.format == TensorFormat::kHWC8 && type != SADTRT_FLOAT32 && vectors_full);
+    return has_full_features(tensor, TensorFormat::kHWC8, kAxes, kVector);
 }
 
 // The launch of a layer; pointers are left empty.
@@ -133,9 +127,6 @@ int32_t check(const Layer& layer, char* message) {
 template <bool kAdds, bool kQuantizes>
 int32_t enqueue(const Layer& layer, const void* const* inputs, void* const* outputs, void* workspace,
                 cudaStream_t stream, char* message) {
-    if (const int32_t refused = check<kAdds, kQuantizes>(layer, message)) {
-        return refused;
-    }
     SadtrtSpadeNorm problem = problem_of<kAdds, kQuantizes>(layer);
     problem.workspace = workspace;
     problem.workspace_bytes = workspace != nullptr ? sadtrt_spade_norm_workspace(&problem) : 0;

@@ -25,20 +25,14 @@ inline int32_t check_problem(const SadtrtSpadeNorm& problem, char* message, int6
     if (elements > kMostElements) {
         return refuse(message, message_size, "SpadeNorm: the modulation has more than 1e17 elements");
     }
-    if (problem.feature_type < SADTRT_FLOAT32 || problem.feature_type > SADTRT_BFLOAT16) {
-        return refuse(message, message_size, "SpadeNorm: feature type %d is not 0 (fp32), 1 (fp16) or 2 (bf16)",
-                      problem.feature_type);
-    }
     if (problem.layout < SADTRT_LINEAR || problem.layout > SADTRT_CHANNELS_LAST) {
         return refuse(message, message_size, "SpadeNorm: layout %d is not 0 (linear) or 1 (channels last)",
                       problem.layout);
     }
-    if (problem.layout == SADTRT_CHANNELS_LAST &&
-        (problem.channels % 8 != 0 || problem.feature_type == SADTRT_FLOAT32)) {
-        return refuse(message, message_size,
-                      "SpadeNorm: channels-last tensors are of fp16 or bf16 and of a multiple of 8 channels, not of "
-                      "%lld of type %d",
-                      static_cast<long long>(problem.channels), problem.feature_type);
+    const bool channels_last = problem.layout == SADTRT_CHANNELS_LAST;
+    if (const int32_t refused = check_features("SpadeNorm", problem.feature_type, channels_last, problem.channels,
+                                               message, message_size)) {
+        return refused;
     }
     if (problem.upsample < 1 || problem.upsample > 2 || problem.height % problem.upsample != 0 ||
         problem.width % problem.upsample != 0) {

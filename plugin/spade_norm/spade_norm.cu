@@ -14,8 +14,6 @@ constexpr int32_t kTwoKernels = 2;
 
 using Kernel = void (*)(Norm);
 
-int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
-
 // What the current GPU can do; without clusters where `cluster_bytes` is 0.
 struct Device {
     int64_t processors;
@@ -199,10 +197,7 @@ extern "C" int64_t sadtrt_spade_norm_workspace(const SadtrtSpadeNorm* problem) {
 extern "C" int32_t sadtrt_spade_norm(const SadtrtSpadeNorm* problem, void* stream, char* message,
                                      int64_t message_size) {
     using namespace sadtrt;
-    if (problem == nullptr) {
-        return refuse(message, message_size, "SpadeNorm: no problem was given");
-    }
-    if (const int32_t refused = check_problem(*problem, message, message_size)) {
+    if (const int32_t refused = check_given("SpadeNorm", problem, check_problem, message, message_size)) {
         return refused;
     }
     if (const int32_t refused = refuse_pointers(*problem, message, message_size)) {

@@ -1,4 +1,4 @@
-"""SplitSum through its C interface, and what it is compared with: for the host tests and for check.py alike."""
+"""SplitSum through its C interface, and what it is compared with: for the host tests and for plugin/check.py alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugin.common.launching import FP32_BOUND, as_stored, empty_output, kind_of, worst_share
+from plugin.common.launching import FP32_BOUND, Checked, as_stored, empty_output, kind_of, worst_share
 from plugin.common.timing import Timing
 from sadtrt_core.engine.kernels import FEATURE_TYPES, KernelLaunch
 
@@ -83,9 +83,7 @@ def sum_launch(kernels: ctypes.CDLL, case: Case) -> KernelLaunch:
     y, result = empty_output(shape, case.x, case.y_last)
     inside = [side - (case.how.scale > 1) for side in size]
     problem = Problem(
-        **dict(
-            zip(_SIZES, (maps, outputs, skip_channels, channels, case.how.first_channel, *inside), strict=True),
-        ),
+        **dict(zip(_SIZES, (maps, outputs, skip_channels, channels, case.how.first_channel, *inside), strict=True)),
         **dict(zip(_ATTRIBUTES, (case.how.depth, *case.how.taps, case.how.scale), strict=True)),
         slope=case.how.slope,
         pool=case.how.pool,
@@ -94,16 +92,8 @@ def sum_launch(kernels: ctypes.CDLL, case: Case) -> KernelLaunch:
         y_channels_last=case.y_last,
     )
     skip = None if case.skip is None else as_stored(case.skip, case.y_last)
-    return KernelLaunch(
-        kernels,
-        "sadtrt_split_sum",
-        problem,
-        result,
-        x=as_stored(case.x, case.x_last),
-        bias=case.bias,
-        skip=skip,
-        y=y,
-    )
+    x = as_stored(case.x, case.x_last)
+    return KernelLaunch(kernels, "sadtrt_split_sum", problem, result, x=x, bias=case.bias, skip=skip, y=y)
 
 
 def in_torch(x: Tensor, bias: Tensor, skip: Tensor | None, how: Attributes) -> tuple[Tensor]:
@@ -226,3 +216,9 @@ def random_cases(count: int, most_size: int, device: str = "cpu") -> Iterator[Ca
         height, width = (int(torch.randint(3, most_size + 1, (), generator=sizes)) for _ in range(2))
         case = _case((depth * drawn(1, 2), outputs, skip, height, width), how, dtype, values, behind)
         yield replace(case, x_last=layout > 0, y_last=layout == 2)
+
+
+def check(kernels: ctypes.CDLL, count: int, quick: bool) -> Iterator[Checked]:
+    """Random cases against PyTorch in fp64."""
+    for case in random_cases(count, 9 if quick else 40, device="cuda"):
+        yield Checked(case.kind, str(case), worst_excess(case, sum_launch(kernels, case)()))

@@ -56,34 +56,24 @@ bool infer_shapes(const DimsExprs* inputs, const Values& attributes, DimsExprs* 
     return true;
 }
 
-DataType output_type(int32_t, const DataType* inputs) { return inputs[kX]; }
-
-bool channels_fill_vectors(const PluginTensorDesc& tensor) {
-    return tensor.dims.nbDims == kMapAxes && tensor.dims.d[1] > 0 && tensor.dims.d[1] % 8 == 0;
-}
-
 // x is fp32, fp16 or bf16 in linear layout, or fp16 or bf16 in kHWC8 with any number of channels. What has the sums and
 // the skip has its type, and is linear, or kHWC8 where x is and all channels fill vectors of eight.
 template <bool kJoins>
 bool supports(int32_t position, const PluginTensorDesc* tensors) {
     const PluginTensorDesc& tensor = tensors[position];
     if (position == kBias) {
-        return tensor.type == DataType::kFLOAT && tensor.format == TensorFormat::kLINEAR;
+        return is_plain_fp32(tensor);
     }
-    const int32_t type = feature_type_of(tensor.type);
-    const bool channels_last = tensor.format == TensorFormat::kHWC8 && type != SADTRT_FLOAT32;
     if (position == kX) {
-        return type >= 0 && (channels_last || tensor.format == TensorFormat::kLINEAR);
+        return has_features(tensor, TensorFormat::kHWC8);
     }
     if (tensor.type != tensors[kX].type || (kJoins && position > kSkip && tensor.format != tensors[kSkip].format)) {
         return false;
     }
-    const bool vectors_full = channels_fill_vectors(tensor) && tensors[kBias].dims.d[0] % 8 == 0;
-    return tensor.format == TensorFormat::kLINEAR ||
-           (channels_last && tensors[kX].format == TensorFormat::kHWC8 && vectors_full);
+    const bool may_be_last = tensors[kX].format == TensorFormat::kHWC8 && tensors[kBias].dims.d[0] % 8 == 0;
+    return has_full_features(tensor, TensorFormat::kHWC8, kMapAxes) &&
+           (may_be_last || tensor.format == TensorFormat::kLINEAR);
 }
-
-size_t workspace_bytes(const Layer&) { return 0; }
 
 // The launch of a layer; pointers are left empty.
 template <bool kJoins>
@@ -130,9 +120,6 @@ int32_t check(const Layer& layer, char* message) {
 template <bool kJoins>
 int32_t enqueue(const Layer& layer, const void* const* inputs, void* const* outputs, void*, cudaStream_t stream,
                 char* message) {
-    if (const int32_t refused = check<kJoins>(layer, message)) {
-        return refused;
-    }
     SadtrtSplitSum problem = problem_of<kJoins>(layer);
     problem.x = inputs[kX];
     problem.bias = static_cast<const float*>(inputs[kBias]);
@@ -152,9 +139,9 @@ constexpr Operator described(const char* name, const char* mark) {
         kAttributes,
         kAttributeCount,
         infer_shapes<kJoins>,
-        output_type,
+        type_of_first,
         supports<kJoins>,
-        workspace_bytes,
+        no_workspace,
         check<kJoins>,
         enqueue<kJoins>,
     };

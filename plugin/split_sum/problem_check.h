@@ -54,9 +54,8 @@ inline int32_t check_problem(const SadtrtSplitSum& problem, char* message, int64
     if (of_x > INT32_MAX || of_y > INT32_MAX) {
         return refuse(message, message_size, "%s: a tensor has more than 2^31 - 1 elements", kName);
     }
-    if (problem.feature_type < SADTRT_FLOAT32 || problem.feature_type > SADTRT_BFLOAT16) {
-        return refuse(message, message_size, "%s: feature type %d is not 0 (fp32), 1 (fp16) or 2 (bf16)", kName,
-                      problem.feature_type);
+    if (const int32_t refused = check_feature_type(kName, problem.feature_type, message, message_size)) {
+        return refused;
     }
     if (problem.x_channels_last != 0 && problem.feature_type == SADTRT_FLOAT32) {
         return refuse(message, message_size, "%s: channels last are fp16 or bf16, not fp32", kName);

@@ -84,10 +84,7 @@ SplitSum sum_of(const SadtrtSplitSum& problem) {
 
 extern "C" int32_t sadtrt_split_sum(const SadtrtSplitSum* problem, void* stream, char* message, int64_t message_size) {
     using namespace sadtrt;
-    if (problem == nullptr) {
-        return refuse(message, message_size, "SplitSum: no problem was given");
-    }
-    if (const int32_t refused = check_problem(*problem, message, message_size)) {
+    if (const int32_t refused = check_given("SplitSum", problem, check_problem, message, message_size)) {
         return refused;
     }
     const bool y_last = problem->y_channels_last != 0;
@@ -99,7 +96,7 @@ extern "C" int32_t sadtrt_split_sum(const SadtrtSplitSum* problem, void* stream,
     SplitSum sum = sum_of(*problem);
     const int64_t lines = problem->maps * sum.rows * (y_last ? 1 : sum.vectors);
     const int64_t items = static_cast<int64_t>(sum.columns) * (y_last ? sum.vectors : 1);
-    const int64_t across = (items + kSplitThreads - 1) / kSplitThreads;
+    const int64_t across = divide_up(items, kSplitThreads);
     if (across > kMostBlocksAcross) {
         return refuse(message, message_size, "SplitSum: a row of %lld vectors is too long",
                       static_cast<long long>(items));

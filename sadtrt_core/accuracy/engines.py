@@ -218,7 +218,6 @@ def stage_table(what: str, stages: Sequence[StageLoss]) -> Table:
     """The single stages, that first which alone loses most beyond its types; then those of them all."""
     title = f"What each stage costs in {what}, in dB, most beyond its types first"
     made = table(title, "stage", "lowered", "LSB", "types", "LSB", "beyond", "excluded", "types", width=15)
-
     single = [stage for stage in stages if stage.excluded is not None]
     single.sort(key=lambda stage: (beyond(stage.lowered), stage.lowered["runner"].decibels))
     for stage in (*single, *(stage for stage in stages if stage.excluded is None)):

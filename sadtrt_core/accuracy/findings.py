@@ -167,7 +167,7 @@ def make_report(
         "version": VERSION,
         "precision": precision,
         "meaningful": session.drift_is_meaningful,
-        "weights": session.recorded_weights,
+        "weights": session.renderer.weights,
         "workload": session.recorded_workload,
         "frames": frames,
     }
@@ -177,7 +177,7 @@ def make_report(
 
 def heading(session: Session, what: str, frames: Sequence[int], loss: str = "") -> str:
     """What was measured: on which picture, by which weights, on which frames, and what it lost in all."""
-    weights, workload = session.recorded_weights, session.recorded_workload
+    weights, workload = session.renderer.weights, session.recorded_workload
     under = f"{workload.name}, {workload.size} pixels, under {weights.kind} weights ({weights.name})"
     over = f"over the worst frames ({', '.join(map(str, frames))} of {workload.frames})"
     return f"{what} {under}: {loss} {over}" if loss else f"{what} {under}, {over}"

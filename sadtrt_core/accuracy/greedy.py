@@ -8,7 +8,6 @@ at once: a search that was killed goes on where it was.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from torch import Tensor
 from sadtrt_core.accuracy.findings import Budget, Loss, worst_frames
 from sadtrt_core.accuracy.parts import Part, block_parts, keeping, node_flops, split
 from sadtrt_core.accuracy.simulate import Simulator
+from sadtrt_core.codec import json_digest
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import keep_file, read_file
 from sadtrt_core.measure.drift import measure_drift
@@ -48,7 +48,7 @@ Holds = Callable[[Sequence[Part]], bool]
 class Trials:
     """Drift of precisions against the reference (T, 3, H, W), each frame rendered once and remembered in `journal`.
 
-    The journal's name has to stand for all that the figures depend on beside the precision (`digest`). One that is
+    The journal's name has to stand for all that the figures depend on beside the precision. One that is
     damaged is not read, as `reporter` is told.
     """
 
@@ -100,7 +100,7 @@ class Trials:
             values = zip(drift.psnr_db, drift.ssim, drift.max_lsb, drift.non_finite, strict=True)
             known.update((str(index), list(value)) for index, value in zip(missing, values, strict=True))
             # A plan claims these figures without rendering them again, hence the digest.
-            text = json.dumps({"measured": self.measured, "sha256": digest(self.measured)}, allow_nan=False)
+            text = json.dumps({"measured": self.measured, "sha256": json_digest(self.measured)}, allow_nan=False)
             keep_file(self.journal, text)
         psnr_db, ssim, max_lsb, non_finite = zip(*(known[str(index)] for index in frames), strict=True)
         return Drift(psnr_db, ssim, max_lsb, non_finite)
@@ -112,7 +112,7 @@ def _read(journal: Path, reporter: Reporter) -> Measured:
     try:
         content = json.loads(read_file(journal, _JOURNAL_LIMIT))
         measured: Measured = content["measured"]
-        if content["sha256"] != digest(measured):
+        if content["sha256"] != json_digest(measured):
             raise UserError("its figures were changed after they were written")
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         reporter.log(f"starting the search anew: the journal {journal} cannot be read ({error})")
@@ -120,11 +120,6 @@ def _read(journal: Path, reporter: Reporter) -> Measured:
     if measured:
         reporter.log(f"going on from {len(measured)} candidates measured before ({journal})")
     return measured
-
-
-def digest(value: object) -> str:
-    """SHA-256 in hexadecimal of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def session_losses(session: Session, precision: Precision, worst: int, reporter:
     Shares of time come from the newest run of the session's results folder, where it has them. Raises UserError as
     `measure_losses` does.
     """
-    size, weights = session.recorded_workload.size, session.recorded_weights.digest
+    size, weights = session.recorded_workload.size, session.renderer.weights.digest
     shares = latest_time_shares(session.options.results, precision.name, size, weights)
     simulator = simulator_of(session, precision.quantize is not None)
     return losses_report(session, precision, measure_losses(simulator, precision, worst, reporter), shares)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -163,8 +164,7 @@ def node_flops(graph: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]]) ->
     A convolution has two for each weight and output place; any other operator one for each element it makes, a volume
     sampler the sum of the ordinary operators it stands for.
     """
-    plain = onnx.ModelProto()
-    plain.CopyFrom(graph)
+    plain = deepcopy(graph)
     constants_to_initializers(plain)
     plain = resolve_grid_sample(plain, "native")
     fix_shapes(plain, inputs)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
-import onnx
 import torch
 from onnx import TensorProto
 from torch import Tensor
@@ -57,8 +58,7 @@ def find_ranges(
     names the parts of nodes. Overflows come first, the largest first.
     """
     limits = torch.finfo(precision.torch_type)
-    plain = onnx.ModelProto()
-    plain.CopyFrom(simulator.graph)
+    plain = deepcopy(simulator.graph)
     constants_to_initializers(plain)
     weights = {t.name: constant(t) for t in plain.graph.initializer if t.data_type == TensorProto.FLOAT}
     # Only what the graph's own nodes read and put out: a sampler's insides are its own affair.
@@ -71,39 +71,37 @@ def find_ranges(
     read = {node.name: node.input[0] for node in plain.graph.node if node.name in quantized}
     wanted = {tensor for tensor, _, _ in tensors} | set(read.values())
     # Largest and least magnitude but zero, how many values are not zero, how many of these below the normal range.
-    seen: dict[str, list[tuple[float, float, int, int]]] = {}
+    nothing = (0.0, math.inf, 0, 0)
+    seen: dict[str, tuple[float, float, int, int]] = {}
 
     def see(name: str, values: Tensor) -> None:
         if name in wanted:
             sizes = values[values != 0].abs()
             if sizes.numel():
-                below = int((sizes < limits.tiny).sum())
-                seen.setdefault(name, []).append((float(sizes.max()), float(sizes.min()), sizes.numel(), below))
+                largest, least, nonzero, below = seen.get(name, nothing)
+                largest, least = max(largest, float(sizes.max())), min(least, float(sizes.min()))
+                seen[name] = largest, least, nonzero + sizes.numel(), below + int((sizes < limits.tiny).sum())
 
     simulator.watch(indices, see)
     for name, values in weights.items():
         see(name, values)
     found = []
     for tensor, node_name, what in tensors:
-        if tensor not in seen:
-            continue
-        largest, smallest, nonzero, below = zip(*seen[tensor], strict=True)
-        share = sum(below) / sum(nonzero)
-        overflows = max(largest) > limits.max
-        if overflows or share > _MOSTLY:
-            kind: Kind = "overflow" if overflows else "underflow"
+        largest, least, nonzero, below = seen.get(tensor, nothing)
+        share = below / max(1, nonzero)
+        if largest > limits.max or share > _MOSTLY:
+            kind: Kind = "overflow" if largest > limits.max else "underflow"
             part = owners.get(node_name, node_name)
-            found.append(RangeFinding(node_name, part, kind, what, max(largest), min(smallest), share))
+            found.append(RangeFinding(node_name, part, kind, what, largest, least, share))
     ranges = simulator.calibration.ranges if simulator.calibration is not None else {}
     for name, tensor in read.items():
         if tensor not in seen or name not in ranges:
             continue
-        largest, smallest, _, _ = zip(*seen[tensor], strict=True)
-        excess = max(largest) / ranges[name]
+        largest, least, *_ = seen[tensor]
+        excess = largest / ranges[name]
         if not 1 / _WIDE <= excess <= _EXCEEDED:
-            kind = "clipped" if excess > 1 else "wide"
-            part, limits_seen = owners.get(name, name), (max(largest), min(smallest))
-            found.append(RangeFinding(name, part, kind, "input", *limits_seen, 0.0, ranges[name]))
+            kind, part = "clipped" if excess > 1 else "wide", owners.get(name, name)
+            found.append(RangeFinding(name, part, kind, "input", largest, least, 0.0, ranges[name]))
     return tuple(sorted(found, key=_badness))
 
 

@@ -15,11 +15,12 @@ from rich.table import Table
 
 from sadtrt_core.accuracy.confirm import Confirmed, confirm_all, fastest, verdict
 from sadtrt_core.accuracy.findings import Budget, Loss, versions
-from sadtrt_core.accuracy.greedy import Outcome, Trials, cheapest, digest, explained, picture_words
+from sadtrt_core.accuracy.greedy import Outcome, Trials, cheapest, explained, picture_words
 from sadtrt_core.accuracy.parts import Part, keeping
 from sadtrt_core.accuracy.plan_facts import engine_facts, plan_facts, write_engines
 from sadtrt_core.accuracy.quantized import choose, quantizing
 from sadtrt_core.accuracy.simulate import Simulator, simulator_of
+from sadtrt_core.codec import json_digest
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import code_digest, require_writable
@@ -151,7 +152,7 @@ def search_session(
         "base": base.compute if base.quantize is None else f"{base.name} {session.calibration.digest}",
         "device": read_environment(session.device).gpu or "cpu",
     }
-    journal = session.options.cache / "search" / f"{digest(key)[:24]}.json"
+    journal = session.options.cache / "search" / f"{json_digest(key)[:24]}.json"
     trials = Trials(simulator, reference.frames, base.compute, journal, reporter)
     versions_seen: dict[str, Fact] = {**seen, "graph": seen["graph"][:16]}
     if base.quantize is not None:

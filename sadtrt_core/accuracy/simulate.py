@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
@@ -17,7 +17,7 @@ from sadtrt_core.graph.export import OPSET, cached_export
 from sadtrt_core.graph.fixed_shapes import fix_shapes
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.quantize import Calibration
-from sadtrt_core.graph.rounding import explicit_rounding, session_options
+from sadtrt_core.graph.rounding import cpu_session, explicit_rounding
 from sadtrt_core.graph.split_k import split_weights
 from sadtrt_core.graph.typed import apply_precision, quantized_nodes
 from sadtrt_core.precision import PRECISIONS, Precision
@@ -69,8 +69,7 @@ class Simulator:
         own = {node.input[1] for node in self._lifted_graph.graph.node if node.name in quantized} & set(self._weights)
         if not own:
             return self._lifted_graph
-        model = onnx.ModelProto()
-        model.CopyFrom(self._lifted_graph)
+        model = deepcopy(self._lifted_graph)
         inputs = [value for value in self._lifted_graph.graph.input if value.name not in own]
         del model.graph.input[:]
         model.graph.input.extend(inputs)
@@ -82,7 +81,7 @@ class Simulator:
         model = self.rounded(precision)
         if self.device is not None:
             return torch.cat([run_graph(model, self._values(model, i))["prediction"].cpu() for i in indices])
-        session = make_session(model)
+        session = cpu_session(model, spinning=False)
         arrays = ({name: tensor.numpy() for name, tensor in self.inputs[index].items()} for index in indices)
         return torch.cat([torch.from_numpy(session.run(["prediction"], item)[0]) for item in arrays])
 
@@ -109,27 +108,18 @@ def simulator_of(session: Session, quantized: bool = False) -> Simulator:
     return Simulator(graph, items, session.device if session.on_gpu else None, calibration)
 
 
-def make_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """A session on ONNX Runtime's CPU provider with as many threads as PyTorch uses."""
-    options = session_options(model)
-    # Threads that spin while they wait slow down whoever shares the cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
 def _lift(graph: onnx.ModelProto, device: torch.device) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
     """A copy whose large weights are inputs, and these on the device: a precision casts them there.
 
     Not those that a precision may split: they have to be the graph's own (graph/split_k.py).
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(graph)
+    model = deepcopy(graph)
     constants_to_initializers(model)
     kept, own, weights = [], split_weights(model), {}
     for tensor in model.graph.initializer:
         small = tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < _LARGE_WEIGHT
         if small or tensor.name in own:
-            kept.append(TensorProto.FromString(tensor.SerializeToString()))
+            kept.append(tensor)
             continue
         weights[tensor.name] = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(device)
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, list(tensor.dims)))

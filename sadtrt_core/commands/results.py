@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from sadtrt_core.commands.options import console, errors, make_session, takes
 from sadtrt_core.config import RunConfig
@@ -49,7 +47,7 @@ def report(
     from sadtrt_core.gate.output import comparison_table, gate_markdown, print_gate
     from sadtrt_core.records.store import read_run, records_file
     from sadtrt_core.report.fleet import gpu_name
-    from sadtrt_core.report.html import View, html_page, markdown_summary, print_tables
+    from sadtrt_core.report.html import html_page, markdown_summary, print_tables
 
     paths = runs or [Path("results/latest")]
     recorded = [read_run(path) for path in paths]
@@ -68,9 +66,7 @@ def report(
         result = gate_files(paths[1], paths[0], Thresholds.read(here) if here.exists() else Thresholds())
     if html is not None:
         names = ("A", "B") if result else ("",)
-        views = [
-            View(name, run, records_file(path).parent) for name, run, path in zip(names, recorded, paths, strict=True)
-        ]
+        views = list(zip(names, recorded, [records_file(path).parent for path in paths], strict=True))
         write_file(html, html_page(views, comparison_table(result, *recorded) if result else None))
     if markdown:
         typer.echo(gate_markdown(result) if result else markdown_summary(recorded[0]))
@@ -226,32 +222,31 @@ def compare(
 
     from sadtrt_core.compare.compare import compare_sides
     from sadtrt_core.compare.sides import parse_side, picture_frames
+    from sadtrt_core.report.html import print_table
+    from sadtrt_core.report.tables import TextTable
 
     (batch,) = config.batches
     if json_file is not None:
         require_writable(json_file, file=True)
     session = make_session(dataclasses.replace(config, frames=picture_frames(batch)), config.cache)
-    found = []
+    found = {}
     for stage in config.stages:
         sides = parse_side(a, stage, batch), parse_side(b, stage, batch)
-        found.append(compare_sides(*sides, session, checkout, seconds))
+        found[stage] = compare_sides(*sides, session, checkout, seconds)
     names = sides[0].label, sides[1].label if checkout is None else f"{sides[1].label} in {checkout}"
-    table = Table(title=f"A: {escape(names[0])}, B: {escape(names[1])}", title_justify="left")
-    for heading in ("stage", "clock", "A ms", "B ms", "B / A", "95% interval (n)", "samples"):
-        table.add_column(heading, justify="left" if heading in ("stage", "clock") else "right")
-    for stage, one in zip(config.stages, found, strict=True):
+    rows = []
+    for stage, one in found.items():
         interval = f"{one.interval.low:.4f} to {one.interval.high:.4f} ({one.interval.units})"
         figures = (f"{one.a_ms:.4g}", f"{one.b_ms:.4g}", f"{one.ratio:.4f}", interval, str(one.samples))
-        table.add_row(stage, one.clock, *figures)
-    console.print(table)
-    for stage, comparison in zip(config.stages, found, strict=True):
+        rows.append((stage, one.clock, *figures))
+    headings = ("stage", "clock", "A ms", "B ms", "B / A", "95% interval (n)", "samples")
+    print_table(TextTable(f"A: {names[0]}, B: {names[1]}", headings, tuple(rows), 2), console)
+    for stage, comparison in found.items():
         for sentence in comparison.sentences(*names):
-            console.print(escape(f"{stage}: {sentence}"), highlight=False, soft_wrap=True)
+            console.print(f"{stage}: {sentence}", markup=False, highlight=False, soft_wrap=True)
     if json_file is not None:
-        outcomes = [
-            {"stage": stage, "a": names[0], "b": names[1], **comparison.to_json()}
-            for stage, comparison in zip(config.stages, found, strict=True)
-        ]
+        about = {"a": names[0], "b": names[1]}
+        outcomes = [{"stage": stage, **about, **comparison.to_json()} for stage, comparison in found.items()]
         json_file.parent.mkdir(parents=True, exist_ok=True)
         write_file(json_file, json.dumps(outcomes, indent=1) + "\n")
 

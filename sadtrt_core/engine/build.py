@@ -27,9 +27,6 @@ from sadtrt_core.graph.instance_norm import decompose_instance_norm
 from sadtrt_core.graph.plugin_nodes import PLUGIN_NODES
 from sadtrt_core.progress import SILENT, Reporter
 
-#: Whether 8.6 is asked to let a quantized convolution round its sum to half, where the graph casts it to half anyway.
-HALF_EPILOGUES = True
-
 
 @dataclass(frozen=True)
 class BuiltEngine:
@@ -140,8 +137,7 @@ def _attempt(
         if pinned is not None:
             config.set_flag(trt.BuilderFlag.FP16)
             config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-            in_half = half_results(model) if HALF_EPILOGUES else frozenset()
-            layers_pinned = constrain_layers(trt, network, layer_types(model), pinned, in_half)
+            layers_pinned = constrain_layers(trt, network, layer_types(model), pinned, half_results(model))
         if timing_cache or api.keeps_timing_cache(trt):
             start = len(messages)
             attached = api.attach_timing_cache(config, timing_cache)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from sadtrt_core.codec import json_digest
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuiltEngine, build_engine
 from sadtrt_core.engine.job import BuildJob, sampler_case, sampler_fault
@@ -66,16 +67,6 @@ def engine_key(job: BuildJob, trt: Any, gpu: tuple[str, str]) -> Key:
     }
 
 
-def key_digest(key: Key) -> str:
-    """SHA-256 in hexadecimal of a key, independent of the order of its entries."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-
-
-def engine_path(job: BuildJob, key: Key) -> Path:
-    """Where the engine of that key is kept."""
-    return job.cache / "engines" / f"{job.file_stem}-{key_digest(key)[:12]}.engine"
-
-
 def ensure_engine(job: BuildJob, report: Reporter = SILENT, builder: Builder = build_engine) -> Engine:
     """The job's engine, from the cache or built now.
 
@@ -86,7 +77,7 @@ def ensure_engine(job: BuildJob, report: Reporter = SILENT, builder: Builder = b
     if isinstance(trt, Unavailable):
         raise BuildError(f"{job.label}: {trt}")
     key = engine_key(job, trt, api.current_gpu())
-    path = engine_path(job, key)
+    path = job.cache / "engines" / f"{job.file_stem}-{json_digest(key)[:12]}.engine"
     found = _read(path, key)
     if isinstance(found, Engine):
         return found
@@ -115,7 +106,7 @@ def stored_engine(path: Path) -> tuple[Engine, Key]:
     found = _read(path, record["key"])
     if not isinstance(found, Engine):
         raise UserError(f"{path} cannot be used: {found}")
-    if not path.stem.endswith(f"-{key_digest(record['key'])[:12]}"):
+    if not path.stem.endswith(f"-{json_digest(record['key'])[:12]}"):
         raise UserError(f"{path} cannot be used: its name is not the one that belongs to its key {path.stem}.json")
     return found, record["key"]
 

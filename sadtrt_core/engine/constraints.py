@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto
 
 from sadtrt_core.engine.tensorrt_api import create_runtime
-from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
+from sadtrt_core.graph.edit import FLOAT_TYPES, GraphIndex, element_types
 
 #: Which layers are pinned: all of them, or those the graph keeps in float32 alone.
 Pinned = Literal["every layer", "float32 layers"]
@@ -151,21 +151,16 @@ def is_quantized(model: onnx.ModelProto) -> bool:
 
 def half_results(model: onnx.ModelProto) -> frozenset[str]:
     """Names of what quantized convolutions make that nothing reads but casts to half: the epilogue may round it."""
-    types = element_types(model)
-    made_by = {name: node for node in model.graph.node for name in node.output}
-    readers: dict[str, list[onnx.NodeProto]] = {value.name: [] for value in model.graph.output}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    types, graph = element_types(model), GraphIndex(model)
 
     def is_quantized_convolution(node: onnx.NodeProto) -> bool:
-        return node.op_type == "Conv" and made_by.get(node.input[0], node).op_type == "DequantizeLinear"
+        return node.op_type == "Conv" and graph.makers.get(node.input[0], node).op_type == "DequantizeLinear"
 
     return frozenset(
         node.output[0]
         for node in model.graph.node
         if is_quantized_convolution(node)
-        and (after := readers.get(node.output[0]))
+        and (after := graph.readers.get(node.output[0]))
         and all(one.op_type == "Cast" and types[one.output[0]] == TensorProto.FLOAT16 for one in after)
     )
 
@@ -176,21 +171,19 @@ def free_tensors(model: onnx.ModelProto) -> frozenset[str]:
     Those are quantized and dequantized values, the convolutions' results, and an activation between a convolution and
     the next quantization. Casts in between count as one with what they read.
     """
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = GraphIndex(model).readers
 
-    def behind_casts(name: str) -> list[tuple[str, onnx.NodeProto]]:
-        found: list[tuple[str, onnx.NodeProto]] = []
+    def behind_casts(name: str) -> list[onnx.NodeProto]:
+        found: list[onnx.NodeProto] = []
         for reader in readers.get(name, ()):
-            found += behind_casts(reader.output[0]) if reader.op_type == "Cast" else [(reader.op_type, reader)]
+            found += behind_casts(reader.output[0]) if reader.op_type == "Cast" else [reader]
         return found
 
     free = {name for node in model.graph.node if node.op_type in _PAIR for name in node.output}
     for made in [node.output[0] for node in model.graph.node if node.op_type == "Conv" and node.input[0] in free]:
         free.add(made)
-        for kind, reader in behind_casts(made):
-            if kind in _ACTIVATIONS and any(after == "QuantizeLinear" for after, _ in behind_casts(reader.output[0])):
+        for reader in behind_casts(made):
+            quantized = any(after.op_type == "QuantizeLinear" for after in behind_casts(reader.output[0]))
+            if reader.op_type in _ACTIVATIONS and quantized:
                 free.add(reader.output[0])
     return frozenset(free)

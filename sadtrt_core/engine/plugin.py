@@ -20,10 +20,8 @@ from typing import Any
 from sadtrt_core.engine.tensorrt_api import tensorrt_module
 from sadtrt_core.errors import Unavailable, UserError
 from sadtrt_core.files import read_file
-
-PLUGIN_NAME = "GridSample3D"
-PLUGIN_VERSION = "1"
-"""Name and version of a node of the library, as the ONNX parser looks it up: its operators are registered together."""
+from sadtrt_core.graph.plugin_nodes import PLUGIN_VERSION
+from sadtrt_core.renderer.sampling import NODE_TYPE
 
 PATH_VARIABLE = "SADTRT_PLUGIN"
 """Environment variable that names the library to use instead of looking in BUILD_FOLDER."""
@@ -157,13 +155,14 @@ def load_plugin(library: PluginLibrary, tensorrt: ModuleType) -> None:
             _check_rtx_library_name()
         registry.load_library(str(library.path))
     if not _is_registered(registry):
-        raise UserError(f"TensorRT {tensorrt.__version__} loaded {library.path} but did not register {PLUGIN_NAME}")
+        raise UserError(f"TensorRT {tensorrt.__version__} loaded {library.path} but did not register {NODE_TYPE}")
 
 
 def _is_registered(registry: Any) -> bool:
-    # Asking for a creator by name would print an error where there is none. 8.6 has the second list only.
+    # Asking for a creator by name would print an error where there is none. 8.6 has the second list only. One operator
+    # stands for all: they are registered together.
     creators = registry.all_creators if hasattr(registry, "all_creators") else registry.plugin_creator_list
-    return any((creator.name, creator.plugin_version) == (PLUGIN_NAME, PLUGIN_VERSION) for creator in creators)
+    return any((creator.name, creator.plugin_version) == (NODE_TYPE, PLUGIN_VERSION) for creator in creators)
 
 
 def _load_registering_library(library: PluginLibrary) -> None:

@@ -10,9 +10,17 @@ from sadtrt_core.gate.latency import latency_findings, latency_tests
 from sadtrt_core.gate.limits import Limits, Thresholds
 from sadtrt_core.gate.samples import CLOCK_TOLERANCE
 from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, Verdict, make_row
-from sadtrt_core.records.measurements import Drift, Latency
+from sadtrt_core.records.measurements import Latency
 from sadtrt_core.records.schema import Environment, Record, Run
 from sadtrt_core.report.metrics import METRICS, Limit, Metric, Part
+
+#: Options that change what a time means, and what they are where a run does not say.
+TIME_OPTIONS = {
+    "flush_l2": "False",
+    "CUDA_LAUNCH_BLOCKING": "0",
+    "threads": None,
+    **dict.fromkeys(("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"), "unset"),
+}
 
 
 def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds, others: Sequence[Run] = ()) -> GateResult:
@@ -36,7 +44,7 @@ def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds, others: 
     if problems:
         reason, sentence = problems[0]
         rows = tuple(make_row(key, [Finding("run", "not comparable", reason, sentence)]) for key in keys)
-        return GateResult(int(ExitCode.NOT_COMPARABLE), rows, tuple(text for _, text in problems), remarks)
+        return GateResult(ExitCode.NOT_COMPARABLE, rows, tuple(text for _, text in problems), remarks)
     # Each time has two tests, of its tail.
     significance = thresholds.false_alarm / max(1, 2 * _count_tests(new, old, thresholds))
     processors = (_processors(baseline.environment), _processors(candidate.environment))
@@ -45,9 +53,10 @@ def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds, others: 
         for key in keys
     )
     code = _exit_code(rows)
-    if code == ExitCode.PASS and not _anything_compared(rows):
-        return GateResult(int(ExitCode.NOT_COMPARABLE), rows, ("not one figure was compared",), remarks)
-    return GateResult(int(code), rows, (), remarks)
+    # Only a comparison of two figures has a limit.
+    if code == ExitCode.PASS and all(finding.limit is None for row in rows for finding in row.findings):
+        return GateResult(ExitCode.NOT_COMPARABLE, rows, ("not one figure was compared",), remarks)
+    return GateResult(code, rows, (), remarks)
 
 
 def _problems(candidate: Run, baseline: Run) -> list[tuple[str, str]]:
@@ -58,7 +67,7 @@ def _problems(candidate: Run, baseline: Run) -> list[tuple[str, str]]:
             problems.append(("incomplete", f"{name} was interrupted before it finished: run it again"))
         if not run.records:
             problems.append(("empty", f"{name} holds no records: run the suite"))
-    if baseline.records and not any(_is_judged(record) for record in baseline.records):
+    if baseline.records and all(record.status != "measured" for record in baseline.records):
         problems.append(("nothing_measured", "the baseline measured nothing, so nothing can be compared with it"))
     for code, name, was, now in _identities(candidate, baseline):
         if was != now:
@@ -91,15 +100,12 @@ def _other_measures(other: Run, baseline: Mapping[Case, Record]) -> list[tuple[s
 
 def _identities(candidate: Run, baseline: Run) -> list[tuple[str, str, object, object]]:
     old, new = baseline.environment, candidate.environment
+    gpus = [one.gpu and f"{one.gpu} (compute capability {one.compute_capability})" for one in (old, new)]
+    tensorrt = [one.tensorrt and f"{one.tensorrt_flavour} {one.tensorrt}" for one in (old, new)]
     entries: list[tuple[str, str, object, object]] = [
-        ("gpu", "the GPU", _gpu_words(old), _gpu_words(new)),
+        ("gpu", "the GPU", gpus[0], gpus[1]),
         ("driver", "the driver", old.driver, new.driver),
-        (
-            "tensorrt",
-            "TensorRT",
-            f"{old.tensorrt_flavour} {old.tensorrt}" if old.tensorrt else None,
-            f"{new.tensorrt_flavour} {new.tensorrt}" if new.tensorrt else None,
-        ),
+        ("tensorrt", "TensorRT", tensorrt[0], tensorrt[1]),
         ("weights", "the weights", _words(baseline.weights), _words(candidate.weights)),
         ("size", "the picture size", baseline.workload.size, candidate.workload.size),
         ("workload", "the workload", _words(baseline.workload), _words(candidate.workload)),
@@ -117,19 +123,6 @@ def _identities(candidate: Run, baseline: Run) -> list[tuple[str, str, object, o
 
 def _processors(environment: Environment) -> str:
     return f"{environment.cpu} x {environment.cpu_count}"
-
-
-#: Options that change what a time means, and what they are where a run does not say.
-TIME_OPTIONS = {
-    "flush_l2": "False",
-    "CUDA_LAUNCH_BLOCKING": "0",
-    "threads": None,
-    **dict.fromkeys(("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"), "unset"),
-}
-
-
-def _gpu_words(environment: Environment) -> str | None:
-    return environment.gpu and f"{environment.gpu} (compute capability {environment.compute_capability})"
 
 
 def _words(value: object) -> str:
@@ -170,10 +163,6 @@ def _baseline_times(runs: Sequence[Run]) -> dict[Case, list[Latency]]:
     return found
 
 
-def _is_judged(record: Record) -> bool:
-    return record.status == "measured"
-
-
 def _count_tests(new: dict[Case, Record], old: dict[Case, Record], thresholds: Thresholds) -> int:
     count = 0
     for key in new.keys() & old.keys():
@@ -197,20 +186,12 @@ def _judge_row(
     significance: float,
     processors: tuple[str, str],
 ) -> GateRow:
-    if old is None or not _is_judged(old):
+    if old is None or old.status != "measured":
         return make_row(key, _without_baseline(new, old))
     if new is None:
         return make_row(key, [Finding("row", "missing", "absent", "measured in the baseline, absent from this run")])
-    broken = non_finite_findings(new.drift) if new.drift else []
-    if not _is_judged(new):
-        sentence = f"measured in the baseline, {new.status} in this run: {new.reason}"
-        return make_row(key, [Finding("row", "missing", new.status, sentence), *broken])
-    if new.benchmark_version != old.benchmark_version:
-        sentence = f"benchmark version {old.benchmark_version} in the baseline, {new.benchmark_version} now"
-        return make_row(key, [Finding("row", "not comparable", "benchmark_version", sentence), *broken])
-    if new.calibration != old.calibration and None not in (new.calibration, old.calibration):
-        sentence = f"ranges {old.calibration} in the baseline, {new.calibration} now: another calibration"
-        return make_row(key, [Finding("row", "not comparable", "calibration", sentence), *broken])
+    if (refusal := _refusal(new, old)) is not None:
+        return make_row(key, [refusal, *non_finite_findings(new)])
     limits = _limits(old, thresholds)
     findings: list[Finding] = []
     for part in ("latency", "drift"):
@@ -224,23 +205,36 @@ def _judge_row(
     return make_row(key, findings or [Finding("row", "same", "not_judged", "every limit of this row is switched off")])
 
 
+def _refusal(new: Record, old: Record) -> Finding | None:
+    """Why a record cannot be judged by one that was measured; None where it can."""
+    if new.status != "measured":
+        sentence = f"measured in the baseline, {new.status} in this run: {new.reason}"
+        return Finding("row", "missing", new.status, sentence)
+    if new.benchmark_version != old.benchmark_version:
+        sentence = f"benchmark version {old.benchmark_version} in the baseline, {new.benchmark_version} now"
+        return Finding("row", "not comparable", "benchmark_version", sentence)
+    if new.calibration != old.calibration and None not in (new.calibration, old.calibration):
+        sentence = f"ranges {old.calibration} in the baseline, {new.calibration} now: another calibration"
+        return Finding("row", "not comparable", "calibration", sentence)
+    return None
+
+
 def _without_baseline(new: Record | None, old: Record | None) -> list[Finding]:
     """Findings on a row that the baseline has not measured."""
     if new is None:
         assert old is not None  # A key comes from one of the two runs.
         return [Finding("row", "same", "baseline_only", f"{old.status} in the baseline, absent from this run")]
-    findings = non_finite_findings(new.drift) if new.drift else []
     if new.status == "measured":
-        return [*findings, Finding("row", "new", "new", "not in the baseline")]
-    if old is not None and old.status == new.status:
+        finding = Finding("row", "new", "new", "not in the baseline")
+    elif old is not None and old.status == new.status:
         verdict: Verdict = "missing" if new.status == "failed" else "same"
-        return [*findings, Finding("row", verdict, f"both_{new.status}", f"{new.status} in both: {new.reason}")]
-    if new.status == "skipped":
-        return [*findings, Finding("row", "same", "skipped", f"not measured in either: {new.reason}")]
-    return [
-        *findings,
-        Finding("row", "missing", "failed", f"failed, and the baseline has no measurement: {new.reason}"),
-    ]
+        finding = Finding("row", verdict, f"both_{new.status}", f"{new.status} in both: {new.reason}")
+    elif new.status == "skipped":
+        finding = Finding("row", "same", "skipped", f"not measured in either: {new.reason}")
+    else:
+        sentence = f"failed, and the baseline has no measurement: {new.reason}"
+        finding = Finding("row", "missing", "failed", sentence)
+    return [*non_finite_findings(new), finding]
 
 
 def _exit_code(rows: tuple[GateRow, ...]) -> ExitCode:
@@ -254,14 +248,10 @@ def _exit_code(rows: tuple[GateRow, ...]) -> ExitCode:
     return ExitCode.PASS
 
 
-def _anything_compared(rows: tuple[GateRow, ...]) -> bool:
-    # Only a comparison of two figures has a limit.
-    return any(finding.limit is not None for row in rows for finding in row.findings)
-
-
-def non_finite_findings(drift: Drift) -> list[Finding]:
+def non_finite_findings(record: Record) -> list[Finding]:
     """One finding if any frame has a NaN or infinity, which no baseline excuses; else none."""
-    if not drift.has_non_finite:
+    drift = record.drift
+    if drift is None or not drift.has_non_finite:
         return []
     count = sum(drift.non_finite)
     sentence = f"{count} of {len(drift.non_finite)} frames hold NaN or infinity, frame {drift.worst_frame} first"
@@ -271,9 +261,7 @@ def non_finite_findings(drift: Drift) -> list[Finding]:
 def drift_findings(new: Record, old: Record, limits: Limits) -> list[Finding]:
     """Findings on PSNR, SSIM, largest difference and flicker. Only NaN is judged where drift means nothing."""
     candidate, baseline = new.drift, old.drift
-    if candidate is None or baseline is None:
-        return non_finite_findings(candidate) if candidate else []
-    if broken := non_finite_findings(candidate):
+    if (broken := non_finite_findings(new)) or candidate is None or baseline is None:
         return broken
     if candidate.reference != baseline.reference:
         sentence = f"drift was measured against {candidate.reference}, the baseline's against {baseline.reference}"
@@ -322,7 +310,7 @@ def _judged(metric: Metric, how: Limit, record: Record, limits: Limits) -> float
     if getattr(record, metric.part) is None:
         return None
     value = metric.value(record, None) if how.value is None else how.value(record, limits)
-    return None if value is None else value  # type: ignore[return-value]  # A limit is for a number.
+    return value  # type: ignore[return-value]  # A limit is for a number.
 
 
 def _change(metric: Metric, how: Limit, new: float, old: float, limits: Limits) -> float:

@@ -16,6 +16,8 @@ from sadtrt_core.report.metrics import default_limits
 from sadtrt_core.runners.registry import RUNNERS
 
 OVERRIDE_SELECTORS = ("stage", "runner", "precision")
+#: What is set for all rows alike.
+GENERAL = ("false_alarm", "too_noisy_percent", "busy_percent")
 #: Below this device time in ms a few microseconds are percents (bench/README.md).
 SHORT_MS = 0.2
 #: Below these device times in ms, runners that launch every kernel from the host have the host's times.
@@ -106,10 +108,10 @@ class Thresholds:
         for name, value in table.items():
             if name in names:
                 limits[name] = _limit(value, f"{where}.{name}")
-            elif name in ("false_alarm", "too_noisy_percent", "busy_percent"):
+            elif name in GENERAL:
                 general[name] = _number(value, f"{where}.{name}")
             elif name != "override":
-                known = ", ".join(sorted({*names, "false_alarm", "too_noisy_percent", "busy_percent", "override"}))
+                known = ", ".join(sorted({*names, *GENERAL, "override"}))
                 raise UserError(f"{where} has the unknown entry {shown(name)}; it knows {known}")
         if not 0 < general.get("false_alarm", 0.01) < 0.5:
             raise UserError(f"{where}.false_alarm must be a probability between 0 and 0.5")

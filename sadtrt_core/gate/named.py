@@ -36,7 +36,7 @@ def gate_files(candidate: Path, baseline: Path, thresholds: Thresholds) -> GateR
     if candidate.name == LATEST and (later := begun_after(candidate)):
         problems.append(f"{later} began after {candidate} and did not finish: run it again, or name the run to judge")
     if problems:
-        return GateResult(int(ExitCode.NOT_COMPARABLE), (), tuple(problems))
+        return GateResult(ExitCode.NOT_COMPARABLE, (), tuple(problems))
     return compare_runs(runs[0], runs[1], thresholds, others)
 
 
@@ -50,5 +50,5 @@ def gate_named(
     try:
         result = gate_files(candidate, find_baseline(results, baseline), thresholds)
     except UserError as error:
-        result = GateResult(int(ExitCode.NOT_COMPARABLE), (), (str(error),))
+        result = GateResult(ExitCode.NOT_COMPARABLE, (), (str(error),))
     return result if anchor is None else with_anchor(result, gate_named(candidate, results, anchor, thresholds), anchor)

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sadtrt_core import stats
-from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, Verdict
+from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, GateResult, GateRow, Verdict
 from sadtrt_core.records.schema import Run
 from sadtrt_core.report.tables import CASE_HEADINGS, TextTable
 from sadtrt_core.report.text import decibels, markdown_cell, milliseconds, xml_text
@@ -85,7 +85,7 @@ def gate_json(result: GateResult) -> str:
     body = result.to_json()
     for row, plain in zip(result.rows, body["rows"], strict=True):
         plain.update(label=row.key.label(), verdict=row.verdict, reason=row.reason, detail=row.detail)
-    body.update(headline=result.headline(), counts=result.count(), exit_name=ExitCode(result.exit_code).name.lower())
+    body.update(headline=result.headline(), counts=result.count(), exit_name=result.exit_code.name.lower())
     return json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -106,13 +106,15 @@ def gate_junit(result: GateResult) -> str:
         )
         message = {"message": xml_text(row.detail), "type": row.reason}
         if row.verdict in REGRESSIONS:
-            ElementTree.SubElement(case, "failure", message).text = xml_text(_findings_text(row))
+            told = ElementTree.SubElement(case, "failure", message)
             failures += 1
         elif row.verdict in ("not comparable", "missing"):
-            ElementTree.SubElement(case, "error", message).text = xml_text(_findings_text(row))
+            told = ElementTree.SubElement(case, "error", message)
             errors += 1
         else:
-            ElementTree.SubElement(case, "system-out").text = xml_text(_findings_text(row))
+            told = ElementTree.SubElement(case, "system-out")
+        lines = (f"{finding.verdict} [{finding.reason}] {finding.sentence}" for finding in row.findings)
+        told.text = xml_text("\n".join(lines))
     if not failures and not errors and result.exit_code != ExitCode.PASS:
         case = ElementTree.SubElement(suite, "testcase", classname="gate", name="the gate passes")
         ElementTree.SubElement(case, "error", message=xml_text(result.headline()), type="gate")
@@ -178,11 +180,3 @@ def _psnr_change(row: GateRow) -> str:
     if found is None or found.baseline is None or found.candidate is None:
         return "NaN" if row.finding("non_finite") else "-"
     return f"{found.baseline:.1f} to {found.candidate:.1f} dB"
-
-
-def _findings_text(row: GateRow) -> str:
-    return "\n".join(_finding_line(finding) for finding in row.findings)
-
-
-def _finding_line(finding: Finding) -> str:
-    return f"{finding.verdict} [{finding.reason}] {finding.sentence}"

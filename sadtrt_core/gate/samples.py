@@ -71,30 +71,20 @@ def judged_samples(candidate: Latency, baselines: Sequence[Latency], metric: str
     marked = [waited | frozenset(run.disturbed) for run, waited in zip(runs, late, strict=True)]
     total = sum(len(getattr(run, metric)) for run in runs)
     for without in (marked, late):
-        new, *old = (_repetitions(run, metric, some) for run, some in zip(runs, without, strict=True))
+        new, *old = (run.repetitions(metric, some) for run, some in zip(runs, without, strict=True))
         counts = [sum(map(len, repetitions)) for repetitions in (new, *old)]
         if all(2 * count >= len(getattr(run, metric)) for run, count in zip(runs, counts, strict=True)):
             remark = _left_out(total - sum(counts), sum(map(len, late)))
             if without is late and marked != late:
                 remark += " (most samples were disturbed by clock drops or throttling)"
             return JudgedSamples(new, tuple(old), remark)
-    new, *old = (_repetitions(run, metric, frozenset()) for run in runs)
+    new, *old = (run.repetitions(metric) for run in runs)
     return JudgedSamples(new, tuple(old), " (most include waiting for the host; all are judged)")
 
 
 def _left_out(count: int, late: int) -> str:
     words = [f"{number} {word}" for number, word in ((count - late, "disturbed"), (late, "launch-bound")) if number]
     return f" ({' and '.join(words)} samples left out)" if words else ""
-
-
-def _repetitions(latency: Latency, metric: str, left_out: frozenset[int]) -> Repetitions:
-    times: Sequence[float] = getattr(latency, metric)
-    starts = latency.visits or (0,)
-    ends = (*starts[1:], len(times))
-    parts = [
-        tuple(times[i] for i in range(a, b) if i not in left_out) for a, b in zip(starts, ends, strict=True) if a < b
-    ]
-    return tuple(part for part in parts if part)
 
 
 FASTEST_SHARE = 0.25

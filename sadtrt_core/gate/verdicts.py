@@ -82,15 +82,9 @@ class GateRow(JsonValue):
     @property
     def detail(self) -> str:
         """All findings but those of metrics that are the same, and which were not judged, as one line."""
-        told = [finding.sentence for finding in self.findings if finding.verdict != "same"] or [
-            self.findings[0].sentence
-        ]
-        told += [
-            finding.sentence
-            for finding in self.findings
-            if finding.verdict == "same" and finding.reason in UNJUDGED and finding.sentence not in told
-        ]
-        return "; ".join(told)
+        told = [one.sentence for one in self.findings if one.verdict != "same"] or [self.findings[0].sentence]
+        unjudged = (one.sentence for one in self.findings if one.verdict == "same" and one.reason in UNJUDGED)
+        return "; ".join([*told, *(sentence for sentence in unjudged if sentence not in told)])
 
     def finding(self, metric: str) -> Finding | None:
         """The finding on one metric, or None."""
@@ -101,7 +95,7 @@ class GateRow(JsonValue):
 class GateResult(JsonValue):
     """The whole answer: rows in the order of their keys, what stands against comparing at all, and remarks."""
 
-    exit_code: int
+    exit_code: ExitCode
     rows: tuple[GateRow, ...]
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -119,7 +113,7 @@ class GateResult(JsonValue):
             ExitCode.REGRESSION: "regression",
             ExitCode.NOT_COMPARABLE: "not comparable",
             ExitCode.ROWS_MISSING: "rows missing",
-        }[ExitCode(self.exit_code)]
+        }[self.exit_code]
         return f"gate: {words} ({counted})"
 
 

@@ -18,6 +18,7 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 from torch import Tensor
 
+from sadtrt_core.codec import no_duplicates
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import code_digest, keep_file, locked, read_file
 from sadtrt_core.graph.edit import constants_to_initializers
@@ -135,19 +136,11 @@ def read_calibration(path: Path) -> Calibration:
     """The calibration in a file. Raises UserError, which names the file, for what is missing, changed or is none."""
     raw = read_file(path, _SIZE_LIMIT)
     try:
-        # Of an entry that stands twice, only the last would be read.
-        content = json.loads(raw, object_pairs_hook=_without_doubles)
+        content = json.loads(raw, object_pairs_hook=no_duplicates)
         digest = content.pop(DIGEST, None) if isinstance(content, dict) else None
         made = Calibration.from_json(content)
         if digest != made.digest or content != made.to_json():
             raise UserError("its values are not those that were measured")
         return made
-    except (UserError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a calibration ({error}): delete it") from error
-
-
-def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise UserError("it has an entry twice")
-    return found

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from sadtrt_core.graph.depth_maps import OtherForm, require, volumes_as_maps
-from sadtrt_core.graph.edit import attribute, drop_unused, integers, needed_nodes, replace_nodes
+from sadtrt_core.graph.edit import GraphIndex, attribute, drop_unused, integers, needed_nodes, replace_nodes
 from sadtrt_core.graph.plugin_nodes import MOTION_INPUT, MOTION_SUM, PLUGIN_VERSION
 from sadtrt_core.renderer.layers import coordinate_grid
 from sadtrt_core.renderer.sampling import NODE_TYPE
@@ -56,17 +56,14 @@ class _Found:
     deformation: str
 
 
-class _Graph:
+class _Graph(GraphIndex):
     """A graph to walk through; every step raises OtherForm where there is no such node or constant."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._producers = {name: node for node in model.graph.node for name in node.output}
-        self._nodes = model.graph.node
-
     def constant(self, name: str) -> np.ndarray:
-        require(name in self._constants)
-        return numpy_helper.to_array(self._constants[name])
+        value = self.value(name)
+        if value is None:
+            raise OtherForm
+        return value
 
     def number(self, name: str) -> float:
         value = self.constant(name)
@@ -75,8 +72,8 @@ class _Graph:
 
     def maker(self, name: str, operator: str) -> onnx.NodeProto:
         """The node that makes a tensor."""
-        require(name in self._producers and self._producers[name].op_type == operator)
-        return self._producers[name]
+        require(name in self.makers and self.makers[name].op_type == operator)
+        return self.makers[name]
 
     def before(self, name: str, *operators: str) -> str:
         """The tensor that nodes of these operators, the last one first, make this one of by their first inputs."""
@@ -86,7 +83,7 @@ class _Graph:
 
     def reader(self, name: str, operator: str) -> onnx.NodeProto:
         """The only node of an operator that reads a tensor."""
-        nodes = [node for node in self._nodes if node.op_type == operator and name in node.input]
+        nodes = [node for node in self.readers.get(name, []) if node.op_type == operator]
         require(len(nodes) == 1)
         return nodes[0]
 

@@ -7,6 +7,7 @@ rate than those of volumes. A kernel's positions along depth become outputs, whi
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 
 import numpy as np
 import onnx
@@ -60,8 +61,7 @@ def _of_maps(
     """The same of maps; `maps` are the names of what was volumes."""
     if node.op_type == "Conv":
         return _convolution(node, constants, depth)
-    new = onnx.NodeProto()
-    new.CopyFrom(node)
+    new = deepcopy(node)
     if node.op_type == FOLD_DEPTH:
         new.attribute.append(helper.make_attribute("depth", depth))
     elif node.op_type == "AveragePool":

@@ -1,4 +1,4 @@
-"""Small tools for editing ONNX graphs: a node builder with unique names, types of every tensor, nodes replaced."""
+"""Small tools for editing ONNX graphs: a node builder with unique names, who makes and reads a tensor, its type."""
 
 from __future__ import annotations
 
@@ -54,6 +54,28 @@ class GraphBuilder:
         return name
 
 
+class GraphIndex:
+    """A graph's constants, and who makes and who reads each of its tensors, as it was when this was made."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.makers = {name: node for node in model.graph.node for name in node.output}
+        self.outputs = {value.name for value in model.graph.output}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def only_reader(self, name: str) -> onnx.NodeProto | None:
+        """The node that reads a tensor, where it is the only one and the tensor does not leave the graph."""
+        readers = self.readers.get(name, [])
+        return readers[0] if len(readers) == 1 and name not in self.outputs else None
+
+    def value(self, name: str) -> np.ndarray | None:
+        """A constant, or None for a tensor that is none."""
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
     """ONNX element type of every tensor in a topologically sorted graph, custom nodes included.
 
@@ -98,16 +120,11 @@ def integers(node: onnx.NodeProto, name: str) -> tuple[int, ...]:
 
 def constants_to_initializers(model: onnx.ModelProto) -> None:
     """Replace every Constant node by an initializer of the same name, in place, so that constants are one kind."""
-    kept = []
     for node in model.graph.node:
-        if node.op_type != "Constant":
-            kept.append(node)
-            continue
-        tensor = TensorProto()
-        tensor.CopyFrom(node.attribute[0].t)
-        tensor.name = node.output[0]
-        model.graph.initializer.append(tensor)
-    replace_nodes(model, kept)
+        if node.op_type == "Constant":
+            model.graph.initializer.append(node.attribute[0].t)
+            model.graph.initializer[-1].name = node.output[0]
+    replace_nodes(model, (node for node in model.graph.node if node.op_type != "Constant"))
 
 
 def replace_nodes(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:

@@ -7,29 +7,15 @@ a depth beside one another, which they are already; the convolution's weights ar
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from copy import deepcopy
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sadtrt_core.graph.edit import attribute, drop_unused, integers, replace_nodes
+from sadtrt_core.graph.edit import GraphIndex, attribute, drop_unused, integers, replace_nodes
 from sadtrt_core.graph.plugin_nodes import FOLD_DEPTH, PLUGIN_VERSION
 from sadtrt_core.renderer.sampling import NODE_TYPE
-
-Shape = tuple[int, ...]
-"""0 for what is not known."""
-
-
-@dataclass(frozen=True)
-class _Fold:
-    """A reshape and the one convolution that reads what it makes."""
-
-    reshape: onnx.NodeProto
-    reader: onnx.NodeProto
-    channels: int
-    depth: int
 
 
 def fold_depth(model: onnx.ModelProto) -> frozenset[str]:
@@ -39,28 +25,36 @@ def fold_depth(model: onnx.ModelProto) -> frozenset[str]:
     weights of its own under its own name with `.folded` behind it. Nodes keep their names. Returns the names of the
     reshapes that were replaced.
     """
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    found = _folds(model, weights)
-    if not found:
+    graph = GraphIndex(model)
+    pairs = [
+        (node, reader)
+        for node in model.graph.node
+        if node.op_type == "Reshape"
+        and (reader := graph.only_reader(node.output[0])) is not None
+        and _is_plain(reader, graph)
+    ]
+    if not pairs:
         return frozenset()
-    new: dict[str, onnx.NodeProto] = {}
-    for fold in found:
-        new[fold.reshape.output[0]] = helper.make_node(
-            FOLD_DEPTH,
-            [fold.reshape.input[0]],
-            [fold.reshape.output[0]],
-            name=fold.reshape.name,
-            plugin_version=PLUGIN_VERSION,
+    shapes, folded = tensor_shapes(model), []
+    for reshape, reader in pairs:
+        volume, maps = (shapes.get(name, ()) for name in (reshape.input[0], reshape.output[0]))
+        if len(volume) != 5 or 0 in volume[1:]:
+            continue
+        _, channels, depth, *plane = volume
+        if maps[1:] == (channels * depth, *plane):
+            values = depth_first(numpy_helper.to_array(graph.constants[reader.input[1]]), channels, depth)
+            reader.input[1] = f"{reader.name}.folded"
+            model.graph.initializer.append(numpy_helper.from_array(values, reader.input[1]))
+            folded.append(reshape)
+    new = {
+        node.output[0]: helper.make_node(
+            FOLD_DEPTH, [node.input[0]], list(node.output), name=node.name, plugin_version=PLUGIN_VERSION
         )
-        values = depth_first(numpy_helper.to_array(weights[fold.reader.input[1]]), fold.channels, fold.depth)
-        reader = onnx.NodeProto()
-        reader.CopyFrom(fold.reader)
-        reader.input[1] = f"{reader.name}.folded"
-        new[reader.output[0]] = reader
-        model.graph.initializer.append(numpy_helper.from_array(values, reader.input[1]))
+        for node in folded
+    }
     replace_nodes(model, [new.get(node.output[0], node) for node in model.graph.node])
     drop_unused(model)
-    return frozenset(fold.reshape.name for fold in found)
+    return frozenset(node.name for node in folded)
 
 
 def depth_first(weights: np.ndarray, channels: int, depth: int) -> np.ndarray:
@@ -69,38 +63,17 @@ def depth_first(weights: np.ndarray, channels: int, depth: int) -> np.ndarray:
     return weights.reshape(outputs, channels, depth, *kernel).swapaxes(1, 2).reshape(weights.shape)
 
 
-def _folds(model: onnx.ModelProto, weights: dict[str, TensorProto]) -> list[_Fold]:
-    reads = Counter(name for node in model.graph.node for name in node.input)
-    reads.update(value.name for value in model.graph.output)
-    readers = {node.input[0]: node for node in model.graph.node if _is_plain(node, weights)}
-    candidates = [
-        (node, readers[node.output[0]])
-        for node in model.graph.node
-        if node.op_type == "Reshape" and reads[node.output[0]] == 1 and node.output[0] in readers
-    ]
-    if not candidates:
-        return []
-    shapes = tensor_shapes(model)
-    found = []
-    for reshape, reader in candidates:
-        volume, folded = (shapes.get(name, ()) for name in (reshape.input[0], reshape.output[0]))
-        if len(volume) != 5 or len(folded) != 4 or 0 in volume[1:]:
-            continue
-        _, channels, depth, *plane = volume
-        if folded[1:] == (channels * depth, *plane):
-            found.append(_Fold(reshape, reader, channels, depth))
-    return found
-
-
-def _is_plain(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> bool:
+def _is_plain(node: onnx.NodeProto, graph: GraphIndex) -> bool:
     """Whether this is a convolution of one group whose weights are a constant."""
-    return node.op_type == "Conv" and node.input[1] in weights and attribute(node, "group") == 1
+    return node.op_type == "Conv" and node.input[1] in graph.constants and attribute(node, "group") == 1
 
 
-def tensor_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
-    """The shape of every tensor of a graph for which there is one, samplers' outputs included, other operators' not."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a graph for which there is one, 0 for a size that is not known.
+
+    Samplers' outputs are included, other operators' of ours are not.
+    """
+    copy = deepcopy(model)
     for node in model.graph.node:
         if node.op_type == NODE_TYPE:
             sizes = [None, integers(node, "volume_shape")[0], *integers(node, "grid_shape")]

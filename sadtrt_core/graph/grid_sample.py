@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import onnx
 from onnx import TensorProto
 
@@ -33,8 +35,7 @@ def resolve_grid_sample(model: onnx.ModelProto, mode: GridSample) -> onnx.ModelP
             raise ValueError(f"node {node.name}: only trilinear sampling with zeros outside can be rewritten")
         if sampler and mode == "builtin" and _in_half(node):
             raise ValueError(f"node {node.name}: the runtime's own sampler has an arithmetic of its own")
-    resolved = onnx.ModelProto()
-    resolved.CopyFrom(model)
+    resolved = deepcopy(model)
     rewrite_nodes(resolved, NODE_TYPE, resolvers[mode])
     return resolved
 
@@ -48,8 +49,7 @@ def _plugin(builder: GraphBuilder, node: onnx.NodeProto, types: dict[str, int]) 
     grid = node.input[1]
     if types[grid] != TensorProto.FLOAT:
         grid = builder.op("Cast", grid, to=TensorProto.FLOAT)
-    kept = onnx.NodeProto()
-    kept.CopyFrom(node)
+    kept = deepcopy(node)
     kept.input[1] = grid
     del kept.attribute[:]
     kept.attribute.extend(item for item in node.attribute if item.name not in _EXPORT_ONLY)

@@ -6,13 +6,12 @@ reads a map that was cast and brought to linear layout first.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
-from sadtrt_core.graph.edit import attribute, drop_unused, integers, replace_nodes
+from sadtrt_core.graph.edit import GraphIndex, attribute, drop_unused, integers, replace_nodes
 from sadtrt_core.graph.plugin_nodes import PICTURE_CONV, PLUGIN_VERSION
 
 
@@ -23,35 +22,25 @@ def fuse_picture(model: onnx.ModelProto, kept: Collection[str]) -> frozenset[str
     what it makes. The graph is fp32. The new node has the convolution's name with `/PictureConv` behind it, so that it
     is not among `kept`: what it reads may be of a lower type. Returns the names of the new nodes.
     """
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    reads = Counter(name for node in model.graph.node for name in node.input)
-    reads.update(value.name for value in model.graph.output)
-    last = {
-        node.output[0]: node
-        for node in model.graph.node
-        if node.name in kept and reads[node.output[0]] == 1 and _is_last(node, weights)
-    }
-    made: set[str] = set()
-    nodes: list[onnx.NodeProto] = []
+    graph = GraphIndex(model)
+    fused: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:
-        convolution = last.get(node.input[0]) if node.op_type == "Sigmoid" and node.name in kept else None
-        if convolution is not None:
-            name = f"{convolution.name}/{PICTURE_CONV}"
-            inputs, outputs = list(convolution.input), list(node.output)
-            nodes.append(helper.make_node(PICTURE_CONV, inputs, outputs, name=name, plugin_version=PLUGIN_VERSION))
-            made.add(name)
-        else:
-            nodes.append(node)
-    replace_nodes(model, nodes)
-    if made:
+        sigmoid = graph.only_reader(node.output[0]) if node.name in kept and _is_last(node, graph) else None
+        if sigmoid is not None and sigmoid.op_type == "Sigmoid" and sigmoid.name in kept:
+            name, picture = f"{node.name}/{PICTURE_CONV}", sigmoid.output[0]
+            fused[picture] = helper.make_node(
+                PICTURE_CONV, list(node.input), [picture], name=name, plugin_version=PLUGIN_VERSION
+            )
+    replace_nodes(model, [fused.get(node.output[0], node) for node in model.graph.node])
+    if fused:
         drop_unused(model)
-    return frozenset(made)
+    return frozenset(node.name for node in fused.values())
 
 
-def _is_last(node: onnx.NodeProto, weights: dict[str, TensorProto]) -> bool:
-    if node.op_type != "Conv" or len(node.input) != 3 or not {node.input[1], node.input[2]} <= weights.keys():
+def _is_last(node: onnx.NodeProto, graph: GraphIndex) -> bool:
+    if node.op_type != "Conv" or len(node.input) != 3 or not {node.input[1], node.input[2]} <= graph.constants.keys():
         return False
-    dims = weights[node.input[1]].dims
+    dims = graph.constants[node.input[1]].dims
     return (
         (dims[0], *dims[2:]) == (3, 3, 3)
         and attribute(node, "group") == 1

@@ -7,8 +7,6 @@ with the pair behind them, which every generation of TensorRT folds into eight-b
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +15,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sadtrt_core.codec import JsonValue
+from sadtrt_core.codec import JsonValue, json_digest
 from sadtrt_core.errors import UserError
-from sadtrt_core.graph.edit import GraphBuilder, element_types, replace_nodes
+from sadtrt_core.graph.edit import GraphBuilder, GraphIndex, element_types, replace_nodes
 from sadtrt_core.graph.plugin_nodes import INT8_NORMS
 from sadtrt_core.precision import QuantizedType
 
@@ -69,7 +67,7 @@ class Calibration(JsonValue):
     @property
     def digest(self) -> str:
         """SHA-256 in hexadecimal of all that it says."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        return json_digest(self.to_json())
 
     def sentence(self) -> str:
         """For the reader of a record."""
@@ -130,24 +128,18 @@ def quantize_in_norms(model: onnx.ModelProto) -> None:
     SpadeNorm, a Cast where there is one and QuantizeLinear become SpadeNormInt8, which computes the same bits: it
     rounds to its tensors' type before it quantizes. What dequantizes stays. Eight-bit floats are left as they are.
     """
-    types = element_types(model)
-    scales = {tensor.name: tensor for tensor in model.graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = {value.name: [] for value in model.graph.output}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    types, graph = element_types(model), GraphIndex(model)
     gone: set[str] = set()
     for norm in [node for node in model.graph.node if node.op_type in INT8_NORMS]:
-        behind = readers[norm.output[-1]]
-        chain = [*behind, *readers[behind[0].output[0]]] if len(behind) == 1 and behind[0].op_type == "Cast" else behind
-        last = chain[-1] if chain else norm
-        alone = len(chain) == 1 + (chain is not behind) and last.op_type == "QuantizeLinear"
-        if not alone or types[last.output[0]] != TensorProto.INT8:
+        first = graph.only_reader(norm.output[-1])
+        last = graph.only_reader(first.output[0]) if first is not None and first.op_type == "Cast" else first
+        if first is None or last is None or last.op_type != "QuantizeLinear":
             continue
-        scale = numpy_helper.to_array(scales[last.input[1]]).item()
-        norm.attribute.append(helper.make_attribute("scale", scale))
-        norm.op_type, norm.output[-1] = INT8_NORMS[norm.op_type], last.output[0]
-        gone.update(node.name for node in chain)
+        if types[last.output[0]] == TensorProto.INT8:
+            scale = numpy_helper.to_array(graph.constants[last.input[1]]).item()
+            norm.attribute.append(helper.make_attribute("scale", scale))
+            norm.op_type, norm.output[-1] = INT8_NORMS[norm.op_type], last.output[0]
+            gone.update((first.name, last.name))
     replace_nodes(model, [node for node in model.graph.node if node.name not in gone])
 
 

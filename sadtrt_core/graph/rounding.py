@@ -9,6 +9,8 @@ what that costs is no rounding of a tensor and is not shown here.
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import onnx
 import onnxruntime
 import torch
@@ -35,8 +37,7 @@ def explicit_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     types = element_types(model)
     if not _LOW & set(types.values()):
         return model
-    rounded = onnx.ModelProto()
-    rounded.CopyFrom(model)
+    rounded = deepcopy(model)
     for tensor in rounded.graph.initializer:
         if tensor.data_type in _LOW:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
@@ -81,3 +82,11 @@ def session_options(model: onnx.ModelProto) -> onnxruntime.SessionOptions:
         # Higher levels change what a graph with eight-bit floats computes: PyTorch agrees with this one.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return options
+
+
+def cpu_session(model: onnx.ModelProto, spinning: bool = True) -> onnxruntime.InferenceSession:
+    """A session of the CPU provider. Threads that spin while they wait slow down whoever shares the cores."""
+    options = session_options(model)
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -16,13 +16,14 @@ convolution keeps the name of gamma's (`.../mlp_gamma/Conv`).
 from __future__ import annotations
 
 from collections.abc import Collection
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sadtrt_core.graph.edit import drop_unused, replace_nodes
+from sadtrt_core.graph.edit import GraphIndex, drop_unused, replace_nodes
 from sadtrt_core.graph.plugin_nodes import PLUGIN_VERSION, SPADE_NORM, SPADE_NORM_ADD
 from sadtrt_core.graph.upsampled import nearest_factor
 
@@ -59,18 +60,18 @@ def fuse_spade_norms(
     nodes `kept` in fp32 and others not, or one of its two convolutions `quantized`. Returns the names of the new nodes
     that stand for kept ones.
     """
-    graph = _Graph(model)
+    graph = GraphIndex(model)
     found = [norm for node in model.graph.node if (norm := _norm_of(node, graph, kept, quantized)) is not None]
     replaced: dict[str, list[onnx.NodeProto]] = {}
     summed: set[str] = set()
     for norm in found:
         normalised, upsample = _upsampled(norm, graph, kept)
-        source = graph.producer.get(normalised)
+        source = graph.makers.get(normalised)
         adds = source is not None and source.output[0] not in summed and _may_add(source, norm, graph, kept)
         if adds and source is not None:
             summed.add(source.output[0])
         inputs = list(source.input) if adds and source is not None else [normalised]
-        replaced[norm.last.output[0]] = _fused(norm, inputs, normalised, upsample, model, graph.weights)
+        replaced[norm.last.output[0]] = _fused(norm, inputs, normalised, upsample, model, graph.constants)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.output[0] not in summed:
@@ -80,41 +81,22 @@ def fuse_spade_norms(
     return frozenset(norm.name for norm in found if norm.norm.name in kept)
 
 
-class _Graph:
-    """Who makes and who reads each tensor."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.producer = {name: node for node in model.graph.node for name in node.output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-        self.outputs = {value.name for value in model.graph.output}
-
-    def only_reader(self, name: str) -> onnx.NodeProto | None:
-        """The node that reads a tensor, where it is the only one and the tensor does not leave the graph."""
-        readers = self.readers.get(name, [])
-        return readers[0] if len(readers) == 1 and name not in self.outputs else None
-
-    def value(self, name: str) -> np.ndarray | None:
-        """A constant, or None for a tensor that is none."""
-        return numpy_helper.to_array(self.weights[name]) if name in self.weights else None
-
-    def depends(self, name: str, source: str) -> bool:
-        """Whether a tensor is computed from another."""
-        pending, seen = [name], set()
-        while pending:
-            current = pending.pop()
-            if current == source:
-                return True
-            if current not in seen and current in self.producer:
-                pending += self.producer[current].input
-            seen.add(current)
-        return False
+def _depends(graph: GraphIndex, name: str, source: str) -> bool:
+    """Whether a tensor is computed from another."""
+    pending, seen = [name], set()
+    while pending:
+        current = pending.pop()
+        if current == source:
+            return True
+        if current not in seen and current in graph.makers:
+            pending += graph.makers[current].input
+        seen.add(current)
+    return False
 
 
-def _norm_of(scale: onnx.NodeProto, graph: _Graph, kept: Collection[str], quantized: Collection[str]) -> _Norm | None:
+def _norm_of(
+    scale: onnx.NodeProto, graph: GraphIndex, kept: Collection[str], quantized: Collection[str]
+) -> _Norm | None:
     """The SPADE norm whose Mul this is; one instance norm may serve several."""
     if scale.op_type != "Mul":
         return None
@@ -123,7 +105,7 @@ def _norm_of(scale: onnx.NodeProto, graph: _Graph, kept: Collection[str], quanti
     if norm is None or one_more is None or not _is_plain(norm, graph) or shift is None or shift.op_type != "Add":
         return None
     gamma = _one_less(one_more, graph)
-    beta = graph.producer.get(next((name for name in shift.input if name != scale.output[0]), ""))
+    beta = graph.makers.get(next((name for name in shift.input if name != scale.output[0]), ""))
     if gamma is None or beta is None or not _may_merge(gamma, beta, graph):
         return None
     if graph.only_reader(one_more.output[0]) is not scale or graph.only_reader(beta.output[0]) is not shift:
@@ -138,71 +120,71 @@ def _norm_of(scale: onnx.NodeProto, graph: _Graph, kept: Collection[str], quanti
 
 
 def _ordered(
-    node: onnx.NodeProto, graph: _Graph, first_type: str
+    node: onnx.NodeProto, graph: GraphIndex, first_type: str
 ) -> tuple[onnx.NodeProto | None, onnx.NodeProto | None]:
     """The makers of both operands, that of the given type first; None for what is not there."""
-    makers = [graph.producer.get(name) for name in node.input]
+    makers = [graph.makers.get(name) for name in node.input]
     if makers[0] is None or makers[0].op_type != first_type:
         makers.reverse()
     first, second = makers
     return (first, second) if first is not None and first.op_type == first_type else (None, None)
 
 
-def _is_plain(norm: onnx.NodeProto, graph: _Graph) -> bool:
+def _is_plain(norm: onnx.NodeProto, graph: GraphIndex) -> bool:
     scale, bias = (graph.value(name) for name in norm.input[1:3])
     return scale is not None and bias is not None and bool((scale == 1).all()) and not bias.any()
 
 
-def _one_less(one_more: onnx.NodeProto, graph: _Graph) -> onnx.NodeProto | None:
+def _one_less(one_more: onnx.NodeProto, graph: GraphIndex) -> onnx.NodeProto | None:
     """The convolution that one is added to."""
     if one_more.op_type != "Add":
         return None
     for name, other in (one_more.input, reversed(one_more.input)):
-        value, maker = graph.value(other), graph.producer.get(name)
+        value, maker = graph.value(other), graph.makers.get(name)
         if value is not None and value.size == 1 and value.item() == 1 and maker is not None:
             return maker if graph.only_reader(name) is one_more else None
     return None
 
 
-def _may_merge(gamma: onnx.NodeProto, beta: onnx.NodeProto, graph: _Graph) -> bool:
+def _may_merge(gamma: onnx.NodeProto, beta: onnx.NodeProto, graph: GraphIndex) -> bool:
     """Whether two convolutions differ in nothing but their constant weights."""
     if not (gamma.op_type == beta.op_type == "Conv") or gamma.input[0] != beta.input[0] or gamma.name == beta.name:
         return False
     options = [{item.name: helper.get_attribute_value(item) for item in node.attribute} for node in (gamma, beta)]
     pairs = list(zip(gamma.input[1:], beta.input[1:], strict=False))
-    constant = all(name in graph.weights for pair in pairs for name in pair)
+    constant = all(name in graph.constants for pair in pairs for name in pair)
     if len(gamma.input) != len(beta.input) or options[0] != options[1] or options[0].get("group", 1) != 1:
         return False
-    return constant and all(graph.weights[one].dims == graph.weights[other].dims for one, other in pairs)
+    return constant and all(graph.constants[one].dims == graph.constants[other].dims for one, other in pairs)
 
 
-def _upsampled(norm: _Norm, graph: _Graph, kept: Collection[str]) -> tuple[str, int]:
+def _upsampled(norm: _Norm, graph: GraphIndex, kept: Collection[str]) -> tuple[str, int]:
     """The tensor that is normalised, and 1; where that is an upsampled map, the map before, and 2.
 
     Nearest upsampling repeats every element equally often, so mean and variance are those of the map before.
     """
     name = norm.norm.input[0]
-    maker = graph.producer.get(name)
+    maker = graph.makers.get(name)
     alike = maker is not None and (maker.name in kept) == (norm.norm.name in kept)
-    if maker is not None and alike and nearest_factor(maker, graph.weights) == 2:
+    if maker is not None and alike and nearest_factor(maker, graph.constants) == 2:
         return maker.input[0], 2
     return name, 1
 
 
-def _may_add(source: onnx.NodeProto, norm: _Norm, graph: _Graph, kept: Collection[str]) -> bool:
+def _may_add(source: onnx.NodeProto, norm: _Norm, graph: GraphIndex, kept: Collection[str]) -> bool:
     """Whether what is normalised is a sum of two maps of as many channels that the operator can make."""
     if source.op_type != "Add" or (source.name in kept) != (norm.norm.name in kept):
         return False
     if _channels(source.output[0], graph) is None:
         return False
-    return not graph.depends(norm.gamma.input[0], source.output[0])
+    return not _depends(graph, norm.gamma.input[0], source.output[0])
 
 
-def _channels(name: str, graph: _Graph) -> int | None:
+def _channels(name: str, graph: GraphIndex) -> int | None:
     """The channels of a convolution's output, or of a sum of such; None for anything else."""
-    maker = graph.producer.get(name)
-    if maker is not None and maker.op_type == "Conv" and maker.input[1] in graph.weights:
-        return int(graph.weights[maker.input[1]].dims[0])
+    maker = graph.makers.get(name)
+    if maker is not None and maker.op_type == "Conv" and maker.input[1] in graph.constants:
+        return int(graph.constants[maker.input[1]].dims[0])
     if maker is not None and maker.op_type == "Add":
         both = {_channels(part, graph) for part in maker.input}
         return both.pop() if len(both) == 1 else None
@@ -220,8 +202,7 @@ def _fused(
     """The merged convolution and the operator, of one input or of two whose sum is `normalised`; the merged weights are
     added to the model.
     """
-    merged = onnx.NodeProto()
-    merged.CopyFrom(norm.gamma)
+    merged = deepcopy(norm.gamma)
     merged.output[0] = f"{norm.gamma.name}/with_beta"
     for position, kind in enumerate(("weight", "bias")[: len(norm.gamma.input) - 1], start=1):
         parts = [numpy_helper.to_array(weights[node.input[position]]) for node in (norm.gamma, norm.beta)]

@@ -9,13 +9,14 @@ it, and is of the same type.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sadtrt_core.graph.edit import attribute, drop_unused, replace_nodes
+from sadtrt_core.graph.edit import GraphIndex, attribute, drop_unused, replace_nodes
 from sadtrt_core.graph.plugin_nodes import PLUGIN_VERSION, SPLIT_SUM, SPLIT_SUM_JOIN
 
 SECOND = "/parts"
@@ -74,20 +75,14 @@ def fuse_split_sums(model: onnx.ModelProto, kept: Collection[str]) -> frozenset[
     The graph's constants are initializers. Only nodes are taken in that are `kept` in fp32 as the sum's convolution is,
     or are not as that is not. Returns what is kept, the sums among it.
     """
-    maker = {name: node for node in model.graph.node for name in node.output}
-    sums = {node.name: maker[node.input[0]].name in kept for node in model.graph.node if node.op_type == SPLIT_SUM}
-    names = frozenset(kept) - frozenset(sums) | {name for name, is_kept in sums.items() if is_kept}
-    readers: dict[str, list[onnx.NodeProto | None]] = {value.name: [None] for value in model.graph.output}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    graph = GraphIndex(model)
+    sums = [node for node in model.graph.node if node.op_type == SPLIT_SUM]
+    are_kept = {node.name for node in sums if graph.makers[node.input[0]].name in kept}
+    names = frozenset(kept) - {node.name for node in sums} | are_kept
     taken: dict[str, onnx.NodeProto | None] = {}
-    for node in model.graph.node:
-        if node.op_type != SPLIT_SUM:
-            continue
-        whole = onnx.NodeProto()
-        whole.CopyFrom(node)
-        while (behind := _only(readers.get(whole.output[0], []))) is not None and _take_in(whole, behind, names):
+    for node in sums:
+        whole = deepcopy(node)
+        while (behind := graph.only_reader(whole.output[0])) is not None and _take_in(whole, behind, names):
             taken[whole.output[0]] = None
             whole.output[0] = behind.output[0]
         taken[whole.output[0]] = whole
@@ -95,10 +90,6 @@ def fuse_split_sums(model: onnx.ModelProto, kept: Collection[str]) -> frozenset[
     replace_nodes(model, [node for node in nodes if node is not None])
     drop_unused(model)
     return names
-
-
-def _only(readers: list[onnx.NodeProto | None]) -> onnx.NodeProto | None:
-    return readers[0] if len(readers) == 1 else None
 
 
 def _take_in(whole: onnx.NodeProto, behind: onnx.NodeProto, kept: frozenset[str]) -> bool:

@@ -7,6 +7,7 @@ graph's inputs and outputs stay float32.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -59,8 +60,7 @@ def apply_precision(
     where the precision keeps coordinates. A quantized convolution and the nodes that quantize its operands are fp32,
     the type of its sums and scales. Raises UserError where a convolution is to be quantized without a range.
     """
-    typed = onnx.ModelProto()
-    typed.CopyFrom(model)
+    typed = deepcopy(model)
     constants_to_initializers(typed)
     fused = precision.operators and has_plugin
     if fused:
@@ -200,8 +200,7 @@ def _retype(model: onnx.ModelProto, low: int, kept: frozenset[str], grid_type: i
         own = TensorProto.FLOAT if node.name in kept else low
         made = TensorProto.FLOAT if node.op_type in FLOAT32_OUTPUTS else own
         always = _ALWAYS_FLOAT32.get(node.op_type, frozenset())
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
+        copy = deepcopy(node)
         for position, name in enumerate(node.input):
             wanted = grid_type if node.op_type == NODE_TYPE and position == 1 else own
             copy.input[position] = as_type(name, TensorProto.FLOAT if position in always else wanted)

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from sadtrt_core.errors import Unavailable
 from sadtrt_core.measure.drift import TILE, face_boxes, measure_drift
-from sadtrt_core.records.measurements import Drift
-from sadtrt_core.records.picture import capped
+from sadtrt_core.records.measurements import Drift, capped
 from sadtrt_core.runners.clip import to_uint8
 
 #: x264's own defaults, which most tools leave as they are. One thread: with more, other bits come out.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from sadtrt_core import stats
@@ -40,7 +40,8 @@ class Latency(JsonValue):
     late: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _set(self, visits=tuple(int(index) for index in self.visits))
+        for name in ("disturbed", "visits", "late"):
+            _set(self, **{name: tuple(map(int, getattr(self, name)))})
         _set(self, host_ms=_milliseconds("host_ms", self.host_ms))
         if self.device_ms is not None:
             _set(self, device_ms=_milliseconds("device_ms", self.device_ms))
@@ -48,13 +49,12 @@ class Latency(JsonValue):
             raise ValueError(f"warmup_calls must not be negative but is {self.warmup_calls}")
         longest = max(len(self.host_ms), len(self.device_ms or ()))
         for name, count in (("disturbed", longest), ("late", len(self.device_ms or ()))):
-            indices = tuple(int(index) for index in getattr(self, name))
+            indices = getattr(self, name)
             if any(not 0 <= index < count for index in indices):
                 raise ValueError(f"{name} names a sample outside the {count} that were taken: {indices}")
             if len(set(indices)) < len(indices):
                 raise ValueError(f"{name} names a sample twice: {indices}")
-            _set(self, **{name: indices})
-        shortest = min(len(self.host_ms), len(self.host_ms if self.device_ms is None else self.device_ms))
+        shortest = min(len(self.host_ms), len(self.judged_ms))
         if self.visits and (self.visits[0] != 0 or self.visits[-1] >= shortest):
             raise ValueError(f"visits should begin at sample 0 and end within the {shortest} taken: {self.visits}")
         if any(later <= earlier for earlier, later in itertools.pairwise(self.visits)):
@@ -62,12 +62,10 @@ class Latency(JsonValue):
 
     @property
     def device_ms_median(self) -> float | None:
-        """Median device time in ms, None on a CPU."""
         return None if self.device_ms is None else stats.median(self.device_ms)
 
     @property
     def host_ms_median(self) -> float:
-        """Median host latency in ms."""
         return stats.median(self.host_ms)
 
     @property
@@ -80,11 +78,15 @@ class Latency(JsonValue):
         """Whether most device times include waiting for the host."""
         return 2 * len(self.late) > len(self.judged_ms)
 
-    def repetitions(self, clock: str | None = None) -> tuple[tuple[float, ...], ...]:
-        """The samples of a clock, "device_ms" or "host_ms" (the judged ones for None), repetition by repetition."""
+    def repetitions(self, clock: str | None = None, without: Collection[int] = ()) -> tuple[tuple[float, ...], ...]:
+        """The samples of a clock, "device_ms" or "host_ms" (the judged ones for None), repetition by repetition.
+
+        `without` are indices of samples to leave out; of a repetition that has no others nothing is left.
+        """
         times: tuple[float, ...] = self.judged_ms if clock is None else getattr(self, clock)
-        ends = (*self.visits[1:], len(times))
-        return tuple(times[a:b] for a, b in zip(self.visits or (0,), ends, strict=True))
+        edges = itertools.pairwise((*(self.visits or (0,)), len(times)))
+        parts = (tuple(times[index] for index in range(a, b) if index not in without) for a, b in edges)
+        return tuple(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -134,33 +136,29 @@ class Drift(JsonValue):
                 raise ValueError(f"drift has {frames} frames but {len(getattr(self, name))} values of {name}")
         if self.faces and frames % len(self.faces):
             raise ValueError(f"drift has {frames} frames, which {len(self.faces)} faces cannot share evenly")
-        for name in ("unclipped_db", "tile_db", "face_db"):
+        for name in ("psnr_db", "unclipped_db", "tile_db", "face_db"):
             if values := getattr(self, name):
                 _set(self, **{name: _decibels(name, values, flags)})
-        _set(
-            self,
-            non_finite=flags,
-            max_lsb=tuple(int(value) for value in self.max_lsb),
-            psnr_db=_decibels("psnr_db", self.psnr_db, flags),
-            ssim=tuple(None if flag else _finite("ssim", value) for value, flag in zip(self.ssim, flags, strict=True)),
-            # A flicker value belongs to a pair of frames, so a broken frame anywhere may explain a NaN.
-            flicker_db=_decibels("flicker_db", self.flicker_db, (any(flags),) * len(self.flicker_db)),
-        )
+        # A flicker value belongs to a pair of frames, so a broken frame anywhere may explain a NaN.
+        anywhere = (any(flags),) * len(self.flicker_db)
+        ssim = tuple(None if flag else _finite("ssim", value) for value, flag in zip(self.ssim, flags, strict=True))
+        _set(self, non_finite=flags, max_lsb=tuple(map(int, self.max_lsb)), ssim=ssim)
+        _set(self, flicker_db=_decibels("flicker_db", self.flicker_db, anywhere))
 
     @property
     def psnr_min(self) -> float:
         """Lowest PSNR in dB, each frame counted at most PSNR_CEILING_DB; NaN if any frame is non-finite."""
-        return min(self._capped()) if not self.has_non_finite else math.nan
+        return self._least(capped(self.psnr_db))
 
     @property
     def psnr_mean(self) -> float:
         """Mean PSNR over frames in dB, a frame counted at most PSNR_CEILING_DB (an identical one exactly that)."""
-        return math.fsum(self._capped()) / len(self.psnr_db) if not self.has_non_finite else math.nan
+        return math.nan if self.has_non_finite else math.fsum(capped(self.psnr_db)) / len(self.psnr_db)
 
     @property
     def ssim_min(self) -> float:
         """Lowest SSIM; NaN if any frame is non-finite."""
-        return min(math.nan if value is None else value for value in self.ssim) if not self.has_non_finite else math.nan
+        return self._least(value for value in self.ssim if value is not None)
 
     @property
     def max_lsb_worst(self) -> int:
@@ -170,25 +168,23 @@ class Drift(JsonValue):
     @property
     def flicker_min(self) -> float | None:
         """Lowest flicker PSNR in dB, capped as psnr_min; None where not measured, NaN with a non-finite frame."""
-        if not self.flicker_db:
-            return None
-        return math.nan if self.has_non_finite else min(map(_capped_db, self.flicker_db))
+        return self._least(capped(self.flicker_db)) if self.flicker_db else None
+
+    def _least(self, values: Iterable[float]) -> float:
+        return math.nan if self.has_non_finite else min(values)
 
     @property
     def worst_frame(self) -> int:
         """Index of the first non-finite frame, else of the frame with the lowest PSNR."""
         if self.has_non_finite:
             return self.non_finite.index(True)
-        capped = self._capped()
-        return capped.index(min(capped))
+        decibels = capped(self.psnr_db)
+        return decibels.index(min(decibels))
 
     @property
     def has_non_finite(self) -> bool:
         """Whether any frame has a NaN or infinity."""
         return any(self.non_finite)
-
-    def _capped(self) -> list[float]:
-        return [_capped_db(value) for value in self.psnr_db]
 
 
 @dataclass(frozen=True)
@@ -206,13 +202,7 @@ class Resources(JsonValue):
     first_call_ms: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("gpu_memory_mb", "engine_mb", "energy_mj_per_frame", "load_s", "first_call_ms"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            _set(self, **{name: _finite(name, value)})
-            if value < 0:
-                raise ValueError(f"{name} must not be negative but is {value}")
+        _set_numbers(self, *vars(self))
 
 
 @dataclass(frozen=True)
@@ -232,20 +222,15 @@ class Sustained(JsonValue):
     def __post_init__(self) -> None:
         if self.frames < 1 or not 0 < self.seconds < math.inf:
             raise ValueError(f"a stretch has frames and a length but has {self.frames} in {self.seconds} s")
-        for name in ("power_w", "power_limit_w"):
-            if (value := getattr(self, name)) is not None and _finite(name, value) < 0:
-                raise ValueError(f"{name} must not be negative but is {value}")
-        if self.sm_clock_mhz is not None:
-            _set(self, sm_clock_mhz=_spread("sm_clock_mhz", self.sm_clock_mhz))
+        _set_numbers(self, "power_w", "power_limit_w")
+        _set_spreads(self, "sm_clock_mhz")
 
     @property
     def ms_per_frame(self) -> float:
-        """Time a frame in ms."""
         return 1e3 * self.seconds / self.frames
 
     @property
     def frames_per_second(self) -> float:
-        """The rate."""
         return self.frames / self.seconds
 
 
@@ -269,22 +254,33 @@ class Telemetry(JsonValue):
     yardstick_ms: float | None = None
 
     def __post_init__(self) -> None:
-        for name, most in (("others_percent", 100.0), ("waited_percent", 100.0), ("yardstick_ms", math.inf)):
-            if (value := getattr(self, name)) is None:
-                continue
-            _set(self, **{name: _finite(name, value)})
+        _set_numbers(self, "others_percent", "waited_percent", most=100.0)
+        _set_numbers(self, "yardstick_ms")
+        _set_spreads(self, "sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "memory_used_mb")
+
+
+def capped(values: Iterable[float | None]) -> tuple[float, ...]:
+    """Decibels with PSNR_CEILING_DB for what is identical or above it."""
+    return tuple(PSNR_CEILING_DB if value is None else min(value, PSNR_CEILING_DB) for value in values)
+
+
+def _set_numbers(instance: object, *names: str, most: float = math.inf) -> None:
+    """Make these fields, as far as they are known, plain numbers. Raises ValueError below 0 and above `most`."""
+    for name in names:
+        if (value := getattr(instance, name)) is not None:
+            _set(instance, **{name: _finite(name, value)})
             if not 0 <= value <= most:
-                raise ValueError(f"{name} must lie between 0 and {most:g} but is {value}")
-        for name in ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "memory_used_mb"):
-            if (spread := getattr(self, name)) is not None:
-                _set(self, **{name: _spread(name, spread)})
+                limit = "" if most == math.inf else f" or above {most:g}"
+                raise ValueError(f"{name} must not be negative{limit} but is {value}")
 
 
-def _spread(name: str, spread: Spread) -> Spread:
-    low, middle, high = (_finite(name, value) for value in spread)
-    if not low <= middle <= high:
-        raise ValueError(f"{name} must be (minimum, median, maximum) but is {spread}")
-    return low, middle, high
+def _set_spreads(instance: object, *names: str) -> None:
+    for name in names:
+        if (spread := getattr(instance, name)) is not None:
+            low, middle, high = (_finite(name, value) for value in spread)
+            if not low <= middle <= high:
+                raise ValueError(f"{name} must be (minimum, median, maximum) but is {spread}")
+            _set(instance, **{name: (low, middle, high)})
 
 
 def _set(instance: object, **values: object) -> None:
@@ -308,19 +304,9 @@ def _milliseconds(name: str, samples: Iterable[float]) -> tuple[float, ...]:
 
 
 def _decibels(name: str, values: Iterable[float | None], flags: tuple[bool, ...]) -> tuple[float | None, ...]:
-    """Infinity becomes None (identical); anything not finite needs its frame's flag."""
-    result: list[float | None] = []
+    """Infinity becomes None (identical); anything else that is not finite needs its frame's flag."""
+    values = tuple(values)
     for value, flag in zip(values, flags, strict=True):
-        if value is None or value == math.inf:
-            result.append(None)
-        elif math.isfinite(value):
-            result.append(float(value))
-        elif flag:
-            result.append(None)
-        else:
+        if not (flag or value is None or value == math.inf or math.isfinite(value)):
             raise ValueError(f"{name} is {value} for a frame that is not marked non-finite")
-    return tuple(result)
-
-
-def _capped_db(value: float | None) -> float:
-    return PSNR_CEILING_DB if value is None else min(value, PSNR_CEILING_DB)
+    return tuple(float(value) if value is not None and math.isfinite(value) else None for value in values)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
-from sadtrt_core.records.measurements import PSNR_CEILING_DB, Drift
+from sadtrt_core.records.measurements import Drift, capped
 
 #: A pixel's FLIP that a viewer can just notice. FLIP maps a filtered colour difference d (in L*a*b*, by HyAB) to
 #: 0.95 d^0.7 / (0.4 * 41.3) (Andersson et al. 2020, "FLIP: A Difference Evaluator for Alternating Images"), which is
@@ -20,58 +19,38 @@ CODEC_LOSS_DB = 2.0
 Visible = Literal["no", "not after encoding", "yes"]
 
 
-def capped(values: Iterable[float | None]) -> tuple[float, ...]:
-    """Decibels with PSNR_CEILING_DB for what is identical or above it."""
-    return tuple(PSNR_CEILING_DB if value is None else min(value, PSNR_CEILING_DB) for value in values)
-
-
 def mean_error_db(values: Iterable[float | None]) -> float:
     """Decibels of the mean squared error over frames, capped: a mean of decibels hides a bad frame, this does not."""
     errors = [10 ** (-value / 10) for value in capped(values)]
     return -10 * math.log10(math.fsum(errors) / len(errors))
 
 
-@dataclass(frozen=True)
-class Tile:
-    """The worst tile of a sequence: decibels, its frame and the x and y of its first pixel."""
-
-    psnr_db: float
-    frame: int
-    x: int
-    y: int
-
-
-def worst_tile(drift: Drift) -> Tile | None:
-    """None where tiles were not measured or a frame is not finite."""
+def worst_tile(drift: Drift) -> tuple[float, int, int, int] | None:
+    """Decibels, frame, and the x and y of its first pixel; None where tiles were not measured or a frame is broken."""
     if not drift.tile_db or drift.has_non_finite:
         return None
     values = capped(drift.tile_db)
     frame = values.index(min(values))
-    return Tile(values[frame], frame, *drift.tile_at[frame])
+    return (values[frame], frame, *drift.tile_at[frame])
 
 
-@dataclass(frozen=True)
-class Face:
-    """One source picture's share of a drift: its name and the lowest PSNR of its frames in dB."""
+def faces(drift: Drift) -> tuple[tuple[float, str], ...]:
+    """The lowest PSNR in dB of every face's frames, and its name, the worst first.
 
-    name: str
-    psnr_min: float
-
-
-def faces(drift: Drift) -> tuple[Face, ...]:
-    """Every face, the worst first; () where none are named or a frame is not finite."""
+    () where none are named or a frame is not finite.
+    """
     if not drift.faces or drift.has_non_finite:
         return ()
     each = len(drift.psnr_db) // len(drift.faces)
     values = capped(drift.psnr_db)
-    found = (Face(name, min(values[i * each : (i + 1) * each])) for i, name in enumerate(drift.faces))
-    return tuple(sorted(found, key=lambda face: face.psnr_min))
+    found = ((min(values[i * each : (i + 1) * each]), name) for i, name in enumerate(drift.faces))
+    return tuple(sorted(found, key=lambda face: face[0]))
 
 
 def median_face_db(drift: Drift) -> float | None:
     """Median over faces of the lowest PSNR of each, in dB; None for less than two."""
     found = faces(drift)
-    return statistics.median(face.psnr_min for face in found) if len(found) > 1 else None
+    return statistics.median(decibels for decibels, _ in found) if len(found) > 1 else None
 
 
 def codec_loss_db(drift: Drift) -> float | None:

@@ -9,11 +9,11 @@ from typing import Literal
 from sadtrt_core.case import Case
 from sadtrt_core.codec import JsonValue
 from sadtrt_core.records.measurements import Drift, Latency, Resources, Sustained, Telemetry
+from sadtrt_core.renderer.renderer import Weights
 
 SCHEMA_VERSION = 1
 
 Status = Literal["measured", "skipped", "failed"]
-WeightsKind = Literal["checkpoint", "fitted", "demo", "seeded"]
 TensorRTFlavour = Literal["tensorrt", "tensorrt_rtx"]
 
 
@@ -68,15 +68,6 @@ def energy_problem(record: Record) -> str | None:
     if window.power_limit_w is not None and window.power_w > window.power_limit_w * (1 + ENERGY_TOLERANCE):
         return f"{window.power_w:.0f} W on a board that may draw {window.power_limit_w:.0f} W"
     return None
-
-
-@dataclass(frozen=True)
-class Weights(JsonValue):
-    """Which weights were rendered with: a trained checkpoint, fitted stand-ins, the demo's, or name-seeded noise."""
-
-    kind: WeightsKind
-    name: str
-    digest: str
 
 
 @dataclass(frozen=True)

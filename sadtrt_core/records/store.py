@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from sadtrt_core import codec
 from sadtrt_core.case import Case
+from sadtrt_core.codec import from_json, no_duplicates
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import point_at, read_file, write_file
 from sadtrt_core.records.measurements import Latency, Resources, Telemetry
@@ -142,7 +142,7 @@ def read_runs(paths: Iterable[Path]) -> tuple[Run, ...]:
 
 def _parse(raw: bytes, file: Path) -> Run:
     try:
-        data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=no_duplicates)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not whole JSON, truncated perhaps: {error}; write it again") from error
     if not isinstance(data, dict) or not isinstance(data.get("run"), dict):
@@ -163,14 +163,14 @@ def _parse(raw: bytes, file: Path) -> Run:
     if digest != data.get("sha256"):
         raise UserError(f"{file} was changed after it was written: its content does not match its sha256")
     try:
-        return codec.from_json(Run, body, "run")
+        return from_json(Run, body, "run")
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 
 
 def _check_readable(value: Run | Record) -> None:
     """Refuse now, where the culprit is known, what `read_run` would refuse later, such as text in place of a number."""
-    codec.from_json(type(value), value.to_json())
+    from_json(type(value), value.to_json())
 
 
 def _digest(body: Any) -> str:
@@ -180,13 +180,6 @@ def _digest(body: Any) -> str:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("an object names a field twice")
-    return result
 
 
 def records_file(path: Path) -> Path:

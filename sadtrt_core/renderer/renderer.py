@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sadtrt_core.codec import JsonValue
 from sadtrt_core.errors import printable
 from sadtrt_core.renderer.config import RendererConfig
 from sadtrt_core.renderer.generator import Generator
@@ -25,8 +26,11 @@ WeightsKind = Literal["checkpoint", "fitted", "demo", "seeded"]
 
 
 @dataclass(frozen=True)
-class WeightsIdentity:
-    """Which weights a renderer carries. `digest` is a SHA-256 over every entry's name, shape, dtype and bytes."""
+class Weights(JsonValue):
+    """Which weights a renderer carries: a checkpoint's, fitted stand-ins, the demo's, or name-seeded noise.
+
+    `digest` is a SHA-256 over every entry's name, shape, dtype and bytes.
+    """
 
     kind: WeightsKind
     name: str
@@ -44,7 +48,7 @@ class Renderer:
     generator: Generator
     kp_extractor: KeypointDetector
     mapping: MappingNetwork
-    weights: WeightsIdentity
+    weights: Weights
     seeded: frozenset[str] = frozenset()
 
 
@@ -77,7 +81,7 @@ def assemble(
         module.load_state_dict(states[network], strict=True)
         module.eval().requires_grad_(False)
         fold_spectral_norm(module)
-    return Renderer(config, *modules, WeightsIdentity(kind, printable(name), state_digest(states)), seeded)
+    return Renderer(config, *modules, Weights(kind, printable(name), state_digest(states)), seeded)
 
 
 def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sadtrt_core.case import Case
+from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.schema import Record, Run, energy_problem
 from sadtrt_core.report.metrics import METRICS
-from sadtrt_core.report.ratios import REFERENCE_PRECISION, best, ratio, strict
+from sadtrt_core.report.ratios import best, is_reference, ratio, strict
 from sadtrt_core.report.tables import WHOLE
 from sadtrt_core.report.text import decibels
-from sadtrt_core.runners.registry import EAGER
 
 #: A precision can be shipped where the worst frame of the worst face has at least this PSNR, in dB.
 SHIPPED_DB = 60.0
@@ -35,12 +35,9 @@ def answers(run: Run) -> tuple[Answer, ...]:
     The reference itself is none, nor is a row that failed, whatever was measured of it before.
     """
     fastest: dict[str, tuple[float, Record]] = {}
-    for record in run.records:
-        drift, latency, key = record.drift, record.latency, record.key
-        if key.stage != WHOLE or record.status != "measured" or drift is None or latency is None:
-            continue
-        is_reference = (key.runner, key.precision) == (EAGER, REFERENCE_PRECISION)
-        if is_reference or not drift.meaningful or not drift.psnr_min >= SHIPPED_DB:
+    for record, drift in _judged(run):
+        latency, key = record.latency, record.key
+        if record.status != "measured" or latency is None or is_reference(key) or not drift.psnr_min >= SHIPPED_DB:
             continue
         time = (latency.device_ms_median or latency.host_ms_median) / key.batch
         if key.precision not in fastest or time < fastest[key.precision][0]:
@@ -68,8 +65,8 @@ def _answer(run: Run, record: Record, time: float) -> Answer:
 def _times_faster(run: Run, record: Record) -> tuple[float | None, str]:
     """How many times faster, and than what: the best PyTorch of no worse picture, or fp32 where it is that itself."""
     for choice in (best, strict):
-        other = choice(run, record)
-        times = None if other is None or other is record else ratio(run, record, choice)
+        other = choice(record, run)
+        times = None if other is None or other is record else ratio(record, run, choice)
         if other is not None and times is not None:
             return times, f"{other.key.runner} {other.key.precision}"
     return None, "PyTorch"
@@ -85,8 +82,7 @@ def headline(run: Run) -> str:
             f"{first.case.runner} {first.case.precision} renders a frame in {first.time}{faster}, and its worst frame "
             f"keeps {first.loss}, at most {first.levels} off."
         )
-    judged = [one for one in run.records if one.key.stage == WHOLE and one.drift and one.drift.meaningful]
-    if judged:
+    if _judged(run):
         return f"No precision can be shipped: none beside the reference keeps {SHIPPED_DB:.0f} dB in its worst frame."
     return "This run has no drift that means something, so it cannot say which precision to ship."
 
@@ -94,10 +90,13 @@ def headline(run: Run) -> str:
 def unshipped(run: Run) -> tuple[str, ...]:
     """Rows of the generator whose picture forbids to ship them, with their loss."""
     return tuple(
-        f"{record.key.runner} {record.key.precision} ({decibels(record.drift.psnr_min)} dB)"
-        for record in run.records
-        if record.key.stage == WHOLE
-        and record.drift is not None
-        and record.drift.meaningful
-        and not record.drift.psnr_min >= SHIPPED_DB
+        f"{record.key.runner} {record.key.precision} ({decibels(drift.psnr_min)} dB)"
+        for record, drift in _judged(run)
+        if not drift.psnr_min >= SHIPPED_DB
     )
+
+
+def _judged(run: Run) -> list[tuple[Record, Drift]]:
+    """The rows of the generator whose drift means something, and that drift."""
+    rows = [(one, one.drift) for one in run.records if one.key.stage == WHOLE]
+    return [(record, drift) for record, drift in rows if drift is not None and drift.meaningful]

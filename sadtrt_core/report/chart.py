@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from sadtrt_core import stats
 from sadtrt_core.records.schema import Record, Run
@@ -55,16 +56,15 @@ def pareto_points(run: Run) -> tuple[str, tuple[Point, ...]]:
 
     Device time where every one has it, else host time.
     """
-    records = choices(run)
-    on_device = all(record.latency is not None and record.latency.device_ms is not None for record in records)
-    points = []
-    for record in records:
-        latency, drift = record.latency, record.drift
-        if latency is None or drift is None:
-            continue  # Not so after the selection above, which the type checker cannot see.
-        samples = (latency.device_ms if on_device else None) or latency.host_ms
-        points.append((stats.median(samples) / record.key.batch, drift.psnr_min, record))
-    return ("device" if on_device else "host"), tuple(points)
+    rows = [
+        (record, record.latency, record.drift.psnr_min) for record in choices(run) if record.latency and record.drift
+    ]
+    on_device = all(latency.device_ms is not None for _, latency, _ in rows)
+    points = tuple(
+        (stats.median((on_device and latency.device_ms) or latency.host_ms) / record.key.batch, psnr, record)
+        for record, latency, psnr in rows
+    )
+    return ("device" if on_device else "host"), points
 
 
 def frontier(points: Iterable[AnyPoint]) -> list[AnyPoint]:
@@ -87,7 +87,7 @@ class Spot:
     row: str
 
 
-def draw_pareto(run: Run) -> str | None:
+def draw_pareto(run: Run) -> Markup | None:
     """An SVG of a run's generators, or None where none has both a latency and a drift that means something."""
     clock, points = pareto_points(run)
     spots = [
@@ -100,7 +100,7 @@ def draw_pareto(run: Run) -> str | None:
     return draw_spots(spots, f"median {clock} time")
 
 
-def draw_spots(spots: Sequence[Spot], time: str) -> str | None:
+def draw_spots(spots: Sequence[Spot], time: str) -> Markup | None:
     """An SVG of points and of the line of those that none beats; None without a point. `time` says which it is."""
     spots = [spot for spot in spots if spot.ms > 0]
     if not spots:
@@ -121,7 +121,7 @@ def draw_spots(spots: Sequence[Spot], time: str) -> str | None:
     places = [(x(ms), y(psnr)) for ms, psnr in points]
     line = [(x(ms), y(psnr)) for ms, psnr in frontier(points)]
     labels = _labels(places, [spot.name for spot in spots], line)
-    drawn: str = TEMPLATES.get_template("chart.svg.jinja").render(
+    drawn = TEMPLATES.get_template("chart.svg.jinja").render(
         size=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
         time=time,
         groups=_legend(groups),
@@ -133,7 +133,7 @@ def draw_spots(spots: Sequence[Spot], time: str) -> str | None:
             for spot, place, label in zip(spots, places, labels, strict=True)
         ],
     )
-    return drawn
+    return Markup(drawn)  # Escaped where the template was filled.
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -152,7 +152,7 @@ def _name(run: Run, record: Record) -> str:
     """A point's precision, batch, and, unless it is PyTorch's, the ratio to the best PyTorch of no worse picture."""
     batch = "" if record.key.batch == 1 else f", batch {record.key.batch}"
     runner = RUNNERS.get(record.key.runner)
-    times = None if runner is None or not runner.graph else ratio(run, record, best)
+    times = None if runner is None or not runner.graph else ratio(record, run, best)
     return f"{record.key.precision}{batch}{'' if times is None else f', {times:.2f}x'}"
 
 

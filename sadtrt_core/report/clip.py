@@ -1,4 +1,7 @@
-"""A row's clip: reference, candidate and error beside each other in one H.264 MP4, which keeps the three in step."""
+"""The pictures of a report: the worst frames, and each row's clip.
+
+A clip has reference, candidate and error beside each other in one H.264 MP4, which keeps the three in step.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,9 @@ from sadtrt_core.runners.clip import to_uint8
 MOST_FRAMES, MOST_PIXELS = 125, 256
 #: Bytes of one clip and of all those that a report takes in, at most.
 CLIP_LIMIT, REPORT_LIMIT = 500_000, 4_000_000
+#: Bytes of one picture that a report takes in; a worst frame with its error map has well under a megabyte.
+PICTURE_LIMIT = 4 * 1024 * 1024
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: x264's constant rate factors, tried in turn until a clip is within its limit.
 _QUALITIES = (20, 26, 32, 38)
 #: No frame waits for a later one, and a complete one comes often, so that a player seeks exactly and at once.
@@ -96,8 +102,7 @@ def clips_of(run: Run, folder: Path) -> tuple[tuple[Clip, ...], tuple[str, ...]]
         size += len(data)
         drift = record.drift
         loss = "NaN" if drift.has_non_finite else f"{decibels(drift.psnr_min)} dB"
-        uri = "data:video/mp4;base64," + base64.b64encode(data).decode("ascii")
-        clips.append(Clip(record, uri, drift.worst_frame, loss))
+        clips.append(Clip(record, _data_uri("video/mp4", data), drift.worst_frame, loss))
     words = []
     if left_out:
         words.append(f"Left out, over {REPORT_LIMIT / 1e6:.0f} MB together or no clip: {', '.join(left_out)}.")
@@ -106,3 +111,22 @@ def clips_of(run: Run, folder: Path) -> tuple[tuple[Clip, ...], tuple[str, ...]]
     if not clips and records:
         words.append(f"No clips: {codec_absence() or 'this run kept none when it was measured'}.")
     return tuple(clips), tuple(words)
+
+
+def frames_of(folder: Path) -> tuple[tuple[str, str], ...]:
+    """Every PNG in a run's frames/ as its name, without the ending, and a data URI, by name.
+
+    Links, files over PICTURE_LIMIT and other formats are left out.
+    """
+    pictures = []
+    for path in sorted((folder / FRAMES_FOLDER).glob("*.png")):
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > PICTURE_LIMIT:
+            continue
+        data = path.read_bytes()
+        if data.startswith(PNG_SIGNATURE):
+            pictures.append((path.stem, _data_uri("image/png", data)))
+    return tuple(pictures)
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sadtrt_core.records.measurements import Drift
-from sadtrt_core.records.picture import capped, faces, mean_error_db, worst_tile
+from sadtrt_core.records.measurements import Drift, capped
+from sadtrt_core.records.picture import faces, mean_error_db, worst_tile
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.report.text import decibels
 
@@ -59,14 +59,18 @@ def frame_in_face(drift: Drift) -> str:
 
 def tile_place(drift: Drift) -> str | None:
     """Where the worst tile is."""
-    tile = worst_tile(drift)
-    return None if tile is None else f"frame {tile.frame} x {tile.x} y {tile.y}"
+    if (tile := worst_tile(drift)) is None:
+        return None
+    _, frame, x, y = tile
+    return f"frame {frame} x {x} y {y}"
 
 
 def tile_cell(drift: Drift) -> str:
     """Decibels and place of the worst tile."""
-    tile = worst_tile(drift)
-    return "-" if tile is None else f"{decibels(tile.psnr_db)} ({tile.frame}: {tile.x}, {tile.y})"
+    if (tile := worst_tile(drift)) is None:
+        return "-"
+    psnr, frame, x, y = tile
+    return f"{decibels(psnr)} ({frame}: {x}, {y})"
 
 
 def encoded_cell(drift: Drift) -> str:
@@ -79,4 +83,4 @@ def encoded_cell(drift: Drift) -> str:
 def worst_face(drift: Drift) -> str | None:
     """Name of the face with the worst frame, where there are several."""
     found = faces(drift)
-    return found[0].name if len(found) > 1 else None
+    return found[0][1] if len(found) > 1 else None

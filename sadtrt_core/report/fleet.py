@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
 from sadtrt_core.errors import UserError
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.report.chart import TEMPLATES, Spot, choices, draw_spots, frontier
-from sadtrt_core.report.tables import TextTable
+from sadtrt_core.report.tables import TextTable, breaks_of
 from sadtrt_core.report.text import decibels, milliseconds
 
 
@@ -111,18 +109,16 @@ def frame_time(record: Record) -> tuple[float, str]:
 def fleet_table(offers: Sequence[Offer]) -> TextTable:
     """One row an offer."""
     priced = any(offer.price is not None for offer in offers)
-    headings = ("GPU", "runner", "precision", "clock", "ms a frame", "frames a second", "PSNR min dB")
+    headings: tuple[str, ...] = ("GPU", "runner", "precision", "clock", "ms a frame", "frames a second", "PSNR min dB")
     rows = []
     for offer in offers:
         key = offer.record.key
         figures = (milliseconds(offer.ms), f"{1000 / offer.ms:,.1f}" if offer.ms else "-", decibels(offer.psnr))
         costs = tuple("-" if value is None else f"{value:.3g}" for value in (offer.price, offer.cost)) if priced else ()
         rows.append((offer.gpu, key.runner, key.precision, offer.clock, *figures, *costs))
-    breaks = frozenset(i for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0])
+    headings += ("price an hour", "1,000 frames") if priced else ()
     note = "Of each GPU the rows of the generator that no other beats in both time and picture."
-    return TextTable(
-        "GPUs", headings + (("price an hour", "1,000 frames") if priced else ()), tuple(rows), 4, breaks, note
-    )
+    return TextTable("GPUs", headings, tuple(rows), 4, breaks_of([offer.gpu for offer in offers]), note)
 
 
 def fleet_sentences(runs: Sequence[Run], offers: Sequence[Offer], min_psnr: float) -> tuple[str, ...]:
@@ -152,19 +148,10 @@ def fleet_sentences(runs: Sequence[Run], offers: Sequence[Offer], min_psnr: floa
     return tuple(said)
 
 
-def draw_fleet(offers: Sequence[Offer]) -> str | None:
-    """An SVG of time against picture, a mark a GPU; None without an offer."""
-    spots = [
-        Spot(offer.ms, offer.psnr, offer.gpu, offer.record.key.precision, row=offer.sentence()) for offer in offers
-    ]
-    return draw_spots(spots, "time")
-
-
 def fleet_page(offers: Sequence[Offer], sentences: Sequence[str]) -> str:
-    """One HTML page that needs no other: the choice, the chart, the table."""
-    chart = draw_fleet(offers)
+    """One HTML page that needs no other: the choice, the chart with a mark a GPU, the table."""
+    spots = [Spot(one.ms, one.psnr, one.gpu, one.record.key.precision, row=one.sentence()) for one in offers]
+    chart = draw_spots(spots, "time")
     return TEMPLATES.get_template("fleet.html.jinja").render(
-        table=fleet_table(offers),
-        sentences=sentences,
-        chart=None if chart is None else Markup(chart),
+        table=fleet_table(offers), sentences=sentences, chart=chart
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from sadtrt_core.measure.seen import FRAME_RATE
 from sadtrt_core.records.schema import Run
 from sadtrt_core.report.answer import SHIPPED_DB, answers, headline, unshipped
 from sadtrt_core.report.chart import TEMPLATES, draw_pareto
-from sadtrt_core.report.clip import FAINTEST, STRONGEST, clips_of, error_colours
-from sadtrt_core.report.pictures import frames_of
+from sadtrt_core.report.clip import FAINTEST, STRONGEST, clips_of, error_colours, frames_of
 from sadtrt_core.report.ratios import is_reference
 from sadtrt_core.report.tables import (
     WHOLE,
@@ -42,6 +40,8 @@ _WEIGHTS = {
     "fitted": "the weights are stand-ins fitted on a few pictures: a trained checkpoint drifts otherwise",
 }
 PARETO_FILE = "pareto.svg"
+#: What a page shows: a name, a run, and its folder.
+View = tuple[str, Run, Path]
 
 
 def print_tables(run: Run, console: Console) -> None:
@@ -87,39 +87,28 @@ def print_table(text: TextTable, console: Console) -> None:
     console.print(table)
 
 
-@dataclass(frozen=True)
-class View:
-    """What a page shows of one run: a name, the run, its answer, chart, clips and tables."""
-
-    name: str
-    run: Run
-    folder: Path
-
-    def content(self) -> dict[str, Any]:
-        """What the page's template reads."""
-        run = self.run
-        clips, left_out = clips_of(run, self.folder)
-        # Neither what moves nor the reference beside itself is a still picture's business.
-        seen = {clip.record.key.slug for clip in clips}
-        seen |= {key.slug for key in (one.key for one in run.records) if is_reference(key)}
-        chart = draw_pareto(run)
-        return {
-            "name": self.name,
-            "title": f"{run.environment.gpu or run.environment.cpu}, {run.workload.size} px",
-            "headline": headline(run),
-            "answers": answers(run),
-            "unshipped": unshipped(run),
-            "warnings": warnings(run),
-            "facts": conditions(run),
-            # Escaped where the chart was made.
-            "chart": None if chart is None else Markup(chart),
-            "clips": clips,
-            "left_out": left_out,
-            "frames": [frame for frame in frames_of(self.folder) if frame.name not in seen],
-            "tables": [table.shown() for table in report_tables(run)],
-            "notes": [(record.key.label(), record.notes) for record in in_order(run.records) if record.notes],
-            "options": sorted(run.options.items()),
-        }
+def _content(name: str, run: Run, folder: Path) -> dict[str, Any]:
+    """What the page's template reads of one run."""
+    clips, left_out = clips_of(run, folder)
+    # Neither what moves nor the reference beside itself is a still picture's business.
+    seen = {clip.record.key.slug for clip in clips}
+    seen |= {key.slug for key in (one.key for one in run.records) if is_reference(key)}
+    return {
+        "name": name,
+        "title": f"{run.environment.gpu or run.environment.cpu}, {run.workload.size} px",
+        "headline": headline(run),
+        "answers": answers(run),
+        "unshipped": unshipped(run),
+        "warnings": warnings(run),
+        "facts": conditions(run),
+        "chart": draw_pareto(run),
+        "clips": clips,
+        "left_out": left_out,
+        "frames": [(stem, uri) for stem, uri in frames_of(folder) if stem not in seen],
+        "tables": [table.shown() for table in report_tables(run)],
+        "notes": [(record.key.label(), record.notes) for record in in_order(run.records) if record.notes],
+        "options": sorted(run.options.items()),
+    }
 
 
 def write_html(run: Run, folder: Path) -> Path:
@@ -127,11 +116,9 @@ def write_html(run: Run, folder: Path) -> Path:
 
     Takes in the clips and pictures of frames/. Raises UserError if the folder cannot be written.
     """
-    folder = Path(folder)
-    chart = draw_pareto(run)
-    if chart is not None:
+    if (chart := draw_pareto(run)) is not None:
         write_file(folder / PARETO_FILE, chart)
-    write_file(folder / REPORT_FILE, html_page([View("", run, folder)]))
+    write_file(folder / REPORT_FILE, html_page([("", run, folder)]))
     return folder / REPORT_FILE
 
 
@@ -140,8 +127,8 @@ def html_page(views: Sequence[View], comparison: TextTable | None = None) -> str
     loader = TEMPLATES.loader
     assert loader is not None
     script, style = (loader.get_source(TEMPLATES, name)[0] for name in ("report.js", "report.css"))
-    shown = [view.content() for view in views]
-    cases = [record.key for record in in_order([one for view in views for one in view.run.records])]
+    shown = [_content(*view) for view in views]
+    cases = [record.key for record in in_order([record for _, run, _ in views for record in run.records])]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return TEMPLATES.get_template("report.html.jinja").render(
         title=" and ".join(dict.fromkeys(view["title"] for view in shown)),
@@ -212,7 +199,7 @@ def warnings(run: Run) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _markdown_lines(table: TextTable, rows: list[tuple[str, ...]] | tuple[tuple[str, ...], ...]) -> list[str]:
+def _markdown_lines(table: TextTable, rows: Sequence[tuple[str, ...]]) -> list[str]:
     heads = " | ".join(markdown_cell(heading) or " " for heading in table.headings)
     rule = "|".join("---" if index < table.words else "---:" for index in range(len(table.headings)))
     return [f"| {heads} |", f"|{rule}|", *("| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows)]

@@ -16,7 +16,7 @@ def lowest_to_highest(name: str, part: str = "telemetry") -> Callable[[Record, R
     """Lowest to highest, one figure where they are the same."""
 
     def cell(record: Record, run: Run | None) -> str:
-        spread: Spread | None = None if getattr(record, part) is None else getattr(getattr(record, part), name)
+        spread: Spread | None = getattr(getattr(record, part), name, None)
         if spread is None:
             return "-"
         low, high = f"{spread[0]:.0f}", f"{spread[2]:.0f}"
@@ -26,10 +26,9 @@ def lowest_to_highest(name: str, part: str = "telemetry") -> Callable[[Record, R
 
 
 def _time_interval(record: Record, clock: str) -> stats.Interval | None:
-    latency = record.latency
-    if latency is None or getattr(latency, clock) is None:
+    if record.latency is None or getattr(record.latency, clock) is None:
         return None
-    return stats.time_interval(stats.units([latency.repetitions(clock)]))
+    return stats.time_interval(stats.units([record.latency.repetitions(clock)]))
 
 
 def bound(clock: str, which: Literal["low", "high"]) -> Callable[[Record, Run | None], float | None]:
@@ -46,16 +45,8 @@ def interval_cell(clock: str) -> Callable[[Record, Run | None], str]:
     return cell
 
 
-def of_clock(clock: str, value: Callable[[tuple[float, ...]], float]) -> Callable[[Record, Run | None], float | None]:
-    def figure(record: Record, run: Run | None) -> float | None:
-        times = None if record.latency is None else getattr(record.latency, clock)
-        return None if times is None else value(times)
-
-    return figure
-
-
 def megabytes_cell(name: str) -> Callable[[Record, Run | None], str]:
-    return lambda record, run: megabytes(None if record.resources is None else getattr(record.resources, name))
+    return lambda record, run: megabytes(getattr(record.resources, name, None))
 
 
 def device_cell(record: Record, run: Run | None) -> str:
@@ -77,7 +68,7 @@ def _mark(latency: Latency) -> str:
 
 
 def best_cell(record: Record, run: Run | None) -> str:
-    words, name = ratio_words(run, record, best), best_name(run, record)
+    words, name = ratio_words(record, run, best), best_name(record, run)
     return words if name is None or words in ("-", "reference") else f"{words} than {name}"
 
 

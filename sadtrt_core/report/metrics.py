@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from typing import Any, Literal
 
 from sadtrt_core import stats
-from sadtrt_core.records.measurements import Spread
 from sadtrt_core.records.picture import mean_error_db, median_face_db, visible
 from sadtrt_core.records.schema import Record, Run, energy_problem
 from sadtrt_core.report.drift_cells import (
@@ -37,9 +38,8 @@ from sadtrt_core.report.latency_cells import (
     late,
     lowest_to_highest,
     megabytes_cell,
-    of_clock,
 )
-from sadtrt_core.report.ratios import Choice, as_shipped, best, best_name, ratio, ratio_words, strict
+from sadtrt_core.report.ratios import as_shipped, best, best_name, ratio, ratio_words, strict
 from sadtrt_core.report.text import decibels, milliseconds, plain
 
 Value = float | int | bool | str | None
@@ -115,36 +115,33 @@ def _of(part: Part, value: Callable[[Any], Value]) -> Callable[[Record, Run | No
     return lambda record, run: None if getattr(record, part) is None else value(getattr(record, part))
 
 
-def _middle(spread: Spread | None) -> float | None:
-    return None if spread is None else spread[1]
+def _field(part: Part, name: str) -> Callable[[Record, Run | None], Value]:
+    return _of(part, attrgetter(name))
+
+
+def _middle(part: Part, name: str) -> Callable[[Record, Run | None], Value]:
+    """The median of a spread."""
+    return _of(part, lambda one: None if getattr(one, name) is None else getattr(one, name)[1])
 
 
 def _tail(clock: Clock, limits: tuple[tuple[str, float | None], ...]) -> tuple[Metric, ...]:
     """The metrics of a clock's tail: 90th and 99th percentile in ms, and how many percent of the samples are slow."""
 
-    def percentile(percent: float) -> Callable[[Record, Run | None], float | None]:
-        return of_clock(clock, lambda times: stats.percentile(times, percent))
+    def of_times(value: Callable[[tuple[float, ...]], float]) -> Callable[[Record, Run | None], Any]:
+        return _of("latency", lambda one: None if getattr(one, clock) is None else value(getattr(one, clock)))
 
-    def cell(value: Callable[[Record, Run | None], float | None]) -> Callable[[Record, Run | None], str]:
+    def cell(value: Callable[[Record, Run | None], Any]) -> Callable[[Record, Run | None], str]:
         return lambda record, run: milliseconds(value(record, run))
 
     heading = clock.removesuffix("_ms")
-    slow = of_clock(clock, lambda times: 100 * stats.slow_share(times, stats.median(times)))
+    slow = of_times(lambda times: 100 * stats.slow_share(times, stats.median(times)))
     shown: tuple[Where, ...] = ("csv", "tails")
-    p90, p99 = percentile(90), percentile(99)
+    p90, p99 = (of_times(partial(stats.percentile, percent=percent)) for percent in (90, 99))
     return (
         Metric(f"{clock}_p90", "latency", p90, f"{heading} p90", "ms", "lower", shown, cell(p90)),
         Metric(f"{clock}_p99", "latency", p99, f"{heading} p99", "ms", "lower", shown, cell(p99), limits=limits),
         Metric(f"{clock}_slow", "latency", slow, f"{heading} slow", "%", "lower", shown),
     )
-
-
-def _ratio(choice: Choice) -> tuple[Callable[[Record, Run | None], Value], Callable[[Record, Run | None], str]]:
-    """Value and cell of the ratio to one choice of PyTorch's rows."""
-    return lambda record, run: ratio(run, record, choice), lambda record, run: ratio_words(run, record, choice)
-
-
-_STRICT, _AS_SHIPPED, _BEST = _ratio(strict), _ratio(as_shipped), _ratio(best)
 
 
 def _growth(key: str, default: float, reason: str, slack: float = 0.0) -> Limit:
@@ -153,42 +150,42 @@ def _growth(key: str, default: float, reason: str, slack: float = 0.0) -> Limit:
 
 # fmt: off
 _ROWS = (
-    Metric("device_ms_median", "latency", _of("latency", lambda one: one.device_ms_median), "device", "ms", "lower",
+    Metric("device_ms_median", "latency", _field("latency", "device_ms_median"), "device", "ms", "lower",
            ("csv", "latency"), device_cell, limits=(("slowdown_percent", 3.5),)),
     Metric("device_ms_ci_low", "latency", bound("device_ms", "low"), "95% interval (n)",
            shown=("csv", "latency"), cell=interval_cell("device_ms")),
     Metric("device_ms_ci_high", "latency", bound("device_ms", "high")),
-    Metric("host_ms_median", "latency", _of("latency", lambda one: one.host_ms_median), "host", "ms", "lower",
+    Metric("host_ms_median", "latency", _field("latency", "host_ms_median"), "host", "ms", "lower",
            ("csv", "latency"), host_cell, limits=(("host_slowdown_percent", 10.0), ("cpu_slowdown_percent", 20.0))),
     Metric("host_ms_ci_low", "latency", bound("host_ms", "low"), "95% interval (n)",
            shown=("csv", "latency"), cell=interval_cell("host_ms")),
     Metric("host_ms_ci_high", "latency", bound("host_ms", "high")),
-    Metric("ratio_to_pytorch_fp32", "latency", _STRICT[0], "vs PyTorch fp32", better="higher",
-           shown=("csv", "latency"), cell=_STRICT[1]),
-    Metric("ratio_to_pytorch_default", "latency", _AS_SHIPPED[0], "vs PyTorch as shipped", better="higher",
-           shown=("csv", "latency"), cell=_AS_SHIPPED[1]),
-    Metric("ratio_to_best_pytorch", "latency", _BEST[0], "vs best PyTorch of no worse picture", better="higher",
-           shown=("csv", "latency"), cell=best_cell),
-    Metric("best_pytorch", "latency", lambda record, run: best_name(run, record)),
+    Metric("ratio_to_pytorch_fp32", "latency", partial(ratio, choice=strict), "vs PyTorch fp32", better="higher",
+           shown=("csv", "latency"), cell=partial(ratio_words, choice=strict)),
+    Metric("ratio_to_pytorch_default", "latency", partial(ratio, choice=as_shipped), "vs PyTorch as shipped",
+           better="higher", shown=("csv", "latency"), cell=partial(ratio_words, choice=as_shipped)),
+    Metric("ratio_to_best_pytorch", "latency", partial(ratio, choice=best),
+           "vs best PyTorch of no worse picture", better="higher", shown=("csv", "latency"), cell=best_cell),
+    Metric("best_pytorch", "latency", best_name),
     Metric("repetitions", "latency", _of("latency", lambda one: len(one.repetitions()))),
     *_tail("device_ms", (("p99_slowdown_percent", 20.0), ("slow_samples_points", 0.5))),
     *_tail("host_ms", (("host_p99_slowdown_percent", 50.0),)),
     Metric("samples", "latency", _of("latency", lambda one: len(one.judged_ms))),
-    Metric("steady", "latency", _of("latency", lambda one: one.steady)),
+    Metric("steady", "latency", _field("latency", "steady")),
     Metric("late", "latency", late),
-    Metric("psnr_min", "drift", _of("drift", lambda one: one.psnr_min), "PSNR min", "dB", "higher", ("csv", "drift"),
+    Metric("psnr_min", "drift", _field("drift", "psnr_min"), "PSNR min", "dB", "higher", ("csv", "drift"),
            picture(lambda one: decibels(one.psnr_min), "identical", "NaN in {count} of {frames}"),
            Limit("psnr_min_drop_db", 0.5, "psnr_min_drop", capped="psnr_enough_db"), (("psnr_enough_db", 90.0),)),
-    Metric("psnr_mean", "drift", _of("drift", lambda one: one.psnr_mean), "PSNR mean", "dB", "higher", ("csv", "drift"),
+    Metric("psnr_mean", "drift", _field("drift", "psnr_mean"), "PSNR mean", "dB", "higher", ("csv", "drift"),
            picture(lambda one: decibels(one.psnr_mean), "identical", "NaN"),
            Limit("psnr_mean_drop_db", 0.3, "psnr_mean_drop", value=capped_mean)),
-    Metric("ssim_min", "drift", _of("drift", lambda one: one.ssim_min), "SSIM min", "", "higher", ("csv", "drift"),
+    Metric("ssim_min", "drift", _field("drift", "ssim_min"), "SSIM min", "", "higher", ("csv", "drift"),
            picture(lambda one: f"{one.ssim_min:.4f}", None, "NaN"), Limit("ssim_drop", 0.001, "ssim_drop")),
-    Metric("max_lsb", "drift", _of("drift", lambda one: one.max_lsb_worst), "max", "LSB", "lower", ("csv", "drift"),
+    Metric("max_lsb", "drift", _field("drift", "max_lsb_worst"), "max", "LSB", "lower", ("csv", "drift"),
            picture(lambda one: str(one.max_lsb_worst), None, None), Limit("lsb_rise", 0.0, "lsb_rise")),
-    Metric("worst_frame", "drift", _of("drift", lambda one: one.worst_frame), "worst frame", shown=("csv", "drift"),
+    Metric("worst_frame", "drift", _field("drift", "worst_frame"), "worst frame", shown=("csv", "drift"),
            cell=picture(frame_in_face, "-", None)),
-    Metric("flicker_min", "drift", _of("drift", lambda one: one.flicker_min), "flicker", "dB", "higher",
+    Metric("flicker_min", "drift", _field("drift", "flicker_min"), "flicker", "dB", "higher",
            ("csv", "drift"), picture(lambda one: decibels(one.flicker_min), None, None),
            Limit("flicker_drop_db", 0.5, "flicker_drop", name="flicker_db", capped="psnr_enough_db")),
     Metric("mean_error_db", "drift", _of("drift", of_frames("psnr_db", mean_error_db)), "mean error", "dB", "higher"),
@@ -209,44 +206,42 @@ _ROWS = (
     Metric("median_face_db", "drift", _of("drift", median_face_db), "median face", "dB", "higher", ("csv", "drift"),
            cell=lambda record, run: decibels(None if record.drift is None else median_face_db(record.drift))),
     Metric("non_finite_frames", "drift", _of("drift", lambda one: sum(one.non_finite)), better="lower"),
-    Metric("drift_meaningful", "drift", _of("drift", lambda one: one.meaningful)),
-    Metric("drift_reference", "drift", _of("drift", lambda one: one.reference)),
-    Metric("sm_clock_mhz", "telemetry", _of("telemetry", lambda one: _middle(one.sm_clock_mhz)), "SM", "MHz",
+    Metric("drift_meaningful", "drift", _field("drift", "meaningful")),
+    Metric("drift_reference", "drift", _field("drift", "reference")),
+    Metric("sm_clock_mhz", "telemetry", _middle("telemetry", "sm_clock_mhz"), "SM", "MHz",
            shown=("csv", "telemetry"), cell=lowest_to_highest("sm_clock_mhz")),
-    Metric("memory_clock_mhz", "telemetry", _of("telemetry", lambda one: _middle(one.memory_clock_mhz)), "memory",
+    Metric("memory_clock_mhz", "telemetry", _middle("telemetry", "memory_clock_mhz"), "memory",
            "MHz", shown=("telemetry",), cell=lowest_to_highest("memory_clock_mhz")),
-    Metric("temperature_c", "telemetry", _of("telemetry", lambda one: _middle(one.temperature_c)), "", "deg C",
+    Metric("temperature_c", "telemetry", _middle("telemetry", "temperature_c"), "", "deg C",
            shown=("csv", "telemetry"), cell=lowest_to_highest("temperature_c")),
-    Metric("power_w", "telemetry", _of("telemetry", lambda one: _middle(one.power_w)), "", "W",
+    Metric("power_w", "telemetry", _middle("telemetry", "power_w"), "", "W",
            shown=("csv", "telemetry"), cell=lowest_to_highest("power_w")),
-    Metric("memory_used_mb", "telemetry", _of("telemetry", lambda one: _middle(one.memory_used_mb)), "used", "MB",
+    Metric("memory_used_mb", "telemetry", _middle("telemetry", "memory_used_mb"), "used", "MB",
            shown=("telemetry",), cell=lowest_to_highest("memory_used_mb")),
-    Metric("engine_mb", "resources", _of("resources", lambda one: one.engine_mb), "engine", "MB", "lower",
+    Metric("engine_mb", "resources", _field("resources", "engine_mb"), "engine", "MB", "lower",
            ("csv", "latency"), megabytes_cell("engine_mb"),
            _growth("engine_growth_percent", 5.0, "engine_growth", 0.5)),
     # A few percent of a small figure are an allocator's granularity: hence the slack.
-    Metric("gpu_memory_mb", "resources", _of("resources", lambda one: one.gpu_memory_mb), "GPU", "MB", "lower",
+    Metric("gpu_memory_mb", "resources", _field("resources", "gpu_memory_mb"), "GPU", "MB", "lower",
            ("csv", "latency"), megabytes_cell("gpu_memory_mb"),
            _growth("memory_growth_percent", 10.0, "memory_growth", 32.0)),
-    Metric("energy_mj_per_frame", "resources", _of("resources", lambda one: one.energy_mj_per_frame), "", "mJ a frame",
+    Metric("energy_mj_per_frame", "resources", _field("resources", "energy_mj_per_frame"), "", "mJ a frame",
            "lower", ("csv", "sustained"), energy_cell,
            replace(_growth("energy_growth_percent", 20.0, "energy_growth"), doubt=energy_problem)),
     Metric("energy_problem", "sustained", lambda record, run: energy_problem(record)),
-    Metric("sustained_ms_per_frame", "sustained", _of("sustained", lambda one: one.ms_per_frame), "", "ms a frame",
+    Metric("sustained_ms_per_frame", "sustained", _field("sustained", "ms_per_frame"), "", "ms a frame",
            "lower", ("csv", "sustained")),
-    Metric("frames_per_second", "sustained", _of("sustained", lambda one: one.frames_per_second), "", "frames/s",
+    Metric("frames_per_second", "sustained", _field("sustained", "frames_per_second"), "", "frames/s",
            "higher", ("csv", "sustained")),
-    Metric("sustained_power_w", "sustained", _of("sustained", lambda one: one.power_w), "mean", "W",
+    Metric("sustained_power_w", "sustained", _field("sustained", "power_w"), "mean", "W", shown=("csv", "sustained")),
+    Metric("power_limit_w", "sustained", _field("sustained", "power_limit_w"), "limit", "W",
            shown=("csv", "sustained")),
-    Metric("power_limit_w", "sustained", _of("sustained", lambda one: one.power_limit_w), "limit", "W",
-           shown=("csv", "sustained")),
-    Metric("sustained_sm_clock_mhz", "sustained", _of("sustained", lambda one: _middle(one.sm_clock_mhz)), "SM", "MHz",
+    Metric("sustained_sm_clock_mhz", "sustained", _middle("sustained", "sm_clock_mhz"), "SM", "MHz",
            shown=("csv", "sustained"), cell=lowest_to_highest("sm_clock_mhz", "sustained")),
-    Metric("load_s", "resources", _of("resources", lambda one: one.load_s), "load", "s", "lower",
+    Metric("load_s", "resources", _field("resources", "load_s"), "load", "s", "lower", ("csv", "sustained")),
+    Metric("first_call_ms", "resources", _field("resources", "first_call_ms"), "first call", "ms", "lower",
            ("csv", "sustained")),
-    Metric("first_call_ms", "resources", _of("resources", lambda one: one.first_call_ms), "first call", "ms", "lower",
-           ("csv", "sustained")),
-    Metric("others_percent", "telemetry", _of("telemetry", lambda one: one.others_percent), "host busy",
+    Metric("others_percent", "telemetry", _field("telemetry", "others_percent"), "host busy",
            shown=("telemetry",), cell=lambda record, run: "-" if record.telemetry is None
            or record.telemetry.others_percent is None else f"{record.telemetry.others_percent:.0f}%"),
     Metric("disturbed", "latency", disturbed, "disturbed", shown=("csv", "telemetry"), cell=disturbed_cell),

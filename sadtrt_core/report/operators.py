@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.markup import escape
-from rich.table import Table
-
 from sadtrt_core.files import keep_file
 from sadtrt_core.records.schema import Environment
+from sadtrt_core.report.tables import TextTable, breaks_of
 
 FILE_VERSION = 1
 
@@ -65,36 +63,25 @@ class OperatorRow:
         }
 
 
-def operator_table(operator: str, rows: Sequence[OperatorRow]) -> Table:
-    """The rows in the order they were measured, a section for each shape and type."""
-    table = Table(
-        title=f"{operator}, by itself",
-        title_justify="left",
-        caption=f"a copy within the device's memory: {rows[0].copy_rate / 1e9:.0f} GB/s read plus written; GB/s: every "
-        "byte of inputs and output once in the cold time (on a CPU in the host's); limit: the same at the copy's rate; "
-        "difference: the largest from PyTorch in fp32 (in fp16 PyTorch itself may round more, such as coordinates)",
-        caption_justify="left",
-    )
-    for heading in ("shape", "features", "method"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("cold us", "warm us", "host us", "GB/s", "of copy", "limit us", "difference"):
-        table.add_column(heading, justify="right")
-    before = None
-    for row in rows:
-        section = row.shape, row.dtype
-        if before not in (None, section):
-            table.add_section()
-        before = section
-        table.add_row(
-            *(escape(text) for text in (row.shape, row.dtype, row.method)),
+def operator_table(operator: str, rows: Sequence[OperatorRow]) -> TextTable:
+    """The rows in the order they were measured, a group for each shape and type."""
+    headings = ("shape", "features", "method", "cold us", "warm us", "host us", "GB/s", "of copy", "limit us")
+    cells = [
+        (
+            *(row.shape, row.dtype, row.method),
             *("-" if us is None else f"{us:.2f}" for us in (row.cold_us, row.warm_us)),
-            f"{row.host_us:.1f}",
-            f"{row.rate / 1e9:.1f}",
-            f"{row.rate / row.copy_rate:.1%}",
-            f"{row.limit_us:.2f}",
-            f"{row.max_difference:.1e}",
+            *(f"{row.host_us:.1f}", f"{row.rate / 1e9:.1f}", f"{row.rate / row.copy_rate:.1%}"),
+            *(f"{row.limit_us:.2f}", f"{row.max_difference:.1e}"),
         )
-    return table
+        for row in rows
+    ]
+    note = (
+        f"a copy within the device's memory: {rows[0].copy_rate / 1e9:.0f} GB/s read plus written; GB/s: every byte of "
+        "inputs and output once in the cold time (on a CPU in the host's); limit: the same at the copy's rate; "
+        "difference: the largest from PyTorch in fp32 (in fp16 PyTorch itself may round more, such as coordinates)"
+    )
+    breaks = breaks_of([(row.shape, row.dtype) for row in rows])
+    return TextTable(f"{operator}, by itself", (*headings, "difference"), tuple(cells), 3, breaks, note)
 
 
 def ratio_lines(rows: Sequence[OperatorRow]) -> list[str]:

@@ -12,29 +12,27 @@ from sadtrt_core.records.measurements import PSNR_CEILING_DB
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.runners.registry import EAGER, RUNNERS
 
-#: Eager PyTorch with TF32 off: what drift is measured from, too.
-REFERENCE_PRECISION = "fp32"
 #: How much lower a PyTorch row's lowest PSNR may be than the row's that is compared with it.
 NO_WORSE_DB = 0.5
 #: The record of a run that a record is compared with, None where the run has none.
-Choice = Callable[[Run, Record], Record | None]
+Choice = Callable[[Record, Run], Record | None]
 
 
-def strict(run: Run, record: Record) -> Record | None:
+def strict(record: Record, run: Run) -> Record | None:
     """Eager PyTorch in fp32 with TF32 off, at the record's stage and batch."""
-    return next((one for one in _pytorch_rows(run, record) if is_reference(one.key)), None)
+    return next((one for one in _pytorch_rows(record, run) if is_reference(one.key)), None)
 
 
-def as_shipped(run: Run, record: Record) -> Record | None:
+def as_shipped(record: Record, run: Run) -> Record | None:
     """Eager PyTorch with no setting changed; without a GPU that is fp32."""
     if run.environment.gpu is None:
-        return strict(run, record)
+        return strict(record, run)
     shipped = {name for name, precision in PRECISIONS.items() if precision.as_shipped}
-    rows = _pytorch_rows(run, record)
+    rows = _pytorch_rows(record, run)
     return next((one for one in rows if one.key.runner == EAGER and one.key.precision in shipped), None)
 
 
-def best(run: Run, record: Record) -> Record | None:
+def best(record: Record, run: Run) -> Record | None:
     """The fastest PyTorch row, however it is run, whose picture is no worse than the record's by over NO_WORSE_DB.
 
     Strict fp32 where there is none, or where nothing is known of the record's picture.
@@ -46,20 +44,20 @@ def best(run: Run, record: Record) -> Record | None:
 
     own = picture(record.key)
     if own is None:
-        return strict(run, record)
-    rows = [(one, picture(one.key)) for one in _pytorch_rows(run, record)]
+        return strict(record, run)
+    rows = [(one, picture(one.key)) for one in _pytorch_rows(record, run)]
     whole = [(one, psnr) for one, psnr in rows if psnr is not None and psnr > -math.inf]
     no_worse = [one for one, psnr in whole if psnr >= own - NO_WORSE_DB]
-    return min(no_worse, key=_judged_ms, default=None) or strict(run, record)
+    return min(no_worse, key=_judged_ms, default=None) or strict(record, run)
 
 
-def ratio(run: Run | None, record: Record, choice: Choice) -> float | None:
+def ratio(record: Record, run: Run | None, choice: Choice) -> float | None:
     """How many times faster the record is than the chosen one, over repetitions (`stats.ratio`).
 
     By device time, by host time where neither has the other. None where there is nothing to compare, or where one has
     a device time and the other has not.
     """
-    other = None if run is None or record.latency is None else choice(run, record)
+    other = None if run is None or record.latency is None else choice(record, run)
     if other is None or other.latency is None or record.latency is None:
         return None
     if (other.latency.device_ms is None) != (record.latency.device_ms is None):
@@ -68,28 +66,28 @@ def ratio(run: Run | None, record: Record, choice: Choice) -> float | None:
     return found if found and math.isfinite(found) else None
 
 
-def ratio_words(run: Run | None, record: Record, choice: Choice) -> str:
+def ratio_words(record: Record, run: Run | None, choice: Choice) -> str:
     """The ratio for people."""
-    if run is not None and choice(run, record) is record:
+    if run is not None and choice(record, run) is record:
         return "reference"
-    times = ratio(run, record, choice)
+    times = ratio(record, run, choice)
     if times is None:
         return "-"
     return f"{times:.2f}x faster" if times >= 1 else f"{1 / times:.2f}x slower"
 
 
-def best_name(run: Run | None, record: Record) -> str | None:
+def best_name(record: Record, run: Run | None) -> str | None:
     """Runner and precision of the best PyTorch row that the record is compared with."""
-    chosen = None if run is None or record.latency is None else best(run, record)
+    chosen = None if run is None or record.latency is None else best(record, run)
     return None if chosen is None else f"{chosen.key.runner} {chosen.key.precision}"
 
 
 def is_reference(case: Case) -> bool:
     """Whether the case is what drift is measured from."""
-    return (case.runner, case.precision) == (EAGER, REFERENCE_PRECISION)
+    return (case.runner, case.precision) == (EAGER, "fp32")
 
 
-def _pytorch_rows(run: Run, record: Record) -> list[Record]:
+def _pytorch_rows(record: Record, run: Run) -> list[Record]:
     """The timed PyTorch rows of the record's stage and batch."""
     same = (record.key.stage, record.key.batch)
     rows = [one for one in run.records if (one.key.stage, one.key.batch) == same and one.latency is not None]

@@ -50,6 +50,11 @@ class TextTable:
         )
 
 
+def breaks_of(keys: Sequence[object]) -> frozenset[int]:
+    """Where a new group begins: the rows whose key is another than the row's before."""
+    return frozenset(index for index in range(1, len(keys)) if keys[index] != keys[index - 1])
+
+
 def report_tables(run: Run) -> tuple[TextTable, ...]:
     """The tables that have rows: latency, its tails, drift, sum of parts, back to back, telemetry, what was not run."""
     made = (latency_table, tails_table, drift_table, parts_table, sustained_table, telemetry_table, absent_table)
@@ -117,8 +122,7 @@ def _metric_table(title: str, run: Run, where: Where, records: list[Record], not
         or any(metric.value(one, run) is not None for one in records)
     )
     rows = tuple((*record.key.cells, *(metric.text(record, run) for metric in shown)) for record in records)
-    stages = [record.key.stage for record in records]
-    breaks = frozenset(index for index in range(1, len(stages)) if stages[index] != stages[index - 1])
+    breaks = breaks_of([record.key.stage for record in records])
     headings = (*CASE_HEADINGS, *(metric.title for metric in shown))
     values = tuple((*record.key.cells, *(metric.value(record, run) for metric in shown)) for record in records)
     return TextTable(title, headings, rows, len(CASE_HEADINGS), breaks, note, values)
@@ -174,10 +178,8 @@ def absent_table(run: Run) -> TextTable:
     for record in in_order(run.records):
         if record.status != "measured":
             groups.setdefault((record.status, record.reason or ""), []).append(record.key)
-    rows = []
-    for (status, reason), keys in sorted(groups.items()):
-        rows.append((status, reason, _shorten(keys), str(len(keys))))
-    return TextTable("Not measured, and why", ("", "reason", "what", "rows"), tuple(rows), 3)
+    rows = tuple((*why, _shorten(keys), str(len(keys))) for why, keys in sorted(groups.items()))
+    return TextTable("Not measured, and why", ("", "reason", "what", "rows"), rows, 3)
 
 
 def _shorten(keys: list[Case]) -> str:
@@ -237,25 +239,18 @@ def _sums(run: Run, names: tuple[str, ...]) -> tuple[PartsSum, ...]:
         if len(latencies) < len(names):
             continue
         everything = [whole.latency, *latencies]
-        if all(latency.device_ms is not None for latency in everything):
-            clock, times = "device", [latency.device_ms_median or 0.0 for latency in everything]
-        else:
-            clock, times = "host", [latency.host_ms_median for latency in everything]
-        if times[0] > 0:
-            sums.append(PartsSum(whole, names, clock, parts_ms=sum(times[1:]), whole_ms=times[0]))
+        clock = "device" if all(latency.device_ms is not None for latency in everything) else "host"
+        whole_ms, *times = (getattr(latency, f"{clock}_ms_median") for latency in everything)
+        if whole_ms > 0:
+            sums.append(PartsSum(whole, names, clock, sum(times), whole_ms))
     return tuple(sums)
 
 
 def _part(run: Run, whole: Record, stage: str) -> Record | None:
-    alike = [
-        record
-        for record in run.records
-        if record.key.stage == stage
-        and record.latency is not None
-        and (record.key.runner, record.key.precision, record.key.batch)
-        == (whole.key.runner, whole.key.precision, whole.key.batch)
-    ]
-    exact = [record for record in alike if record.key.grid_sample == whole.key.grid_sample]
+    wanted = replace(whole.key, stage=stage)
+    timed = [record for record in run.records if record.latency is not None]
+    alike = [one for one in timed if replace(one.key, grid_sample=wanted.grid_sample) == wanted]
+    exact = [one for one in alike if one.key == wanted]
     return exact[0] if exact else alike[0] if len(alike) == 1 else None
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from sadtrt_core.errors import Unavailable
 from sadtrt_core.graph.export import typed_graph
 from sadtrt_core.graph.fixed_shapes import fix_shapes
-from sadtrt_core.graph.rounding import explicit_rounding, session_options
+from sadtrt_core.graph.rounding import cpu_session, explicit_rounding, session_options
 from sadtrt_core.runners.base import Job, StageRunner
 
 #: The least graph, to see whether a provider loads.
@@ -45,10 +45,7 @@ class OnnxRuntimeRunner(StageRunner):
     def activate(self) -> None:
         job = self.job
         typed = typed_graph(job.renderer, job.stage, job.precision, job.grid_sample, job.cache, job.calibration)
-        graph = explicit_rounding(onnx.load_from_string(typed))
-        self._session = onnxruntime.InferenceSession(
-            graph.SerializeToString(), session_options(graph), providers=["CPUExecutionProvider"]
-        )
+        self._session = cpu_session(explicit_rounding(onnx.load_from_string(typed)))
 
     def deactivate(self) -> None:
         self._session, self._inputs, self._outputs = None, {}, []

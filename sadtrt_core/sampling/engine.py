@@ -19,6 +19,7 @@ from sadtrt_core.engine.plugin import built_plugin, load_plugin, plugin_absence
 from sadtrt_core.errors import Unavailable
 from sadtrt_core.graph.export import OPSET
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
+from sadtrt_core.graph.plugin_nodes import PLUGIN_VERSION
 from sadtrt_core.plan import precision_named
 from sadtrt_core.renderer.sampling import NODE_TYPE
 from sadtrt_core.sampling.shapes import Launch, Launcher, SamplingShape, Setting
@@ -41,7 +42,7 @@ def sampler_graph(shape: SamplingShape, dtype: torch.dtype, grid_sample: GraphSa
         interpolation=0,
         padding=0,
         align_corners=0,
-        plugin_version="1",
+        plugin_version=PLUGIN_VERSION,
         volume_shape=shape.volume_shape[1:],
         grid_shape=shape.grid_shape[1:4],
         repeats=shape.repeats,

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import onnxruntime
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from sadtrt_core.benchmark import build_engines
 from sadtrt_core.engine.kernels import find_kernels, kernels_absence
+from sadtrt_core.graph.rounding import cpu_session
 from sadtrt_core.sampling.engine import GraphSampler, sampler_engine, sampler_engine_absence, sampler_graph, sampler_job
 from sadtrt_core.sampling.kernel import kernel_launch
 from sadtrt_core.sampling.shapes import Launch, Launcher, SamplingShape, Setting
@@ -80,11 +80,7 @@ def _onnxruntime_absence(setting: Setting) -> str | None:
 
 
 def _open_onnxruntime(setting: Setting) -> AbstractContextManager[Launcher]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    graph = sampler_graph(setting.shape, setting.dtype, "native").SerializeToString()
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = cpu_session(sampler_graph(setting.shape, setting.dtype, "native"))
 
     def launcher(volume: Tensor, grid: Tensor) -> Launch:
         inputs = {"volume": volume.numpy(), "grid": grid.numpy()}

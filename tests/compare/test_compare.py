@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from sadtrt_core.benchmark import BENCHMARK_VERSION
 from sadtrt_core.case import Case
 from sadtrt_core.cli import app
+from sadtrt_core.codec import json_digest
 from sadtrt_core.compare.compare import compare_interleaved, compare_pictures, compare_sides
 from sadtrt_core.compare.sides import LocalSide, Samples, parse_side, question, read_question, remote_side
 from sadtrt_core.config import RunConfig
@@ -327,7 +328,7 @@ KEY = {"flavour": "tensorrt", "tensorrt": "8.6.0", "gpu": "NVIDIA H200", "plugin
 def engine_file(folder, key=None, stage="mapping"):
     """An engine as the cache writes it; its name belongs to its key."""
     key = key or KEY
-    path = folder / f"{stage}-fp16-mixed-native-b1-256-{engine_cache.key_digest(key)[:12]}.engine"
+    path = folder / f"{stage}-fp16-mixed-native-b1-256-{json_digest(key)[:12]}.engine"
     path.write_bytes(b"plan")
     record = {"key": key, "engine_sha256": hashlib.sha256(b"plan").hexdigest(), "engine_bytes": 4}
     path.with_suffix(".json").write_text(json.dumps({**record, "build_seconds": 1.0, "notes": []}))

@@ -16,10 +16,11 @@ import onnx
 import pytest
 from reports import Kept
 
+from sadtrt_core.codec import json_digest
 from sadtrt_core.engine import cache as engine_cache
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuiltEngine
-from sadtrt_core.engine.cache import discard, engine_key, ensure_engine, key_digest
+from sadtrt_core.engine.cache import discard, engine_key, ensure_engine
 from sadtrt_core.engine.job import BuildJob, BuildOptions
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.errors import BuildError
@@ -97,7 +98,7 @@ def test_every_part_of_the_key_makes_another_engine(
     keys["capability"] = engine_key(job, RTX, ("NVIDIA H200", "10.0"))
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     keys["override"] = engine_key(job, RTX, GPU)
-    digests = {name: key_digest(key) for name, key in keys.items()}
+    digests = {name: json_digest(key) for name, key in keys.items()}
     assert len(set(digests.values())) == len(digests), digests
 
 

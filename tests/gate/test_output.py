@@ -11,7 +11,7 @@ from rich.console import Console
 from sadtrt_core.gate.judge import compare_runs
 from sadtrt_core.gate.limits import Thresholds
 from sadtrt_core.gate.output import MARKDOWN_LIMIT, gate_json, gate_junit, gate_markdown, print_gate
-from sadtrt_core.gate.verdicts import GateResult
+from sadtrt_core.gate.verdicts import ExitCode, GateResult
 from sadtrt_core.records.schema import Record, Run
 
 NASTY = "died <b>&amp; \x00\x1b[31m\ud800 | [bold]@team[/] ]]> \n next"
@@ -72,7 +72,8 @@ def test_junit_is_never_all_green_where_the_gate_does_not_pass() -> None:
     for candidate, baseline in ((run_of(), run_of()), (run_of(measured()), run_of())):
         suite = ElementTree.fromstring(gate_junit(gate(candidate, baseline))).find("testsuite")
         assert int(suite.get("errors")) > 0
-    assert ElementTree.fromstring(gate_junit(GateResult(3, ()))).find("testsuite/testcase/error") is not None
+    missing = ElementTree.fromstring(gate_junit(GateResult(ExitCode.ROWS_MISSING, ())))
+    assert missing.find("testsuite/testcase/error") is not None
     passed = ElementTree.fromstring(gate_junit(gate(run_of(measured()), run_of(measured())))).find("testsuite")
     assert (passed.get("tests"), passed.get("failures"), passed.get("errors")) == ("1", "0", "0")
 

@@ -10,12 +10,11 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from sadtrt_core.accuracy.simulate import make_session
 from sadtrt_core.accuracy.torch_graph import run_graph
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.export import export_stage, typed_graph
-from sadtrt_core.graph.rounding import explicit_rounding
+from sadtrt_core.graph.rounding import cpu_session, explicit_rounding
 from sadtrt_core.graph.typed import apply_precision, quantized_nodes
 from sadtrt_core.precision import PRECISIONS, Precision, Quantization
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES
@@ -125,7 +124,7 @@ def test_quantized_values_are_those_of_the_definition(decode, calibration, kind,
 
     per_channel = (weight.abs().flatten(1).amax(1) / largest).reshape(-1, 1, 1, 1)
     expected = torch.conv2d(rounded(x, np.float32(4 / largest)), rounded(weight, per_channel), bias, padding=1)
-    found = make_session(cut).run(None, {"feature_map": x.numpy()})[0]
+    found = cpu_session(cut).run(None, {"feature_map": x.numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(
         run_graph(cut, {"feature_map": x})[cut.graph.output[0].name], expected, atol=1e-4, rtol=1e-5
@@ -148,7 +147,7 @@ def test_a_channel_of_zeros_or_of_next_to_nothing_stays_finite(decode, calibrati
     assert scale[:2].tolist() == [1.0, 1.0]
     assert (scale > 0).all()
     assert scale[2] == pytest.approx(np.abs(values[2]).max() / 127)
-    frame = make_session(explicit_rounding(typed)).run(None, {"feature_map": np.ones((1, 32, 64, 64), np.float32)})[0]
+    frame = cpu_session(explicit_rounding(typed)).run(None, {"feature_map": np.ones((1, 32, 64, 64), np.float32)})[0]
     assert np.isfinite(frame).all()
 
 

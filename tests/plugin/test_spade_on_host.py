@@ -202,7 +202,7 @@ def test_what_cannot_be_done_is_refused_with_a_sentence(kernel: ctypes.CDLL) -> 
     with pytest.raises(BuildError, match="residual and sum go together"):
         launch()
     launch.problem.channels = 12
-    with pytest.raises(BuildError, match="a multiple of 8 channels, not of 12"):
+    with pytest.raises(BuildError, match="in multiples of 8, not 12 channels"):
         launch()
     launch.problem.channels, launch.problem.scale = 8, 0.5
     with pytest.raises(BuildError, match="int8 of channels-last tensors wants a multiple of 32 channels, not 8"):

@@ -12,7 +12,7 @@ from sadtrt_core.cli import app
 from sadtrt_core.errors import UserError
 from sadtrt_core.records.measurements import Sustained
 from sadtrt_core.records.store import write_run
-from sadtrt_core.report.fleet import draw_fleet, fleet_offers, fleet_sentences, fleet_table, parse_prices
+from sadtrt_core.report.fleet import fleet_offers, fleet_page, fleet_sentences, fleet_table, parse_prices
 
 
 def run_on(gpu, *rows, **changes):
@@ -44,7 +44,7 @@ def test_a_row_that_another_of_its_gpu_beats_is_left_out_and_cost_is_price_times
     table = fleet_table(offers)
     assert table.headings[-2:] == ("price an hour", "1,000 frames")
     assert table.breaks == {2}
-    assert draw_fleet(offers).count('class="point"') == len(offers)
+    assert fleet_page(offers, ()).count('class="point"') == len(offers)
 
 
 def test_the_cheapest_is_another_than_the_fastest_and_changes_with_the_asked_picture():

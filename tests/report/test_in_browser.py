@@ -18,7 +18,7 @@ from sadtrt_core.gate.output import comparison_table
 from sadtrt_core.measure.interleave import Interleaver, take_samples
 from sadtrt_core.measure.timing import TimingPlan
 from sadtrt_core.records.store import read_run
-from sadtrt_core.report.html import View, html_page
+from sadtrt_core.report.html import html_page
 from sadtrt_core.session import Session
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
@@ -184,9 +184,9 @@ def shown(cpu_run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
     """Reports of the CPU run, of committed GPU runs, and of two of these beside each other."""
     folders = [BASELINES / "h100-frame", BASELINES / "h200-trt8.6"]
     runs = [read_run(folder) for folder in folders]
-    views = [View(name, run, folder) for name, run, folder in zip("AB", runs, folders, strict=True)]
+    views = list(zip("AB", runs, folders, strict=True))
     table = comparison_table(compare_runs(runs[1], runs[0], Thresholds()), *runs)
-    pages = [html_page([View("", run, folder)]) for run, folder in zip(runs, folders, strict=True)]
+    pages = [html_page([("", run, folder)]) for run, folder in zip(runs, folders, strict=True)]
     files = [cpu_run / "report.html"]
     for number, text in enumerate([*pages, html_page(views, table)]):
         files.append(tmp_path_factory.mktemp("page") / f"{number}.html")

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from sadtrt_core.environment import read_environment
+from sadtrt_core.report.html import print_table
 from sadtrt_core.report.operators import OperatorRow, operator_table, ratio_lines, write_rows
 
 ON_GPU = OperatorRow("16 grids", "float16", "kernel", 40.0, 16.0, 14.0, 20_000_000, 2.5e12, 1e-3)
@@ -27,7 +28,7 @@ def test_rates_come_from_the_devices_cold_time_and_on_a_cpu_from_the_hosts():
 
 def test_the_table_shows_share_of_the_copy_rate_and_the_limit():
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(operator_table("grid sample", [ON_GPU, ON_CPU]))
+    print_table(operator_table("grid sample", [ON_GPU, ON_CPU]), console)
     lines = {line.split("│")[3].strip(): line for line in console.export_text().splitlines() if line.startswith("│")}
     assert "50.0%" in lines["kernel"]
     assert "8.00" in lines["kernel"]

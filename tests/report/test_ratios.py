@@ -54,7 +54,7 @@ def test_the_best_pytorch_row_is_the_fastest_of_no_worse_picture(psnr: float, ex
         record = measured(record.key, latency=record.latency, drift=broken)
     else:
         record = row("tensorrt int8", 4.0, psnr)
-    assert best_name(run_of(*PYTORCH, record), record) == expected
+    assert best_name(record, run_of(*PYTORCH, record)) == expected
 
 
 def test_a_stage_or_batch_has_the_picture_of_its_runner_and_precision_and_its_own_rows() -> None:
@@ -65,24 +65,24 @@ def test_a_stage_or_batch_has_the_picture_of_its_runner_and_precision_and_its_ow
         row("tensorrt int8", 2.0, None, "frame", 8),
     ]
     run = run_of(*PYTORCH, row("tensorrt fp16", 4.0, 66.5), *frames)
-    assert best(run, frames[2]) is frames[1]
-    assert ratio(run, frames[2], best) == pytest.approx(1.5, rel=0.01)
-    assert best(run, frames[3]) is frames[0], "nothing is known of its picture"
+    assert best(frames[2], run) is frames[1]
+    assert ratio(frames[2], run, best) == pytest.approx(1.5, rel=0.01)
+    assert best(frames[3], run) is frames[0], "nothing is known of its picture"
 
 
 def test_drift_that_means_nothing_chooses_no_row() -> None:
     noise = [measured(one.key, latency=one.latency, drift=drift(meaningful=False)) for one in PYTORCH]
     record = measured(Case("generator", "tensorrt", "fp16", "plugin", 1), drift=drift(meaningful=False))
-    assert best(run_of(*noise, record), record) is noise[0]
+    assert best(record, run_of(*noise, record)) is noise[0]
 
 
 def test_as_shipped_is_the_row_of_that_name_and_fp32_where_there_is_no_gpu() -> None:
     record = row("tensorrt fp16", 4.0, 66.5)
     run = run_of(*PYTORCH, record)
-    assert as_shipped(run, record) is PYTORCH[1]
-    assert as_shipped(on_cpu(run), record) is PYTORCH[0]
-    assert as_shipped(run_of(PYTORCH[0], record), record) is None
-    assert strict(run_of(PYTORCH[1], record), record) is None
+    assert as_shipped(record, run) is PYTORCH[1]
+    assert as_shipped(record, on_cpu(run)) is PYTORCH[0]
+    assert as_shipped(record, run_of(PYTORCH[0], record)) is None
+    assert strict(record, run_of(PYTORCH[1], record)) is None
 
 
 def table_row(run: Run, record: Record) -> dict[str, str]:

@@ -22,9 +22,8 @@ from sadtrt_core.records.schema import Record, Run, Weights
 from sadtrt_core.records.store import write_run
 from sadtrt_core.report.answer import headline
 from sadtrt_core.report.chart import draw_pareto, frontier, pareto_points
-from sadtrt_core.report.clip import CLIP_LIMIT, make_clip
+from sadtrt_core.report.clip import CLIP_LIMIT, PNG_SIGNATURE, make_clip
 from sadtrt_core.report.html import markdown_summary, print_tables, write_html
-from sadtrt_core.report.pictures import PNG_SIGNATURE
 from sadtrt_core.report.tables import parts_against_whole
 
 REFERENCE = Case("generator", "pytorch", "fp32", "torch", 1)

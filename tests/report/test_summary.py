@@ -84,8 +84,8 @@ def test_ratio_is_against_pytorch_fp32_at_the_same_stage_and_batch() -> None:
 
 def test_ratio_never_mixes_device_and_host_times() -> None:
     on_host = measured(REFERENCE, latency=latency(None, 30.0))
-    assert ratio(run_of(on_host, measured()), measured(), strict) is None
+    assert ratio(measured(), run_of(on_host, measured()), strict) is None
     both_on_host = measured(latency=latency(None, 10.0))
-    times = ratio(on_cpu(run_of(on_host, both_on_host)), both_on_host, strict)
+    times = ratio(both_on_host, on_cpu(run_of(on_host, both_on_host)), strict)
     assert times is not None
     assert math.isclose(times, 3.0, rel_tol=0.02)
