@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import statistics
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -43,10 +45,14 @@ CLIP_SECONDS = 2.0
 LONGEST_SECONDS = 3.0
 """When a counter that has not moved twice is given up."""
 CHUNK_SECONDS = 0.005
-"""Calls are enqueued for about so long between two looks at the counter, so that the GPU does not idle."""
+"""Calls are enqueued for about so long before the host waits for them."""
+POLL_SECONDS = 0.001
+"""Between two looks at the counter."""
 
-Mark = tuple[float, int, float | None]
-"""A moment of a stretch: seconds of the clock, calls until then, the energy counter in mJ."""
+Mark = tuple[float, int]
+"""A moment of a stretch: seconds of the clock, and calls until then."""
+Step = tuple[float, float]
+"""When the energy counter was seen to have moved, in the same seconds, and what it read, in mJ."""
 
 
 def sustain(
@@ -64,12 +70,14 @@ def sustain(
     GPU has no counter, energy is the mean power times the time. `call_seconds` is what one call takes, `frames` are
     those of a call.
     """
-    has_counter = not isinstance(sensors, Unavailable) and sensors.energy_mj() is not None
-    counter = sensors.energy_mj if not isinstance(sensors, Unavailable) else lambda: None
+    counter = None if isinstance(sensors, Unavailable) or sensors.energy_mj() is None else sensors.energy_mj
     chunk = max(1, round(CHUNK_SECONDS / max(call_seconds, 1e-9)))
     with TelemetrySampler(sensors, clock=clock) as watch:
-        marks = _marks(runner, counter, chunk, seconds, clock)
-    (begin, first_calls, first), (end, last_calls, last) = marks
+        marks, steps = _stretch(runner, counter, chunk, seconds, clock)
+    counted = len(steps) > 1
+    if counted:
+        marks = [min(marks, key=lambda mark: abs(mark[0] - step[0])) for step in (steps[0], steps[-1])]
+    (begin, first_calls), (end, last_calls) = marks[0], marks[-1]
     power, limit, clocks = (watch.between(begin, end, name) for name in ("power_w", "power_limit_w", "sm_clock_mhz"))
     made = Sustained(
         frames * (last_calls - first_calls),
@@ -78,28 +86,48 @@ def sustain(
         power_limit_w=min(limit, default=None),
         sm_clock_mhz=spread_of(clocks),
     )
-    if first is not None and last is not None:
-        return made, (last - first) / made.frames
-    return made, None if has_counter or made.power_w is None else made.power_w * made.ms_per_frame
+    if counted:
+        return made, (steps[-1][1] - steps[0][1]) / made.frames
+    return made, None if counter is not None or made.power_w is None else made.power_w * made.ms_per_frame
 
 
-def _marks(
+def _stretch(
     runner: StageRunner,
-    counter: Callable[[], float | None],
+    counter: Callable[[], float | None] | None,
     chunk: int,
     seconds: float,
     clock: Callable[[], float],
-) -> tuple[Mark, Mark]:
-    """Begin and end of a stretch: two steps of the counter where it moved twice, else all of it without a counter."""
-    start, calls, before = clock(), 0, counter()
-    steps: list[Mark] = []
-    while (spent := clock() - start) < seconds or (before is not None and len(steps) < 2 and spent < LONGEST_SECONDS):
-        for _ in range(chunk):
-            runner.execute()
-        runner.synchronize()
-        calls += chunk
-        now, counted = clock(), counter()
-        if counted is not None and counted != before:
-            steps.append((now, calls, counted))
-            before = counted
-    return (steps[0], steps[-1]) if len(steps) > 1 else ((start, 0, None), (now, calls, None))
+) -> tuple[list[Mark], list[Step]]:
+    """Calls for `seconds`, or until the counter moved twice; a mark each `chunk` calls, and the counter's steps.
+
+    The counter is read by a thread: a look takes the driver some milliseconds, in which the device would idle.
+    """
+    start, calls = clock(), 0
+    marks: list[Mark] = [(start, 0)]
+    steps: list[Step] = []
+    stop = threading.Event()
+
+    def watch(count: Callable[[], float | None]) -> None:
+        before = count()
+        while not stop.wait(POLL_SECONDS):
+            now, counted = clock(), count()
+            if counted is not None and counted != before:
+                steps.append((now, counted))
+                before = counted
+
+    with ThreadPoolExecutor(1, "energy counter") as pool:
+        watching = None if counter is None else pool.submit(watch, counter)
+        try:
+            while (spent := clock() - start) < seconds or (watching and len(steps) < 2 and spent < LONGEST_SECONDS):
+                if watching is not None and watching.done():
+                    break  # By an error, which is raised below.
+                for _ in range(chunk):
+                    runner.execute()
+                runner.synchronize()
+                calls += chunk
+                marks.append((clock(), calls))
+        finally:
+            stop.set()
+        if watching is not None:
+            watching.result()
+    return marks, steps

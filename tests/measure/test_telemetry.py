@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import SimpleNamespace
 
@@ -224,18 +225,26 @@ def test_an_nvml_that_does_not_answer_is_a_reason(monkeypatch):
 class Work:
     """A runner that takes 2 ms and 600 mJ a call, beside sensors whose counter moves every 20 ms."""
 
-    def __init__(self, counts=True):
-        self.now, self.calls, self.counts = 0.0, 0, counts
+    def __init__(self, counts=True, watched=True):
+        self.now, self.calls, self.counts, self.watched = 0.0, 0, counts, watched
+        self.looked = threading.Event()
 
     def execute(self):
         self.calls += 1
         self.now += 0.002
 
     def synchronize(self):
-        pass
+        """Waits until the counter was looked at, as the clock stands still meanwhile."""
+        if self.watched:
+            self.looked.clear()
+            assert self.looked.wait(30)
 
     def energy_mj(self):
-        return 1e6 + 300.0 * 1e3 * (self.now // 0.02 * 0.02) if self.counts else None
+        self.looked.set()
+        return self.counted() if self.counts else None
+
+    def counted(self):
+        return 1e6 + 300.0 * 1e3 * (self.now // 0.02 * 0.02)
 
     def read(self):
         return Reading(power_w=300.0)
@@ -243,7 +252,7 @@ class Work:
 
 @pytest.mark.parametrize("counts", [True, False])
 def test_energy_of_a_call_by_the_counter_or_by_integrated_power(counts):
-    work = Work(counts)
+    work = Work(counts, watched=counts)
     stretch, energy = sustain(work, work, 0.002, 1, clock=lambda: work.now)
     assert energy == pytest.approx(600.0, rel=0.03)
     assert stretch.ms_per_frame == pytest.approx(2.0)
@@ -253,10 +262,11 @@ def test_energy_of_a_call_by_the_counter_or_by_integrated_power(counts):
 
 def test_energy_is_not_made_up_where_a_counter_stands_still_or_is_absent():
     work = Work()
-    work.energy_mj = lambda: 5.0
+    work.counted = lambda: 5.0
     stretch, energy = sustain(work, work, 0.002, 1, clock=lambda: work.now)
     assert energy is None
     assert stretch.seconds == pytest.approx(3.0, rel=0.01), "a counter that stands still is given up"
+    work = Work(watched=False)
     bare, energy = sustain(work, Unavailable("none"), 0.002, 1, clock=lambda: work.now)
     assert (energy, bare.power_w, bare.power_limit_w, bare.sm_clock_mhz) == (None, None, None, None)
     assert bare.frames_per_second == pytest.approx(500.0)
@@ -269,3 +279,37 @@ def test_how_the_host_was_is_kept_with_and_without_a_gpu():
         assert (seen.others_percent, seen.waited_percent, seen.yardstick_ms) == (3.0, 0.5, 0.3)
     unknown = SimpleNamespace(others_percent=None, waited_percent=None, yardstick_ms=None)
     assert TelemetrySampler(Unavailable("none")).telemetry(WINDOWS, unknown) is None
+
+
+def test_the_device_does_not_idle_while_the_counter_is_read():
+    """The driver takes some milliseconds for it, in which calls go on."""
+    work = Work(watched=False)
+    enough = threading.Event()
+
+    def execute():
+        Work.execute(work)
+        if work.calls == 200:
+            enough.set()
+
+    def slow():
+        # The first look is at whether there is a counter at all.
+        assert work.calls == 0 or enough.wait(30)
+        return work.counted()
+
+    work.execute, work.energy_mj = execute, slow
+    stretch, _ = sustain(work, work, 0.002, 1, clock=lambda: work.now)
+    assert stretch.frames_per_second == pytest.approx(500.0)
+
+
+def test_an_error_of_the_counter_is_not_kept_back():
+    work = Work()
+
+    def breaks():
+        work.looked.set()
+        if work.calls:
+            raise RuntimeError("GPU is lost")
+        return 1.0
+
+    work.energy_mj = breaks
+    with pytest.raises(RuntimeError, match="GPU is lost"):
+        sustain(work, work, 0.002, 1, clock=lambda: work.now)
