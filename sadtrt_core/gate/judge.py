@@ -95,7 +95,13 @@ def _processors(environment: Environment) -> str:
 
 
 #: Options that change what a time means, and what they are where a run does not say.
-TIME_OPTIONS = {"flush_l2": "False", "CUDA_LAUNCH_BLOCKING": "0", "threads": None}
+TIME_OPTIONS = {
+    "flush_l2": "False",
+    "CUDA_LAUNCH_BLOCKING": "0",
+    "NVIDIA_TF32_OVERRIDE": "unset",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "unset",
+    "threads": None,
+}
 
 
 def _gpu_words(environment: Environment) -> str | None:

@@ -15,6 +15,10 @@ PSNR_CEILING_DB = 120.0
 
 120 dB is a root-mean-square error of 1e-6 of the peak: below the rounding of fp32 arithmetic through a deep network.
 """
+MOST_MS = 1e9
+"""No call takes eleven days; sums and ratios of such times are finite."""
+MOST_DB = 1000.0
+"""The largest and the least float32, squared, are 770 and 900 dB from one."""
 Spread = tuple[float, float, float]
 """Minimum, median and maximum of a quantity over one measurement."""
 
@@ -304,6 +308,8 @@ def _milliseconds(name: str, samples: Iterable[float]) -> tuple[float, ...]:
         raise ValueError(f"{name} needs at least one sample")
     if min(values) < 0:
         raise ValueError(f"{name} must not be negative but holds {min(values)}")
+    if max(values) > MOST_MS:
+        raise ValueError(f"{name} must be at most {MOST_MS:g} ms but holds {max(values)}")
     return values
 
 
@@ -314,6 +320,8 @@ def _decibels(name: str, values: Iterable[float | None], flags: tuple[bool, ...]
         if value is None or value == math.inf:
             result.append(None)
         elif math.isfinite(value):
+            if abs(value) > MOST_DB:
+                raise ValueError(f"{name} must lie within {MOST_DB:g} dB but is {value}")
             result.append(float(value))
         elif flag:
             result.append(None)

@@ -119,7 +119,7 @@ def draw_spots(spots: Sequence[Spot], time: str) -> str | None:
         size=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
         time=time,
         groups=_legend(groups),
-        x_ticks=[(x(tick), f"{tick:g}") for tick in ticks if low <= math.log10(tick) <= high],
+        x_ticks=[(x(tick), f"{tick:g}") for tick in ticks if tick and low <= math.log10(tick) <= high],
         y_ticks=[(y(value), value) for value in range(bottom, int(top) + 1, step)],
         line=line,
         points=[

@@ -15,6 +15,7 @@ from torch import Tensor
 from sadtrt_core.measure.seen import codec_absence, h264
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.records.store import FRAMES_FOLDER
+from sadtrt_core.report.pictures import frame_file
 from sadtrt_core.report.tables import in_order
 from sadtrt_core.report.text import decibels
 from sadtrt_core.runners.clip import to_uint8
@@ -84,12 +85,12 @@ def clips_of(run: Run, folder: Path) -> tuple[tuple[Clip, ...], tuple[str, ...]]
     Only MP4 files of rows of the run count; links, files over CLIP_LIMIT and what would exceed REPORT_LIMIT do not.
     """
     records = {record.key.slug: record for record in in_order(run.records) if record.drift is not None}
-    files = {path.stem: path for path in (folder / FRAMES_FOLDER).glob("*.mp4") if not path.is_symlink()}
+    files = {path.stem: path for path in (folder / FRAMES_FOLDER).glob("*.mp4")}
     clips, left_out, size = [], [], 0
     for slug, record in records.items():
         if slug not in files or record.drift is None:
             continue
-        data = files[slug].read_bytes() if files[slug].stat().st_size <= CLIP_LIMIT else b""
+        data = frame_file(files[slug], CLIP_LIMIT)
         if data[4:8] != b"ftyp" or size + len(data) > REPORT_LIMIT:
             left_out.append(f"{record.key.runner} {record.key.precision}")
             continue

@@ -6,6 +6,8 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path
 
+from sadtrt_core.errors import UserError
+from sadtrt_core.files import read_file
 from sadtrt_core.records.store import FRAMES_FOLDER
 
 PICTURE_LIMIT = 4 * 1024 * 1024
@@ -25,9 +27,15 @@ def frames_of(folder: Path) -> tuple[Picture, ...]:
     """Every PNG in a run's frames/, by name; links, files over PICTURE_LIMIT and other formats are left out."""
     pictures = []
     for path in sorted((folder / FRAMES_FOLDER).glob("*.png")):
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > PICTURE_LIMIT:
-            continue
-        data = path.read_bytes()
+        data = frame_file(path, PICTURE_LIMIT)
         if data.startswith(PNG_SIGNATURE):
             pictures.append(Picture(path.stem, "data:image/png;base64," + base64.b64encode(data).decode("ascii")))
     return tuple(pictures)
+
+
+def frame_file(path: Path, limit: int) -> bytes:
+    """A file of frames/; nothing of a link, of one over `limit` bytes and of what is no plain file."""
+    try:
+        return b"" if path.is_symlink() else read_file(path, limit)
+    except UserError:
+        return b""
