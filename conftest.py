@@ -119,7 +119,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     try:
         made = Session(session.config.stash[CONFIG], report=_Uncaptured(session.config))
         made.check()
-    except UserError as error:
+        if any(saved != _digests(made) for saved in session.config.stash.get(COMPARED, ())):
+            raise UserError("the saved benchmark had other weights or inputs: its times say nothing of these")
+    except (UserError, OSError) as error:
         pytest.exit(f"sadtrt: {error}", returncode=int(pytest.ExitCode.USAGE_ERROR))
     session.config.stash[SESSION] = made
     session.config.stash[PENDING] = {item.nodeid for item in session.items}
@@ -234,7 +236,8 @@ def _print_summary(config: pytest.Config, result: GateResult | None) -> None:
         print_gate(result, console)
     if folder is not None:
         report = folder / REPORT_FILE
-        console.print(f"results: {os.path.relpath(report if report.exists() else folder)}", soft_wrap=True)
+        shown = os.path.relpath(report if report.exists() else folder)
+        console.print(f"results: {shown}", markup=False, soft_wrap=True)
 
 
 class SummaryHook:
@@ -268,6 +271,7 @@ def pytest_benchmark_compare_machine_info(
 ) -> None:
     """Refuse to compare with a run on another GPU or of another picture: such a ratio says nothing."""
     here, there = machine_info.get("sadtrt", {}), compared_benchmark.get("machine_info", {}).get("sadtrt", {})
+    config.stash.setdefault(COMPARED, []).append(compared_benchmark.get("sadtrt", {}))
     if here.get("gpu") != there.get("gpu"):
         raise pytest.UsageError(
             f"the saved benchmark ran on {there.get('gpu') or 'a CPU'}, this run on {here.get('gpu') or 'a CPU'}"
@@ -279,3 +283,18 @@ def pytest_benchmark_compare_machine_info(
                 f"the saved benchmark had {name} {theirs.get(name)}, this run {mine.get(name)}: the times of "
                 "one say nothing of the other"
             )
+
+
+#: The digests of the runs that pytest-benchmark compares with.
+COMPARED = pytest.StashKey[list[dict[str, str]]]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, output_json: dict[str, Any]) -> None:
+    """Keep what names cannot tell: another file may be called the same."""
+    if SESSION in config.stash:
+        output_json["sadtrt"] = _digests(config.stash[SESSION])
+
+
+def _digests(made: Session) -> dict[str, str]:
+    return {"weights": made.recorded_weights.digest, "inputs": made.recorded_workload.digest}

@@ -133,7 +133,7 @@ def pytest_sadtrt_summary(config: pytest.Config, console: Console) -> None:
             console.print("times as fast as PyTorch, by its form:")
         for line in ratios:
             console.print(f"  {line}", markup=False, soft_wrap=True)
-        console.print(f"rows: {os.path.relpath(path)}", soft_wrap=True)
+        console.print(f"rows: {os.path.relpath(path)}", markup=False, soft_wrap=True)
     for case, error in config.stash.get(LATER_FAILURES, []):
         line = f"{case} failed at a later repetition: {type(error).__name__}: {error}"
         console.print(line, style="red", markup=False, soft_wrap=True)

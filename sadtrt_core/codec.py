@@ -30,6 +30,8 @@ class JsonValue:
         return from_json(cls, data)
 
 
+#: What tables and charts can still compute with, as 64 bits can.
+_INT_LIMIT = 1 << 63
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -96,7 +98,11 @@ def _decode(hint: Any, data: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(data, dict):
             raise _mismatch(where, "an object", data)
-        return {key: _decode(get_args(hint)[1], item, f"{where}[{key!r}]") for key, item in data.items()}
+        text, kind = get_args(hint)
+        return {
+            _decode(text, key, f"the name of {where}[{shown(key)}]"): _decode(kind, item, f"{where}[{shown(key)}]")
+            for key, item in data.items()
+        }
     if dataclasses.is_dataclass(hint):
         return _decode_dataclass(hint, data, where)
     return _decode_scalar(hint, data, where)
@@ -148,6 +154,8 @@ def _decode_scalar(hint: Any, data: Any, where: str) -> Any:
         raise _mismatch(where, _WORDS[hint], data)
     if hint is str and data != printable(data):
         raise UserError(f"{where} holds a character that is no text: {data[:60]!r}")
+    if hint is int and abs(data) >= _INT_LIMIT:
+        raise UserError(f"{where} is {shown(data)}, which no count comes to")
     return data
 
 

@@ -18,11 +18,8 @@ from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.stages import STAGES
 from sadtrt_core.renderer.standin import WEIGHTS_HELP
-from sadtrt_core.renderer.workload import FRAMES
+from sadtrt_core.renderer.workload import FRAMES, MOST_FRAMES
 from sadtrt_core.runners.registry import RUNNERS
-
-#: Of one sequence or batch, which are kept whole in memory: 6 GB of pictures at 512 px.
-MOST_FRAMES = 2000
 
 
 def default_cache() -> Path:

@@ -23,12 +23,12 @@ from sadtrt_core.errors import UserError
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.plan import precision_named
 from sadtrt_core.renderer.checkpoint import load_checkpoint
-from sadtrt_core.renderer.config import IMAGE_SIZES
+from sadtrt_core.renderer.config import IMAGE_SIZES, NUM_KEYPOINTS
 from sadtrt_core.renderer.picture import require_unit_range
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES
-from sadtrt_core.renderer.tensor_files import is_float
-from sadtrt_core.renderer.workload import require_keypoints
+from sadtrt_core.renderer.tensor_files import input_tensor
+from sadtrt_core.renderer.workload import require_keypoints, value_of
 from sadtrt_core.runners.base import Job, StageRunner
 from sadtrt_core.runners.tensorrt import TensorRTRunner
 
@@ -108,19 +108,21 @@ class TensorRTGenerator(nn.Module):
         Any float type and device is taken. Returns {"prediction": (N, 3, H, W) float32 in 0..1} on the images' device.
         Raises UserError for a jacobian, for another shape or range, or for keypoints of another number of frames.
         """
-        inputs = {
-            "source_image": _floats("source_image", source_image, "(N, 3, H, W)"),
-            "kp_driving": _floats("kp_driving", _value("kp_driving", kp_driving), "(N, 15, 3)"),
-            "kp_source": _floats("kp_source", _value("kp_source", kp_source), "(N, 15, 3)"),
+        given = {
+            "source_image": source_image,
+            "kp_driving": value_of("kp_driving", kp_driving),
+            "kp_source": value_of("kp_source", kp_source),
         }
-        frames = source_image.shape[0]
-        if not frames:
-            raise UserError(f"source_image {tuple(source_image.shape)} holds no image: expected one for each frame")
+        size = self._job.renderer.config.image_size
+        inputs = {}
+        for name, value in given.items():
+            shape = (3, size, size) if name == "source_image" else (NUM_KEYPOINTS, 3)
+            inputs[name] = input_tensor(name, value, shape, "TensorRTGenerator size=").reshape(-1, *shape)
+        frames = inputs["source_image"].shape[0]
         for name, tensor in inputs.items():
             if tensor.shape[0] != frames:
                 raise UserError(
-                    f"{name!r} {tuple(tensor.shape)} has {tensor.shape[0]} frames where source_image "
-                    f"{tuple(source_image.shape)} has {frames}: expected as many"
+                    f"{name} has {tensor.shape[0]} frames where source_image has {frames}: expected as many"
                 )
         for name in ("kp_driving", "kp_source"):
             require_keypoints(name, *_reach(inputs[name]))
@@ -143,15 +145,6 @@ class TensorRTGenerator(nn.Module):
 
     def _encode(self, images: Tensor) -> None:
         """Bring the volumes up to date with the images (batch, 3, H, W)."""
-        wanted = self._images.shape[1:]
-        if images.shape[1:] != wanted:
-            given = tuple(images.shape[1:])
-            fits = given[0] == wanted[0] and given[-1] in IMAGE_SIZES and given[1:] == given[-1:] * 2
-            what = f"give TensorRTGenerator size={given[-1]}" if fits else f"scale them to {wanted[-1]} pixels a side"
-            raise UserError(
-                f"'source_image' has images of shape {given}: expected {tuple(wanted)}, the size that the weights were "
-                f"loaded for; {what}"
-            )
         changed = (images != self._images).flatten(1).any(dim=1).tolist()
         for place, anew in enumerate(changed):
             if not anew:
@@ -172,31 +165,6 @@ def _run(runner: StageRunner, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return runner.fetch()
 
 
-def _floats(name: str, value: object, shape: str) -> Tensor:
-    """`value` where it is a dense tensor of floats with as many axes as `shape` names."""
-    if isinstance(value, Tensor):
-        if value.layout == torch.strided and is_float(value.dtype) and value.dim() == shape.count(",") + 1:
-            return value
-        what = f"{tuple(value.shape)} of {value.dtype}, {value.layout}"
-    else:
-        what = f"a {type(value).__name__}"
-    raise UserError(f"{name!r} is {what}: expected a dense tensor {shape} of floats")
-
-
 def _reach(tensor: Tensor) -> tuple[float, float]:
     """The least and the largest value."""
     return tensor.min().item(), tensor.max().item()
-
-
-def _value(name: str, keypoints: Keypoints) -> object:
-    if not isinstance(keypoints, Mapping):
-        return keypoints
-    if keypoints.get("jacobian") is not None:
-        raise UserError(
-            f"{name!r} carries a jacobian, which engines are exported without: set estimate_jacobian to False, as "
-            "SadTalker's own configuration does"
-        )
-    value: object = keypoints.get("value")
-    if value is None:
-        raise UserError(f"{name!r} lacks its entry 'value': expected a tensor (N, 15, 3)")
-    return value

@@ -7,6 +7,8 @@ from unicodedata import category
 
 #: Unicode's control characters, format characters (of which some turn the direction of writing) and surrogates.
 _UNSEEN = frozenset({"Cc", "Cf", "Cs"})
+#: Characters that are kept at either end of a very long sentence.
+_END = 700
 
 
 def printable(text: str) -> str:
@@ -26,10 +28,13 @@ def shown(value: object, most: int = 60) -> str:
 class UserError(ValueError):
     """A file, option or argument that cannot be used: the sentence names it, what was expected and what to do.
 
-    It may quote what is in a file, so it is made `printable`.
+    It may quote what is in a file or an option, so it is made `printable`, and of what is very long the middle is left
+    out.
     """
 
     def __init__(self, sentence: str) -> None:
+        if len(sentence) > 4 * _END:
+            sentence = f"{sentence[:_END]} ... {sentence[-_END:]}"
         super().__init__(printable(sentence))
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from sadtrt_core.engine.cache import ensure_engine
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin
 from sadtrt_core.errors import UserError
+from sadtrt_core.files import file_start
 from sadtrt_core.graph.export import typed_graph
 from sadtrt_core.graph.plugin_nodes import PLUGIN_NODES, PLUGIN_VERSION
 from sadtrt_core.precision import PRECISIONS
@@ -91,7 +92,7 @@ def _require_ours(out: Path) -> None:
     files = {path.name for path in out.iterdir()} if out.exists() else set()
     known = {MODEL, INPUTS, OUTPUTS, ENGINE, README}
     foreign = sorted(name for name in files - known if not name.startswith("libsadtrt_plugin_"))
-    if files and (foreign or not (out / README).is_file() or _FIRST_LINE not in (out / README).read_text()[:200]):
+    if files and (foreign or README not in files or _FIRST_LINE.encode() not in file_start(out / README, 200)):
         what = foreign[0] if foreign else sorted(files)[0]
         raise UserError(f"--out {out} holds {what}, which no export wrote: name a new or empty folder")
 

@@ -25,7 +25,8 @@ else:
     import tomli as tomllib
 
 _TOML_LIMIT = 1 << 20
-_MOST_DOTS = 100
+#: In a line, and in all.
+_MOST_DOTS, _ALL_DOTS = 100, 20_000
 
 
 @contextlib.contextmanager
@@ -82,14 +83,15 @@ def _flush_folder(folder: Path) -> None:
 
 def read_file(path: Path, limit: int) -> bytes:
     """All of a plain file of at most `limit` bytes; UserError for whatever else there is, or is not, at `path`."""
-    content = file_start(path, limit + 1)
-    if len(content) > limit:
-        raise UserError(f"{path} has more than the {limit / 1e6:.0f} MB that such a file may have")
-    return content
+    return _read(path, limit, whole=True)
 
 
 def file_start(path: Path, count: int) -> bytes:
     """The first `count` bytes of a plain file; UserError for whatever else there is, or is not, at `path`."""
+    return _read(path, count, whole=False)
+
+
+def _read(path: Path, count: int, whole: bool) -> bytes:
     try:
         # Opening a pipe would wait for somebody to write to it, and a device may have no end.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -97,6 +99,8 @@ def file_start(path: Path, count: int) -> bytes:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"cannot read {path}: it is no plain file")
+            if whole and status.st_size > count:
+                raise UserError(f"{path} has more than the {count / 1e6:.0f} MB that such a file may have")
             # Python takes as much memory as it is asked to read, whatever there is.
             return file.read(min(count, status.st_size + 1))
     except (OSError, ValueError) as error:
@@ -110,13 +114,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         text = read_file(path, _TOML_LIMIT).decode("utf-8")
         # The parser keeps every beginning of a key: memory grows with the square of its parts.
-        if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
-            raise ValueError(f"a line has more than {_MOST_DOTS} dots")
+        if text.count(".") > _ALL_DOTS or any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
+            raise ValueError(f"a line has more than {_MOST_DOTS} dots, or all have more than {_ALL_DOTS}")
         return tomllib.loads(text)
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a TOML file: {error}") from error
+        words = "its values are nested too deep" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path} is not a TOML file: {words}") from error
 
 
 def write_file(path: Path, content: bytes | str) -> None:

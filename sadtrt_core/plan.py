@@ -31,6 +31,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,6 +189,15 @@ def write_plan(plan: Plan, path: Path) -> None:
     if path.name != plan.name + PLAN_SUFFIX:
         raise UserError(f"plan {plan.name!r} cannot be written as {path.name}: expected {plan.name}{PLAN_SUFFIX}")
     keep_file(path, plan_text(plan))
+
+
+def require_plan_place(path: Path) -> None:
+    """UserError unless nothing, or an earlier plan, is at `path`: what else stands there is somebody's."""
+    try:
+        if os.path.lexists(path):
+            read_plan(path)
+    except UserError as error:
+        raise UserError(f"{path} is there already and is no plan: choose another name, or move it away") from error
 
 
 def _listed(patterns: tuple[str, ...]) -> str:

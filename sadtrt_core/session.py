@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sadtrt_core.case import GRAPH_GRID_SAMPLES, Case, GridSample
-from sadtrt_core.config import MOST_FRAMES, RunConfig
+from sadtrt_core.config import RunConfig
 from sadtrt_core.engine.plugin import plugin_absence
 from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import Unavailable, UserError
@@ -41,6 +41,7 @@ from sadtrt_core.renderer.stages import STAGES, seeded_notes, stage_named
 from sadtrt_core.renderer.standin import choose_weights
 from sadtrt_core.renderer.workload import (
     FRAMES,
+    MOST_FRAMES,
     Workload,
     frame_inputs,
     held_out,

@@ -104,6 +104,11 @@ def test_an_earlier_export_is_replaced_and_a_foreign_folder_is_not(export, tmp_p
     assert refused.exit_code == 2
     assert "holds notes.txt, which no export wrote" in refused.output.replace("\n", " ")
     assert (folder / "notes.txt").read_text() == "mine"
+    (folder / "notes.txt").unlink()
+    (folder / "README.txt").write_bytes(b"\xff\xfe of somebody")
+    refused = export(folder, "--stage", "mapping")
+    assert refused.exit_code == 2
+    assert "which no export wrote" in refused.output.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from sadtrt_core.records.measurements import Drift
 _LEAST_COST = 1e-6
 #: A frame that is the reference's to the last bit still has this squared error: the ceiling of PSNR, 120 dB.
 _FLOOR = 1e-12
-_JOURNAL_LIMIT = 1 << 28  # Bytes; a hundred candidates over 32 frames take 300 kilobytes.
+_JOURNAL_LIMIT = 1 << 23  # Bytes; a hundred candidates over 32 frames take 300 kilobytes.
 
 
 #: Frames by their indices, those by the digest of the precision: PSNR in dB, SSIM, largest uint8 difference and whether
@@ -57,7 +57,7 @@ class Trials:
     ) -> None:
         self.simulator, self.reference, self.base = simulator, reference, base
         self.journal, self.reporter = journal, reporter
-        self.measured = _read(journal, reporter)
+        self.measured = kept_trials(journal, reporter)
         self.rendered = 0
 
     @property
@@ -106,7 +106,8 @@ class Trials:
         return Drift(psnr_db, ssim, max_lsb, non_finite)
 
 
-def _read(journal: Path, reporter: Reporter) -> Measured:
+def kept_trials(journal: Path, reporter: Reporter) -> Measured:
+    """What a search's journal holds; nothing of one that is damaged or absent, and the former is said."""
     if not os.path.lexists(journal):
         return {}
     try:
@@ -114,7 +115,10 @@ def _read(journal: Path, reporter: Reporter) -> Measured:
         measured: Measured = content["measured"]
         if content["sha256"] != json_digest(measured):
             raise UserError("its figures were changed after they were written")
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        for frames in filter(None, measured.values()):
+            psnr_db, ssim, max_lsb, non_finite = zip(*frames.values(), strict=True)
+            Drift(psnr_db, ssim, max_lsb, non_finite)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reporter.log(f"starting the search anew: the journal {journal} cannot be read ({error})")
         return {}
     if measured:

@@ -25,7 +25,7 @@ from sadtrt_core.environment import read_environment
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import code_digest, require_writable
 from sadtrt_core.graph.typed import kept_nodes
-from sadtrt_core.plan import Fact, Keep, Plan, Quantize, precision_named, write_plan
+from sadtrt_core.plan import Fact, Keep, Plan, Quantize, precision_named, require_plan_place, write_plan
 from sadtrt_core.precision import COORDINATES, PICTURE, PLAN_SUFFIX, PRECISIONS, Precision, Quantization
 from sadtrt_core.progress import SILENT, ConsoleReporter, Reporter
 from sadtrt_core.runners.registry import RunnerKind, runner_named
@@ -69,6 +69,7 @@ def search_command(
     base, name = precision_named(precision), target.name.removesuffix(PLAN_SUFFIX)
     Plan(name, "float16", "to check the name")
     require_writable(target, file=True)
+    require_plan_place(target)
     started = time.monotonic()
     with ConsoleReporter(errors) as reporter:
         try:

@@ -65,7 +65,7 @@ def drift(
     folder = found.write(config.results)
     for one in found.shown:
         console.print(one)
-    console.print(f"results: {folder}", soft_wrap=True)
+    console.print(f"results: {folder}", markup=False, soft_wrap=True)
     raise typer.Exit(0 if found.complete else 130)
 
 

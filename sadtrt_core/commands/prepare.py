@@ -70,7 +70,7 @@ def build_plugin(
     from sadtrt_core.engine.plugin_build import build_plugin
 
     library = build_plugin(include, build_dir, architectures)
-    console.print(f"built {library.path}, version {library.version}", soft_wrap=True)
+    console.print(f"built {library.path}, version {library.version}", markup=False, soft_wrap=True)
 
 
 @takes("size", "cache")
@@ -97,6 +97,7 @@ def fit(
 
     from sadtrt_core.progress import ConsoleReporter
     from sadtrt_core.renderer.fit import FitPlan
+    from sadtrt_core.renderer.picture import picture_files
     from sadtrt_core.renderer.standin import fit_standin, fitted_file, load_standin
     from sadtrt_core.renderer.workload import save_preview
 
@@ -106,6 +107,8 @@ def fit(
     target = out or fitted_file(config.cache, config.size, seed, "demo" if demo else "fitted")
     for written in filter(None, (target, preview)):
         require_writable(written, file=True)
+    if preview is not None and preview.resolve() in {path.resolve() for path in picture_files(portrait or [])}:
+        raise UserError(f"--preview {preview} is what is fitted on: choose another file")
     plan = FitPlan(seconds=seconds, seed=seed, batch=batch, steps=steps, until_psnr=until_psnr)
     with ConsoleReporter(console) as report:
         fitted = fit_standin(
@@ -117,6 +120,7 @@ def fit(
     console.print(
         f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB): {fitted.steps} steps, "
         f"{fitted.held_out_psnr:.1f} dB on held-out pairs",
+        markup=False,
         soft_wrap=True,
     )
 
@@ -138,4 +142,4 @@ def export(
     (stage,), (precision,), (batch,) = config.stages, config.precisions, config.batches
     for sentence in export_stage_folder(make_session(config), stage, precision, batch, out, engine):
         console.print(f"{sentence}.", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"wrote {out}; what to do with it: {out / README}", soft_wrap=True)
+    console.print(f"wrote {out}; what to do with it: {out / README}", markup=False, soft_wrap=True)

@@ -103,7 +103,7 @@ def _show_fleet(runs: list[Run], price: list[str], min_psnr: float, html: Path |
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     if html is not None:
         write_file(html, fleet_page(offers, sentences))
-        console.print(f"wrote {html}", soft_wrap=True)
+        console.print(f"wrote {html}", markup=False, soft_wrap=True)
 
 
 @takes("results")
@@ -162,7 +162,7 @@ def gate(
     """Judge a run by a baseline: exit 0 pass, 1 regression, 2 not comparable, 3 rows missing."""
     from sadtrt_core.gate.baselines import add_run, baseline_path, write_baseline
     from sadtrt_core.gate.limits import Thresholds
-    from sadtrt_core.gate.named import gate_named
+    from sadtrt_core.gate.named import gate_inputs, gate_named
     from sadtrt_core.gate.output import gate_json, gate_junit, gate_markdown, print_gate
     from sadtrt_core.records.store import read_run, records_file
 
@@ -177,18 +177,21 @@ def gate(
         written, recorded = baseline_path(results, baseline), read_run(run)
         if add:
             written = add_run(recorded, written)
+        elif records_file(written).resolve() == records_file(run).resolve():
+            raise UserError(f"{run} is the baseline {written} itself: there is nothing to write")
         else:
             write_baseline(recorded, written)
         failed = sum(record.status == "failed" for record in recorded.records)
         words = f"; {failed} of its {len(recorded.records)} rows failed and will not be judged" if failed else ""
-        console.print(f"wrote {written}{words}", soft_wrap=True)
+        console.print(f"wrote {written}{words}", markup=False, soft_wrap=True)
         return
     here = Path("pyproject.toml")
     file = thresholds or (here if here.exists() else None)
-    inputs = {records_file(run), records_file(Path(baseline)), *([file] if file else [])}
+    taken = gate_inputs(run, results, [baseline, *filter(None, [anchor])]) | ({file.resolve()} if file else set())
     for flag, path in given.items():
-        if path.resolve() in {one.resolve() for one in inputs}:
-            raise UserError(f"{flag} {path} is what the gate reads: choose another file")
+        if path.resolve() in taken:
+            raise UserError(f"{flag} {path} is what the gate reads, or writes already: choose another file")
+        taken.add(path.resolve())
     result = gate_named(run, results, baseline, Thresholds.read(file) if file else Thresholds(), anchor)
     print_gate(result, console)
     renderers = {"--json": gate_json, "--junit": gate_junit, "--markdown": gate_markdown}

@@ -30,7 +30,8 @@ from sadtrt_core.progress import SILENT, Reporter
 
 KEY_VERSION = 2
 #: Bytes of an engine and of a timing cache; the largest seen have half a gigabyte and ten megabytes.
-_RECORD_LIMIT, _PLAN_LIMIT, _TIMING_LIMIT = 1 << 20, 8 << 30, 1 << 30
+_RECORD_LIMIT, _PLAN_LIMIT, _TIMING_LIMIT = 1 << 20, 8 << 30, 1 << 28
+_LONGEST = 1e9  # Seconds of a build.
 Key = dict[str, Any]
 Builder = Callable[[Any, BuildJob, bytes, Reporter], BuiltEngine]
 
@@ -123,7 +124,7 @@ def _build(job: BuildJob, trt: Any, key: Key, path: Path, report: Reporter, buil
     # Each row has a timing cache of its own: TensorRT 8.6 refuses most that come from another graph's regions.
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{job.file_stem}-{key['flavour']}-{key['tensorrt']}-{key['gpu']}").strip("-")
     timing = path.parent / f"{name}.timing" if api.keeps_timing_cache(trt) else None
-    timed = _timings(timing, report)
+    timed = kept_timings(timing, report)
     built = builder(trt, job, timed, report)
     notes = built.notes
     if unchecked is not None:
@@ -148,7 +149,7 @@ def _build(job: BuildJob, trt: Any, key: Key, path: Path, report: Reporter, buil
     return Engine(path, built.plan, built.seconds, notes)
 
 
-def _timings(path: Path | None, report: Reporter) -> bytes:
+def kept_timings(path: Path | None, report: Reporter) -> bytes:
     """A timing cache; nothing where there is none that can be read, which is said."""
     if path is None or not os.path.lexists(path):
         return b""
@@ -169,8 +170,10 @@ def _read(path: Path, key: Key) -> Engine | str:
     if record["key"] != key:
         return f"{path.name} is foreign: {_difference(record['key'], key)}"
     try:
+        if 0 <= record["engine_bytes"] < os.path.getsize(path) <= _PLAN_LIMIT:
+            return f"{path.name} is foreign: it has more than the {record['engine_bytes']} bytes that were built"
         plan = read_file(path, _PLAN_LIMIT)
-    except UserError as error:
+    except (UserError, OSError) as error:
         return str(error)
     if len(plan) != record["engine_bytes"]:
         return f"{path.name} is truncated: {len(plan)} of {record['engine_bytes']} bytes"
@@ -192,7 +195,12 @@ def _read_record(path: Path) -> dict[str, Any] | str:
         "build_seconds": (int, float),
         "notes": list,
     }
-    if not isinstance(record, dict) or any(not isinstance(record.get(name), kind) for name, kind in kinds.items()):
+    whole = isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in kinds.items())
+    if (
+        not whole
+        or not 0 <= record["build_seconds"] <= _LONGEST
+        or not all(isinstance(one, str) for one in record["notes"])
+    ):
         return f"its key {path.name} lacks what a key has ({', '.join(kinds)})"
     return record
 

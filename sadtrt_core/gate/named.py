@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from sadtrt_core.errors import UserError
-from sadtrt_core.gate.baselines import find_baseline, further_runs
+from sadtrt_core.gate.baselines import FURTHER_FOLDER, find_baseline, further_runs
 from sadtrt_core.gate.judge import compare_runs
 from sadtrt_core.gate.limits import Thresholds
 from sadtrt_core.gate.verdicts import ExitCode, GateResult, with_anchor
@@ -38,6 +40,16 @@ def gate_files(candidate: Path, baseline: Path, thresholds: Thresholds) -> GateR
     if problems:
         return GateResult(ExitCode.NOT_COMPARABLE, (), tuple(problems))
     return compare_runs(runs[0], runs[1], thresholds, others)
+
+
+def gate_inputs(candidate: Path, results: Path, baselines: Sequence[str]) -> set[Path]:
+    """Every file that `gate_named` reads of the run and of the baselines, by name or path, that there are."""
+    found = [records_file(candidate)]
+    for name in baselines:
+        with contextlib.suppress(UserError):  # The answer says that there is none.
+            path = find_baseline(results, name)
+            found += [records_file(path), *(path / FURTHER_FOLDER).glob("*.json")]
+    return {path.resolve() for path in found}
 
 
 def gate_named(

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import itertools
+import os
 import warnings
 from pathlib import Path
 
@@ -101,11 +102,13 @@ def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> 
     key = f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{opset}|{exporter}"
     path = cache / "graphs" / f"{stage.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.onnx"
     beside = path.with_suffix(".sha256")
-    with contextlib.suppress(UserError):
-        content = read_file(path, _SIZE_LIMIT)
+    with contextlib.suppress(UserError, OSError):
         # A graph that was damaged, changed since or is another key's would give figures of something else.
-        if read_file(beside, _SIDECAR_LIMIT) == _sidecar(key, content):
-            return onnx.load_from_string(content)
+        kept = read_file(beside, _SIDECAR_LIMIT)
+        if kept.startswith(_beginning(key, os.path.getsize(path))):
+            content = read_file(path, _SIZE_LIMIT)
+            if kept == _sidecar(key, content):
+                return onnx.load_from_string(content)
     content = export_stage(renderer, stage, opset).SerializeToString(deterministic=True)
     keep_file(path, content)
     keep_file(beside, _sidecar(key, content))
@@ -113,5 +116,9 @@ def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> 
 
 
 def _sidecar(key: str, content: bytes) -> bytes:
-    """What stands beside a cached graph: the digests of its key and of its bytes."""
-    return " ".join(hashlib.sha256(part).hexdigest() for part in (key.encode(), content)).encode()
+    """What stands beside a cached graph: the digest of its key, its size in bytes, and their digest."""
+    return _beginning(key, len(content)) + hashlib.sha256(content).hexdigest().encode()
+
+
+def _beginning(key: str, size: int) -> bytes:
+    return f"{hashlib.sha256(key.encode()).hexdigest()} {size} ".encode()

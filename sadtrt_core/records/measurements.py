@@ -15,6 +15,10 @@ PSNR_CEILING_DB = 120.0
 
 120 dB is a root-mean-square error of 1e-6 of the peak: below the rounding of fp32 arithmetic through a deep network.
 """
+MOST_MS = 1e9
+"""No call takes eleven days; sums and ratios of such times are finite."""
+MOST_DB = 1000.0
+"""The largest and the least float32, squared, are 770 and 900 dB from one."""
 Spread = tuple[float, float, float]
 """Minimum, median and maximum of a quantity over one measurement."""
 
@@ -300,6 +304,8 @@ def _milliseconds(name: str, samples: Iterable[float]) -> tuple[float, ...]:
         raise ValueError(f"{name} needs at least one sample")
     if min(values) < 0:
         raise ValueError(f"{name} must not be negative but holds {min(values)}")
+    if max(values) > MOST_MS:
+        raise ValueError(f"{name} must be at most {MOST_MS:g} ms but holds {max(values)}")
     return values
 
 
@@ -307,6 +313,8 @@ def _decibels(name: str, values: Iterable[float | None], flags: tuple[bool, ...]
     """Infinity becomes None (identical); anything else that is not finite needs its frame's flag."""
     values = tuple(values)
     for value, flag in zip(values, flags, strict=True):
+        if value is not None and math.isfinite(value) and abs(value) > MOST_DB:
+            raise ValueError(f"{name} must lie within {MOST_DB:g} dB but is {value}")
         if not (flag or value is None or value == math.inf or math.isfinite(value)):
             raise ValueError(f"{name} is {value} for a frame that is not marked non-finite")
     return tuple(float(value) if value is not None and math.isfinite(value) else None for value in values)

@@ -25,6 +25,8 @@ ENVIRONMENT_FILE = "environment.json"
 FRAMES_FOLDER = "frames"
 LATEST = "latest"
 SIZE_LIMIT = 64 * 1024 * 1024
+#: A run of 400 rows has a million; many more, in the same bytes, would take gigabytes.
+VALUES_LIMIT = 4_000_000
 POINTER_LIMIT = 4096
 _RUN_NAME = re.compile(r"\d{8}T\d{6}Z-")
 
@@ -117,8 +119,8 @@ def write_run(run: Run, path: Path) -> None:
 def read_run(path: Path) -> Run:
     """The run in a records file, or in a results folder (`results/latest` too, where that is a text pointer).
 
-    Raises UserError, one sentence, for what is missing, over 64 MB, not JSON, truncated, of another schema version,
-    changed since it was written, or holding fields that this version does not know.
+    Raises UserError, one sentence, for what is missing, over 64 MB or 4 million values, not JSON, truncated, of another
+    schema version, changed since it was written, or holding fields that this version does not know.
     """
     file = records_file(Path(path))
     raw = read_file(file, SIZE_LIMIT)
@@ -141,6 +143,8 @@ def read_runs(paths: Iterable[Path]) -> tuple[Run, ...]:
 
 
 def _parse(raw: bytes, file: Path) -> Run:
+    if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > VALUES_LIMIT:
+        raise UserError(f"{file} has more than the {VALUES_LIMIT:,} values that a run may have")
     try:
         data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=no_duplicates)
     except (ValueError, RecursionError) as error:

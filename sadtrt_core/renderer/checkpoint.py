@@ -7,6 +7,7 @@ of its drift, does not depend on the others.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import RendererConfig
 from sadtrt_core.renderer.renderer import NETWORKS, Renderer, States, assemble, build_networks, seeded_state
-from sadtrt_core.renderer.tensor_files import is_float, plain_tensor, read_tensors
+from sadtrt_core.renderer.tensor_files import plain_tensor, read_tensors, require_floats
 
 #: SadTalker's full-image mapping network also takes three crop numbers.
 COEFFICIENTS_FULL_IMAGE = 73
@@ -44,8 +45,7 @@ def load_checkpoint(
     type, or holds a value that is not finite.
     """
     config = replace(config or RendererConfig(), image_size=image_size)
-    with torch.device("meta"):
-        expected = {name: module.state_dict() for name, module in build_networks(config).items()}
+    expected = expected_states(config)
     content = _networks(path, expected)
     if "generator" not in content.states:
         raise UserError(
@@ -66,8 +66,7 @@ def load_checkpoint(
     first = states.get("mapping", {}).get("first.0.weight")
     if isinstance(first, Tensor) and first.dim() == 3 and first.shape[1] == COEFFICIENTS_FULL_IMAGE:
         config = replace(config, coefficients=COEFFICIENTS_FULL_IMAGE)
-        with torch.device("meta"):
-            expected = {name: module.state_dict() for name, module in build_networks(config).items()}
+        expected = expected_states(config)
     found = {one: checked_state(sources[one], one, states[one], expected[one]) for one in NETWORKS if one in states}
     if taken_off:
         name += ", " + " and ".join(f"{prefix}." for prefix in sorted(taken_off)) + " taken off its entries"
@@ -78,6 +77,13 @@ def load_checkpoint(
         found |= {one: seeded_state(built[one].state_dict()) for one in seeded}
         name += ", " + " and ".join(_SAY[one] for one in seeded) + " seeded by entry name"
     return assemble(config, found, "checkpoint", name, frozenset(seeded))
+
+
+@functools.cache
+def expected_states(config: RendererConfig) -> States:
+    """The entries of the networks of these widths, by network, on the meta device: shapes and types without values."""
+    with torch.device("meta"):
+        return {name: module.state_dict() for name, module in build_networks(config).items()}
 
 
 @dataclass
@@ -190,9 +196,10 @@ def _is_counter(name: str) -> bool:
 def _value(what: str, value: object, wanted: Tensor) -> Tensor:
     """One entry, checked; floats as float32, counters as they are."""
     tensor = plain_tensor(what, value)
-    if not is_float(tensor.dtype) if wanted.is_floating_point() else tensor.dtype not in (torch.int64, torch.int32):
-        kind = "float32 (or another float type)" if wanted.is_floating_point() else "int64"
-        raise UserError(f"{what} has type {str(tensor.dtype).removeprefix('torch.')}: expected {kind}")
+    if wanted.is_floating_point():
+        require_floats(what, tensor)
+    elif tensor.dtype not in (torch.int64, torch.int32):
+        raise UserError(f"{what} has type {str(tensor.dtype).removeprefix('torch.')}: expected int64")
     if tensor.shape != wanted.shape:
         raise UserError(f"{what} has shape {tuple(tensor.shape)}: expected {tuple(wanted.shape)}")
     # Cloned: a file may describe any strides, and one that is mapped should not stay open behind the renderer.

@@ -164,7 +164,7 @@ def _train(
         if not math.isfinite(value):
             raise FloatingPointError(f"the fit of {name} diverged: use another seed or a lower learning rate")
         optimizer.step()
-        if step % 20 == 0:
+        if step % 10 == 0:
             report.progress(f"{name}: step {step}, loss {value:.4f}", min(spent, plan.seconds), plan.seconds)
     report.progress(f"{name}: fitted", plan.seconds, plan.seconds)
     return step

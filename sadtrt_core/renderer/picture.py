@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
+import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +21,10 @@ from sadtrt_core.files import read_file
 #: What Pillow decodes by itself: for EPS and some others it starts other programs.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 FILE_LIMIT = 1 << 28
+#: More than cameras mostly take; a few kilobytes may become gigabytes of larger ones.
+MOST_PIXELS = 40_000_000
+_NAMELESS = re.compile(r" <_io\.BytesIO object at \w+>")  # What Pillow calls bytes that have no name.
+_STRIP = 1024  # Rows of pixels that are worked on at a time.
 #: Around 0..1: rounding, and what resampling overshoots.
 TOLERANCE = 0.01
 
@@ -36,7 +43,7 @@ def load_picture(path: Path, size: int | None = None) -> Tensor:
     except UserError:
         raise
     except Exception as error:  # The bytes are a stranger's, and every decoder has errors of its own.
-        words = " ".join(str(error).split())[:120].replace("<_io.BytesIO object", "<the file") or type(error).__name__
+        words = _NAMELESS.sub("", " ".join(str(error).split()))[:120] or type(error).__name__
         raise UserError(f"{path} cannot be read as a picture ({words}): give a PNG or JPEG file") from error
 
 
@@ -48,7 +55,7 @@ def picture_files(given: Sequence[Path]) -> tuple[Path, ...]:
     """
     found: list[Path] = []
     for path in given:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # Path.is_dir raises for a name that is too long.
             found.append(path)
             continue
         inside = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
@@ -67,8 +74,15 @@ def picture_tensor(pixels: np.ndarray) -> Tensor:
     return made.permute(2, 0, 1) / 255
 
 
+def require_finite(what: str, low: float, high: float) -> None:
+    """UserError where one of these, the least and the largest value, is NaN or infinite."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UserError(f"{what} has values that are not finite")
+
+
 def require_unit_range(what: str, low: float, high: float) -> None:
     """UserError where the values of a picture are not those of 0..1, with what they look like."""
+    require_finite(what, low, high)
     if low >= -TOLERANCE and high <= 1 + TOLERANCE:
         return
     if low >= -1 - TOLERANCE and high <= 1 + TOLERANCE:
@@ -85,22 +99,30 @@ def _visible(what: str, content: bytes) -> Image.Image:
     Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Twice as many pixels are an error of Pillow's by themselves.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
-            upright = ImageOps.exif_transpose(opened)
+            if opened.width * opened.height > MOST_PIXELS:
+                raise UserError(
+                    f"{what} has {opened.width} x {opened.height} pixels: scale it down to {MOST_PIXELS / 1e6:.0f} "
+                    "million at most"
+                )
             sixteen_bits = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
+            upright = ImageOps.exif_transpose(opened)
+    del opened  # A large picture takes hundreds of megabytes: no more than two of it at a time.
     if sixteen_bits:
-        return Image.fromarray(np.asarray(upright, dtype=np.float32) / 65535)
+        grey = np.array(upright, dtype=np.float32)
+        grey /= 65535
+        return Image.fromarray(grey)
     if upright.mode == "I":
         raise UserError(f"{what} has whole numbers of 32 bits, whose white nobody knows: save it with 8 or 16 bits")
     if upright.mode == "F":
         grey = np.asarray(upright)
-        if not np.isfinite(grey).all():
-            raise UserError(f"{what} has values that are not finite")
         require_unit_range(what, float(grey.min()), float(grey.max()))
         return upright
     if upright.has_transparency_data:
-        seen = upright.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+        seen = upright if upright.mode == "RGBA" else upright.convert("RGBA")
+        for top in range(0, seen.height, _STRIP):
+            box = (0, top, seen.width, min(top + _STRIP, seen.height))
+            part = seen.crop(box)
+            seen.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part), box)
+        return seen.convert("RGB")
     return upright.convert("RGB")

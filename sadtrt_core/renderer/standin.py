@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from sadtrt_core.codec import from_json
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import keep_file
 from sadtrt_core.progress import SILENT, Reporter
-from sadtrt_core.renderer.checkpoint import checked_state, load_checkpoint
+from sadtrt_core.renderer.checkpoint import checked_state, expected_states, load_checkpoint
 from sadtrt_core.renderer.config import IMAGE_SIZES, RendererConfig, demo_config, full_config
 from sadtrt_core.renderer.fit import FitPlan, Fitted, fit, held_out_psnr
 from sadtrt_core.renderer.picture import picture_files
@@ -32,10 +33,9 @@ from sadtrt_core.renderer.renderer import (
     States,
     WeightsKind,
     assemble,
-    build_networks,
     seeded_renderer,
 )
-from sadtrt_core.renderer.tensor_files import read_safetensors
+from sadtrt_core.renderer.tensor_files import read_safetensors, safetensors_header
 from sadtrt_core.renderer.workload import training_pictures
 
 DEMO_FILE = Path(__file__).with_name("demo.safetensors")
@@ -98,8 +98,7 @@ def load_standin(path: Path, kind: WeightsKind, image_size: int) -> Renderer:
         states[network][name] = value.float() * HALF_SCALE if value.dtype == torch.float16 else value
     try:
         config = dataclasses.replace(from_json(RendererConfig, json.loads(header["config"])), image_size=image_size)
-        with torch.device("meta"):
-            expected = {name: module.state_dict() for name, module in build_networks(config).items()}
+        expected = expected_states(config)
     except Exception as error:  # Widths of any size and sign, of which PyTorch thinks in several kinds of error.
         raise UserError(f"{path} cannot be read ({error}): make it again with `sadtrt fit`") from error
     states = {name: checked_state(path, name, states[name], expected[name]) for name in NETWORKS}
@@ -118,10 +117,13 @@ def fit_standin(
 ) -> Fitted:
     """Fit the demo or the full-size renderer and keep it at `out`.
 
-    Raises ValueError for a bad size, UserError for a bad picture or a name that `--weights` would not take for a file.
+    Raises ValueError for a bad size, UserError for a bad picture, a name that `--weights` would not take for a file,
+    and one that something else has.
     """
     if out.suffix != STANDIN_SUFFIX:
         raise UserError(f"--out {out} is no name for weights: expected one that ends in {STANDIN_SUFFIX}")
+    if os.path.lexists(out) and safetensors_header(out).get("format") != FORMAT:
+        raise UserError(f"{out} is there already and holds no weights of `sadtrt fit`: choose another name")
     portraits = picture_files(portraits)
     config = demo_config(size) if demo else full_config(size)
     pictures = training_pictures(portraits)

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,18 +17,21 @@ from PIL import Image
 from torch import Tensor
 
 from sadtrt_core.errors import UserError, printable
-from sadtrt_core.renderer.config import IMAGE_SIZES, NUM_KEYPOINTS, RendererConfig
+from sadtrt_core.renderer.config import NUM_KEYPOINTS, RendererConfig
 from sadtrt_core.renderer.keypoints import EXPRESSIONS, canonical_keypoints, pose_of, posed_keypoints, windows
-from sadtrt_core.renderer.picture import load_picture, picture_tensor, require_unit_range
+from sadtrt_core.renderer.picture import load_picture, picture_tensor, require_finite, require_unit_range
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES, Stage, call_stage, matrix_arithmetic, stage_module
-from sadtrt_core.renderer.tensor_files import is_float, plain_tensor, read_tensors
+from sadtrt_core.renderer.tensor_files import input_tensor, read_tensors
 
 FRAMES = 32
+#: Of one sequence or batch, which are kept whole in memory: 6 GB of pictures at 512 px.
+MOST_FRAMES = 2000
 PREVIEW_FRAMES = 6
 #: The picture spans -1..1, and a keypoint may leave it by as much as half.
 KEYPOINT_REACH = 2.0
-SAMPLE_LIMIT = 1 << 30  # Bytes of a recorded tensor; a thousand frames of keypoints have a few hundred kilobytes.
+#: Bytes of a recorded file, and of the values that strides may make of a smaller one.
+SAMPLE_LIMIT, EXPANDED_LIMIT = 1 << 30, 1 << 27
 _AGAIN = "torch.save(tensor.cpu(), 'kp_driving.pt')"
 
 
@@ -161,18 +164,21 @@ def recorded_workload(folder: Path, config: RendererConfig, frames: int | None =
     image = _one(folder / "source_image.pt", _recorded(folder / "source_image.pt", picture, require_unit_range))
     source = _one(folder / "kp_source.pt", _recorded(folder / "kp_source.pt", (NUM_KEYPOINTS, 3), require_keypoints))
     driving = _recorded(folder / "kp_driving.pt", (NUM_KEYPOINTS, 3), require_keypoints)
+    count = driving.shape[0]
+    if frames is None and count > MOST_FRAMES:
+        raise UserError(f"{folder / 'kp_driving.pt'} holds {count} frames: give --frames {MOST_FRAMES} or less of them")
+    driving = driving[:frames]
     made = _driven(folder.resolve().name, image, config, driving.shape[0])
     made = replace(made, kp_source=source, kp_driving=driving)
     path = folder / "prediction.pt"
     if os.path.lexists(path):
         prediction = _recorded(path, picture, require_unit_range)
-        if prediction.shape[0] != driving.shape[0]:
+        if prediction.shape[0] != count:
             raise UserError(
-                f"{path} holds {prediction.shape[0]} frames where kp_driving.pt has {driving.shape[0]}: record both "
-                "of the same call"
+                f"{path} holds {prediction.shape[0]} frames where kp_driving.pt has {count}: record both of one call"
             )
-        made = replace(made, recorded_frames=prediction)
-    return made.only(range(min(frames or driving.shape[0], driving.shape[0])))
+        made = replace(made, recorded_frames=prediction[:frames])
+    return made
 
 
 def _one(path: Path, rows: Tensor) -> Tensor:
@@ -186,33 +192,35 @@ def _recorded(path: Path, shape: tuple[int, ...], require: Callable[[str, float,
     """One recorded tensor (N, *shape), float32, whose least and largest values `require` was told."""
     if not os.path.lexists(path):
         raise UserError(f"{path} is missing: --samples wants source_image.pt, kp_driving.pt and kp_source.pt")
-    loaded = read_tensors(path, _AGAIN, SAMPLE_LIMIT)
-    if isinstance(loaded, dict):
-        if loaded.get("jacobian") is not None:
-            raise UserError(f"{path} holds a jacobian, which exported graphs do not take: record without one")
-        if "value" not in loaded:
-            raise UserError(f"{path} holds a dict without `value`: expected a tensor, or a dict with `value`")
-        loaded = loaded["value"]
-    tensor = plain_tensor(f"the content of {path}", loaded)
-    if tuple(tensor.shape[-len(shape) :]) != shape or tensor.dim() > len(shape) + 1 or not tensor.numel():
-        size = tensor.shape[-1] if tensor.dim() else 0
-        hint = f"; give --size {size}" if size in IMAGE_SIZES and len(shape) == 3 and size != shape[-1] else ""
-        raise UserError(f"{path} has shape {tuple(tensor.shape)}: expected (N, {', '.join(map(str, shape))}){hint}")
-    if not is_float(tensor.dtype):
-        raise UserError(f"{path} holds {tensor.dtype}: expected finite floats of 16, 32 or 64 bits")
+    loaded = value_of(str(path), read_tensors(path, _AGAIN, SAMPLE_LIMIT))
+    tensor = input_tensor(str(path), loaded, shape, "--size ")
     # Strides may make a gigabyte of a few bytes.
-    if tensor.numel() * tensor.element_size() > SAMPLE_LIMIT:
-        raise UserError(f"{path} has shape {tuple(tensor.shape)}: expected at most {SAMPLE_LIMIT >> 20} MiB of values")
-    low, high = tensor.min().item(), tensor.max().item()
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise UserError(f"{path} holds values that are not finite: expected finite floats")
-    require(str(path), low, high)
+    if tensor.numel() * tensor.element_size() > max(EXPANDED_LIMIT, os.path.getsize(path)):
+        raise UserError(
+            f"{path} has shape {tuple(tensor.shape)}, which is far more values than it holds: clone it first"
+        )
+    require(str(path), tensor.min().item(), tensor.max().item())
     # Cloned: a file that is mapped should not stay open behind the workload.
     return tensor.to(torch.float32, copy=True).reshape(-1, *shape).contiguous()
 
 
+def value_of(what: str, given: object) -> object:
+    """What SadTalker calls `value` in a dict, or what is no dict as it is. Raises UserError for a jacobian."""
+    if not isinstance(given, Mapping):
+        return given
+    if given.get("jacobian") is not None:
+        raise UserError(
+            f"{what} has a jacobian, which graphs are exported without: set estimate_jacobian to False, as SadTalker's "
+            "own configuration does"
+        )
+    if given.get("value") is None:
+        raise UserError(f"{what} has no entry `value`: expected a tensor, or a dict with `value`")
+    return given["value"]
+
+
 def require_keypoints(what: str, low: float, high: float) -> None:
     """UserError where keypoints, whose least and largest values these are, are not SadTalker's own."""
+    require_finite(what, low, high)
     if not (low >= -KEYPOINT_REACH and high <= KEYPOINT_REACH):
         raise UserError(
             f"{what} has keypoints from {low:.4g} to {high:.4g}, which look like pixels: expected SadTalker's own, "

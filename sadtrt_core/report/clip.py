@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sadtrt_core.errors import UserError
+from sadtrt_core.files import read_file
 from sadtrt_core.measure.seen import codec_absence, h264
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.records.store import FRAMES_FOLDER
@@ -90,12 +92,12 @@ def clips_of(run: Run, folder: Path) -> tuple[tuple[Clip, ...], tuple[str, ...]]
     Only MP4 files of rows of the run count; links, files over CLIP_LIMIT and what would exceed REPORT_LIMIT do not.
     """
     records = {record.key.slug: record for record in in_order(run.records) if record.drift is not None}
-    files = {path.stem: path for path in (folder / FRAMES_FOLDER).glob("*.mp4") if not path.is_symlink()}
+    files = {path.stem: path for path in (folder / FRAMES_FOLDER).glob("*.mp4")}
     clips, left_out, size = [], [], 0
     for slug, record in records.items():
         if slug not in files or record.drift is None:
             continue
-        data = files[slug].read_bytes() if files[slug].stat().st_size <= CLIP_LIMIT else b""
+        data = _frame_file(files[slug], CLIP_LIMIT)
         if data[4:8] != b"ftyp" or size + len(data) > REPORT_LIMIT:
             left_out.append(f"{record.key.runner} {record.key.precision}")
             continue
@@ -120,12 +122,18 @@ def frames_of(folder: Path) -> tuple[tuple[str, str], ...]:
     """
     pictures = []
     for path in sorted((folder / FRAMES_FOLDER).glob("*.png")):
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > PICTURE_LIMIT:
-            continue
-        data = path.read_bytes()
+        data = _frame_file(path, PICTURE_LIMIT)
         if data.startswith(PNG_SIGNATURE):
             pictures.append((path.stem, _data_uri("image/png", data)))
     return tuple(pictures)
+
+
+def _frame_file(path: Path, limit: int) -> bytes:
+    """A file of frames/; nothing of a link, of one over `limit` bytes and of what is no plain file."""
+    try:
+        return b"" if path.is_symlink() else read_file(path, limit)
+    except UserError:
+        return b""
 
 
 def _data_uri(kind: str, data: bytes) -> str:

@@ -239,7 +239,13 @@ def test_a_base_that_is_not_low_throughout_is_refused(small, precision, words):
 
 def test_a_name_no_plan_can_have_is_refused_before_anything_is_measured(tmp_path):
     quiet, nothing = Console(quiet=True), Session(RunConfig(precisions=("fp16",), device="cpu", cache=tmp_path))
-    for name, words in (("plan.txt", r"ends in \.toml"), ("fp16.toml", "built-in precision")):
+    (tmp_path / "pyproject.toml").write_text("[project]\n")
+    refused = (
+        ("plan.txt", r"ends in \.toml"),
+        ("fp16.toml", "built-in precision"),
+        ("pyproject.toml", "is there already and is no plan"),
+    )
+    for name, words in refused:
         with pytest.raises(UserError, match=words):
             search_command(nothing, EASY, 1, tmp_path / name, quiet, quiet)
 

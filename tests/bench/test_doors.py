@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from record_examples import measured, run_of
 from suite_runs import ROOT, TINY, SuiteProcess
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from sadtrt_core.cli import app
 from sadtrt_core.config import RunConfig
 from sadtrt_core.drop_in import TensorRTGenerator
 from sadtrt_core.errors import UserError
+from sadtrt_core.gate.limits import Thresholds
+from sadtrt_core.plan import precision_named
+from sadtrt_core.records.store import read_run, write_run
+from sadtrt_core.renderer.checkpoint import load_checkpoint
+from sadtrt_core.renderer.picture import load_picture, picture_files
 from sadtrt_core.renderer.renderer import Renderer
+from sadtrt_core.renderer.standin import load_standin
 from sadtrt_core.runners.pytorch import PyTorchRunner
 from sadtrt_core.session import Session
 
@@ -30,10 +39,10 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuiteProcess]:
     made.close()
 
 
-def said_by_the_suite(suite: SuiteProcess, *options: str) -> str:
+def said_by_the_suite(suite: SuiteProcess, *options: str, code: int = pytest.ExitCode.USAGE_ERROR) -> str:
     narrow = TINY[: TINY.index("--weights")]
     finished = suite.run([*narrow, "-p", "no:cacheprovider", *options])
-    assert finished.code == pytest.ExitCode.USAGE_ERROR, finished.output
+    assert finished.code == code, finished.output
     assert "INTERNALERROR" not in finished.output
     assert "Traceback" not in finished.output
     assert not finished.folders
@@ -43,69 +52,236 @@ def said_by_the_suite(suite: SuiteProcess, *options: str) -> str:
 def said_by(command: str, *options: str) -> str:
     result = CliRunner().invoke(app, [command, *options])
     assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
     return result.output
 
 
-def said_by_the_drop_in(renderer: Renderer, folder: Path, **change: torch.Tensor) -> str:
-    call = {"source_image": torch.zeros(1, 3, 256, 256), "kp_driving": torch.zeros(1, 15, 3)}
-    generator = TensorRTGenerator(
-        renderer=renderer, precision="fp32", grid_sample="torch", device="cpu", cache=folder, make_runner=PyTorchRunner
-    )
+def said_in_python(use: Callable[[], object]) -> str:
     with pytest.raises(UserError) as caught:
-        generator(**{**call, "kp_source": call["kp_driving"], **change})
+        use()
     return str(caught.value)
 
 
-def test_a_wrong_checkpoint(suite: SuiteProcess, tmp_path: Path) -> None:
-    path = tmp_path / "d.pth"
-    torch.save({"discriminator": {"a": torch.zeros(1)}}, path)
-    sentence = f"{path} has no generator, but discriminator: expected SadTalker's renderer checkpoint"
-    assert sentence in said_by_the_suite(suite, "--checkpoint", str(path))
-    folders = ("--cache", str(tmp_path / "cache"))
-    for command, words in {"doctor": (), "drift": (), "search": (), "compare": ("pytorch", "onnxruntime")}.items():
-        assert sentence in said_by(command, *words, "--checkpoint", str(path), "--device", "cpu", *folders)
-    with pytest.raises(UserError) as caught:
-        TensorRTGenerator(path, device="cpu")
-    assert sentence in str(caught.value)
+COMMANDS = {command.name: command for command in get_command(app).commands.values()}
+#: What a command wants beside the option that is wrong.
+WANTED = {"compare": ("pytorch", "onnxruntime"), "export": ("--out", "exported")}
 
 
-def test_a_wrong_picture(suite: SuiteProcess, tmp_path: Path) -> None:
-    path = tmp_path / "gesicht\N{LATIN SMALL LETTER U WITH DIAERESIS}.png"
-    path.write_text("no picture")
-    sentence = f"{path} cannot be read as a picture"
-    assert sentence in said_by_the_suite(suite, "--weights", "seeded", "--source-image", str(path))
-    folders = ("--cache", str(tmp_path / "cache"))
-    for command in ("drift", "search"):
-        assert sentence in said_by(command, "--source-image", str(path), "--device", "cpu", *folders)
-    assert sentence in said_by("fit", "--portrait", str(path), "--out", str(tmp_path / "w.safetensors"))
+def commands_with(option: str) -> dict[str, tuple[str, ...]]:
+    """Every command that takes the option, with the words that it wants beside it."""
+    offered = {name: {flag for one in command.params for flag in one.opts} for name, command in COMMANDS.items()}
+    return {
+        name: (*WANTED.get(name, ()), *(("--device", "cpu") if "--device" in flags else ()))
+        for name, flags in offered.items()
+        if option in flags
+    }
 
 
-def test_a_wrong_recording(suite: SuiteProcess, tiny: Renderer, tmp_path: Path) -> None:
-    picture, pixels = torch.linspace(-1, 1, 196608).reshape(1, 3, 256, 256), torch.full((1, 15, 3), 128.0)
-    torch.save(picture, tmp_path / "source_image.pt")
-    torch.save(pixels, tmp_path / "kp_source.pt")
-    torch.save(pixels, tmp_path / "kp_driving.pt")
-    sentence = "has values from -1 to 1 where 0..1 is expected, which looks like -1..1: add 1 and halve"
-    samples = ("--weights", "seeded", "--samples", str(tmp_path))
-    assert sentence in said_by_the_suite(suite, *samples)
-    assert sentence in said_by_the_drop_in(tiny, tmp_path, source_image=picture)
-    torch.save(picture.abs(), tmp_path / "source_image.pt")
-    sentence = "has keypoints from 128 to 128, which look like pixels"
-    assert sentence in said_by_the_suite(suite, *samples)
-    assert sentence in said_by_the_drop_in(tiny, tmp_path, kp_driving=pixels)
+def nothing(path: Path) -> None:
+    """There is no such file."""
 
 
-def test_a_wrong_size(suite: SuiteProcess, tiny: Renderer, tmp_path: Path) -> None:
-    large = torch.zeros(1, 3, 512, 512)
-    torch.save(large, tmp_path / "source_image.pt")
-    samples = ("--weights", "seeded", "--samples", str(tmp_path))
-    assert "expected (N, 3, 256, 256); give --size 512" in said_by_the_suite(suite, *samples)
-    assert "give TensorRTGenerator size=512" in said_by_the_drop_in(tiny, tmp_path, source_image=large)
+def saved(value: object, share: float = 1.0) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        torch.save(value, path)
+        os.truncate(path, int(share * path.stat().st_size))
+
+    return make
+
+
+def text(content: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(content)
+
+
+def unpacked(path: Path) -> None:
+    path.mkdir()
+    (path / "data.pkl").write_bytes(b"")
+
+
+NAMESPACE = argparse.Namespace(lr=1)
+#: The option, the file's name, what is wrong with it, and words of the sentence.
+MISTAKES: dict[str, tuple[str, str, Callable[[Path], object], str]] = {
+    "no checkpoint": ("--checkpoint", "d.pth", nothing, "No such file"),
+    "too long a name": ("--checkpoint", "d" * 300, nothing, "File name too long"),
+    "a pipe for a checkpoint": ("--checkpoint", "d.pth", os.mkfifo, "it is no plain file"),
+    "a folder for a checkpoint": ("--checkpoint", "d.pth", Path.mkdir, "is a folder: give the file inside it"),
+    "an unpacked checkpoint": ("--checkpoint", "d", unpacked, "checkpoint that was unpacked: give the .pth file"),
+    "a pointer": ("--checkpoint", "d.pth", text("version https://git-lfs.github.com/spec/v1"), "run `git lfs pull`"),
+    "a web page": ("--checkpoint", "d.safetensors", text("<!DOCTYPE html>"), "download it again"),
+    "half a checkpoint": ("--checkpoint", "d.pth", saved({"a": torch.zeros(99)}, 0.5), "no whole checkpoint"),
+    "code": ("--checkpoint", "d.pth", saved({"generator": NAMESPACE}), "would run code (argparse.Namespace)"),
+    "other networks": (
+        "--checkpoint",
+        "d.pth",
+        saved({"discriminator": {"a": torch.zeros(1)}}),
+        "has no generator, but",
+    ),
+    "entries missing": ("--checkpoint", "d.pth", saved({"generator": {"fourth.bias": torch.zeros(64)}}), "lacks"),
+    "no stand-in": ("--weights", "w.safetensors", text("{}"), "cannot be read as .safetensors"),
+    "too long a stand-in": ("--weights", "w" * 300 + ".safetensors", nothing, "File name too long"),
+    "no picture": ("--source-image", "\N{GRINNING FACE}.png", text("words"), "cannot be read as a picture"),
+    "too long a picture": ("--source-image", "p" * 300, nothing, "File name too long"),
+    "an empty folder": ("--source-image", "faces", Path.mkdir, "is a folder without pictures"),
+    "no plan": ("--precision", "p.toml", text("format = 'mine'"), "it is of another format"),
+    "a deep plan": ("--precision", "p.toml", text("a = " + "[" * 5000), "is not a TOML file"),
+}
+#: What reads the files of an option, which is what every door ends at.
+READERS: dict[str, Callable[[Path], object]] = {
+    "--checkpoint": lambda path: load_checkpoint(path, 256),
+    "--weights": lambda path: load_standin(path, "fitted", 256),
+    "--source-image": lambda path: [load_picture(file, 256) for file in picture_files([path])],
+    "--precision": lambda path: precision_named(str(path)),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_wrong_file_is_one_sentence_at_every_door(
+    mistake: str, suite: SuiteProcess, tiny: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    option, name, make, words = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    make(path)
+    sentence = said_in_python(lambda: READERS[option](path))
+    assert words in sentence
+    assert "\n" not in sentence
+    weights = ("--weights", "seeded") if option not in ("--checkpoint", "--weights") else ()
+    assert sentence in said_by_the_suite(suite, option, str(path), *weights)
+    doors = commands_with(option)
+    assert len(doors) >= 3
+    for command, wanted in doors.items():
+        assert sentence in said_by(command, *wanted, option, str(path), "--cache", str(tmp_path / "cache"))
+    if option == "--source-image":
+        assert sentence in said_by("fit", "--portrait", str(path), "--out", str(tmp_path / "w.safetensors"))
+    if option == "--checkpoint":
+        assert sentence in said_in_python(lambda: TensorRTGenerator(path, device="cpu"))
+    if option == "--precision":
+        assert sentence in said_in_python(lambda: TensorRTGenerator(renderer=tiny, precision=str(path), device="cpu"))
+
+
+PICTURE, POINTS = torch.zeros(1, 3, 256, 256), torch.zeros(1, 15, 3)
+#: What is recorded, or handed over, in place of one of the three inputs, and the sentence behind its name.
+INPUTS: dict[str, tuple[str, object, str]] = {
+    "-1..1": (
+        "source_image",
+        torch.linspace(-1, 1, 196608).reshape(PICTURE.shape),
+        "has values from -1 to 1 where 0..1 is expected, which looks like -1..1: add 1 and halve",
+    ),
+    "0..255": (
+        "source_image",
+        torch.linspace(0, 255, 196608).reshape(PICTURE.shape),
+        "has values from 0 to 255 where 0..1 is expected, which looks like 0..255: divide by 255",
+    ),
+    "NaN": ("source_image", PICTURE / 0, "has values that are not finite"),
+    "bytes": ("source_image", PICTURE.byte(), "has type uint8: expected float32 (or another float type)"),
+    "512": (
+        "source_image",
+        torch.zeros(1, 3, 512, 512),
+        "has shape (1, 3, 512, 512): expected (N, 3, 256, 256); give ",
+    ),
+    "128": (
+        "source_image",
+        torch.zeros(1, 3, 128, 128),
+        "has shape (1, 3, 128, 128): expected (N, 3, 256, 256); scale it to 256 pixels a side",
+    ),
+    "pixels": ("kp_driving", POINTS + 128, "has keypoints from 128 to 128, which look like pixels"),
+    "infinite": ("kp_source", POINTS - torch.inf, "has values that are not finite"),
+    "ten keypoints": ("kp_driving", torch.zeros(1, 10, 3), "has shape (1, 10, 3): expected (N, 15, 3)"),
+    "no frames": ("kp_driving", POINTS[:0], "has shape (0, 15, 3), which holds nothing: expected one row at least"),
+    "sparse": ("kp_source", POINTS.to_sparse(), "is a sparse, nested, quantized or empty-handed tensor"),
+    "a list": ("kp_source", [0.0], "is a list: expected a tensor"),
+    "a jacobian": ("kp_source", {"value": POINTS, "jacobian": POINTS}, "has a jacobian, which graphs are exported"),
+    "no value": ("kp_driving", {"points": POINTS}, "has no entry `value`: expected a tensor, or a dict with `value`"),
+}
+
+
+@pytest.mark.parametrize("mistake", INPUTS)
+def test_a_wrong_input_is_one_sentence_recorded_or_handed_over(
+    mistake: str, suite: SuiteProcess, tiny: Renderer, tmp_path: Path
+) -> None:
+    name, value, sentence = INPUTS[mistake]
+    call = {"source_image": PICTURE, "kp_source": POINTS, "kp_driving": POINTS, name: value}
+    for one, given in call.items():
+        torch.save(given, tmp_path / f"{one}.pt")
+    assert f"{name}.pt {sentence}" in said_by_the_suite(suite, "--weights", "seeded", "--samples", str(tmp_path))
+    own = {"grid_sample": "torch", "device": "cpu", "make_runner": PyTorchRunner, "cache": tmp_path}
+    generator = TensorRTGenerator(renderer=tiny, precision="fp32", **own)
+    assert f"{name} {sentence}" in said_in_python(lambda: generator(**call))
+
+
+def test_a_wrong_size_is_one_sentence_at_every_door(suite: SuiteProcess) -> None:
     sentence = "--size 300 is not known: expected one of 256, 512"
-    finished = suite.run([*TINY, "--size", "300"])
-    assert sentence in finished.output
-    for command in ("doctor", "build", "drift", "search", "fit"):
-        assert sentence in said_by(command, "--size", "300")
+    assert sentence in said_by_the_suite(suite, "--size", "300")
+    doors = commands_with("--size")
+    assert len(doors) >= 7
+    for command, wanted in doors.items():
+        assert sentence in said_by(command, *wanted, "--size", "300")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "whole.json"
+    write_run(run_of(measured()), path)
+    return path
+
+
+RUNS: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
+    "no run": (lambda path, whole: None, "No such file"),
+    "a pipe": (lambda path, whole: os.mkfifo(path), "it is no plain file"),
+    "half a run": (lambda path, whole: path.write_bytes(whole[: len(whole) // 2]), "truncated perhaps"),
+    "an edited run": (lambda path, whole: path.write_bytes(whole.replace(b"70.0", b"79.0")), "changed after it was"),
+    "another version": (
+        lambda path, whole: path.write_bytes(whole.replace(b'"schema_version": 1', b'"schema_version": 9')),
+        "has schema version 9",
+    ),
+    "other JSON": (lambda path, whole: path.write_text("[]"), "is JSON but not a sadtrt run"),
+}
+
+
+@pytest.mark.parametrize("mistake", RUNS)
+def test_a_wrong_run_is_one_sentence_at_every_door(
+    mistake: str, suite: SuiteProcess, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, words = RUNS[mistake]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad").mkdir()  # A folder that is there, since a baseline that is not is sought by its name.
+    make(tmp_path / "bad" / "records.json", whole.read_bytes())
+    bad = str(tmp_path / "bad")
+    sentence = said_in_python(lambda: read_run(Path(bad)))
+    assert words in sentence
+    assert sentence in said_by_the_suite(suite, "--weights", "seeded", "--gate", bad, code=2)
+    doors = [
+        ("report", bad),
+        ("report", str(whole), bad),
+        ("gate", bad, "--baseline", str(whole)),
+        ("gate", str(whole), "--baseline", bad),
+        ("gate", str(whole), "--baseline", str(whole), "--anchor", bad),
+        ("gate", bad, "--baseline", "new", "--update"),
+    ]
+    for command, *options in doors:
+        assert sentence in said_by(command, *options)
+
+
+THRESHOLDS = {
+    "no thresholds": (nothing, "No such file"),
+    "a misspelt stage": (text("[[gate.override]]\nstage = 'genrator'"), "stage 'genrator' is not known"),
+    "a misspelt table": (text("[gat]"), "should hold a table [gate]"),
+    "too many dots": (text(".".join("a" * 200) + " = 1"), "a line has more than 100 dots"),
+}
+
+
+@pytest.mark.parametrize("mistake", THRESHOLDS)
+def test_wrong_thresholds_are_one_sentence_at_every_door(
+    mistake: str, suite: SuiteProcess, whole: Path, tmp_path: Path
+) -> None:
+    make, words = THRESHOLDS[mistake]
+    path = tmp_path / "limits.toml"
+    make(path)
+    sentence = said_in_python(lambda: Thresholds.read(path))
+    assert words in sentence
+    given = ("--gate", str(whole), "--gate-thresholds", str(path))
+    assert sentence in said_by_the_suite(suite, "--weights", "seeded", *given, code=2)
+    assert sentence in said_by("gate", str(whole), "--baseline", str(whole), "--thresholds", str(path))
 
 
 @pytest.mark.parametrize("option", ["results", "cache"])

@@ -71,6 +71,15 @@ def test_pytest_benchmarks_own_comparison_knows_what_was_rendered(suite: SuitePr
     others = timed(suite, "--benchmark-compare=0001", "--frames", "9", seed=6)
     assert others.code != 0, others.output
     assert "the saved benchmark had frames 32, this run 9" in others.output
+    content = stored(suite).read_text()
+    try:
+        edit(stored(suite), lambda data: data["sadtrt"].update(weights="those of another file of the same name"))
+        others = timed(suite, "--benchmark-compare=0001", seed=6)
+    finally:
+        stored(suite).write_text(content)
+    assert others.code == pytest.ExitCode.USAGE_ERROR, others.output
+    assert "the saved benchmark had other weights or inputs" in others.output
+    assert "passed" not in others.output
 
 
 def changed(run: Run, folder: Path, **changes: object) -> str:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from suite_runs import ROOT, Finished, SuiteProcess
 
-ROOT = Path(__file__).parents[2]
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuiteProcess]:
+    made = SuiteProcess(tmp_path_factory.mktemp("suite"), "")
+    yield made
+    made.close()
 
 
-def run_suite(results: Path, *options: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pytest", "bench/test_stage_latency.py", "--benchmark-only", "-q"]
-    command += ["--weights", "seeded", "--results", str(results), "-p", "no:cacheprovider", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    return done.returncode, done.stdout + done.stderr
+def run(suite: SuiteProcess, *options: str) -> Finished:
+    common = ("--benchmark-only", "-q", "--weights", "seeded", "-p", "no:cacheprovider")
+    return suite.run(["bench/test_stage_latency.py", *common, *options])
 
 
 @pytest.mark.parametrize(
@@ -34,28 +39,43 @@ def run_suite(results: Path, *options: str) -> tuple[int, str]:
         (("--weights", "fitting"), "weights 'fitting' are not known: expected auto"),
         (("--weights", "nowhere.safetensors"), "cannot read nowhere.safetensors"),
         (("--checkpoint", "c.safetensors"), "--checkpoint and --weights seeded exclude each other"),
+        (("--clip-frames", "2001"), "--clip-frames must be 2000 or less but is 2001"),
+        (("--order-seed", "-1"), "--order-seed must be 0 or more"),
+        (("--stage", "w" * 100_000), "is not known: expected one of keypoints, mapping"),
+        (("--precision", "p" * 100_000), "is not known: expected one of fp32, default"),
+        (("--precision", "p" * 100_000 + ".toml"), "File name too long"),
+        (("--weights", "w" * 100_000), "are not known: expected auto"),
     ],
 )
-def test_a_wrong_option_is_one_sentence(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
-    code, text = run_suite(tmp_path / "results", *options)
-    assert code == pytest.ExitCode.USAGE_ERROR
-    assert words in text
-    assert text.count(words) == 1
-    assert len(text.splitlines()) < 25
-    assert not (tmp_path / "results").exists()
+def test_a_wrong_option_is_one_sentence(suite: SuiteProcess, options: tuple[str, ...], words: str) -> None:
+    before = sorted((suite.folder / "results").glob("*"))
+    finished = run(suite, *options)
+    assert finished.code == pytest.ExitCode.USAGE_ERROR
+    assert finished.output.count(words) == 1, finished.output
+    assert "INTERNALERROR" not in finished.output
+    assert len(finished.output.splitlines()) < 25
+    assert len(finished.output) < 4000
+    assert sorted((suite.folder / "results").glob("*")) == before
 
 
-def test_eight_bits_are_timed_on_a_cpu_only_when_asked_for_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [("--stage", "warp"), ("--precision", "fp16"), ("--batch", "2")])
+def test_what_was_named_twice_is_measured_once(suite: SuiteProcess, options: tuple[str, ...]) -> None:
+    narrow = ("--stage", "warp", "--runner", "pytorch", "--precision", "fp16", "--batch", "2", "--collect-only")
+    once, twice = (run(suite, *narrow, *again).output for again in ((), options))
+    assert once.count("::test_stage_latency[") == twice.count("::test_stage_latency[") == 1, twice
+
+
+def test_eight_bits_are_timed_on_a_cpu_only_when_asked_for_by_name(suite: SuiteProcess) -> None:
     narrow = ("--device", "cpu", "--stage", "mapping", "--runner", "onnxruntime", "-rs", "-k", "int8")
-    code, text = run_suite(tmp_path / "all", *narrow)
-    assert code == pytest.ExitCode.OK
-    assert "int8 computes in fp32 on a CPU" in text
-    assert "1 skipped" in text
+    finished = run(suite, *narrow)
+    assert finished.code == pytest.ExitCode.OK, finished.output
+    assert "int8 computes in fp32 on a CPU" in finished.output
+    assert "1 skipped" in finished.output
     # Asked for by name it would be timed, were there anything in eight bits.
-    code, text = run_suite(tmp_path / "named", *narrow, "--precision", "int8")
-    assert code == pytest.ExitCode.OK
-    assert "int8 quantizes no convolution of the stage mapping" in text
-    assert "1 skipped" in text
+    finished = run(suite, *narrow, "--precision", "int8")
+    assert finished.code == pytest.ExitCode.OK, finished.output
+    assert "int8 quantizes no convolution of the stage mapping" in finished.output
+    assert "1 skipped" in finished.output
 
 
 TOYS = """

@@ -128,6 +128,46 @@ def test_outputs_go_where_they_are_sent_and_never_over_the_inputs() -> None:
         assert Path(own).read_bytes() == before
 
 
+def test_no_file_that_the_gate_knows_by_name_is_written_over() -> None:
+    run = stored(SLOWER, "run.json")
+    further = run_of(measured(latency=latency(5.1, seed=4)), started_utc="2025-02-01T12:00:00Z")
+    assert gate(stored(further, "further.json"), "--baseline", "h200", "--add").exit_code == 0
+    stored(BASELINE, "results/baselines/first/records.json")
+    Path("pyproject.toml").write_text("[tool.sadtrt.gate]\n")
+    (added,) = Path("results/baselines/h200/runs").iterdir()
+    known = (
+        "results/baselines/h200/records.json",
+        "results/baselines/first/records.json",
+        str(added),
+        "pyproject.toml",
+    )
+    for own in known:
+        before = Path(own).read_bytes()
+        refused = gate(run, "--baseline", "h200", "--anchor", "first", "--json", own)
+        assert (refused.exit_code, "is what the gate reads" in refused.output) == (2, True), own
+        assert Path(own).read_bytes() == before
+    refused = gate(run, "--baseline", "h200", "--json", "same", "--markdown", "./same")
+    assert (refused.exit_code, "--markdown same is what" in refused.output) == (2, True)
+    assert not Path("same").exists()
+
+
+def test_a_baseline_is_not_made_of_itself() -> None:
+    kept = Path("results/baselines/h200")
+    (kept / "runs").mkdir()
+    (kept / "runs" / "a.json").write_text("kept")
+    refused = gate(str(kept), "--baseline", "h200", "--update")
+    assert (refused.exit_code, "is the baseline" in refused.output) == (2, True)
+    assert (kept / "runs" / "a.json").exists()
+
+
+def test_a_name_in_brackets_is_shown_as_it_is() -> None:
+    run = stored(SLOWER, "run.json")
+    for name in ("[red]", "./x[/bold]"):
+        written = gate(run, "--baseline", name, "--update")
+        assert written.exit_code == 0, written.output
+        assert f"{name.removeprefix('./')}\n" in written.output
+
+
 def test_pipes_and_devices_are_no_runs() -> None:
     os.mkfifo("pipe")
     for path in ("pipe", "/dev/zero"):

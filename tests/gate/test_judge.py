@@ -779,7 +779,9 @@ def test_host_times_of_another_host_are_not_judged() -> None:
         ({"flush_l2": "False"}, {"flush_l2": "True"}, False),
         ({}, {"flush_l2": "False"}, True),
         ({}, {"CUDA_LAUNCH_BLOCKING": "1"}, False),
+        ({}, {"NVIDIA_TF32_OVERRIDE": "1"}, False),
         ({"NVIDIA_TF32_OVERRIDE": "0"}, {}, False),
+        ({"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}, {}, False),
         ({"threads": "2"}, {"threads": "8"}, False),
         ({}, {"threads": "8"}, True),
         ({"weights": "auto"}, {"weights": "demo"}, True),
@@ -791,6 +793,7 @@ def test_options_that_change_what_a_time_means(was: dict[str, str], now: dict[st
     result = compare_runs(new, old, THRESHOLDS)
     assert (result.exit_code == ExitCode.PASS) is compares
     assert compares or "option" in result.problems[0]
+    assert compares or "changed:" in result.problems[0]
 
 
 def test_another_power_limit_or_memory_clock_does_not_compare() -> None:

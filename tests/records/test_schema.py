@@ -73,6 +73,8 @@ def test_numpy_scalars_become_plain_numbers() -> None:
         (lambda: Latency((), (1.0,), 0, True), "device_ms needs at least one sample"),
         (lambda: Latency(None, (math.inf,), 0, True), "host_ms must be a finite number"),
         (lambda: Latency(None, (-1.0,), 0, True), "must not be negative"),
+        (lambda: Latency(None, (1e10,), 0, True), "at most 1e.09 ms"),
+        (lambda: drift((-1e9, 70.0)), "must lie within 1000 dB"),
         (lambda: latency(disturbed=(60,)), "disturbed names a sample outside the 60"),
         (lambda: latency(late=(60,)), "late names a sample outside the 60"),
         (lambda: latency(visits=(1, 20)), "visits should begin at sample 0 and end within the 60"),
@@ -114,6 +116,9 @@ def test_values_that_contradict_themselves_are_refused(make: object, words: str)
         (lambda data: data["records"][0].update(status="skipped"), r"records\[0\] is not valid: .* gives no reason"),
         (lambda data: data.update(environment=None), "environment should be an object"),
         (lambda data: data.update(options={"a": 1}), "should be text but is 1"),
+        (lambda data: data.update(options={"a\x1b[31m": "1"}), "holds a character that is no text"),
+        (lambda data: data["environment"].update(cpu="a\ud800"), "holds a character that is no text"),
+        (lambda data: data["records"][0]["key"].update(batch=10**30), "which no count comes to"),
     ],
 )
 def test_json_of_another_shape_is_refused_with_the_field(change: object, words: str) -> None:

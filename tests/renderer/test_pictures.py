@@ -53,6 +53,16 @@ def test_the_colour_of_transparent_pixels_is_not_rendered(tmp_path, mode):
     assert load_picture(tmp_path / "t.png", 64).min().item() == 1.0
 
 
+def test_what_is_half_transparent_is_half_white_in_every_row(tmp_path):
+    Image.new("RGBA", (64, 2100), (0, 0, 0, 128)).save(tmp_path / "tall.png")
+    tall = load_picture(tmp_path / "tall.png")
+    assert tall.shape == (3, 64, 64)
+    Image.new("RGBA", (2100, 2100), (0, 0, 0, 128)).save(tmp_path / "large.png")
+    picture = load_picture(tmp_path / "large.png")
+    assert (picture == tall[0, 0, 0]).all()
+    assert picture[0, 0, 0].item() == pytest.approx(127 / 255)
+
+
 def test_pictures_that_another_program_would_decode_are_not_opened(tmp_path, monkeypatch):
     Image.new("RGB", (32, 32)).save(tmp_path / "p.eps")
     (tmp_path / "p.eps").rename(tmp_path / "face.png")

@@ -66,6 +66,7 @@ WRAPPINGS = {
     "state_dict": lambda s: {"state_dict": s["generator"]},
     "generator alone": lambda s: {"generator": s["generator"]},
     "DataParallel": lambda s: prefixed(s["generator"], "module."),
+    "of a wrapping module": lambda s: prefixed(s["generator"], "model."),
     "compiled": lambda s: {"state_dict": prefixed(s["generator"], "_orig_mod."), "epoch": 3},
     "two wrappers": lambda s: {"generator": prefixed(s["generator"], "module._orig_mod.")},
     "flat in a model": lambda s: {"model": prefixed(s["generator"], "generator.")},

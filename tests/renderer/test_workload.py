@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer.config import demo_config, full_config
@@ -127,6 +127,10 @@ def test_files_that_are_no_picture_are_refused(tmp_path):
 
 
 def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("it was decoded"))
+    Image.new("1", (8000, 5001)).save(tmp_path / "large.png")
+    with pytest.raises(UserError, match=r"large\.png has 8000 x 5001 pixels: scale it down to 40 million at most"):
+        load_picture(tmp_path / "large.png", 256)
     Image.new("1", (1000, 1000)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match=r"bomb\.png"):
@@ -203,7 +207,8 @@ def test_recorded_inputs_of_another_kind_are_refused(samples, name, value, said)
         ("kp_driving.pt", torch.full((5, 15, 3), 1e300, dtype=torch.float64), "look like pixels"),
         ("kp_source.pt", torch.rand(2, 15, 3), "2 rows that differ"),
         ("source_image.pt", torch.rand(2, 3, 256, 256), "2 rows that differ"),
-        ("kp_driving.pt", torch.zeros(1, 15, 3).expand(1 << 30, 15, 3), "at most 1024 MiB"),
+        ("kp_driving.pt", torch.zeros(1, 15, 3).expand(1 << 30, 15, 3), "far more values than it holds"),
+        ("kp_driving.pt", torch.zeros(2001, 15, 3), "holds 2001 frames: give --frames 2000 or less of them"),
         ("kp_driving.pt", torch.zeros(5, 15, 3).to(torch.float8_e5m2), "float8_e5m2"),
         ("kp_driving.pt", torch.nested.nested_tensor([torch.zeros(15, 3)]), "nested"),
         ("prediction.pt", torch.rand(4, 3, 256, 256), "4 frames where kp_driving.pt has 5"),
@@ -235,6 +240,9 @@ def test_the_first_of_the_recorded_frames_are_taken(samples):
     assert torch.equal(first.kp_driving, recorded[:2])
     assert torch.equal(first.recorded_frames, predicted[:2])
     assert first.driving_coefficients.shape == (2, 70, 27)
+    torch.save(torch.zeros(2001, 15, 3), samples / "kp_driving.pt")
+    (samples / "prediction.pt").unlink()
+    assert make_workload(CONFIG, 2000, samples=samples).kp_driving.shape == (2000, 15, 3)
 
 
 def test_the_recorded_frames_are_no_part_of_the_work(samples):

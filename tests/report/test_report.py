@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import itertools
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -258,6 +259,20 @@ def test_clips_and_pictures_of_a_run_are_taken_in_within_bounds(tmp_path: Path) 
     assert "Worst frame of generator-tensorrt-fp16-mixed-native" in text
     bare = write_html(whole_run(), tmp_path.parent).read_text("utf-8")
     assert "No clips: " in bare
+
+
+def test_frames_that_are_no_plain_files_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for make, name in (
+        (os.mkfifo, "generator-tensorrt-fp16-native"),
+        (Path.mkdir, "generator-tensorrt-fp16-mixed-native"),
+    ):
+        for ending in ("mp4", "png"):
+            make(tmp_path / "frames" / f"{name}.{ending}")
+    text = write_html(whole_run(), tmp_path).read_text("utf-8")
+    assert "<video" not in text
+    assert "<img" not in text
+    assert "no clip: tensorrt fp16, tensorrt fp16-mixed." in text
 
 
 def test_a_clip_is_reference_candidate_and_error_side_by_side() -> None:
