@@ -377,7 +377,7 @@ def test_engines_are_built_together_and_one_that_fails_is_left_out(small, monkey
     ((jobs, processes),) = handed
     assert processes == 7
     assert [job.precision.name for job in jobs] == ["a", "b", "c"]
-    assert {job.options.optimization_level for job in jobs} == {2}
+    assert {job.optimization_level for job in jobs} == {2}
     assert [item.precision.name for item in done] == ["a", "c"]
     assert "b: not built: no tactic" in said.lines
 
