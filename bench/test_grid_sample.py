@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sadtrt_core.engine.job import TOLERANCE, BuildOptions
+from sadtrt_core.engine.job import TOLERANCE
 from sadtrt_core.errors import BuildError
 from sadtrt_core.plan import precision_named
 from sadtrt_core.precision import PRECISIONS, TORCH_TYPES, ComputeType
@@ -46,8 +46,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _setting(session: Session, shape: SamplingShape, features: ComputeType) -> Setting:
-    options = BuildOptions(optimization_level=session.options.optimization_level)
-    return Setting(shape, TORCH_TYPES[features], session.device, session.options.cache, options, session.report)
+    options, dtype = session.options, TORCH_TYPES[features]
+    return Setting(shape, dtype, session.device, options.cache, options.optimization_level, session.report)
 
 
 @pytest.fixture(scope="module")

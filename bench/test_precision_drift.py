@@ -23,8 +23,7 @@ def test_precision_drift(
     benchmark.group = "drift over the driving sequence"
 
     def render(active: StageRunner) -> Tensor:
-        items = session.frame_inputs
-        frames: Tensor = benchmark.pedantic(session.render_sequence, args=(active, items), rounds=1, iterations=1)
+        frames: Tensor = benchmark.pedantic(active.frames, args=(session.frame_inputs,), rounds=1, iterations=1)
         if benchmark.disabled:
             pytest.skip(NOT_TIMED)
         return frames

@@ -144,7 +144,7 @@ class LocalSide:
         items, batch = self._session.frame_inputs, self._runner.job.batch
         chunks = [items[i : i + batch] for i in range(0, len(items), batch)]
         together = [{name: torch.cat([item[name] for item in chunk]) for name in chunk[0]} for chunk in chunks]
-        return self._session.render_sequence(self._runner, together)
+        return self._runner.frames(together)
 
 
 @contextlib.contextmanager

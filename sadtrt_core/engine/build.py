@@ -124,13 +124,8 @@ def _attempt(
         if not parser.parse(model.SerializeToString()):
             problem = _parser_error(parser, model, messages)
             raise BuildError(f"{label}: TensorRT {api.version_text(trt)} cannot read the graph{problem}")
-        config = api.create_config(
-            trt,
-            builder,
-            optimization_level=job.options.optimization_level,
-            workspace_mb=job.options.workspace_mb,
-            tf32=job.precision.tf32,
-        )
+        level, tf32 = job.optimization_level, job.precision.tf32
+        config = api.create_config(trt, builder, optimization_level=level, tf32=tf32)
         if not api.strongly_typed(trt) and is_quantized(model):
             config.set_flag(trt.BuilderFlag.INT8)
         layers_pinned = 0

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,14 @@ def engine_key(job: BuildJob, trt: Any, gpu: tuple[str, str]) -> Key:
     `gpu` has the name and the compute capability of the GPU that the engine is built on; it runs on no other kind.
     """
     name, capability = gpu
+    level, tf32 = job.optimization_level, job.precision.tf32
+    options = {"optimization_level": level, "workspace_mb": api.WORKSPACE_MB, "tf32": tf32}
     return {
         "key_version": KEY_VERSION,
         "builder_sha256": code_digest("engine"),
         "graph_sha256": hashlib.sha256(job.graph.read_bytes()).hexdigest(),
         "inputs": {tensor: list(shape) for tensor, shape in job.input_shapes},
-        "options": {**asdict(job.options), "tf32": job.precision.tf32},
+        "options": options,
         # Under it a builder takes no TF32 tactics, whatever it is told.
         "tf32_override": os.environ.get("NVIDIA_TF32_OVERRIDE"),
         "tensorrt": api.version_text(trt),

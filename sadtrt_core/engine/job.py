@@ -37,26 +37,10 @@ _FILE_NAME = re.compile(
 
 
 @dataclass(frozen=True)
-class BuildOptions:
-    """What the builder is told. `workspace_mb` is the most scratch memory a tactic may take, in MiB.
-
-    `optimization_level` is TensorRT's own scale of 0 (builds in a minute, runs slowly) to 5; 3 is its default.
-    """
-
-    optimization_level: int = 3
-    workspace_mb: int = 4096
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.optimization_level <= 5:
-            raise UserError(f"optimization level {self.optimization_level} is not known: expected 0 to 5")
-        if self.workspace_mb < 1:
-            raise UserError(f"workspace of {self.workspace_mb} MiB is too small: expected at least 1")
-
-
-@dataclass(frozen=True)
 class BuildJob:
     """One engine to build. `graph` is the typed ONNX file; `input_shapes` are (name, shape with the batch).
 
+    `optimization_level` is TensorRT's own scale of 0 (builds in a minute, runs slowly) to 5; 3 is its default.
     `sampler` is the one-node engine that is checked against PyTorch first, where the stage samples a volume.
     """
 
@@ -65,7 +49,7 @@ class BuildJob:
     image_size: int
     graph: Path
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...]
-    options: BuildOptions
+    optimization_level: int
     cache: Path
     plugin: PluginLibrary | None = None
     sampler: BuildJob | None = None
@@ -114,7 +98,7 @@ def build_job(
     grid_sample: GridSample,
     batch: int,
     cache: Path,
-    options: BuildOptions,
+    optimization_level: int,
     calibration: Calibration | None = None,
 ) -> BuildJob:
     """Export the stage's typed graph into the cache and describe the engine to build from it.
@@ -135,7 +119,7 @@ def build_job(
         shapes = tuple((spec.name, spec.batched(size)) for spec in what.inputs(renderer.config))
         image_size = renderer.config.image_size
         case = Case(what.name, "tensorrt", how.name, grid_sample, size)
-        return BuildJob(case, how, image_size, path, shapes, options, cache, plugin, sampler)
+        return BuildJob(case, how, image_size, path, shapes, optimization_level, cache, plugin, sampler)
 
     sampler = None
     if stage.samples:

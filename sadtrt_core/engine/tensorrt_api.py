@@ -34,6 +34,8 @@ _MODULES: tuple[str, ...] = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"
 _VOLUME_SAMPLER: dict[Flavour, tuple[int, int]] = {"tensorrt": (11, 2), "tensorrt-rtx": (1, 6)}
 #: What TensorRT for RTX runs on, besides everything of compute capability 12.
 _RTX_CAPABILITIES = frozenset({(8, 0), (8, 6), (8, 9)})
+#: The most scratch memory that a tactic may take, in MiB.
+WORKSPACE_MB = 4096
 INSTALL = "pip install 'sadtrt[gpu]' (or 'sadtrt[rtx]' for TensorRT for RTX)"
 
 
@@ -200,10 +202,10 @@ def create_parser(trt: Any, network: Any) -> Any:
     return trt.OnnxParser(network, logger(trt))
 
 
-def create_config(trt: Any, builder: Any, *, optimization_level: int, workspace_mb: int, tf32: bool) -> Any:
+def create_config(trt: Any, builder: Any, *, optimization_level: int, tf32: bool) -> Any:
     """A builder configuration with detailed layer names, TF32 as asked, and no tactics from cuBLAS or cuDNN."""
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_MB << 20)
     config.builder_optimization_level = optimization_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if tf32:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from sadtrt_core.case import Case
+from sadtrt_core.gate.comparable import other_measures, problems_of, processors_of, remarks_of
 from sadtrt_core.gate.latency import latency_findings, latency_tests
 from sadtrt_core.gate.limits import Limits, Thresholds
-from sadtrt_core.gate.samples import CLOCK_TOLERANCE
 from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, Verdict, make_row
 from sadtrt_core.records.measurements import Latency
-from sadtrt_core.records.schema import Environment, Record, Run
+from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.report.metrics import METRICS, Limit, Metric, Part
-
-#: Options that change what a time means, and what they are where a run does not say.
-TIME_OPTIONS = {
-    "flush_l2": "False",
-    "CUDA_LAUNCH_BLOCKING": "0",
-    "threads": None,
-    **dict.fromkeys(("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"), "unset"),
-}
 
 
 def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds, others: Sequence[Run] = ()) -> GateResult:
@@ -36,10 +28,10 @@ def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds, others: 
     old = {record.key: record for record in baseline.records}
     times = _baseline_times((baseline, *others))
     keys = sorted({*new, *old})
-    remarks = (*_remarks(candidate, baseline), *_idle_overrides(keys, thresholds))
-    problems = _problems(candidate, baseline)
+    remarks = (*remarks_of(candidate, baseline), *_idle_overrides(keys, thresholds))
+    problems = problems_of(candidate, baseline)
     for other in others:
-        found = [*_problems(other, baseline), *_other_measures(other, old)]
+        found = [*problems_of(other, baseline), *other_measures(other, old)]
         problems += [(code, f"a further run of the baseline: {text}") for code, text in found]
     if problems:
         reason, sentence = problems[0]
@@ -47,7 +39,7 @@ def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds, others: 
         return GateResult(ExitCode.NOT_COMPARABLE, rows, tuple(text for _, text in problems), remarks)
     # Each time has two tests, of its tail.
     significance = thresholds.false_alarm / max(1, 2 * _count_tests(new, old, thresholds))
-    processors = (_processors(baseline.environment), _processors(candidate.environment))
+    processors = (processors_of(baseline.environment), processors_of(candidate.environment))
     rows = tuple(
         _judge_row(key, new.get(key), old.get(key), times.get(key, []), thresholds, significance, processors)
         for key in keys
@@ -57,94 +49,6 @@ def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds, others: 
     if code == ExitCode.PASS and all(finding.limit is None for row in rows for finding in row.findings):
         return GateResult(ExitCode.NOT_COMPARABLE, rows, ("not one figure was compared",), remarks)
     return GateResult(code, rows, (), remarks)
-
-
-def _problems(candidate: Run, baseline: Run) -> list[tuple[str, str]]:
-    """Reason code and sentence of everything that forbids comparing these two runs at all."""
-    problems = []
-    for name, run in (("the run", candidate), ("the baseline", baseline)):
-        if not run.complete:
-            problems.append(("incomplete", f"{name} was interrupted before it finished: run it again"))
-        if not run.records:
-            problems.append(("empty", f"{name} holds no records: run the suite"))
-    if baseline.records and all(record.status != "measured" for record in baseline.records):
-        problems.append(("nothing_measured", "the baseline measured nothing, so nothing can be compared with it"))
-    for code, name, was, now in _identities(candidate, baseline):
-        if was != now:
-            problems.append((f"{code}_differs", f"{name} changed: {was} in the baseline, {now} in this run"))
-    limits = [limit for run in (baseline, candidate) if (limit := _power_limit(run)) is not None]
-    if len(limits) == 2 and min(limits) < max(limits) * (1 - CLOCK_TOLERANCE):
-        sentence = f"the board's power limit changed: {limits[0]:.0f} W in the baseline, {limits[1]:.0f} W in this run"
-        problems.append(("power_limit_differs", sentence))
-    return problems
-
-
-def _power_limit(run: Run) -> float | None:
-    """The most that the board could draw while any row was called back to back, in W; None where nothing tells."""
-    found = (one.sustained.power_limit_w for one in run.records if one.sustained is not None)
-    return max((limit for limit in found if limit is not None), default=None)
-
-
-def _other_measures(other: Run, baseline: Mapping[Case, Record]) -> list[tuple[str, str]]:
-    """What forbids taking another run's times for the same code's: another benchmark version, or other ranges."""
-    problems = []
-    for record in other.records:
-        own = baseline.get(record.key)
-        for name, what in (("benchmark_version", "benchmark version"), ("calibration", "calibration")):
-            was, now = (None if one is None else getattr(one, name) for one in (own, record))
-            if None not in (was, now) and was != now:
-                sentence = f"{record.key.label()} is of {what} {now}, the baseline's of {was}"
-                problems.append((f"{name}_differs", sentence))
-    return problems[:1]
-
-
-def _identities(candidate: Run, baseline: Run) -> list[tuple[str, str, object, object]]:
-    old, new = baseline.environment, candidate.environment
-    gpus = [one.gpu and f"{one.gpu} (compute capability {one.compute_capability})" for one in (old, new)]
-    tensorrt = [one.tensorrt and f"{one.tensorrt_flavour} {one.tensorrt}" for one in (old, new)]
-    entries: list[tuple[str, str, object, object]] = [
-        ("gpu", "the GPU", gpus[0], gpus[1]),
-        ("driver", "the driver", old.driver, new.driver),
-        ("tensorrt", "TensorRT", tensorrt[0], tensorrt[1]),
-        ("weights", "the weights", _words(baseline.weights), _words(candidate.weights)),
-        ("size", "the picture size", baseline.workload.size, candidate.workload.size),
-        ("workload", "the workload", _words(baseline.workload), _words(candidate.workload)),
-    ]
-    if old.gpu is None and new.gpu is None:
-        # Without a GPU it is the processor that sets the times.
-        entries.append(("cpu", "the processor", _processors(old), _processors(new)))
-    for name, usual in TIME_OPTIONS.items():
-        was, now = (run.options.get(name, usual) for run in (baseline, candidate))
-        # What an older run does not tell, and has no usual value, is not known to differ.
-        if was is not None and now is not None:
-            entries.append((name, f"option {name}", was, now))
-    return entries
-
-
-def _processors(environment: Environment) -> str:
-    return f"{environment.cpu} x {environment.cpu_count}"
-
-
-def _words(value: object) -> str:
-    return " ".join(str(item) for item in vars(value).values())
-
-
-def _remarks(candidate: Run, baseline: Run) -> tuple[str, ...]:
-    """What differs without forbidding the comparison, since it may be the very change under test."""
-    remarks = []
-    old, new = baseline.environment, candidate.environment
-    for name in ("torch", "onnxruntime", "cuda", "python", "commit"):
-        if getattr(old, name) != getattr(new, name):
-            remarks.append(f"{name}: {getattr(old, name)} in the baseline, {getattr(new, name)} now")
-    for name in sorted({*baseline.options, *candidate.options}):
-        was, now = baseline.options.get(name), candidate.options.get(name)
-        if was != now and name not in TIME_OPTIONS:
-            remarks.append(f"option {name}: {was} in the baseline, {now} now")
-    if candidate.started_utc < baseline.started_utc:
-        remarks.append(f"this run is older than its baseline: {candidate.started_utc}, {baseline.started_utc}")
-    if new.dirty:
-        remarks.append("this run's checkout had changes that are not committed")
-    return tuple(remarks)
 
 
 def _idle_overrides(keys: list[Case], thresholds: Thresholds) -> tuple[str, ...]:

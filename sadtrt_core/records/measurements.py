@@ -44,13 +44,9 @@ class Latency(JsonValue):
     late: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("disturbed", "visits", "late"):
-            _set(self, **{name: tuple(map(int, getattr(self, name)))})
         _set(self, host_ms=_milliseconds("host_ms", self.host_ms))
         if self.device_ms is not None:
             _set(self, device_ms=_milliseconds("device_ms", self.device_ms))
-        if self.warmup_calls < 0:
-            raise ValueError(f"warmup_calls must not be negative but is {self.warmup_calls}")
         longest = max(len(self.host_ms), len(self.device_ms or ()))
         for name, count in (("disturbed", longest), ("late", len(self.device_ms or ()))):
             indices = getattr(self, name)

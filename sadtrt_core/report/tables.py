@@ -40,12 +40,11 @@ class TextTable:
         """The table without the columns that are empty in every row."""
         columns = range(len(self.headings))
         kept = [index for index in columns if any(row[index] not in ("-", "") for row in self.rows)]
-        words = sum(index < self.words for index in kept)
         return replace(
             self,
             headings=tuple(self.headings[index] for index in kept),
             rows=tuple(tuple(row[index] for index in kept) for row in self.rows),
-            words=words,
+            words=sum(index < self.words for index in kept),
             values=tuple(tuple(row[index] for index in kept) for row in self.values),
         )
 
@@ -133,10 +132,9 @@ def parts_table(run: Run) -> TextTable:
     rows = []
     entries = parts_against_whole(run)
     for entry in entries:
-        verdict = "agrees" if entry.agrees else "does not add up"
-        key = entry.whole.key
         times = (milliseconds(entry.parts_ms), milliseconds(entry.whole_ms))
-        rows.append((*key.cells[1:], entry.clock, *times, f"{100 * entry.difference:+.1f}% {verdict}"))
+        difference = f"{100 * entry.difference:+.1f}% {'agrees' if entry.agrees else 'does not add up'}"
+        rows.append((*entry.whole.key.cells[1:], entry.clock, *times, difference))
     headings = (*CASE_HEADINGS[1:], "clock", "sum of parts ms", "generator ms", "difference")
     *first, last = entries[0].parts if entries else SOURCE_AND_FRAME
     note = f"{', '.join(first).capitalize()} and {last}; within {100 * TOLERANCE:.0f}% is called agreement."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -118,6 +118,10 @@ class StageRunner(abc.ABC):
         self.execute()
         self.synchronize()
         return self.fetch()
+
+    def frames(self, items: Iterable[Mapping[str, Tensor]]) -> Tensor:
+        """The pictures (T, 3, H, W) that a runner of the generator makes of each of these inputs, on the host."""
+        return torch.cat([self.infer(item)["prediction"].cpu() for item in items])
 
     def __enter__(self) -> Self:
         try:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.cache import Engine, Key, discard, ensure_engine, stored_engine
-from sadtrt_core.engine.job import BuildJob, BuildOptions, build_job, parse_file_name
+from sadtrt_core.engine.job import BuildJob, build_job, parse_file_name
 from sadtrt_core.engine.plugin import PluginLibrary, find_plugin, load_plugin, plugin_absence
 from sadtrt_core.engine.session import EngineSession
 from sadtrt_core.errors import EngineRefused, Unavailable, UserError
@@ -54,9 +54,9 @@ def tensorrt_absence(job: Job) -> Unavailable | None:
 
 def engine_job(job: Job) -> BuildJob:
     """The engine a runner of this job loads; exports the stage's graph into the cache. Raises as `build_job` does."""
-    options = BuildOptions(optimization_level=job.optimization_level)
+    level = job.optimization_level
     return build_job(
-        job.renderer, job.stage, job.precision, job.grid_sample, job.batch, job.cache, options, job.calibration
+        job.renderer, job.stage, job.precision, job.grid_sample, job.batch, job.cache, level, job.calibration
     )
 
 

@@ -143,7 +143,7 @@ def sampler_job(setting: Setting, grid_sample: GraphSampler) -> BuildJob:
         image_size=4 * shape.size,
         graph=stored_graph(graph, setting.cache, "sampler"),
         input_shapes=(("volume", shape.volume_shape), ("grid", shape.grid_shape)),
-        options=setting.options,
+        optimization_level=setting.optimization_level,
         cache=setting.cache,
         plugin=plugin,
     )

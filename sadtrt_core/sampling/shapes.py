@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sadtrt_core.engine.job import BuildOptions
 from sadtrt_core.progress import SILENT, Reporter
 
 #: One sampling on tensors of its own: a call enqueues it on torch's current stream and gives (N*k, C, D', H', W').
@@ -62,7 +61,7 @@ class Setting:
     dtype: torch.dtype
     device: torch.device
     cache: Path
-    options: BuildOptions
+    optimization_level: int
     report: Reporter = SILENT
 
 

@@ -31,6 +31,7 @@ FAULTS = """
     from sadtrt_core.records.store import RunWriter
     from sadtrt_core.renderer.config import demo_config
     from sadtrt_core.renderer.renderer import seeded_renderer
+    from sadtrt_core.runners.base import StageRunner
     from sadtrt_core.runners.pytorch import PyTorchRunner
     from sadtrt_core.session import Session
 
@@ -61,13 +62,13 @@ FAULTS = """
         def grey(job, inputs, dtype=torch.float32, **_):
             return [torch.full((1, 3, 64, 64), 0.5, dtype=dtype) for _ in inputs]
 
-        def broken(self, runner, items):
+        def broken(self, items):
             frames = torch.cat(grey(None, items))
             frames[which, 2, 30, 40] = float("nan")
             return frames
 
         patch.setattr(reference, "reference_frames", grey)
-        patch.setattr(Session, "render_sequence", broken)
+        patch.setattr(StageRunner, "frames", broken)
 
     def nan_frames():
         nan_frame(slice(None))

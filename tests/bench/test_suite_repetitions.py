@@ -25,6 +25,7 @@ THREE_REPETITIONS = """
     from sadtrt_core.measure.interleave import Repetitions, Interleaver
     from sadtrt_core.renderer.config import demo_config
     from sadtrt_core.renderer.renderer import seeded_renderer
+    from sadtrt_core.runners.base import StageRunner
     from sadtrt_core.runners.pytorch import PyTorchRunner
 
     patch = pytest.MonkeyPatch()
@@ -55,12 +56,12 @@ THREE_REPETITIONS = """
                 made.append(self)
                 init(self, *arguments)
 
-            def render(self, runner, items):
+            def render(self, items):
                 print("drift of the generator,", made[0].waiting, "wait")
                 return torch.full((len(items), 3, 64, 64), 0.5)
 
             patch.setattr(Interleaver, "__init__", noted)
-            patch.setattr(suite.Session, "render_sequence", render)
+            patch.setattr(StageRunner, "frames", render)
             def grey(job, inputs, dtype=torch.float32, **_):
                 return [torch.full((1, 3, 64, 64), 0.5, dtype=dtype) for _ in inputs]
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from sadtrt_core.case import Case
 from sadtrt_core.engine import tensorrt_api as api
-from sadtrt_core.engine.job import BuildJob, BuildOptions
+from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.precision import PRECISIONS
 
 
@@ -68,7 +68,7 @@ def make_job(tmp_path: Path) -> Callable[..., BuildJob]:
             "image_size": 256,
             "graph": graph,
             "input_shapes": (("x", (2, 3)),),
-            "options": BuildOptions(optimization_level=0),
+            "optimization_level": 0,
             "cache": tmp_path / "cache",
         }
         return BuildJob(**{**values, **fields})

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from reports import Kept
 
 from sadtrt_core.engine.build import build_engine
-from sadtrt_core.engine.job import BuildJob, BuildOptions
+from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.errors import BuildError
 
 MakeGraph = Callable[..., onnx.ModelProto]
@@ -73,9 +73,3 @@ def test_operands_of_unlike_type_are_an_error_not_a_silent_cast(
     model.graph.initializer[0].CopyFrom(helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]))
     with pytest.raises(BuildError, match=f"^{LABEL}: "):
         build_engine(trt, make_job(model.SerializeToString()))
-
-
-@pytest.mark.parametrize("wrong", [{"optimization_level": 6}, {"optimization_level": -1}, {"workspace_mb": 0}])
-def test_options_out_of_range_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        BuildOptions(**wrong)

@@ -21,7 +21,7 @@ from sadtrt_core.engine import cache as engine_cache
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import BuiltEngine
 from sadtrt_core.engine.cache import discard, engine_key, ensure_engine
-from sadtrt_core.engine.job import BuildJob, BuildOptions
+from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.errors import BuildError
 from sadtrt_core.precision import PRECISIONS
@@ -76,8 +76,7 @@ def test_the_file_name_and_the_key_can_be_read_by_people(make_job: MakeJob, buil
 
 CHANGES: dict[str, Callable[[BuildJob], BuildJob]] = {
     "batch": lambda job: replace(job, input_shapes=(("x", (4, 3)),)),
-    "optimization level": lambda job: replace(job, options=BuildOptions(optimization_level=1)),
-    "workspace": lambda job: replace(job, options=BuildOptions(optimization_level=0, workspace_mb=64)),
+    "optimization level": lambda job: replace(job, optimization_level=1),
     "tf32": lambda job: replace(job, precision=PRECISIONS["tf32"]),
     "plugin": lambda job: replace(job, plugin=library("aa")),
     "another plugin": lambda job: replace(job, plugin=library("bb")),

@@ -9,7 +9,7 @@ import pytest
 
 from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.build import build_engine
-from sadtrt_core.engine.job import BuildOptions, build_job
+from sadtrt_core.engine.job import build_job
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer
@@ -33,8 +33,7 @@ def build(
     how = PRECISIONS[precision]
     if how.compute == "bfloat16" and (reason := api.bfloat16_absence(trt)):
         pytest.skip(str(reason))
-    options = BuildOptions(optimization_level=0)
-    job = build_job(renderer, STAGES[stage], how, grid_sample, 1, cache, options, ranges)  # type: ignore[arg-type]
+    job = build_job(renderer, STAGES[stage], how, grid_sample, 1, cache, 0, ranges)  # type: ignore[arg-type]
     return build_engine(trt, job).plan
 
 

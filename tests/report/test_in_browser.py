@@ -45,7 +45,7 @@ def cpu_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for runner, precision in ROWS:
         case = session.case("generator", runner, precision)
         measure_latency(session, case, interleaver, take_samples, lambda record: None, pytest.fail)
-        measure_drift(session, case, lambda active: session.render_sequence(active, session.frame_inputs))
+        measure_drift(session, case, lambda active: active.frames(session.frame_inputs))
     session.finish()
     return session.writer.folder
 

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sadtrt_core.engine.job import BuildOptions
 from sadtrt_core.engine.plugin import PluginLibrary
 from sadtrt_core.sampling import engine as sampler
 from sadtrt_core.sampling.shapes import SamplingShape, Setting
@@ -59,7 +58,7 @@ def loaded(monkeypatch):
 
 
 def _engine(tmp_path):
-    setting = Setting(SHAPE, torch.float16, torch.device("cpu"), tmp_path, BuildOptions())
+    setting = Setting(SHAPE, torch.float16, torch.device("cpu"), tmp_path, 3)
     return sampler.sampler_engine("native", setting)
 
 
@@ -112,7 +111,7 @@ def test_every_row_with_an_engine_that_can_run_has_it_built_before(monkeypatch, 
     rows = [
         (
             replace(method, absence=lambda setting: None),
-            Setting(shape, dtype, torch.device("cuda"), tmp_path, BuildOptions()),
+            Setting(shape, dtype, torch.device("cuda"), tmp_path, 3),
         )
         for shape in (SHAPE, two_volumes)
         for dtype in (torch.float32, torch.float16)

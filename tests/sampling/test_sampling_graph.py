@@ -7,7 +7,6 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from sadtrt_core.engine.job import BuildOptions
 from sadtrt_core.sampling.engine import sampler_graph, sampler_job
 from sadtrt_core.sampling.methods import SAMPLING_METHODS
 from sadtrt_core.sampling.shapes import SamplingShape, Setting, renderer_grids, renderer_shapes, renderer_volume
@@ -22,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def _setting(shape: SamplingShape, tmp_path: object) -> Setting:
-    return Setting(shape, torch.float32, CPU, tmp_path, BuildOptions())
+    return Setting(shape, torch.float32, CPU, tmp_path, 3)
 
 
 def _expected(volume: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
@@ -69,7 +68,7 @@ def test_graphs_take_features_of_their_type_and_fp32_grids(dtype):
 
 def test_engines_of_unlike_samplers_have_names_and_graphs_of_their_own(tmp_path):
     jobs = [
-        sampler_job(Setting(shape, dtype, CPU, tmp_path, BuildOptions()), "native")
+        sampler_job(Setting(shape, dtype, CPU, tmp_path, 3), "native")
         for shape in SHAPES
         for dtype in (torch.float32, torch.float16)
     ]
@@ -105,7 +104,7 @@ def test_every_byte_is_counted_once():
 
 
 def test_what_cannot_run_here_says_why(tmp_path):
-    half = Setting(SHAPES[0], torch.float16, CPU, tmp_path, BuildOptions())
+    half = Setting(SHAPES[0], torch.float16, CPU, tmp_path, 3)
     reasons = {name: method.absence(half) for name, method in SAMPLING_METHODS.items()}
     assert all(reasons.values())
     assert "not on cpu" in reasons["kernel"]
