@@ -297,4 +297,4 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, outp
 
 
 def _digests(made: Session) -> dict[str, str]:
-    return {"weights": made.recorded_weights.digest, "inputs": made.recorded_workload.digest}
+    return {"weights": made.renderer.weights.digest, "inputs": made.recorded_workload.digest}

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
-from sadtrt_core.accuracy.greedy import digest, kept_trials
-from sadtrt_core.engine.cache import kept_timings, key_digest, stored_engine
+from sadtrt_core.accuracy.greedy import kept_trials
+from sadtrt_core.codec import json_digest
+from sadtrt_core.engine.cache import kept_timings, stored_engine
 from sadtrt_core.engine.plugin import read_plugin
 from sadtrt_core.errors import UserError
 from sadtrt_core.gate.limits import Thresholds
@@ -103,7 +104,7 @@ def _journal(path: Path, tiny: Renderer) -> object:
 
 
 def journal(measured: object) -> bytes:
-    return json.dumps({"measured": measured, "sha256": digest(measured)}).encode()
+    return json.dumps({"measured": measured, "sha256": json_digest(measured)}).encode()
 
 
 #: The name of the file, what reads it, and whole files of the kind, to be damaged.
@@ -135,7 +136,7 @@ READERS: dict[str, tuple[str, Callable[[Path, Renderer], object], tuple[bytes, .
     "calibration": ("ranges.json", lambda path, tiny: read_calibration(path), ()),
     "record": ("records.json", lambda path, tiny: read_run(path), (b'{"schema_version": 3, "sha256": "", "run": {}}',)),
     "engine's key": (
-        f"mapping-fp16-native-b2-256-{key_digest(KEY)[:12]}.json",
+        f"mapping-fp16-native-b2-256-{json_digest(KEY)[:12]}.json",
         _engine,
         tuple(
             json.dumps(ENGINE | change).encode()

@@ -20,7 +20,7 @@ from sadtrt_core.records.measurements import Drift, Latency, Resources, Sustaine
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.report.fleet import fleet_offers, fleet_page, fleet_sentences
 from sadtrt_core.report.history import history_tables
-from sadtrt_core.report.html import View, html_page, markdown_summary, print_table, print_tables
+from sadtrt_core.report.html import html_page, markdown_summary, print_table, print_tables
 from sadtrt_core.report.tables import summary_csv
 
 REFERENCE = Case("generator", "pytorch", "fp32", "torch", 1)
@@ -39,7 +39,7 @@ def shown(run: Run, other: Run, folder: Path) -> str:
     elsewhere = dataclasses.replace(other.environment, gpu="another")
     several = [run, dataclasses.replace(other, environment=elsewhere, workload=run.workload)]
     offers = fleet_offers(several, {"another": 0.7})
-    views = [View("A", other, folder), View("B", run, folder)]
+    views = [("A", other, folder), ("B", run, folder)]
     said = [
         *(gate_json(result), gate_markdown(result), markdown_summary(run), summary_csv(run)),
         html_page(views, comparison_table(result, other, run)),
