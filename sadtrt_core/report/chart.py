@@ -141,7 +141,7 @@ def _ticks(low: float, high: float) -> list[float]:
     ticks: list[float] = []
     for mantissas in ((10, 20, 50), range(10, 100, 10), range(10, 100, 5), range(10, 100)):
         powers = range(math.floor(low), math.ceil(high) + 1)
-        ticks = [mantissa * 10.0 ** (power - 1) for power in powers for mantissa in mantissas]
+        ticks = [float(f"{mantissa}e{power - 1}") for power in powers for mantissa in mantissas]
         ticks = [tick for tick in ticks if tick and low <= math.log10(tick) <= high]
         if len(ticks) >= 3:
             break

@@ -37,7 +37,8 @@ def shown(run: Run, other: Run, folder: Path) -> str:
         print_table(table, console)
     ElementTree.fromstring(gate_junit(result))
     elsewhere = dataclasses.replace(other.environment, gpu="another")
-    several = [run, dataclasses.replace(other, environment=elsewhere, workload=run.workload)]
+    alike = dataclasses.replace(other, environment=elsewhere, workload=run.workload, weights=run.weights)
+    several = [run, alike]
     offers = fleet_offers(several, {"another": 0.7})
     views = [("A", other, folder), ("B", run, folder)]
     said = [
