@@ -22,6 +22,7 @@ FAULTS = """
     import errno
     import os
     import pytest
+    import resource
     import shutil
     import stat
     import torch
@@ -44,6 +45,14 @@ FAULTS = """
 
     def pytest_unconfigure(config):
         patch.undo()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+
+    def nothing():
+        pass
+
+    def cache_full():
+        # Graphs do not fit any more, records do; this holds for root as well.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 
     def runner_dies():
         execute, calls = PyTorchRunner.execute, []
@@ -200,6 +209,19 @@ def test_results_that_cannot_be_written_any_more_leave_what_was_written(
     assert not run.complete
     assert [record.key.stage for record in run.records] == ["mapping"]
     assert not [path for path in finished.folders[-1].iterdir() if path.name.startswith(".")], "half-written files"
+
+
+def test_a_cache_that_is_full_is_a_failed_row_and_when_there_is_room_again_a_measured_one(suite: SuiteProcess) -> None:
+    onnx = [word if word != "pytorch" else "onnxruntime" for word in TINY]
+    finished = suite.run(onnx, FAULT="cache_full")
+    assert finished.code == 1, finished.output
+    assert "File too large; free some space or choose a folder that can be written" in finished.output
+    run = read_run(finished.folders[-1])
+    (record,) = run.records
+    assert (record.status, run.complete) == ("failed", True)
+    assert not [path for path in (suite.folder / "cache").rglob("*") if path.name.endswith(".tmp")], "half a file"
+    again = suite.run(onnx, FAULT="nothing")
+    assert again.code == 0, again.output
 
 
 def test_samples_during_a_clock_drop_are_marked_in_the_record_and_the_table(suite: SuiteProcess) -> None:
