@@ -135,7 +135,7 @@ def test_what_is_not_finite_spoils_its_own_channel_only(kernel: ctypes.CDLL, for
 
 
 @pytest.mark.parametrize("form", ["cluster", "two kernels"])
-@pytest.mark.parametrize(("channels", "height", "width"), [(64, 9, 12), (96, 5, 7), (32, 8, 16), (24, 16, 9)])
+@pytest.mark.parametrize(("channels", "height", "width"), [(96, 5, 7), (32, 8, 16), (24, 16, 9)])
 def test_int8_is_the_halves_quantized_bit_by_bit(
     kernel: ctypes.CDLL, form: str, channels: int, height: int, width: int
 ) -> None:
@@ -147,12 +147,12 @@ def test_int8_is_the_halves_quantized_bit_by_bit(
                 continue
             pixels = (height * upsample, width * upsample)
             modulation = torch.randn((2, 2 * channels, *pixels), generator=generator).to(dtype)
-            # A power of two puts values of half exactly between two steps.
-            for scale in (2.0**-6, 0.0173, 1e3):
-                case = Case(x, modulation, added, upsample=upsample, scale=scale)
-                for layout in layouts_of(case):
-                    launch = spade_launch(kernel, case, layout, form)
-                    y = spade_launch(kernel, replace(case, scale=0.0), layout, form)()
+            case = Case(x, modulation, added, upsample=upsample)
+            for layout in layouts_of(replace(case, scale=1.0)):
+                y = spade_launch(kernel, case, layout, form)()
+                # A power of two puts values of half exactly between two steps.
+                for scale in (2.0**-6, 0.0173, 1e3):
+                    launch = spade_launch(kernel, replace(case, scale=scale), layout, form)
                     assert torch.equal(planes(launch()), quantized(y, scale)), (layout, dtype, upsample, scale)
                     assert sums_right(case, launch)
                     assert scale < 1 or not planes(launch.result).any()
