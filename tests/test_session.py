@@ -110,9 +110,9 @@ def test_a_reference_as_far_off_as_tf32_judges_nothing() -> None:
 
 @pytest.mark.parametrize(("error", "judged"), [(1e-3, True), (3e-5, False)])
 def test_a_weak_reference_judges_what_is_far_below_it(
-    seeded_demo: Renderer, tmp_path: Path, error: float, judged: bool
+    tiny: Renderer, tmp_path: Path, error: float, judged: bool
 ) -> None:
-    session = make_session(seeded_demo, tmp_path)
+    session = make_session(tiny, tmp_path)
     frames = session.reference.frames
     weak = Drift((91.0,), (1.0,), (0,), (False,))
     session.__dict__["reference"] = Reference(frames, True, weak, "a frame")
@@ -128,8 +128,8 @@ def test_a_weak_reference_judges_what_is_far_below_it(
     assert "91.0 dB against float64 in a frame where 100 are needed" in "; ".join(record.notes)
 
 
-def test_a_reference_with_nan_in_any_frame_judges_no_row(seeded_demo: Renderer, tmp_path: Path) -> None:
-    session = make_session(seeded_demo, tmp_path, frames=3)
+def test_a_reference_with_nan_in_any_frame_judges_no_row(tiny: Renderer, tmp_path: Path) -> None:
+    session = make_session(tiny, tmp_path, frames=3)
     first, source = session.frame_inputs[0], session.frame_inputs[2]["source_image"]
     session.frame_inputs[2]["source_image"] = source.clone().fill_(math.nan)
     session.__dict__["frame_inputs"] = [first, session.frame_inputs[2]]
@@ -152,15 +152,15 @@ def portraits(tmp_path: Path) -> Path:
 
 
 def test_drift_is_over_every_face_and_says_which_is_the_worst(
-    seeded_demo: Renderer, portraits: Path, tmp_path: Path
+    tiny: Renderer, portraits: Path, tmp_path: Path
 ) -> None:
-    session = make_session(seeded_demo, tmp_path, frames=2, source_images=(portraits, portraits / "a.png"))
+    session = make_session(tiny, tmp_path, frames=2, source_images=(portraits, portraits / "a.png"))
     assert [workload.name for workload in session.workloads] == ["a.png", "b.png", "c.png"]
     assert session.workload.name == "a.png"
     assert len(session.frame_inputs) == 6
     recorded = session.recorded_workload
     assert (recorded.name, recorded.frames) == ("a.png and 2 more", 2)
-    alone = make_session(seeded_demo, tmp_path, frames=2, source_images=(portraits / "a.png",)).recorded_workload
+    alone = make_session(tiny, tmp_path, frames=2, source_images=(portraits / "a.png",)).recorded_workload
     assert alone.digest == session.workload.digest != recorded.digest
     frames = torch.rand((6, 3, 256, 256), generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
     session.__dict__["reference"] = Reference(frames, True, Drift((110.0,), (1.0,), (0,), (False,)))
@@ -184,8 +184,8 @@ def test_source_pictures_are_bounded_and_an_empty_folder_is_refused(
         make_session(seeded_demo, tmp_path, source_images=(tmp_path / "empty",)).check()
 
 
-def test_on_a_cpu_one_small_frame_is_checked_and_said(seeded_demo: Renderer, tmp_path: Path) -> None:
-    reference = make_session(seeded_demo, tmp_path, frames=3).reference
+def test_on_a_cpu_one_small_frame_is_checked_and_said(tiny: Renderer, tmp_path: Path) -> None:
+    reference = make_session(tiny, tmp_path, frames=3).reference
     assert reference.frames.shape == (3, 3, 256, 256)
     assert len(reference.against_float64.psnr_db) == 1
     assert "a frame of 128 pixels" in reference.sentence()
@@ -193,11 +193,11 @@ def test_on_a_cpu_one_small_frame_is_checked_and_said(seeded_demo: Renderer, tmp
 
 
 def test_a_slow_reference_says_how_long_it_takes(
-    seeded_demo: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count(0.0, 30.0)
     monkeypatch.setattr("sadtrt_core.measure.drift.time.monotonic", lambda: next(clock))
-    session = make_session(seeded_demo, tmp_path, frames=3)
+    session = make_session(tiny, tmp_path, frames=3)
     session.report = said = Kept()
     assert session.reference.sound
     assert said.lines[0] == "rendering the reference: 3 frames, about 60 s"

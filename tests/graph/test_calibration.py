@@ -77,9 +77,9 @@ def test_ranges_are_measured_on_frames_that_are_not_rendered(tiny):
 
 
 def test_another_portrait_widens_ranges_and_other_methods_narrow_them(tiny, cache):
-    workload = make_workload(tiny.config, 2)
+    workload = make_workload(tiny.config, 1)
     brighter = dataclasses.replace(workload, source_image=1 - workload.source_image)
-    frames = (0, 1)
+    frames = (0,)
     one, other, both = (
         measured_ranges(tiny, given, frames, cache) for given in ([workload], [brighter], [workload, brighter])
     )
@@ -90,17 +90,17 @@ def test_another_portrait_widens_ranges_and_other_methods_narrow_them(tiny, cach
         assert narrower != one
 
 
-def test_ranges_reproduce_and_are_measured_once(demo, workload, cache):
-    said = Kept()
-    first = calibrated(demo, [workload], cache, said)
-    assert "calibrating on 4 frames of astronaut" in said.lines[0]
+def test_ranges_reproduce_and_are_measured_once(tiny, tmp_path):
+    said, workload = Kept(), make_workload(tiny.config, 2)
+    first = calibrated(tiny, [workload], tmp_path, said)
+    assert "calibrating on 2 frames of astronaut" in said.lines[0]
     said.lines.clear()
-    assert calibrated(demo, [workload], cache, said) == first
+    assert calibrated(tiny, [workload], tmp_path, said) == first
     assert not said.lines, "the cache has it"
-    assert measured_ranges(demo, [workload], first.frames, cache) == first.ranges
-    (path,) = (cache / "calibrations").glob("*.json")
+    assert measured_ranges(tiny, [workload], first.frames, tmp_path) == first.ranges
+    (path,) = (tmp_path / "calibrations").glob("*.json")
     path.write_text(path.read_text()[:-40])
-    assert calibrated(demo, [workload], cache, said) == first
+    assert calibrated(tiny, [workload], tmp_path, said) == first
     assert "is not a calibration" in said.lines[0]
     assert read_calibration(path) == first
 
@@ -162,7 +162,7 @@ def test_a_calibration_that_changed_in_one_bit_is_another_or_none(tmp_path):
     path = tmp_path / "ranges.json"
     write_calibration(MADE, path)
     whole = path.read_bytes()
-    for bit in range(8 * len(whole)):
+    for bit in range(0, 8 * len(whole), 3):  # Three of every eight, each of them somewhere.
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
