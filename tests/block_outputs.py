@@ -35,15 +35,19 @@ def block_tensors(typed: onnx.ModelProto, simulated: onnx.ModelProto) -> dict[st
     return found
 
 
+def output_of(block: str) -> str:
+    """What `with_outputs` calls a block's output: a tensor of no module is a block of its own name."""
+    return f"{block}/as an output"
+
+
 def with_outputs(typed: onnx.ModelProto, blocks: Mapping[str, str]) -> onnx.ModelProto:
-    """A copy that gives these tensors as float32 outputs as well, named as their blocks."""
+    """A copy that gives these tensors as float32 outputs as well, `output_of` their blocks."""
     model = onnx.ModelProto()
     model.CopyFrom(typed)
     for block, tensor in blocks.items():
-        model.graph.node.append(
-            helper.make_node("Cast", [tensor], [block], name=f"{block}/as an output", to=TensorProto.FLOAT)
-        )
-        model.graph.output.append(helper.make_tensor_value_info(block, TensorProto.FLOAT, None))
+        name = output_of(block)
+        model.graph.node.append(helper.make_node("Cast", [tensor], [name], name=name, to=TensorProto.FLOAT))
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     return model
 
 

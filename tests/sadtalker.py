@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +77,8 @@ class OwnGenerator(nn.Module):
 
     def __init__(self, renderer: Renderer) -> None:
         super().__init__()
-        self.network = renderer.generator
+        # A copy, because it moves to the GPU, and engines are exported from the renderer's own on the CPU.
+        self.network = copy.deepcopy(renderer.generator)
 
     def forward(self, source_image: Tensor, kp_driving: Keypoints, kp_source: Keypoints) -> dict[str, Tensor]:
         return {"prediction": self.network(source_image, kp_driving["value"], kp_source["value"])}

@@ -151,9 +151,7 @@ def portraits(tmp_path: Path) -> Path:
     return folder
 
 
-def test_drift_is_over_every_face_and_says_which_is_the_worst(
-    tiny: Renderer, portraits: Path, tmp_path: Path
-) -> None:
+def test_drift_is_over_every_face_and_says_which_is_the_worst(tiny: Renderer, portraits: Path, tmp_path: Path) -> None:
     session = make_session(tiny, tmp_path, frames=2, source_images=(portraits, portraits / "a.png"))
     assert [workload.name for workload in session.workloads] == ["a.png", "b.png", "c.png"]
     assert session.workload.name == "a.png"

@@ -15,6 +15,7 @@ from onnx import TensorProto
 
 from sadtrt_core.engine.tensorrt_api import create_runtime
 from sadtrt_core.graph.edit import FLOAT_TYPES, GraphIndex, element_types
+from sadtrt_core.graph.plugin_nodes import INT8_NORMS
 
 #: Which layers are pinned: all of them, or those the graph keeps in float32 alone.
 Pinned = Literal["every layer", "float32 layers"]
@@ -53,8 +54,12 @@ def has_low_precision(model: onnx.ModelProto) -> bool:
 
 
 def layer_types(model: onnx.ModelProto) -> dict[str, int | None]:
-    """The types for `constrain_layers`: those of the arithmetic, and None for what a quantized graph leaves free."""
-    return arithmetic_types(model) | dict.fromkeys(free_tensors(model))
+    """The types for `constrain_layers`: those of the arithmetic, None for what a quantized graph leaves free, and INT8
+    for what a norm writes in eight bits.
+    """
+    norms = [node for node in model.graph.node if node.op_type in INT8_NORMS.values()]
+    in_int8 = dict.fromkeys((node.output[-1] for node in norms), TensorProto.INT8)
+    return arithmetic_types(model) | dict.fromkeys(free_tensors(model)) | in_int8
 
 
 def constrain_layers(
@@ -70,7 +75,7 @@ def constrain_layers(
     for index in reversed(range(network.num_layers)):
         layer = network.get_layer(index)
         outputs = [layer.get_output(i).name for i in range(layer.num_outputs)]
-        known = [types[name] for name in outputs if name in types]
+        known = [types[name] for name in outputs if name in types and types[name] != TensorProto.INT8]
         if known:
             following = known[0]
         wanted[index] = following
@@ -78,7 +83,13 @@ def constrain_layers(
         layer = network.get_layer(index)
         if layer.type.name == "CONVOLUTION" and layer.get_output(0).name in in_half:
             layer.set_output_type(0, trt.float16)
-    return sum(_pin(trt, network.get_layer(index), kind, pinned) for index, kind in wanted.items() if kind is not None)
+    count = sum(_pin(trt, network.get_layer(index), kind, pinned) for index, kind in wanted.items() if kind is not None)
+    # Whatever else is pinned: 8.6 takes the output of a plugin for float, and finds no format for one that is int8.
+    for layer in map(network.get_layer, range(network.num_layers)):
+        for i in range(layer.num_outputs):
+            if types.get(layer.get_output(i).name) == TensorProto.INT8:
+                layer.set_output_type(i, trt.int8)
+    return count
 
 
 def _pin(trt: Any, layer: Any, kind: int, pinned: Pinned) -> bool:

@@ -12,15 +12,17 @@ import pytest
 from onnx import TensorProto, helper
 
 from sadtrt_core.engine.constraints import (
+    Pinned,
     arithmetic_types,
     constrain_layers,
     has_low_precision,
     kept_names,
     kept_sentence,
+    layer_types,
 )
 
 MakeGraph = Callable[..., onnx.ModelProto]
-TRT = SimpleNamespace(float32="float32", float16="float16")
+TRT = SimpleNamespace(float32="float32", float16="float16", int8="int8")
 
 
 class Layer:
@@ -146,6 +148,19 @@ def test_a_plugin_keeps_its_own_input_types() -> None:
     constrain_layers(TRT, network(sampler), arithmetic_types(mixed_graph()), "every layer")
     assert sampler.precision is None
     assert sampler.output_types == {0: "float16"}
+
+
+@pytest.mark.parametrize("pinned", ["every layer", "float32 layers"])
+def test_a_norm_that_writes_eight_bits_is_told_so(pinned: Pinned) -> None:
+    half = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT16, [1, 32, 4, 4]) for name in ("x", "m", "sum")}
+    norm = helper.make_node("SpadeNormAddInt8", ["x", "x", "m"], ["sum", "y"], name="norm")
+    y = helper.make_tensor_value_info("y", TensorProto.INT8, [1, 32, 4, 4])
+    graph = helper.make_graph([norm], "norm", [half["x"], half["m"]], [half["sum"], y])
+    types = layer_types(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    before, layer = Layer("SHUFFLE", "moved", "float16"), Layer("PLUGIN_V2", "y", inputs=("float16", "float16"))
+    constrain_layers(TRT, network(before, layer), types, pinned)
+    assert layer.output_types == {0: "int8"}
+    assert "int8" not in before.output_types.values()
 
 
 def test_the_looser_way_pins_the_float32_layers_alone() -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import onnx
 import pytest
 import torch
-from block_outputs import block_tensors, first_parting, kernels_of, seen_by, with_outputs
+from block_outputs import block_tensors, first_parting, kernels_of, output_of, seen_by, with_outputs
 
 from sadtrt_core.accuracy.torch_graph import rounded_graph, run_graph
 from sadtrt_core.config import RunConfig
@@ -65,7 +65,7 @@ def test_every_block_of_the_engine_is_within_a_decibel_of_its_types(precision: s
     engine = EngineSession(trt, plan, job.device, cuda_graph=False)
     engine.set_inputs(inputs)
     engine.execute()
-    made = {block: engine.views()[block].clone() for block in blocks}
+    made = {block: engine.views()[output_of(block)].clone() for block in blocks}
     torch.cuda.synchronize()
     parted, lines = first_parting(values["exact"], values["types"], made)
     print(f"{precision}, {job.grid_sample}", *lines, sep="\n")

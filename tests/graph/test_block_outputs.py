@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import torch
-from block_outputs import block_tensors, first_parting, kernels_of, seen_by, with_outputs
+from block_outputs import block_tensors, first_parting, kernels_of, output_of, seen_by, with_outputs
+from onnx import helper
 
 from sadtrt_core.accuracy.torch_graph import rounded_graph, run_graph
 from sadtrt_core.graph.edit import element_types
 from sadtrt_core.graph.export import export_stage
+from sadtrt_core.graph.rounding import cpu_session
 from sadtrt_core.graph.typed import apply_precision
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.renderer import Renderer
@@ -29,7 +32,7 @@ def test_blocks_of_the_fused_graph_are_outputs_that_the_simulation_has_too(tiny:
     model = with_outputs(fused, blocks)
     types = element_types(model)
     assert {types[value.name] for value in model.graph.output} == {onnx.TensorProto.FLOAT}
-    assert {value.name for value in model.graph.output} == {"prediction", *blocks}
+    assert {value.name for value in model.graph.output} == {"prediction", *map(output_of, blocks)}
 
     types_values: dict[str, torch.Tensor] = {}
     run_graph(simulated, {**inputs, **constants}, seen_by(blocks, types_values))  # type: ignore[arg-type]
@@ -52,3 +55,13 @@ def test_blocks_of_the_fused_graph_are_outputs_that_the_simulation_has_too(tiny:
         {"Name": "other", "Outputs": [{"Name": "/decoder/fc/Conv_output_0"}]},
     ]
     assert kernels_of(layers, str(parted)) == ["conv (sm90_x)"]
+
+
+def test_a_tensor_of_no_module_is_an_output_beside_itself() -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["/Neg_output_0"]), helper.make_node("Abs", ["/Neg_output_0"], ["y"])]
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 17)])
+    blocks = block_tensors(graph, graph)
+    assert blocks == {"/Neg_output_0": "/Neg_output_0"}
+    given = {"x": np.float32([2])}
+    assert cpu_session(with_outputs(graph, blocks)).run(None, given) == [np.float32([2]), np.float32([-2])]
