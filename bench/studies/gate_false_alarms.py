@@ -3,12 +3,12 @@
     python bench/studies/gate_false_alarms.py --out FOLDER -- --device cpu --stage mapping --runner pytorch
     python bench/studies/gate_false_alarms.py --out FOLDER --runs 0 --fresh 0       # judge FOLDER's samples.json anew
 
-Whole benchmark runs of unchanged code, some in this process and some in processes of their own, with the pytest options
-after `--`; `samples.json` in FOLDER has them all. Every two of them go to the gate, both ways, and each with SEVERAL
-others as one baseline: whatever it calls worse is a false alarm. Then each loss in PLANTED is put into the newer run's
-records before they go there. A planted slowdown multiplies a row's stored times, so it is as steady as they are; a
-planted drop of PSNR leaves the other figures of the picture alone. Runs that are stored with a slowdown of their own
-(extra work after every call) are judged by those without.
+Whole benchmark runs of unchanged code, some in one process and some in processes of their own, with the pytest options
+after `--`; started again, it goes on with those that FOLDER lacks. `samples.json` there has them all. Every two of them
+go to the gate, both ways, and each with SEVERAL others as one baseline: whatever it calls worse is a false alarm. Then
+each loss in PLANTED is put into the newer run's records before they go there. A planted slowdown multiplies a row's
+stored times, so it is as steady as they are; a planted drop of PSNR leaves the other figures of the picture alone. Runs
+that are stored with a slowdown of their own (extra work after every call) are judged by those without.
 
 decisions.json has every figure of the tables that are printed, and decisions.md the tables.
 """
@@ -75,7 +75,8 @@ def measure(folder: Path, options: list[str], fresh: bool) -> None:
 
 
 def stored_runs(folder: Path) -> list[Run]:
-    return [read_run(file) for file in sorted(folder.glob(f"2*/{RECORDS_FILE}"))]
+    """The whole runs in a folder; those that were interrupted are left."""
+    return [run for file in sorted(folder.glob(f"2*/{RECORDS_FILE}")) if (run := read_run(file)).complete]
 
 
 def read_samples(file: Path) -> Samples:
@@ -213,14 +214,15 @@ def decide(samples: Samples) -> dict[str, list[dict[str, Any]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of what was found")
-    parser.add_argument("--runs", type=int, default=9, help="runs to add in this process (default: 9, which make 72)")
-    parser.add_argument("--fresh", type=int, default=3, help="runs to add in processes of their own (default: 3)")
+    parser.add_argument("--runs", type=int, default=9, help="runs there are to be in one process (default: 9)")
+    parser.add_argument("--fresh", type=int, default=3, help="runs there are to be in fresh processes (default: 3)")
     parser.add_argument("options", nargs="*", help="of pytest, after --: which rows, on which device")
     asked = parser.parse_args()
+    already = {name: len(stored_runs(asked.out / name)) for name in (HERE, FRESH)}
     for index in range(max(asked.runs, asked.fresh)):
-        if index < asked.runs:
+        if already[HERE] <= index < asked.runs:
             measure(asked.out / HERE, asked.options, fresh=False)
-        if index < asked.fresh:
+        if already[FRESH] <= index < asked.fresh:
             measure(asked.out / FRESH, asked.options, fresh=True)
     file = asked.out / SAMPLES
     if asked.runs or asked.fresh or not file.exists():

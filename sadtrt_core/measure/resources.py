@@ -66,8 +66,9 @@ def sustain(
     """Call an activated and bound runner without a pause, and tell how fast it was and the energy of a frame in mJ.
 
     Energy is the whole board's, None without sensors. Its counter moves in steps of some tens of milliseconds: the
-    stretch goes from one of its steps to a later one, which keeps that from becoming the error of the result. Where the
-    GPU has no counter, energy is the mean power times the time. `call_seconds` is what one call takes, `frames` are
+    stretch goes from one of its steps to a later one, as nearly as a call begins there, and what the counter gained a
+    second between these two steps is the power that a frame's time is multiplied by. Where the GPU has no counter, it
+    is the mean of the power that was read. `call_seconds` is what one call takes, `frames` are
     those of a call.
     """
     counter = None if isinstance(sensors, Unavailable) or sensors.energy_mj() is None else sensors.energy_mj
@@ -87,7 +88,8 @@ def sustain(
         sm_clock_mhz=spread_of(clocks),
     )
     if counted:
-        return made, (steps[-1][1] - steps[0][1]) / made.frames
+        milliwatts = (steps[-1][1] - steps[0][1]) / (steps[-1][0] - steps[0][0])
+        return made, milliwatts * made.seconds / made.frames
     return made, None if counter is not None or made.power_w is None else made.power_w * made.ms_per_frame
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from record_examples import measured, run_of
 
 from bench.studies import gate_false_alarms as study
 from sadtrt_core.records.measurements import Latency
+from sadtrt_core.records.store import RECORDS_FILE, write_run
 
 
 def stored(seed: int, level: float = 4.0) -> study.Run:
@@ -35,3 +37,25 @@ def test_stored_runs_are_judged_and_written_down(tmp_path: Path, monkeypatch: py
         "5% slower by extra work": (4, 4),
     }
     assert "| 5% slower by extra work |" in (tmp_path / "decisions.md").read_text()
+
+
+def test_a_study_goes_on_with_the_runs_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def keep(run: study.Run, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        write_run(run, folder / RECORDS_FILE)
+
+    def measure(folder: Path, options: list[str], fresh: bool) -> None:
+        made.append(folder.name)
+        keep(stored(len(made)), folder / f"2025-{len(made)}")
+
+    monkeypatch.setattr(study, "measure", measure)
+    keep(replace(stored(7), complete=False), tmp_path / study.HERE / "2024")
+    for runs, fresh, expected in ((2, 1, [study.HERE, study.FRESH, study.HERE]), (3, 2, [study.HERE, study.FRESH])):
+        made.clear()
+        monkeypatch.setattr("sys.argv", ["study", "--out", str(tmp_path), "--runs", str(runs), "--fresh", str(fresh)])
+        study.main()
+        assert sorted(made) == sorted(expected)
+        samples = study.read_samples(tmp_path / study.SAMPLES)
+        assert (len(samples.stored), len(samples.fresh)) == (runs, fresh)

@@ -260,6 +260,20 @@ def test_energy_of_a_call_by_the_counter_or_by_integrated_power(counts):
     assert of_a_frame == pytest.approx(150.0, rel=0.03)
 
 
+def test_a_counter_that_moves_within_long_calls_costs_no_accuracy():
+    work = Work()
+
+    def execute():
+        for _ in range(5):
+            Work.execute(work)
+            work.now += 0.007
+            work.synchronize()
+
+    work.execute = execute
+    _, energy = sustain(work, work, 0.045, 1, clock=lambda: work.now)
+    assert energy == pytest.approx(300.0 * 45, rel=0.03)
+
+
 def test_energy_is_not_made_up_where_a_counter_stands_still_or_is_absent():
     work = Work()
     work.counted = lambda: 5.0

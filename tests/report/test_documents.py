@@ -164,6 +164,8 @@ def test_check_names_file_and_line_and_docs_writes_anew(folder: Path, monkeypatc
 #: Figures without a marker that may stand in the documents, by their words, and why.
 UNMARKED = {
     "under stand-in weights (45 s of fitting: 18.7 dB on held-out pairs)": "how the weights came about",
+    "under stand-in weights (70 s of fitting on twelve portraits: 362 steps, 20.7 dB on held-out pairs)": "likewise",
+    "Weights of another seed (361 steps, 20.5 dB on held-out pairs; [": "likewise",
     "a uint8 level near white": "arithmetic of half",
     "(95%: )": "an interval's coverage",
     "reads right to at 1 ms and to at 5 ms": "what was asked for",
