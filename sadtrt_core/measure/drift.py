@@ -181,7 +181,7 @@ _MARGIN_DB = 10.0
 _CHECKED_FRAMES = 2
 #: On a CPU one frame of this many pixels is checked: at full size, double precision takes minutes and 20 GB a frame.
 _CPU_CHECK_SIZE = 128
-#: Seconds that rendering the reference may take before a person is told how many.
+#: Seconds that rendering the reference may still take before a person is told how many.
 _LONG = 20.0
 
 
@@ -242,12 +242,14 @@ def checked_reference(
     long.
     """
     started = time.monotonic()
+    done: list[float] = []
 
     def rendered(count: int) -> None:
         report.progress("reference", count, len(items))
-        rest = (time.monotonic() - started) * (len(items) - 1)
-        if count == 1 and rest > _LONG:
-            report.log(f"rendering the reference: {len(items)} frames, about {rest:.0f} s")
+        done.append(time.monotonic())
+        # The first frame took what any first call takes.
+        if count == 2 and (rest := (done[1] - done[0]) * (len(items) - 2)) > _LONG:
+            report.log(f"rendering the reference: {len(items)} frames, about {rest:.0f} s to go")
 
     first = torch.cat(reference_frames(job, items, rendered=rendered))
     if broken_frames(first):
