@@ -76,12 +76,10 @@ class Session:
     @cached_property
     def device(self) -> torch.device:
         """Where runners compute: the GPU when there is one, unless another was asked for."""
-        wanted = self.options.device
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        if wanted == "cuda" and not torch.cuda.is_available():
+        wanted, has_gpu = self.options.device, torch.cuda.is_available()
+        if wanted == "cuda" and not has_gpu:
             raise UserError("--device cuda was asked for, but PyTorch sees no GPU: run `sadtrt doctor`")
-        return torch.device(wanted)
+        return torch.device("cuda" if has_gpu and wanted != "cpu" else "cpu")
 
     @property
     def on_gpu(self) -> bool:
@@ -221,15 +219,13 @@ class Session:
 
     def inputs(self, job: Job) -> dict[str, Tensor]:
         """Inputs of the job's stage where its runner wants them; the same for every runner."""
-        key = (job.stage.name, job.batch)
-        if key not in self._inputs:
+        if (key := (job.stage.name, job.batch)) not in self._inputs:
             self._inputs[key] = stage_inputs(self.renderer, self.workload, job.stage, job.batch, job.input_device)
         return self._inputs[key]
 
     def exact_outputs(self, job: Job) -> dict[str, Tensor]:
         """What PyTorch in fp32 makes of these inputs, on the host; the same for every runner."""
-        key = (job.stage.name, job.batch)
-        if key not in self._exact:
+        if (key := (job.stage.name, job.batch)) not in self._exact:
             self._exact[key] = exact_outputs(job, self.inputs(job))
         return self._exact[key]
 
@@ -253,8 +249,7 @@ class Session:
     @property
     def prediction_line(self) -> str | None:
         """How far recorded frames are from the reference, where there are any and the reference has been rendered."""
-        recorded = self.workload.recorded_frames
-        if recorded is None or "reference" not in vars(self):
+        if (recorded := self.workload.recorded_frames) is None or "reference" not in vars(self):
             return None
         return recorded_line(self.reference.frames, recorded)
 

@@ -9,16 +9,13 @@ from dataclasses import dataclass
 
 from sadtrt_core import stats
 from sadtrt_core.codec import JsonValue
+from sadtrt_core.records.fields import decibels, finite, milliseconds, set_fields, set_numbers, set_spreads
 
 PSNR_CEILING_DB = 120.0
 """What one frame's PSNR counts for at most in a minimum or mean, so that identical frames have a number too.
 
 120 dB is a root-mean-square error of 1e-6 of the peak: below the rounding of fp32 arithmetic through a deep network.
 """
-MOST_MS = 1e9
-"""No call takes eleven days; sums and ratios of such times are finite."""
-MOST_DB = 1000.0
-"""The largest and the least float32, squared, are 770 and 900 dB from one."""
 Spread = tuple[float, float, float]
 """Minimum, median and maximum of a quantity over one measurement."""
 
@@ -44,9 +41,9 @@ class Latency(JsonValue):
     late: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _set(self, host_ms=_milliseconds("host_ms", self.host_ms))
+        set_fields(self, host_ms=milliseconds("host_ms", self.host_ms))
         if self.device_ms is not None:
-            _set(self, device_ms=_milliseconds("device_ms", self.device_ms))
+            set_fields(self, device_ms=milliseconds("device_ms", self.device_ms))
         longest = max(len(self.host_ms), len(self.device_ms or ()))
         for name, count in (("disturbed", longest), ("late", len(self.device_ms or ()))):
             indices = getattr(self, name)
@@ -138,12 +135,12 @@ class Drift(JsonValue):
             raise ValueError(f"drift has {frames} frames, which {len(self.faces)} faces cannot share evenly")
         for name in ("psnr_db", "unclipped_db", "tile_db", "face_db"):
             if values := getattr(self, name):
-                _set(self, **{name: _decibels(name, values, flags)})
+                set_fields(self, **{name: decibels(name, values, flags)})
         # A flicker value belongs to a pair of frames, so a broken frame anywhere may explain a NaN.
         anywhere = (any(flags),) * len(self.flicker_db)
-        ssim = tuple(None if flag else _finite("ssim", value) for value, flag in zip(self.ssim, flags, strict=True))
-        _set(self, non_finite=flags, max_lsb=tuple(map(int, self.max_lsb)), ssim=ssim)
-        _set(self, flicker_db=_decibels("flicker_db", self.flicker_db, anywhere))
+        ssim = tuple(None if flag else finite("ssim", value) for value, flag in zip(self.ssim, flags, strict=True))
+        set_fields(self, non_finite=flags, max_lsb=tuple(map(int, self.max_lsb)), ssim=ssim)
+        set_fields(self, flicker_db=decibels("flicker_db", self.flicker_db, anywhere))
 
     @property
     def psnr_min(self) -> float:
@@ -202,7 +199,7 @@ class Resources(JsonValue):
     first_call_ms: float | None = None
 
     def __post_init__(self) -> None:
-        _set_numbers(self, *vars(self))
+        set_numbers(self, *vars(self))
 
 
 @dataclass(frozen=True)
@@ -222,8 +219,8 @@ class Sustained(JsonValue):
     def __post_init__(self) -> None:
         if self.frames < 1 or not 0 < self.seconds < math.inf:
             raise ValueError(f"a stretch has frames and a length but has {self.frames} in {self.seconds} s")
-        _set_numbers(self, "power_w", "power_limit_w")
-        _set_spreads(self, "sm_clock_mhz")
+        set_numbers(self, "power_w", "power_limit_w")
+        set_spreads(self, "sm_clock_mhz")
 
     @property
     def ms_per_frame(self) -> float:
@@ -254,63 +251,11 @@ class Telemetry(JsonValue):
     yardstick_ms: float | None = None
 
     def __post_init__(self) -> None:
-        _set_numbers(self, "others_percent", "waited_percent", most=100.0)
-        _set_numbers(self, "yardstick_ms")
-        _set_spreads(self, "sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "memory_used_mb")
+        set_numbers(self, "others_percent", "waited_percent", most=100.0)
+        set_numbers(self, "yardstick_ms")
+        set_spreads(self, "sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "memory_used_mb")
 
 
 def capped(values: Iterable[float | None]) -> tuple[float, ...]:
     """Decibels with PSNR_CEILING_DB for what is identical or above it."""
     return tuple(PSNR_CEILING_DB if value is None else min(value, PSNR_CEILING_DB) for value in values)
-
-
-def _set_numbers(instance: object, *names: str, most: float = math.inf) -> None:
-    """Make these fields, as far as they are known, plain numbers. Raises ValueError below 0 and above `most`."""
-    for name in names:
-        if (value := getattr(instance, name)) is not None:
-            _set(instance, **{name: _finite(name, value)})
-            if not 0 <= value <= most:
-                limit = "" if most == math.inf else f" or above {most:g}"
-                raise ValueError(f"{name} must not be negative{limit} but is {value}")
-
-
-def _set_spreads(instance: object, *names: str) -> None:
-    for name in names:
-        if (spread := getattr(instance, name)) is not None:
-            low, middle, high = (_finite(name, value) for value in spread)
-            if not low <= middle <= high:
-                raise ValueError(f"{name} must be (minimum, median, maximum) but is {spread}")
-            _set(instance, **{name: (low, middle, high)})
-
-
-def _set(instance: object, **values: object) -> None:
-    for name, value in values.items():
-        object.__setattr__(instance, name, value)
-
-
-def _finite(name: str, value: float | None) -> float:
-    if value is None or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number but is {value}")
-    return float(value)
-
-
-def _milliseconds(name: str, samples: Iterable[float]) -> tuple[float, ...]:
-    values = tuple(_finite(name, value) for value in samples)
-    if not values:
-        raise ValueError(f"{name} needs at least one sample")
-    if min(values) < 0:
-        raise ValueError(f"{name} must not be negative but holds {min(values)}")
-    if max(values) > MOST_MS:
-        raise ValueError(f"{name} must be at most {MOST_MS:g} ms but holds {max(values)}")
-    return values
-
-
-def _decibels(name: str, values: Iterable[float | None], flags: tuple[bool, ...]) -> tuple[float | None, ...]:
-    """Infinity becomes None (identical); anything else that is not finite needs its frame's flag."""
-    values = tuple(values)
-    for value, flag in zip(values, flags, strict=True):
-        if value is not None and math.isfinite(value) and abs(value) > MOST_DB:
-            raise ValueError(f"{name} must lie within {MOST_DB:g} dB but is {value}")
-        if not (flag or value is None or value == math.inf or math.isfinite(value)):
-            raise ValueError(f"{name} is {value} for a frame that is not marked non-finite")
-    return tuple(float(value) if value is not None and math.isfinite(value) else None for value in values)
