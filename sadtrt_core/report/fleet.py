@@ -141,6 +141,10 @@ def fleet_sentences(runs: Sequence[Run], offers: Sequence[Offer], min_psnr: floa
         "weights": [run.weights.digest for run in runs],
         "workload": [run.workload.digest for run in runs],
         "commit": [run.environment.commit for run in runs],
+        "benchmark version": [str(sorted({one.benchmark_version for one in run.records})) for run in runs],
+        "TensorRT": [run.environment.tensorrt for run in runs],
+        "PyTorch": [run.environment.torch for run in runs],
+        "builder level": [run.options.get("optimization_level") for run in runs],
     }
     if several := [name for name, values in facts.items() if len(set(values)) > 1]:
         said.append(f"the runs differ in more than the GPU: {', '.join(several)}")

@@ -87,6 +87,13 @@ def test_what_does_not_compare_is_said_or_refused():
     said = fleet_sentences([L4, other], fleet_offers([L4, other], {}), 60)
     assert "the runs differ in more than the GPU: weights" in said
     assert "the run of NVIDIA H100 80GB HBM3 was interrupted: rows are missing" in said
+    newer = dataclasses.replace(
+        H100,
+        options={**H100.options, "optimization_level": "3"},
+        records=tuple(dataclasses.replace(one, benchmark_version=one.benchmark_version + 1) for one in H100.records),
+    )
+    said = fleet_sentences([L4, newer], fleet_offers([L4, newer], {}), 60)
+    assert "the runs differ in more than the GPU: benchmark version, builder level" in said
     large = dataclasses.replace(H100, workload=dataclasses.replace(WORKLOAD, size=512))
     with pytest.raises(UserError, match="pictures of several sizes"):
         fleet_offers([L4, large], {})
