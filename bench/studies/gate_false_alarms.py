@@ -4,11 +4,12 @@
     python bench/studies/gate_false_alarms.py --out FOLDER --runs 0 --fresh 0       # judge FOLDER's samples.json anew
 
 Whole benchmark runs of unchanged code, some in one process and some in processes of their own, with the pytest options
-after `--`; started again, it goes on with those that FOLDER lacks. `samples.json` there has them all. Every two of them
-go to the gate, both ways, and each with SEVERAL others as one baseline: whatever it calls worse is a false alarm. Then
-each loss in PLANTED is put into the newer run's records before they go there. A planted slowdown multiplies a row's
-stored times, so it is as steady as they are; a planted drop of PSNR leaves the other figures of the picture alone. Runs
-that are stored with a slowdown of their own (extra work after every call) are judged by those without.
+after `--`; started again, with the same options on the same machine, it goes on with those that FOLDER lacks, in a
+process that is another but counts as the same. `samples.json` there has them all. Every two of them go to the gate,
+both ways, and each with SEVERAL others as one baseline: whatever it calls worse is a false alarm. Then each loss in
+SLOWDOWNS and PICTURE is put into the newer run's records before they go there. A planted slowdown multiplies a row's
+stored times, so it is as steady as they are; a planted drop of PSNR leaves the other figures of the picture alone.
+Runs that are stored with a slowdown of their own (extra work after every call) are judged by those without.
 
 decisions.json has every figure of the tables that are printed, and decisions.md the tables.
 """
@@ -75,8 +76,9 @@ def measure(folder: Path, options: list[str], fresh: bool) -> None:
 
 
 def stored_runs(folder: Path) -> list[Run]:
-    """The whole runs in a folder; those that were interrupted are left."""
-    return [run for file in sorted(folder.glob(f"2*/{RECORDS_FILE}")) if (run := read_run(file)).complete]
+    """The whole runs in a folder; those that were interrupted, or in which a row failed, are left."""
+    runs = [read_run(file) for file in sorted(folder.glob(f"2*/{RECORDS_FILE}"))]
+    return [run for run in runs if run.complete and not any(record.status == "failed" for record in run.records)]
 
 
 def read_samples(file: Path) -> Samples:

@@ -52,6 +52,8 @@ def test_a_study_goes_on_with_the_runs_it_lacks(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(study, "measure", measure)
     keep(replace(stored(7), complete=False), tmp_path / study.HERE / "2024")
+    broken = tuple(replace(one, status="failed", reason="out of memory") for one in stored(8).records)
+    keep(replace(stored(8), records=broken), tmp_path / study.FRESH / "2024")
     for runs, fresh, expected in ((2, 1, [study.HERE, study.FRESH, study.HERE]), (3, 2, [study.HERE, study.FRESH])):
         made.clear()
         monkeypatch.setattr("sys.argv", ["study", "--out", str(tmp_path), "--runs", str(runs), "--fresh", str(fresh)])
