@@ -157,10 +157,11 @@ def test_a_norm_that_writes_eight_bits_is_told_so(pinned: Pinned) -> None:
     y = helper.make_tensor_value_info("y", TensorProto.INT8, [1, 32, 4, 4])
     graph = helper.make_graph([norm], "norm", [half["x"], half["m"]], [half["sum"], y])
     types = layer_types(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
-    before, layer = Layer("SHUFFLE", "moved", "float16"), Layer("PLUGIN_V2", "y", inputs=("float16", "float16"))
-    constrain_layers(TRT, network(before, layer), types, pinned)
-    assert layer.output_types == {0: "int8"}
-    assert "int8" not in before.output_types.values()
+    before, after = Layer("SHUFFLE", "moved", "float16"), Layer("SHUFFLE", "sum", "float16")
+    layer = Layer("PLUGIN_V2", "y", inputs=("float16", "float16"))
+    constrain_layers(TRT, network(before, layer, after), types, pinned)
+    assert layer.output_types == {0: "int8"}, "though the layers around it are half, and the parser calls it float"
+    assert before.output_types == after.output_types == ({0: "float16"} if pinned == "every layer" else {})
 
 
 def test_the_looser_way_pins_the_float32_layers_alone() -> None:
