@@ -24,6 +24,8 @@ ROUND_UNITS = 10
 """Into how many units the rounds of an interleaved comparison are joined."""
 SLOW_FACTOR = 1.5
 """A sample is slow where it took so many times as long as usual."""
+#: Of what is a number still when it is taken to the power of e.
+_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,17 @@ def units(runs: Runs) -> np.ndarray:
 
 
 def time_interval(times: np.ndarray, confidence: float = 0.95) -> Interval:
-    """Interval of the mean of units: Student's t, which few units need. One unit is its own interval, of no coverage.
+    """Interval of the geometric mean of units: Student's t, which few units need, on their logarithms, as for ratios.
 
-    It stands for the time that another unit is to be expected to take.
+    It stands for the time that another unit is to be expected to take. One unit is its own interval, of no coverage;
+    where a unit is zero the interval is their range, likewise.
     """
-    if len(times) < 2:
-        return Interval(float(times[0]), float(times[0]), 0.0, len(times))
-    half = _t(confidence, len(times)) * float(times.std(ddof=1)) / math.sqrt(len(times))
-    return Interval(float(times.mean()) - half, float(times.mean()) + half, confidence, len(times))
+    if len(times) < 2 or not times.all():
+        return Interval(float(times.min()), float(times.max()), 0.0, len(times))
+    logarithms = np.log(times)
+    half = _t(confidence, len(times)) * float(logarithms.std(ddof=1)) / math.sqrt(len(times))
+    low, high = np.exp(np.clip((logarithms.mean() - half, logarithms.mean() + half), -_EXPONENT, _EXPONENT))
+    return Interval(float(low), float(high), confidence, len(times))
 
 
 def ratio(candidate: np.ndarray, baseline: np.ndarray) -> float:

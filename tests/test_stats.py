@@ -98,6 +98,15 @@ def test_the_units_are_the_highest_level_there_is() -> None:
     assert stats.time_interval(stats.units([[[2.0]]])) == stats.Interval(2.0, 2.0, 0.0, 1)
 
 
+def test_an_interval_of_times_holds_no_time_below_zero() -> None:
+    """Segments of which one was disturbed: Student's t of the times themselves reaches below zero."""
+    interval = stats.time_interval(np.array([560.0, 570.0, 580.0, 590.0, 5000.0]))
+    assert 0 < interval.low < 580 < interval.high
+    assert stats.time_interval(np.array([0.0, 2.0, 1.0])) == stats.Interval(0.0, 2.0, 0.0, 3)
+    extreme = stats.time_interval(np.array([5e-324, 1e9]))
+    assert 0 < extreme.low < extreme.high < math.inf
+
+
 @given(some_times, some_times)
 def test_ratio_interval_is_repeatable_and_holds_the_ratio(first: list, second: list) -> None:
     above, below = stats.units([[first]]), stats.units([[second]])
