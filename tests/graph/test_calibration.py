@@ -90,17 +90,17 @@ def test_another_portrait_widens_ranges_and_other_methods_narrow_them(tiny, cach
         assert narrower != one
 
 
-def test_ranges_reproduce_and_are_measured_once(demo, workload, cache):
-    said = Kept()
-    first = calibrated(demo, [workload], cache, said)
-    assert "calibrating on 4 frames of astronaut" in said.lines[0]
+def test_ranges_reproduce_and_are_measured_once(tiny, tmp_path):
+    said, workload = Kept(), make_workload(tiny.config, 2)
+    first = calibrated(tiny, [workload], tmp_path, said)
+    assert "calibrating on 2 frames of astronaut" in said.lines[0]
     said.lines.clear()
-    assert calibrated(demo, [workload], cache, said) == first
+    assert calibrated(tiny, [workload], tmp_path, said) == first
     assert not said.lines, "the cache has it"
-    assert measured_ranges(demo, [workload], first.frames, cache) == first.ranges
-    (path,) = (cache / "calibrations").glob("*.json")
+    assert measured_ranges(tiny, [workload], first.frames, tmp_path) == first.ranges
+    (path,) = (tmp_path / "calibrations").glob("*.json")
     path.write_text(path.read_text()[:-40])
-    assert calibrated(demo, [workload], cache, said) == first
+    assert calibrated(tiny, [workload], tmp_path, said) == first
     assert "is not a calibration" in said.lines[0]
     assert read_calibration(path) == first
 
