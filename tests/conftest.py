@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -49,24 +50,37 @@ def _no_gradients() -> object:
         yield
 
 
+@dataclass(frozen=True)
+class _SmallPictures(RendererConfig):
+    """The least widths of the same networks, and a picture size that no checkpoint has: they are convolutional."""
+
+    image_size: int = 128
+    generator_width: int = 4
+    generator_width_max: int = 16
+    feature_channels: int = 4
+    feature_depth: int = 2
+    spade_hidden: int = 4
+    motion_width: int = 2
+    motion_width_max: int = 8
+    motion_channels: int = 1
+    keypoint_width: int = 2
+    keypoint_width_max: int = 8
+    keypoint_depth: int = 2
+    mapping_width: int = 8
+
+    def __post_init__(self) -> None: ...
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Renderer:
-    """Networks of the same form at the least widths, for tests that render dozens of times."""
-    config = RendererConfig(
-        generator_width=4,
-        generator_width_max=16,
-        feature_channels=4,
-        feature_depth=4,
-        spade_hidden=4,
-        motion_width=2,
-        motion_width_max=8,
-        motion_channels=1,
-        keypoint_width=2,
-        keypoint_width_max=8,
-        keypoint_depth=2,
-        mapping_width=8,
-    )
-    return seeded_renderer(config)
+    """For tests that render dozens of times."""
+    return seeded_renderer(_SmallPictures())
+
+
+@pytest.fixture(scope="session")
+def tiny_256() -> Renderer:
+    """The same for pictures of a size that is offered."""
+    return seeded_renderer(_SmallPictures(256))
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,9 @@ def call() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def expected(tiny: Renderer, call: dict[str, Any]) -> Tensor:
+def expected(tiny_256: Renderer, call: dict[str, Any]) -> Tensor:
     with torch.inference_mode():
-        return tiny.generator(call["source_image"], call["kp_driving"]["value"], call["kp_source"]["value"])
+        return tiny_256.generator(call["source_image"], call["kp_driving"]["value"], call["kp_source"]["value"])
 
 
 def make(renderer: Renderer, cache: Path, **options: Any) -> TensorRTGenerator:
@@ -42,18 +42,18 @@ def make(renderer: Renderer, cache: Path, **options: Any) -> TensorRTGenerator:
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_any_number_of_frames_in_the_generators_own_form(
-    batch: int, tiny: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
+    batch: int, tiny_256: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
 ) -> None:
-    generator = make(tiny, tmp_path, batch=batch).eval()
+    generator = make(tiny_256, tmp_path, batch=batch).eval()
     prediction = generator(call["source_image"], kp_source=call["kp_source"], kp_driving=call["kp_driving"])
     torch.testing.assert_close(prediction["prediction"], expected, atol=1e-4, rtol=1e-4)
     generator.close()
 
 
 def test_half_input_and_plain_tensors_are_taken(
-    tiny: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
+    tiny_256: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
 ) -> None:
-    generator = make(tiny, tmp_path)
+    generator = make(tiny_256, tmp_path)
     prediction = generator(
         call["source_image"][:1].half(),
         kp_source=call["kp_source"]["value"][:1],
@@ -64,15 +64,15 @@ def test_half_input_and_plain_tensors_are_taken(
 
 
 def test_one_frame_without_a_batch_axis_is_taken_as_recordings_are(
-    tiny: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
+    tiny_256: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
 ) -> None:
     keypoints = {name: call[name]["value"][0] for name in ("kp_source", "kp_driving")}
-    prediction = make(tiny, tmp_path)(call["source_image"][0], **keypoints)["prediction"]
+    prediction = make(tiny_256, tmp_path)(call["source_image"][0], **keypoints)["prediction"]
     torch.testing.assert_close(prediction, expected[:1], atol=1e-4, rtol=1e-4)
 
 
-def test_a_frame_outlives_the_next_call(tiny: Renderer, call: dict[str, Any], tmp_path: Path) -> None:
-    generator = make(tiny, tmp_path)
+def test_a_frame_outlives_the_next_call(tiny_256: Renderer, call: dict[str, Any], tmp_path: Path) -> None:
+    generator = make(tiny_256, tmp_path)
 
     def frame(index: int) -> Tensor:
         one = slice(index, index + 1)
@@ -86,7 +86,7 @@ def test_a_frame_outlives_the_next_call(tiny: Renderer, call: dict[str, Any], tm
 
 
 def test_an_image_is_encoded_when_it_is_new_and_not_again(
-    tiny: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
+    tiny_256: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
 ) -> None:
     encoded = []
 
@@ -95,7 +95,7 @@ def test_an_image_is_encoded_when_it_is_new_and_not_again(
             encoded.append(self.job.stage.name)
             super().execute()
 
-    generator = make(tiny, tmp_path, batch=2, make_runner=Counting)
+    generator = make(tiny_256, tmp_path, batch=2, make_runner=Counting)
     keypoints = {name: call[name] for name in ("kp_source", "kp_driving")}
     generator(call["source_image"], **keypoints)
     generator(call["source_image"], **keypoints)
@@ -106,7 +106,7 @@ def test_an_image_is_encoded_when_it_is_new_and_not_again(
     mixed = generator(others, **keypoints)["prediction"]
     assert encoded.count("appearance") == 2
     with torch.inference_mode():
-        wanted = tiny.generator(others, call["kp_driving"]["value"], call["kp_source"]["value"])
+        wanted = tiny_256.generator(others, call["kp_driving"]["value"], call["kp_source"]["value"])
     torch.testing.assert_close(mixed, wanted, atol=1e-4, rtol=1e-4)
     assert not torch.equal(mixed[1], expected[1])
     again = generator(call["source_image"], **keypoints)["prediction"]
@@ -145,33 +145,33 @@ def test_an_image_is_encoded_when_it_is_new_and_not_again(
     ],
 )
 def test_bad_calls_are_refused_in_a_sentence(
-    change: dict[str, Any], message: str, tiny: Renderer, call: dict[str, Any], tmp_path: Path
+    change: dict[str, Any], message: str, tiny_256: Renderer, call: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        make(tiny, tmp_path)(**{**call, **change})
+        make(tiny_256, tmp_path)(**{**call, **change})
 
 
-def test_weights_come_from_one_place(tiny: Renderer, tmp_path: Path) -> None:
+def test_weights_come_from_one_place(tiny_256: Renderer, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give a checkpoint or a renderer"):
         TensorRTGenerator()
     with pytest.raises(ValueError, match="size=512 was given with a renderer for 256 pixels"):
-        TensorRTGenerator(renderer=tiny, size=512)
+        TensorRTGenerator(renderer=tiny_256, size=512)
     with pytest.raises(ValueError, match="give a checkpoint or a renderer"):
-        TensorRTGenerator(tmp_path / "weights.safetensors", renderer=tiny)
+        TensorRTGenerator(tmp_path / "weights.safetensors", renderer=tiny_256)
 
 
-def test_without_a_gpu_the_reason_is_given_at_once(tiny: Renderer, tmp_path: Path) -> None:
+def test_without_a_gpu_the_reason_is_given_at_once(tiny_256: Renderer, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="TensorRT runs on an NVIDIA GPU, not on cpu"):
-        TensorRTGenerator(renderer=tiny, device="cpu", cache=tmp_path, grid_sample="native")
+        TensorRTGenerator(renderer=tiny_256, device="cpu", cache=tmp_path, grid_sample="native")
 
 
-def test_sadtalkers_render_loop_takes_it(tiny: Renderer, tmp_path: Path) -> None:
-    call = animation_call(tiny, make_workload(tiny.config, 6), batch=2, device=torch.device("cpu"))
+def test_sadtalkers_render_loop_takes_it(tiny_256: Renderer, tmp_path: Path) -> None:
+    call = animation_call(tiny_256, make_workload(tiny_256.config, 6), batch=2, device=torch.device("cpu"))
     # Noise for weights moves keypoints out of every picture.
     mapping = call["mapping"]
     call["mapping"] = lambda semantics: {name: 0.02 * head for name, head in mapping(semantics).items()}
-    own = make_animation(**call, generator=OwnGenerator(tiny))
-    ours = make_animation(**call, generator=make(tiny, tmp_path, batch=2).eval())
+    own = make_animation(**call, generator=OwnGenerator(tiny_256))
+    ours = make_animation(**call, generator=make(tiny_256, tmp_path, batch=2).eval())
     assert own.shape == (2, 3, 3, 256, 256)
     assert not torch.equal(own[0, 0], own[1, 2]), "frames that are all alike would show nothing"
     torch.testing.assert_close(ours, own, atol=1e-4, rtol=1e-4)

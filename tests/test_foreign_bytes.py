@@ -60,18 +60,18 @@ def picture(kind: str, mode: str = "RGB") -> bytes:
     return buffer.getvalue()
 
 
-def _recording(path: Path, tiny: Renderer) -> object:
+def _recording(path: Path, tiny_256: Renderer) -> object:
     image = path.parent / "source_image.pt"
     if not image.exists():
         torch.save(torch.rand(1, 3, 256, 256), image)
         torch.save(torch.zeros(1, 15, 3), path.parent / "kp_source.pt")
-    return recorded_workload(path.parent, tiny.config)
+    return recorded_workload(path.parent, tiny_256.config)
 
 
-def _prediction(path: Path, tiny: Renderer) -> object:
+def _prediction(path: Path, tiny_256: Renderer) -> object:
     if not (path.parent / "kp_driving.pt").exists():
         torch.save(torch.zeros(2, 15, 3), path.parent / "kp_driving.pt")
-    return _recording(path, tiny)
+    return _recording(path, tiny_256)
 
 
 #: What an engine of four bytes is kept with, which its name has the digest of.
@@ -85,17 +85,17 @@ ENGINE = {
 }
 
 
-def _engine(path: Path, tiny: Renderer) -> object:
+def _engine(path: Path, tiny_256: Renderer) -> object:
     engine = path.with_suffix(".engine")
     engine.write_bytes(b"plan")
     return stored_engine(engine)
 
 
-def _timings(path: Path, tiny: Renderer) -> bytes:
+def _timings(path: Path, tiny_256: Renderer) -> bytes:
     return kept_timings(path, SILENT)
 
 
-def _journal(path: Path, tiny: Renderer) -> object:
+def _journal(path: Path, tiny_256: Renderer) -> object:
     """What is found is figures of frames, each as often as it is asked for."""
     measured = kept_trials(path, SILENT)
     for frames in filter(None, measured.values()):
@@ -111,7 +111,7 @@ def journal(measured: object) -> bytes:
 READERS: dict[str, tuple[str, Callable[[Path, Renderer], object], tuple[bytes, ...]]] = {
     "checkpoint": (
         "model.pth",
-        lambda path, tiny: load_checkpoint(path, 256, None, tiny.config),
+        lambda path, tiny_256: load_checkpoint(path, 256, None, tiny_256.config),
         (
             saved({"generator": {"fourth.bias": torch.zeros(16)}, "epoch": 3}),
             saved({"fourth.bias": torch.zeros(16)}, _use_new_zipfile_serialization=False),
@@ -128,13 +128,17 @@ READERS: dict[str, tuple[str, Callable[[Path, Renderer], object], tuple[bytes, .
     ),
     "picture": (
         "face.png",
-        lambda path, tiny: load_picture(path, 64),
+        lambda path, tiny_256: load_picture(path, 64),
         (picture("PNG"), picture("PNG", "LA"), picture("JPEG"), picture("TIFF", "F"), picture("GIF"), picture("BMP")),
     ),
-    "plan": ("mine.toml", lambda path, tiny: read_plan(path), (PLAN,)),
-    "thresholds": ("gate.toml", lambda path, tiny: Thresholds.read(path), (GATE,)),
-    "calibration": ("ranges.json", lambda path, tiny: read_calibration(path), ()),
-    "record": ("records.json", lambda path, tiny: read_run(path), (b'{"schema_version": 3, "sha256": "", "run": {}}',)),
+    "plan": ("mine.toml", lambda path, tiny_256: read_plan(path), (PLAN,)),
+    "thresholds": ("gate.toml", lambda path, tiny_256: Thresholds.read(path), (GATE,)),
+    "calibration": ("ranges.json", lambda path, tiny_256: read_calibration(path), ()),
+    "record": (
+        "records.json",
+        lambda path, tiny_256: read_run(path),
+        (b'{"schema_version": 3, "sha256": "", "run": {}}',),
+    ),
     "engine's key": (
         f"mapping-fp16-native-b2-256-{json_digest(KEY)[:12]}.json",
         _engine,
@@ -161,15 +165,15 @@ READERS: dict[str, tuple[str, Callable[[Path, Renderer], object], tuple[bytes, .
     "prediction": ("prediction.pt", _prediction, (saved(torch.zeros(2, 3, 256, 256, dtype=torch.float16)),)),
     "plugin library": (
         "library.so",
-        lambda path, tiny: read_plugin(path),
+        lambda path, tiny_256: read_plugin(path),
         (b"sadtrt-plugin-version:9.9.9 trt8.6.0\0",),
     ),
     "pointer to the latest run": (
         "latest.txt",
-        lambda path, tiny: read_run(path.with_suffix("")),
+        lambda path, tiny_256: read_run(path.with_suffix("")),
         (b"2026-a\n", b"../x"),
     ),
-    "stand-in": ("demo.safetensors", lambda path, tiny: load_standin(path, "fitted", 256), ()),
+    "stand-in": ("demo.safetensors", lambda path, tiny_256: load_standin(path, "fitted", 256), ()),
 }
 
 
@@ -179,10 +183,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole_files(folder, tiny):
+def whole_files(folder, tiny_256):
     """Whole files of the kinds that only their own writers make."""
-    states = {name: seeded_state(module.state_dict()) for name, module in build_networks(tiny.config).items()}
-    save_standin(folder / "whole.safetensors", tiny.config, Fitted(states, 30.0, 7), {}, half=False)
+    states = {name: seeded_state(module.state_dict()) for name, module in build_networks(tiny_256.config).items()}
+    save_standin(folder / "whole.safetensors", tiny_256.config, Fitted(states, 30.0, 7), {}, half=False)
     write_calibration(CALIBRATION, folder / "whole.json")
     return {name: (folder / f"whole.{ending}").read_bytes() for name, ending in OWN.items()}
 
@@ -200,10 +204,10 @@ def damaged(draw, whole: bytes) -> bytes:
     return bytes(content)
 
 
-def answer(read: Callable[[Path, Renderer], object], path: Path, tiny: Renderer) -> str:
+def answer(read: Callable[[Path, Renderer], object], path: Path, tiny_256: Renderer) -> str:
     """What a reader says of a file that it refuses; nothing where it takes it."""
     try:
-        read(path, tiny)
+        read(path, tiny_256)
     except UserError as error:
         return str(error)
     return ""
@@ -217,36 +221,36 @@ def answer(read: Callable[[Path, Renderer], object], path: Path, tiny: Renderer)
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(data=st.data())
-def test_a_reader_answers_any_bytes_with_a_value_or_one_sentence(reader, data, folder, whole_files, tiny):
+def test_a_reader_answers_any_bytes_with_a_value_or_one_sentence(reader, data, folder, whole_files, tiny_256):
     name, read, wholes = READERS[reader]
     wholes = (*wholes, *([whole_files[reader]] if reader in OWN else []))
     content = data.draw(st.one_of(st.binary(max_size=200), *map(damaged, wholes)))
     path = folder / reader.replace("'", "") / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    sentence = answer(read, path, tiny)
+    sentence = answer(read, path, tiny_256)
     assert "\n" not in sentence
     assert len(sentence) < 700
 
 
 @settings(max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_lies_in_the_cache_the_graph_is_the_stage_s(data, tiny, folder):
-    made = cached_export(tiny, STAGES["mapping"], OPSET, folder)
+def test_whatever_lies_in_the_cache_the_graph_is_the_stage_s(data, tiny_256, folder):
+    made = cached_export(tiny_256, STAGES["mapping"], OPSET, folder)
     (path,) = (folder / "graphs").glob("mapping-*.onnx")
     changed = data.draw(st.sampled_from([path, path.with_suffix(".sha256")]))
     changed.write_bytes(data.draw(st.one_of(st.binary(max_size=100), damaged(changed.read_bytes()))))
-    assert cached_export(tiny, STAGES["mapping"], OPSET, folder) == made
+    assert cached_export(tiny_256, STAGES["mapping"], OPSET, folder) == made
 
 
-def test_a_graph_with_the_sidecar_of_another_key_is_not_used(tiny, tmp_path):
-    made = cached_export(tiny, STAGES["mapping"], OPSET, tmp_path)
-    other = cached_export(tiny, STAGES["warp"], OPSET, tmp_path)
+def test_a_graph_with_the_sidecar_of_another_key_is_not_used(tiny_256, tmp_path):
+    made = cached_export(tiny_256, STAGES["mapping"], OPSET, tmp_path)
+    other = cached_export(tiny_256, STAGES["warp"], OPSET, tmp_path)
     (mapping,), (warp,) = ((tmp_path / "graphs").glob(f"{name}-*.onnx") for name in ("mapping", "warp"))
     for ending in (".onnx", ".sha256"):
         mapping.with_suffix(ending).write_bytes(warp.with_suffix(ending).read_bytes())
     assert other != made
-    assert cached_export(tiny, STAGES["mapping"], OPSET, tmp_path) == made
+    assert cached_export(tiny_256, STAGES["mapping"], OPSET, tmp_path) == made
 
 
 def zip_bomb(path: Path) -> None:
@@ -379,16 +383,16 @@ def within_bounds(read: Callable[[], object]) -> object:
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_what_would_take_gigabytes_takes_two_seconds_and_500_mb_at_most(name, tmp_path, tiny):
+def test_what_would_take_gigabytes_takes_two_seconds_and_500_mb_at_most(name, tmp_path, tiny_256):
     reader, make = LARGE[name]
     path = tmp_path / READERS[reader][0]
     make(path)
-    said = within_bounds(lambda: answer(READERS[reader][1], path, tiny))
+    said = within_bounds(lambda: answer(READERS[reader][1], path, tiny_256))
     assert bool(said) == (name not in TAKEN)
 
 
-def test_a_cached_graph_of_gigabytes_is_exported_again_without_reading_it(tiny, tmp_path):
-    made = cached_export(tiny, STAGES["mapping"], OPSET, tmp_path)
+def test_a_cached_graph_of_gigabytes_is_exported_again_without_reading_it(tiny_256, tmp_path):
+    made = cached_export(tiny_256, STAGES["mapping"], OPSET, tmp_path)
     (path,) = (tmp_path / "graphs").glob("*.onnx")
     os.truncate(path, 2_000_000_000)
-    assert within_bounds(lambda: cached_export(tiny, STAGES["mapping"], OPSET, tmp_path) == made)
+    assert within_bounds(lambda: cached_export(tiny_256, STAGES["mapping"], OPSET, tmp_path) == made)

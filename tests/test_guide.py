@@ -20,13 +20,13 @@ from sadtrt_core.session import Session
 
 
 @pytest.fixture
-def guide(tiny: Renderer, tmp_path: Path) -> Path:
+def guide(tiny_256: Renderer, tmp_path: Path) -> Path:
     """A folder with model.pth and, in recorded/, what a call of batch 2 was given and gave."""
-    generator = Generator(tiny.config).eval()
+    generator = Generator(tiny_256.config).eval()
     state = seeded_state(generator.state_dict())
     generator.load_state_dict({name: value * 1.1 if name.endswith("bias") else value for name, value in state.items()})
     torch.save(generator.state_dict(), tmp_path / "model.pth")
-    work = make_workload(tiny.config, 2)
+    work = make_workload(tiny_256.config, 2)
     image, source = work.source_image.repeat(2, 1, 1, 1), {"value": work.kp_source.repeat(2, 1, 1)}
     driving = work.kp_driving
     recorded = tmp_path / "recorded"
@@ -39,10 +39,10 @@ def guide(tiny: Renderer, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def session(guide: Path, tiny: Renderer) -> Session:
+def session(guide: Path, tiny_256: Renderer) -> Session:
     options = RunConfig(samples=guide / "recorded", device="cpu", cache=guide / "cache", results=guide / "results")
     made = Session(options)
-    made.__dict__["renderer"] = load_checkpoint(guide / "model.pth", 256, config=tiny.config)
+    made.__dict__["renderer"] = load_checkpoint(guide / "model.pth", 256, config=tiny_256.config)
     return made
 
 
@@ -55,13 +55,13 @@ def test_the_checkpoint_is_the_one_that_made_the_prediction(session: Session) ->
     assert "other weights" not in session.prediction_line
 
 
-def test_another_checkpoint_is_seen_not_to_have_made_it(session: Session, tiny: Renderer) -> None:
-    generator = Generator(tiny.config)
+def test_another_checkpoint_is_seen_not_to_have_made_it(session: Session, tiny_256: Renderer) -> None:
+    generator = Generator(tiny_256.config)
     state = seeded_state(generator.state_dict())
     state["decoder.conv_img.bias"] = state["decoder.conv_img.bias"] + 1
     path = session.options.cache.parent / "other.pth"
     torch.save(state, path)
-    session.__dict__["renderer"] = load_checkpoint(path, 256, config=tiny.config)
+    session.__dict__["renderer"] = load_checkpoint(path, 256, config=tiny_256.config)
     assert session.reference.sound
     assert "other weights or inputs made it" in str(session.prediction_line)
 

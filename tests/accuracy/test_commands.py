@@ -38,7 +38,7 @@ def test_drift_prints_and_keeps_what_it_finds(sadtrt, tmp_path):
     report = json.loads((folder / "drift.json").read_text())
     assert (report["precision"], report["complete"], report["meaningful"]) == ("bf16", True, False)
     assert {part["level"] for part in report["parts"]} == {"stage", "block", "nodes"}
-    assert (folder / "drift.txt").read_text().startswith("bf16 of astronaut, 256 pixels")
+    assert (folder / "drift.txt").read_text().startswith("bf16 of astronaut, 128 pixels")
 
 
 def test_search_writes_a_plan_that_precision_takes(sadtrt, tmp_path, monkeypatch):
@@ -53,16 +53,16 @@ def test_search_writes_a_plan_that_precision_takes(sadtrt, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(Simulator, "frames", interrupted)
-        stopped = sadtrt("search", "--min-psnr", "50", "--frames", "1")
+        stopped = sadtrt("search", "--min-psnr", "60", "--frames", "1")
     assert stopped.exit_code == 130
     assert "the same command goes on from there" in stopped.output
     assert not (tmp_path / "plans").exists()
-    result = sadtrt("search", "--min-psnr", "50", "--frames", "1")
+    result = sadtrt("search", "--min-psnr", "60", "--frames", "1")
     assert result.exit_code == 0, result.output
     assert "going on from 7 candidates" in result.output
-    plan = read_plan(tmp_path / "plans" / "fp16-50db.toml")
+    plan = read_plan(tmp_path / "plans" / "fp16-60db.toml")
     assert plan.precision.keep_coordinates
-    assert plan.measured["psnr_min_db"] >= 50
+    assert plan.measured["psnr_min_db"] >= 60
 
 
 def test_drift_is_of_the_picture_that_was_given(sadtrt, tmp_path, monkeypatch):

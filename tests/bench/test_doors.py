@@ -136,7 +136,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_wrong_file_is_one_sentence_at_every_door(
-    mistake: str, suite: SuiteProcess, tiny: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mistake: str, suite: SuiteProcess, tiny_256: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     option, name, make, words = MISTAKES[mistake]
     monkeypatch.chdir(tmp_path)
@@ -156,7 +156,9 @@ def test_a_wrong_file_is_one_sentence_at_every_door(
     if option == "--checkpoint":
         assert sentence in said_in_python(lambda: TensorRTGenerator(path, device="cpu"))
     if option == "--precision":
-        assert sentence in said_in_python(lambda: TensorRTGenerator(renderer=tiny, precision=str(path), device="cpu"))
+        assert sentence in said_in_python(
+            lambda: TensorRTGenerator(renderer=tiny_256, precision=str(path), device="cpu")
+        )
 
 
 PICTURE, POINTS = torch.zeros(1, 3, 256, 256), torch.zeros(1, 15, 3)
@@ -197,7 +199,7 @@ INPUTS: dict[str, tuple[str, object, str]] = {
 
 @pytest.mark.parametrize("mistake", INPUTS)
 def test_a_wrong_input_is_one_sentence_recorded_or_handed_over(
-    mistake: str, suite: SuiteProcess, tiny: Renderer, tmp_path: Path
+    mistake: str, suite: SuiteProcess, tiny_256: Renderer, tmp_path: Path
 ) -> None:
     name, value, sentence = INPUTS[mistake]
     call = {"source_image": PICTURE, "kp_source": POINTS, "kp_driving": POINTS, name: value}
@@ -205,7 +207,7 @@ def test_a_wrong_input_is_one_sentence_recorded_or_handed_over(
         torch.save(given, tmp_path / f"{one}.pt")
     assert f"{name}.pt {sentence}" in said_by_the_suite(suite, "--weights", "seeded", "--samples", str(tmp_path))
     own = {"grid_sample": "torch", "device": "cpu", "make_runner": PyTorchRunner, "cache": tmp_path}
-    generator = TensorRTGenerator(renderer=tiny, precision="fp32", **own)
+    generator = TensorRTGenerator(renderer=tiny_256, precision="fp32", **own)
     assert f"{name} {sentence}" in said_in_python(lambda: generator(**call))
 
 

@@ -47,9 +47,18 @@ def headers_of(version: str) -> Path:
     return folder
 
 
+@pytest.fixture
+def quick_nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked is whether kernels compile, so that nvcc leaves out optimizations, where it knows how to."""
+    known = subprocess.run(["nvcc", "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
+    if "--Ofast-compile" in known:
+        monkeypatch.setenv("NVCC_APPEND_FLAGS", "-Ofc max")
+
+
+# Turing, which lacks what later kernels use, and Hopper; CMake compiles for Blackwell, below.
 @needs_nvcc
-def test_the_kernel_compiles_for_every_architecture(tmp_path: Path) -> None:
-    library = build_kernel(tmp_path, ["75", "90", "120"])
+def test_the_kernel_compiles_for_several_architectures(quick_nvcc: None, tmp_path: Path) -> None:
+    library = build_kernel(tmp_path, ["75", "90"])
     assert kernels_version(load_kernels(library)) == "1.4.0 kernel"
     assert sorted(path.name for path in tmp_path.iterdir()) == [KERNEL_LIBRARY]
 
@@ -123,9 +132,9 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @needs_nvcc
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not on the PATH")
-def test_cmake_builds_the_kernel_and_says_where_headers_come_from(tmp_path: Path) -> None:
+def test_cmake_builds_the_kernel_and_says_where_headers_come_from(quick_nvcc: None, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.upper().startswith("TENSORRT")}
-    configure = ["cmake", "-S", str(REPOSITORY / "plugin"), "-B", str(tmp_path), "-DSADTRT_ARCHITECTURES=90"]
+    configure = ["cmake", "-S", str(REPOSITORY / "plugin"), "-B", str(tmp_path), "-DSADTRT_ARCHITECTURES=120"]
     said = subprocess.run(configure, capture_output=True, text=True, timeout=120, check=True, env=environment)
     assert "github.com/NVIDIA/TensorRT" in said.stderr
     subprocess.run(["cmake", "--build", str(tmp_path)], capture_output=True, timeout=300, check=True)

@@ -50,10 +50,10 @@ def pairs():
     return PairMaker([portrait()], 256, 3, CPU)
 
 
-def test_steps_lower_every_loss_and_give_complete_states(gradients):
-    kept = Kept()
+def test_steps_lower_every_loss_and_give_complete_states(tiny, gradients):
+    kept, config = Kept(), dataclasses.replace(tiny.config, feature_depth=TINY.feature_depth)
     plan = FitPlan(seconds=600, seed=0, batch=1, learning_rate=1e-3, steps=11)
-    fitted = fit(TINY, [portrait()], plan, CPU, kept)
+    fitted = fit(config, [portrait()], plan, CPU, kept)
     losses = {}
     for task, _, _ in kept.tasks:
         network, _, doing = task.partition(": ")
@@ -62,7 +62,7 @@ def test_steps_lower_every_loss_and_give_complete_states(gradients):
     assert set(losses) == {"generator", "keypoint detector", "mapping"}
     assert all(seen[-1] < 0.9 * seen[0] for seen in losses.values()), losses
     assert fitted.steps == 11
-    for name, module in build_networks(TINY).items():
+    for name, module in build_networks(config).items():
         module.load_state_dict(fitted.states[name], strict=True)
         assert all(value.isfinite().all() for value in fitted.states[name].values())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -12,8 +14,8 @@ from sadtrt_core.renderer.stages import GENERATOR_PARTS, STAGES, call_stage, sta
 
 
 @pytest.mark.parametrize("size", [256, 512])
-def test_every_stage_keeps_the_shapes_of_its_table_row(size):
-    renderer = seeded_renderer(demo_config(size))
+def test_every_stage_keeps_the_shapes_of_its_table_row(tiny, size):
+    renderer = seeded_renderer(dataclasses.replace(tiny.config, image_size=size))
     for stage in STAGES.values():
         if stage.module is None:
             continue

@@ -1,6 +1,9 @@
 // For tests: the threads of a cluster as fibers of one host thread, because a kernel's threads wait for each other.
 #pragma once
 
+#undef _FORTIFY_SOURCE  // which takes a jump to another stack for a mistake
+
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdio>
@@ -48,24 +51,31 @@ struct Block {
 };
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t context;  // that it begins in
+    jmp_buf place;       // where it waits
     dim3 thread, block;
-    unsigned rank = 0;           // of its block in the cluster
-    unsigned cluster_round = 0;  // that it arrived in
-    bool ended = false;
+    unsigned rank = 0;                 // of its block in the cluster
+    unsigned cluster_round = 0;        // that it arrived in
+    const Meeting* meeting = nullptr;  // that it waits for
+    unsigned round = 0;                // of that meeting
+    bool begun = false, ended = false;
+
+    bool waits() const { return meeting != nullptr && meeting->round == round; }
 };
 
-ucontext_t the_scheduler;
+jmp_buf the_scheduler;
 Fiber* the_fiber = nullptr;
 std::vector<Block> the_blocks;
 std::vector<std::unique_ptr<char[]>> the_stacks;
 Meeting the_cluster;
 std::function<void()> the_kernel;
 
-void yield() { swapcontext(&the_fiber->context, &the_scheduler); }
+// Jumps, because changing contexts asks the operating system each time.
 void wait_for(const Meeting& meeting, unsigned round) {
-    while (meeting.round == round) {
-        yield();
+    the_fiber->meeting = &meeting;
+    the_fiber->round = round;
+    if (the_fiber->waits() && _setjmp(the_fiber->place) == 0) {
+        _longjmp(the_scheduler, 1);
     }
 }
 Block& own_block() { return the_blocks[the_fiber->rank]; }
@@ -73,7 +83,21 @@ Block& own_block() { return the_blocks[the_fiber->rank]; }
 void begin() {
     the_kernel();
     the_fiber->ended = true;
-    yield();
+    _longjmp(the_scheduler, 1);
+}
+
+// Runs a fiber until it waits or has ended.
+void resume(Fiber& fiber) {
+    the_fiber = &fiber;
+    threadIdx = fiber.thread;
+    blockIdx = fiber.block;
+    if (_setjmp(the_scheduler) == 0) {
+        if (fiber.begun) {
+            _longjmp(fiber.place, 1);
+        }
+        fiber.begun = true;
+        setcontext(&fiber.context);
+    }
 }
 
 // Runs one cluster of blocks, whose first is `first`, to its end.
@@ -107,13 +131,16 @@ void run_cluster(dim3 first, unsigned blocks, size_t shared_bytes) {
     for (bool running = true; running;) {
         running = false;
         for (Fiber& fiber : fibers) {
-            if (!fiber.ended) {
-                the_fiber = &fiber;
-                threadIdx = fiber.thread;
-                blockIdx = fiber.block;
-                swapcontext(&the_scheduler, &fiber.context);
+            if (!fiber.ended && !fiber.waits()) {
+                resume(fiber);
                 running = true;
             }
+        }
+    }
+    for (const Fiber& fiber : fibers) {
+        if (!fiber.ended) {
+            std::fprintf(stderr, "a kernel's threads wait for each other for ever\n");
+            std::abort();
         }
     }
     for (const Block& block : the_blocks) {
