@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sadtrt_core.case import Case
 from sadtrt_core.gate.samples import CLOCK_TOLERANCE
-from sadtrt_core.records.schema import Environment, Record, Run
+from sadtrt_core.records.schema import Environment, Record, Run, Weights, Workload
 
 #: Options that change what a time means, and what they are where a run does not say.
 TIME_OPTIONS = {
@@ -15,6 +15,8 @@ TIME_OPTIONS = {
     "threads": None,
     **dict.fromkeys(("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"), "unset"),
 }
+#: Of a digest, so many tell one from another.
+_DIGITS = 12
 
 
 def problems_of(candidate: Run, baseline: Run) -> list[tuple[str, str]]:
@@ -29,7 +31,8 @@ def problems_of(candidate: Run, baseline: Run) -> list[tuple[str, str]]:
         problems.append(("nothing_measured", "the baseline measured nothing, so nothing can be compared with it"))
     for code, name, was, now in _identities(candidate, baseline):
         if was != now:
-            problems.append((f"{code}_differs", f"{name} changed: {was} in the baseline, {now} in this run"))
+            sentence = f"{name} changed: {_words(was)} in the baseline, {_words(now)} in this run"
+            problems.append((f"{code}_differs", sentence))
     limits = [limit for run in (baseline, candidate) if (limit := _power_limit(run)) is not None]
     if len(limits) == 2 and min(limits) < max(limits) * (1 - CLOCK_TOLERANCE):
         sentence = f"the board's power limit changed: {limits[0]:.0f} W in the baseline, {limits[1]:.0f} W in this run"
@@ -64,9 +67,9 @@ def _identities(candidate: Run, baseline: Run) -> list[tuple[str, str, object, o
         ("gpu", "the GPU", gpus[0], gpus[1]),
         ("driver", "the driver", old.driver, new.driver),
         ("tensorrt", "TensorRT", tensorrt[0], tensorrt[1]),
-        ("weights", "the weights", _words(baseline.weights), _words(candidate.weights)),
+        ("weights", "the weights", baseline.weights, candidate.weights),
         ("size", "the picture size", baseline.workload.size, candidate.workload.size),
-        ("workload", "the workload", _words(baseline.workload), _words(candidate.workload)),
+        ("workload", "the workload", baseline.workload, candidate.workload),
     ]
     if old.gpu is None and new.gpu is None:
         # Without a GPU it is the processor that sets the times.
@@ -84,7 +87,11 @@ def processors_of(environment: Environment) -> str:
 
 
 def _words(value: object) -> str:
-    return " ".join(str(item) for item in vars(value).values())
+    if isinstance(value, Weights):
+        return f"{value.name} ({value.kind}, {value.digest[:_DIGITS]})"
+    if isinstance(value, Workload):
+        return f"{value.frames} frames of {value.name} ({value.size} px, {value.digest[:_DIGITS]})"
+    return str(value)
 
 
 def remarks_of(candidate: Run, baseline: Run) -> tuple[str, ...]:
@@ -92,10 +99,11 @@ def remarks_of(candidate: Run, baseline: Run) -> tuple[str, ...]:
     remarks = []
     old, new = baseline.environment, candidate.environment
     for name in ("torch", "onnxruntime", "cuda", "python", "commit"):
-        if getattr(old, name) != getattr(new, name):
-            remarks.append(f"{name}: {getattr(old, name)} in the baseline, {getattr(new, name)} now")
+        was, now = (getattr(one, name) or "not recorded" for one in (old, new))
+        if was != now:
+            remarks.append(f"{name}: {was} in the baseline, {now} now")
     for name in sorted({*baseline.options, *candidate.options}):
-        was, now = baseline.options.get(name), candidate.options.get(name)
+        was, now = (run.options.get(name, "not given") for run in (baseline, candidate))
         if was != now and name not in TIME_OPTIONS:
             remarks.append(f"option {name}: {was} in the baseline, {now} now")
     if candidate.started_utc < baseline.started_utc:

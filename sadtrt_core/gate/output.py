@@ -30,7 +30,7 @@ COLOURS: dict[Verdict, str] = {
 
 
 def print_gate(result: GateResult, console: Console) -> None:
-    """A table with a line for every row, then what stands against comparing, remarks and the headline."""
+    """A table with a line for every row, or what forbids the whole comparison; then remarks and the headline."""
     table = Table(title="Gate", title_justify="left")
     for heading in ("stage", "runner", "precision", "grid", "batch"):
         table.add_column(heading, overflow="fold")
@@ -47,7 +47,8 @@ def print_gate(result: GateResult, console: Console) -> None:
             f"[{COLOURS[row.verdict]}]{row.verdict}[/]",
             escape(row.detail),
         )
-    console.print(table)
+    if not result.problems:
+        console.print(table)
     for problem in result.problems:
         console.print(f"[yellow]cannot compare:[/] {escape(problem)}")
     for remark in result.remarks:

@@ -3,9 +3,10 @@ from __future__ import annotations
 import io
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
-from record_examples import drift, key, latency, measured, run_of
+from record_examples import WEIGHTS, drift, key, latency, measured, run_of
 from rich.console import Console
 
 from sadtrt_core.gate.judge import compare_runs
@@ -95,6 +96,15 @@ def test_markdown_shows_what_changed_and_folds_the_rest(mixed: GateResult) -> No
 def test_markdown_says_why_nothing_was_compared() -> None:
     text = gate_markdown(gate(run_of(measured()), run_of(measured(), complete=False)))
     assert "**cannot compare:** the baseline was interrupted" in text
+
+
+def test_what_forbids_the_whole_comparison_is_told_once_and_names_no_whole_digest() -> None:
+    rows = [measured(key(precision=name)) for name in ("fp32", "fp16")]
+    foreign = replace(WEIGHTS, digest="ab" * 32)
+    text = printed(gate(run_of(*rows, weights=foreign), run_of(*rows)))
+    assert text.count("the weights changed: ") == 1
+    assert f"{WEIGHTS.name} ({WEIGHTS.kind}, abababababab) in this run" in text
+    assert "not comparable (2 not comparable)" in text
 
 
 def test_markdown_fits_a_comment_however_many_rows_there_are() -> None:
