@@ -172,7 +172,9 @@ def checked_state(
     Counters of batches may be missing, since no frame depends on them.
     """
     where = f"{network} in {path}"
-    counters = {name: torch.zeros_like(value, device="cpu") for name, value in expected.items() if _is_counter(name)}
+    counters = {
+        name: torch.zeros(v.shape, dtype=v.dtype, device="cpu") for name, v in expected.items() if _is_counter(name)
+    }
     missing = [name for name in expected if name not in state and name not in counters]
     if missing:
         raise UserError(

@@ -41,7 +41,7 @@ class AntiAliasDown(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        offsets = torch.arange(BLUR_TAPS, dtype=torch.float32) - (BLUR_TAPS - 1) / 2
+        offsets = torch.arange(BLUR_TAPS, dtype=torch.float32, device="cpu") - (BLUR_TAPS - 1) / 2
         line = torch.exp(-(offsets**2) / (2 * BLUR_SIGMA**2))
         kernel = line[:, None] * line[None, :]
         self.register_buffer("weight", (kernel / kernel.sum()).expand(3, 1, -1, -1).clone())

@@ -75,8 +75,8 @@ class SpectralConv2d(nn.Module):
         self.weight_orig = nn.Parameter(plain.weight.detach().clone())
         self.bias = plain.bias
         self.padding = kernel // 2
-        self.register_buffer("weight_u", F.normalize(torch.randn(out), dim=0))
-        self.register_buffer("weight_v", F.normalize(torch.randn(channels * kernel * kernel), dim=0))
+        self.register_buffer("weight_u", _random_direction(out))
+        self.register_buffer("weight_v", _random_direction(channels * kernel * kernel))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight_orig / self._sigma(), self.bias, padding=self.padding)
@@ -104,6 +104,12 @@ class SpectralConv2d(nn.Module):
         return plain.train(self.training)
 
 
+def _random_direction(size: int) -> Tensor:
+    """A unit vector; on the meta device one without values, because drawing there makes PyTorch import for a second."""
+    empty = torch.empty(size)
+    return empty if empty.is_meta else F.normalize(torch.randn(size), dim=0)
+
+
 def fold_spectral_norm(module: nn.Module) -> None:
     """Replace every SpectralConv2d below `module`, on the host in float32, by its plain convolution, in place."""
     for name, child in module.named_children():
@@ -115,6 +121,7 @@ def fold_spectral_norm(module: nn.Module) -> None:
 
 def coordinate_grid(depth: int, height: int, width: int) -> Tensor:
     """Coordinates -1..1 inclusive along each axis, (depth, height, width, 3) in the order x, y, z; float32."""
-    axes = [torch.linspace(-1.0, 1.0, n, dtype=torch.float64) for n in (depth, height, width)]
+    # Always on the host: on the meta device these operators make PyTorch import for a second.
+    axes = [torch.linspace(-1.0, 1.0, n, dtype=torch.float64, device="cpu") for n in (depth, height, width)]
     z, y, x = torch.meshgrid(*axes, indexing="ij")
     return torch.stack((x, y, z), dim=-1).float()
