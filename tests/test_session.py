@@ -41,14 +41,14 @@ def recorded_options(session: Session, precision: str) -> dict[str, str]:
     return read_run(session.writer.folder).options
 
 
-def test_a_plan_is_read_once_and_the_record_says_which_it_was(seeded_demo: Renderer, tmp_path: Path) -> None:
+def test_a_plan_is_read_once_and_the_record_says_which_it_was(tiny_256: Renderer, tmp_path: Path) -> None:
     plan = tmp_path / "mine.toml"
     plan.write_text(PLAN.format("coordinates"))
-    first = make_session(seeded_demo, tmp_path, precisions=(str(plan),))
+    first = make_session(tiny_256, tmp_path, precisions=(str(plan),))
     first.check()
     plan.write_text(PLAN.format("/decoder/*"))
     assert first.job(first.case("generator", "onnxruntime", str(plan))).precision.keep_coordinates
-    second = make_session(seeded_demo, tmp_path, precisions=(str(plan),))
+    second = make_session(tiny_256, tmp_path, precisions=(str(plan),))
     second.check()
     before, after = (recorded_options(session, str(plan))["plan mine"] for session in (first, second))
     assert before != after
@@ -83,18 +83,18 @@ def test_int8_without_the_norm_operator_is_left_out_on_the_tensorrt_that_spoils_
     assert not_measured(session, mixed, timed=True) is None
 
 
-def test_the_number_of_threads_is_recorded_where_it_sets_the_times(seeded_demo: Renderer, tmp_path: Path) -> None:
-    options = recorded_options(make_session(seeded_demo, tmp_path), "fp32")
+def test_the_number_of_threads_is_recorded_where_it_sets_the_times(tiny_256: Renderer, tmp_path: Path) -> None:
+    options = recorded_options(make_session(tiny_256, tmp_path), "fp32")
     assert options["threads"] == str(torch.get_num_threads())
     assert not [name for name in options if name.startswith("plan ")]
 
 
 def test_variables_that_override_the_arithmetic_are_recorded(
-    seeded_demo: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_256: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "NVIDIA_TF32_OVERRIDE" not in recorded_options(make_session(seeded_demo, tmp_path), "fp32")
+    assert "NVIDIA_TF32_OVERRIDE" not in recorded_options(make_session(tiny_256, tmp_path), "fp32")
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    assert recorded_options(make_session(seeded_demo, tmp_path), "fp32")["NVIDIA_TF32_OVERRIDE"] == "0"
+    assert recorded_options(make_session(tiny_256, tmp_path), "fp32")["NVIDIA_TF32_OVERRIDE"] == "0"
 
 
 def test_a_reference_as_far_off_as_tf32_judges_nothing() -> None:
@@ -110,9 +110,9 @@ def test_a_reference_as_far_off_as_tf32_judges_nothing() -> None:
 
 @pytest.mark.parametrize(("error", "judged"), [(1e-3, True), (3e-5, False)])
 def test_a_weak_reference_judges_what_is_far_below_it(
-    tiny: Renderer, tmp_path: Path, error: float, judged: bool
+    tiny_256: Renderer, tmp_path: Path, error: float, judged: bool
 ) -> None:
-    session = make_session(tiny, tmp_path)
+    session = make_session(tiny_256, tmp_path)
     frames = session.reference.frames
     weak = Drift((91.0,), (1.0,), (0,), (False,))
     session.__dict__["reference"] = Reference(frames, True, weak, "a frame")
@@ -128,8 +128,8 @@ def test_a_weak_reference_judges_what_is_far_below_it(
     assert "91.0 dB against float64 in a frame where 100 are needed" in "; ".join(record.notes)
 
 
-def test_a_reference_with_nan_in_any_frame_judges_no_row(tiny: Renderer, tmp_path: Path) -> None:
-    session = make_session(tiny, tmp_path, frames=3)
+def test_a_reference_with_nan_in_any_frame_judges_no_row(tiny_256: Renderer, tmp_path: Path) -> None:
+    session = make_session(tiny_256, tmp_path, frames=3)
     first, source = session.frame_inputs[0], session.frame_inputs[2]["source_image"]
     session.frame_inputs[2]["source_image"] = source.clone().fill_(math.nan)
     session.__dict__["frame_inputs"] = [first, session.frame_inputs[2]]
@@ -151,14 +151,16 @@ def portraits(tmp_path: Path) -> Path:
     return folder
 
 
-def test_drift_is_over_every_face_and_says_which_is_the_worst(tiny: Renderer, portraits: Path, tmp_path: Path) -> None:
-    session = make_session(tiny, tmp_path, frames=2, source_images=(portraits, portraits / "a.png"))
+def test_drift_is_over_every_face_and_says_which_is_the_worst(
+    tiny_256: Renderer, portraits: Path, tmp_path: Path
+) -> None:
+    session = make_session(tiny_256, tmp_path, frames=2, source_images=(portraits, portraits / "a.png"))
     assert [workload.name for workload in session.workloads] == ["a.png", "b.png", "c.png"]
     assert session.workload.name == "a.png"
     assert len(session.frame_inputs) == 6
     recorded = session.recorded_workload
     assert (recorded.name, recorded.frames) == ("a.png and 2 more", 2)
-    alone = make_session(tiny, tmp_path, frames=2, source_images=(portraits / "a.png",)).recorded_workload
+    alone = make_session(tiny_256, tmp_path, frames=2, source_images=(portraits / "a.png",)).recorded_workload
     assert alone.digest == session.workload.digest != recorded.digest
     frames = torch.rand((6, 3, 256, 256), generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
     session.__dict__["reference"] = Reference(frames, True, Drift((110.0,), (1.0,), (0,), (False,)))
@@ -173,17 +175,17 @@ def test_drift_is_over_every_face_and_says_which_is_the_worst(tiny: Renderer, po
 
 
 def test_source_pictures_are_bounded_and_an_empty_folder_is_refused(
-    seeded_demo: Renderer, portraits: Path, tmp_path: Path
+    tiny_256: Renderer, portraits: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="3 source pictures make more than 2000 frames"):
-        make_session(seeded_demo, tmp_path, frames=1000, source_images=(portraits,)).check()
+        make_session(tiny_256, tmp_path, frames=1000, source_images=(portraits,)).check()
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty is a folder without pictures"):
-        make_session(seeded_demo, tmp_path, source_images=(tmp_path / "empty",)).check()
+        make_session(tiny_256, tmp_path, source_images=(tmp_path / "empty",)).check()
 
 
-def test_on_a_cpu_one_small_frame_is_checked_and_said(tiny: Renderer, tmp_path: Path) -> None:
-    reference = make_session(tiny, tmp_path, frames=3).reference
+def test_on_a_cpu_one_small_frame_is_checked_and_said(tiny_256: Renderer, tmp_path: Path) -> None:
+    reference = make_session(tiny_256, tmp_path, frames=3).reference
     assert reference.frames.shape == (3, 3, 256, 256)
     assert len(reference.against_float64.psnr_db) == 1
     assert "a frame of 128 pixels" in reference.sentence()
@@ -191,27 +193,25 @@ def test_on_a_cpu_one_small_frame_is_checked_and_said(tiny: Renderer, tmp_path: 
 
 
 def test_a_slow_reference_says_how_long_it_takes(
-    tiny: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_256: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Seconds until the first frame, which loads, say nothing of the others.
     clock = itertools.chain([0.0, 100.0, 130.0, 160.0], itertools.repeat(160.0))
     monkeypatch.setattr("sadtrt_core.measure.drift.time.monotonic", lambda: next(clock))
-    session = make_session(tiny, tmp_path, frames=3)
+    session = make_session(tiny_256, tmp_path, frames=3)
     session.report = said = Kept()
     assert session.reference.sound
     assert said.lines[0] == "rendering the reference: 3 frames, about 30 s to go"
     assert "a frame of 128 pixels" in said.lines[1]
 
 
-def test_without_a_number_of_frames_there_are_32(seeded_demo: Renderer, tmp_path: Path) -> None:
-    assert make_session(seeded_demo, tmp_path, frames=None).workload.kp_driving.shape[0] == 32
+def test_without_a_number_of_frames_there_are_32(tiny_256: Renderer, tmp_path: Path) -> None:
+    assert make_session(tiny_256, tmp_path, frames=None).workload.kp_driving.shape[0] == 32
 
 
 @pytest.mark.parametrize("weights", ["/home/somebody/second.safetensors", "second.safetensors"])
-def test_the_record_names_a_weights_file_without_its_folder(
-    seeded_demo: Renderer, tmp_path: Path, weights: str
-) -> None:
-    assert recorded_options(make_session(seeded_demo, tmp_path, weights=weights), "fp32")["weights"] == (
+def test_the_record_names_a_weights_file_without_its_folder(tiny_256: Renderer, tmp_path: Path, weights: str) -> None:
+    assert recorded_options(make_session(tiny_256, tmp_path, weights=weights), "fp32")["weights"] == (
         "second.safetensors"
     )
 
@@ -225,13 +225,13 @@ def test_a_precision_s_digest_is_what_it_computes() -> None:
 
 
 def test_a_runner_that_loads_no_plugin_takes_the_native_form_where_the_plugin_is_built(
-    seeded_demo: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_256: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sadtrt_core.session.plugin_absence", lambda: None)
     monkeypatch.setattr(Session, "on_gpu", True)
-    session = make_session(seeded_demo, tmp_path, grid_sample="auto")
+    session = make_session(tiny_256, tmp_path, grid_sample="auto")
     forms = {runner: session.case("warp", runner, "fp32").grid_sample for runner in ("tensorrt", "onnxruntime")}
     assert forms == {"tensorrt": "plugin", "onnxruntime": "native"}
     assert session.plain_job(session.case("decode", "onnxruntime", "fp32")).grid_sample == "native"
-    asked = make_session(seeded_demo, tmp_path, grid_sample="plugin")
+    asked = make_session(tiny_256, tmp_path, grid_sample="plugin")
     assert asked.case("warp", "onnxruntime", "fp32").grid_sample == "plugin"

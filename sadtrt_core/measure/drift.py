@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -149,8 +150,6 @@ def worst_frame_picture(title: str, reference: Tensor, candidate: Tensor, drift:
     The error map's scale is labelled in uint8 levels and never below 4, so that one level does not look like a broken
     picture.
     """
-    from matplotlib.figure import Figure  # Here, because it takes half a second and most commands draw nothing.
-
     index = drift.worst_frame
     old, new = to_uint8(reference[index : index + 1])[0].numpy(), to_uint8(candidate[index : index + 1])[0].numpy()
     error = np.abs(old.astype(np.int16) - new.astype(np.int16)).max(axis=2)

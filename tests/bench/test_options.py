@@ -33,6 +33,7 @@ def run(suite: SuiteProcess, *options: str) -> Finished:
         (("--precision", "fp12"), "precision 'fp12' is not known: expected one of fp32, default"),
         (("--batch", "0"), "--batch must be 1 or more"),
         (("--frames", "0"), "--frames must be 1 or more but is 0"),
+        (("--frames", "100000000"), "--frames must be 2000 or less"),
         (("--source-image", "nowhere.png"), "cannot read nowhere.png"),
         (("--samples", "nowhere"), "nowhere/source_image.pt is missing"),
         (("--mapping-checkpoint", "m.pth"), "--mapping-checkpoint belongs to a --checkpoint"),

@@ -17,6 +17,7 @@ from sadtrt_core.records.store import read_run
 
 THREE_REPETITIONS = """
     import os
+    from dataclasses import replace
     import pytest
     import torch
     from sadtrt_core.measure import drift as reference
@@ -32,7 +33,8 @@ THREE_REPETITIONS = """
     PLAN = TimingPlan(2, 0.0, 0.0, 12, 12, repetitions=3, apart_seconds=0.1, rewarm_calls=1)
 
     def pytest_configure(config):
-        patch.setattr(suite, "choose_weights", lambda *_, **__: seeded_renderer(demo_config()))
+        flat = seeded_renderer(replace(demo_config(), feature_depth=2))
+        patch.setattr(suite, "choose_weights", lambda *_, **__: flat)
         patch.setattr(suite, "CPU_PLAN", PLAN)
         repeat, deactivate = Repetitions.repeat, PyTorchRunner.deactivate
 

@@ -69,11 +69,11 @@ class FirstOfTheBatch(PyTorchRunner):
 
 
 @pytest.fixture
-def suite(seeded_demo: Renderer, tmp_path: Path) -> Session:
+def suite(tiny_256: Renderer, tmp_path: Path) -> Session:
     made = Session(RunConfig(device="cpu", cache=tmp_path, results=tmp_path / "results"))
     # The names of weights that mean something: whose these are is of no interest here.
-    fitted = dataclasses.replace(seeded_demo.weights, kind="demo")
-    made.__dict__["renderer"] = dataclasses.replace(seeded_demo, weights=fitted)
+    fitted = dataclasses.replace(tiny_256.weights, kind="demo")
+    made.__dict__["renderer"] = dataclasses.replace(tiny_256, weights=fitted)
     made.__dict__["timing_plan"] = TimingPlan(1, 0.0, 0.0, 2, 2)
     return made
 
