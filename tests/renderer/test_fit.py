@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from sadtrt_core.cli import app
 from sadtrt_core.errors import UserError
 from sadtrt_core.renderer import standin
-from sadtrt_core.renderer.config import demo_config
+from sadtrt_core.renderer.config import RendererConfig, demo_config
 from sadtrt_core.renderer.fit import FitPlan, Fitted, PairMaker, _settle_batch_norms, fit, random_coefficients
 from sadtrt_core.renderer.keypoints import canonical_keypoints, pose_of
 from sadtrt_core.renderer.renderer import NETWORKS, build_networks, seeded_state
@@ -24,11 +24,6 @@ from sadtrt_core.renderer.standin import choose_weights, fit_standin, fitted_fil
 from sadtrt_core.renderer.workload import portrait, training_pictures
 
 CPU = torch.device("cpu")
-
-#: The demo renderer made thinner still: a step takes a third of a second.
-TINY = dataclasses.replace(
-    demo_config(), generator_width=4, generator_width_max=16, motion_width_max=8, keypoint_width_max=8, mapping_width=16
-)
 
 
 @pytest.fixture
@@ -38,6 +33,21 @@ def gradients(monkeypatch):
         monkeypatch.setattr(f"sadtrt_core.renderer.fit.{name}", 1)
     with torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+@pytest.fixture
+def small(tiny):
+    """Small pictures and networks, but a depth that the backward pass of a kernel of seven takes."""
+    return dataclasses.replace(tiny.config, feature_depth=demo_config().feature_depth)
+
+
+@pytest.fixture
+def quick(small, gradients, monkeypatch):
+    """Fits of small pictures, kept as weights for those of an offered size: the networks take any."""
+    told = RendererConfig(**vars(small) | {"image_size": 256})
+    for name in ("demo_config", "full_config"):
+        monkeypatch.setattr(standin, name, lambda size: told)
+    monkeypatch.setattr(standin, "fit", lambda config, *rest: fit(small, *rest))
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +60,10 @@ def pairs():
     return PairMaker([portrait()], 256, 3, CPU)
 
 
-def test_steps_lower_every_loss_and_give_complete_states(tiny, gradients):
-    kept, config = Kept(), dataclasses.replace(tiny.config, feature_depth=TINY.feature_depth)
+def test_steps_lower_every_loss_and_give_complete_states(small, gradients):
+    kept = Kept()
     plan = FitPlan(seconds=600, seed=0, batch=1, learning_rate=1e-3, steps=11)
-    fitted = fit(config, [portrait()], plan, CPU, kept)
+    fitted = fit(small, [portrait()], plan, CPU, kept)
     losses = {}
     for task, _, _ in kept.tasks:
         network, _, doing = task.partition(": ")
@@ -62,7 +72,7 @@ def test_steps_lower_every_loss_and_give_complete_states(tiny, gradients):
     assert set(losses) == {"generator", "keypoint detector", "mapping"}
     assert all(seen[-1] < 0.9 * seen[0] for seen in losses.values()), losses
     assert fitted.steps == 11
-    for name, module in build_networks(config).items():
+    for name, module in build_networks(small).items():
         module.load_state_dict(fitted.states[name], strict=True)
         assert all(value.isfinite().all() for value in fitted.states[name].values())
 
@@ -234,8 +244,7 @@ def test_standin_files_with_values_of_no_use_are_one_sentence(tmp_path, seeded_s
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_keeps_a_demo_in_the_cache(tmp_path, gradients, monkeypatch):
-    monkeypatch.setattr(standin, "demo_config", lambda size: TINY)
+def test_the_command_keeps_a_demo_in_the_cache(tmp_path, quick):
     shipped = standin.DEMO_FILE.read_bytes()
     answer = CliRunner().invoke(app, ["fit", "--demo", "--steps", "1", "--batch", "1", "--cache", str(tmp_path)])
     assert answer.exit_code == 0, answer.output
@@ -243,8 +252,7 @@ def test_the_command_keeps_a_demo_in_the_cache(tmp_path, gradients, monkeypatch)
     assert (tmp_path / "weights" / "demo-256-seed0.safetensors").exists()
 
 
-def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients, monkeypatch):
-    monkeypatch.setattr(standin, "demo_config", lambda size: TINY)
+def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, quick):
     Image.new("RGB", (64, 64), (90, 120, 60)).save(tmp_path / "me.png")
     out = tmp_path / "demo.safetensors"
     plan = FitPlan(seconds=600, seed=5, batch=1, steps=1)
@@ -258,8 +266,7 @@ def test_a_fit_keeps_the_demo_where_it_was_asked_to(tmp_path, gradients, monkeyp
 
 
 @pytest.mark.parametrize(("wanted", "budget"), [(1.0, 6), (99.0, 2)])
-def test_a_fit_of_a_folder_ends_when_it_is_sharp_enough(tmp_path, gradients, monkeypatch, wanted, budget):
-    monkeypatch.setattr(standin, "demo_config", lambda size: TINY)
+def test_a_fit_of_a_folder_ends_when_it_is_sharp_enough(tmp_path, quick, wanted, budget):
     faces = tmp_path / "faces"
     faces.mkdir()
     for name in ("b.png", "a.png"):
@@ -328,8 +335,7 @@ def test_the_demo_is_chosen_without_a_gpu_and_said_on_one(cached, tmp_path, monk
     assert "says nothing" in said.lines[-1]
 
 
-def test_weights_are_fitted_first_where_that_is_asked_for_and_none_are_cached(tmp_path, gradients, monkeypatch):
-    monkeypatch.setattr(standin, "full_config", lambda size: TINY)
+def test_weights_are_fitted_first_where_that_is_asked_for_and_none_are_cached(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(standin, "FitPlan", lambda: FitPlan(seconds=600, seed=0, batch=1, steps=1))
     said = Kept()
     with pytest.raises(UserError, match="hours on a CPU"):
