@@ -56,6 +56,8 @@ if (player) {
     if (cut > 0) pair.drawImage(video, 0, 0, cut, side, 0, 0, cut, side);
     if (cut < side) pair.drawImage(video, side + cut, 0, side - cut, side, cut, 0, side - cut, side);
     map.drawImage(video, 2 * side, 0, side, side, 0, 0, side, side);
+    // A video is where it was sent before this is drawn.
+    both.dataset.frame = Math.floor(video.currentTime * rate);
   };
   const tell = (frame) => {
     slider.value = frame;

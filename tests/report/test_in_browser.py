@@ -93,11 +93,12 @@ def wait(page: Any, function: str, argument: object = None) -> None:
 
 
 def at_frame(page: Any, frame: int) -> None:
-    """Wait until every clip shows the frame."""
+    """Wait until every clip is at the frame and shows it."""
     wait(
         page,
         """frame => [...document.querySelectorAll("video")].every(
-            one => !one.seeking && one.readyState > 1 && Math.floor(one.currentTime * 25) === frame)""",
+            one => !one.seeking && one.readyState > 1 && Math.floor(one.currentTime * 25) === frame)
+            && [...document.querySelectorAll(".both")].every(one => one.dataset.frame === String(frame))""",
         frame,
     )
 
