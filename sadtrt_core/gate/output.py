@@ -31,6 +31,17 @@ COLOURS: dict[Verdict, str] = {
 
 def print_gate(result: GateResult, console: Console) -> None:
     """A table with a line for every row, or what forbids the whole comparison; then remarks and the headline."""
+    if not result.problems:
+        console.print(_row_table(result))
+    for problem in result.problems:
+        console.print(f"[yellow]cannot compare:[/] {escape(problem)}")
+    for remark in result.remarks:
+        console.print(f"[dim]{escape(remark)}[/]")
+    colour = "green" if result.exit_code == ExitCode.PASS else "bold red"
+    console.print(f"[{colour}]{escape(result.headline())}[/]")
+
+
+def _row_table(result: GateResult) -> Table:
     table = Table(title="Gate", title_justify="left")
     for heading in ("stage", "runner", "precision", "grid", "batch"):
         table.add_column(heading, overflow="fold")
@@ -47,14 +58,7 @@ def print_gate(result: GateResult, console: Console) -> None:
             f"[{COLOURS[row.verdict]}]{row.verdict}[/]",
             escape(row.detail),
         )
-    if not result.problems:
-        console.print(table)
-    for problem in result.problems:
-        console.print(f"[yellow]cannot compare:[/] {escape(problem)}")
-    for remark in result.remarks:
-        console.print(f"[dim]{escape(remark)}[/]")
-    colour = "green" if result.exit_code == ExitCode.PASS else "bold red"
-    console.print(f"[{colour}]{escape(result.headline())}[/]")
+    return table
 
 
 def comparison_table(result: GateResult, a: Run, b: Run) -> TextTable:
