@@ -330,7 +330,7 @@ def test_a_console_without_the_characters_of_a_name_is_no_reason_to_fail(tmp_pat
     assert "Traceback" not in done.stdout + done.stderr
     assert "workload: gesicht\\xfc\\U0001f600.png" in done.stdout
     latest = str(tmp_path / "results" / "latest")
-    for words in (("report", latest), ("gate", latest, "--baseline", latest)):
+    for words in (("report", latest), ("report", latest, "--markdown"), ("gate", latest, "--baseline", latest)):
         done = run("sadtrt_core.cli", *words, **ascii_only)
         assert done.returncode in (0, 2, 3), done.stderr
         assert "Traceback" not in done.stderr
