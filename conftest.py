@@ -27,6 +27,7 @@ from sadtrt_core.gate.output import print_gate
 from sadtrt_core.gate.verdicts import ExitCode, GateResult
 from sadtrt_core.progress import ConsoleReporter, make_console
 from sadtrt_core.records.store import read_run
+from sadtrt_core.renderer.stages import RENDERING
 from sadtrt_core.renderer.workload import FRAMES
 from sadtrt_core.report.html import REPORT_FILE, print_summary
 from sadtrt_core.rows import rows_of, shuffled
@@ -79,11 +80,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     named = [name for name in ROW if name in metafunc.fixturenames]
     if not named:
         return
-    # A benchmark that does not ask for them is of the generator's single frames.
-    if "stage" not in named:
-        asked = dataclasses.replace(asked, stages=("generator",))
+    # A benchmark that does not ask for a batch is of single frames, of the stages that render one whole.
     if "batch" not in named:
-        asked = dataclasses.replace(asked, batches=(1,))
+        # On a CPU a frame takes long, and the generator's tells most.
+        usual = RENDERING if _on_gpu(metafunc.config) else RENDERING[:1]
+        whole = tuple(stage for stage in RENDERING if stage in (asked.stages or usual))
+        if not whole:
+            reason = pytest.mark.skip(reason=f"drift is of {' and '.join(RENDERING)}: --stage leaves them out")
+            metafunc.parametrize(named, [pytest.param(*(None for _ in named), id="none", marks=reason)])
+            return
+        asked = dataclasses.replace(asked, batches=(1,), stages=whole if "stage" in named else whole[:1])
     rows = [dict(zip(ROW, row, strict=True)) for row in rows_of(asked, _on_gpu(metafunc.config))]
     metafunc.parametrize(named, [tuple(row[name] for name in named) for row in rows])
 

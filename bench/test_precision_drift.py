@@ -15,15 +15,14 @@ from sadtrt_core.session import Session
 
 
 def test_precision_drift(
-    runner: str, precision: str, session: Session, interleaver: Interleaver, benchmark: Any, recorded: Any
+    stage: str, runner: str, precision: str, session: Session, interleaver: Interleaver, benchmark: Any, recorded: Any
 ) -> None:
-    if session.options.stages and "generator" not in session.options.stages:
-        pytest.skip("drift is the whole generator's: --stage leaves it out")
-    case = session.case("generator", runner, precision)
-    benchmark.group = "drift over the driving sequence"
+    case = session.case(stage, runner, precision)
+    benchmark.group = f"{stage}, drift over the driving sequence"
 
     def render(active: StageRunner) -> Tensor:
-        frames: Tensor = benchmark.pedantic(active.frames, args=(session.frame_inputs,), rounds=1, iterations=1)
+        inputs = session.inputs_of_frames(stage)
+        frames: Tensor = benchmark.pedantic(active.frames, args=(inputs,), rounds=1, iterations=1)
         if benchmark.disabled:
             pytest.skip(NOT_TIMED)
         return frames

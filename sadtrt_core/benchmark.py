@@ -36,7 +36,7 @@ from sadtrt_core.progress import ConsoleReporter
 from sadtrt_core.records.measurements import Drift, Resources, Sustained
 from sadtrt_core.records.schema import Record
 from sadtrt_core.records.store import FRAMES_FOLDER
-from sadtrt_core.renderer.stages import STAGES, clip_parts, seeded_notes
+from sadtrt_core.renderer.stages import RENDERING, STAGES, clip_parts, seeded_notes
 from sadtrt_core.report.clip import make_clip
 from sadtrt_core.report.ratios import is_reference
 from sadtrt_core.runners.base import StageRunner
@@ -231,7 +231,7 @@ def _resources(runner: StageRunner, before_mb: float | None) -> Resources:
 
 
 def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], Tensor]) -> tuple[Record, Drift]:
-    """Render the whole driving sequence in the case's runner, and record how far it is from the reference.
+    """Render the whole driving sequence in the runner of a stage of RENDERING; record how far it is from the reference.
 
     `render` gives the frames (T, 3, H, W) of an activated runner. Raises UserError where the reference itself is not
     good enough to judge them by.
@@ -241,7 +241,7 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
     if reference.good_for_db == -math.inf:
         raise UserError(f"the reference cannot judge anything: {reference.sentence()}")
     with session.runner(case) as runner:
-        runner.infer(session.frame_inputs[0])  # Loads, compiles and tunes outside the one timed round.
+        runner.infer(session.inputs_of_frames(case.stage)[0])  # Loads, compiles and tunes outside the one timed round.
         frames = render(runner)
         notes, calibration = (*runner.notes, *absences()), runner.job.calibration_digest
     drift = session.drift(frames)
@@ -252,7 +252,8 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
     version = BENCHMARK_VERSION
     record = Record(case, "measured", drift=drift, notes=notes, benchmark_version=version, calibration=calibration)
     record = session.writer.add(record)
-    _save_frames(session, case, frames, drift)
+    if case.stage == next(name for name in RENDERING if name in (session.options.stages or STAGES)):
+        _save_frames(session, case, frames, drift)
     if all(drift.non_finite):
         raise RuntimeError(f"each of the {len(drift.non_finite)} frames holds NaN or infinity: there is no picture")
     return record, drift

@@ -67,6 +67,7 @@ class Session:
     #: Told what a person should know while the run goes on.
     report: Reporter = SILENT
     _inputs: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict, init=False)
+    _frames: dict[str, list[dict[str, Tensor]]] = field(default_factory=dict, init=False)
     _exact: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict, init=False)
     _precisions: dict[str, Precision] = field(default_factory=dict, init=False)
     _quantizes: dict[tuple[str, str], bool] = field(default_factory=dict, init=False)
@@ -232,8 +233,14 @@ class Session:
     @cached_property
     def frame_inputs(self) -> list[dict[str, Tensor]]:
         """Inputs of the generator for every frame of the driving sequence, of each face in turn, on the device."""
-        faces = (frame_inputs(self.renderer, one, STAGES["generator"], self.device) for one in self.workloads)
-        return [frame for frames in faces for frame in frames]
+        return self.inputs_of_frames("generator")
+
+    def inputs_of_frames(self, stage: str) -> list[dict[str, Tensor]]:
+        """The same of any of RENDERING: what an earlier stage makes is made by PyTorch in fp32."""
+        if stage not in self._frames:
+            faces = (frame_inputs(self.renderer, one, STAGES[stage], self.device) for one in self.workloads)
+            self._frames[stage] = [frame for frames in faces for frame in frames]
+        return self._frames[stage]
 
     @cached_property
     def reference(self) -> Reference:

@@ -141,6 +141,23 @@ def test_a_reference_with_nan_in_any_frame_judges_no_row(tiny_256: Renderer, tmp
             measure_drift(session, session.case("generator", "onnxruntime", precision), lambda _: reference.frames)
 
 
+def test_the_frames_own_rendering_is_judged_by_the_generators(tiny_256: Renderer, tmp_path: Path) -> None:
+    session = make_session(tiny_256, tmp_path, frames=2, stages=("frame",))
+    inputs = session.inputs_of_frames("frame")
+    assert [sorted(frame) for frame in inputs] == [["feature_3d", "kp_driving", "kp_source"]] * 2
+    assert inputs[0]["feature_3d"].data_ptr() == inputs[1]["feature_3d"].data_ptr(), "a source is encoded once"
+    case = session.case("frame", "pytorch", "fp16")
+    record, drift = measure_drift(session, case, lambda runner: runner.frames(inputs))
+    assert record.key.stage == "frame"
+    assert 30 < drift.psnr_min < 110
+    pictures = session.writer.folder / "frames"
+    assert (pictures / f"{case.slug}.png").exists()
+    # In a run of both there are pictures of the generator alone.
+    both = make_session(tiny_256, tmp_path / "both", frames=2)
+    measure_drift(both, case, lambda _: both.reference.frames)
+    assert not (both.writer.folder / "frames").exists()
+
+
 @pytest.fixture
 def portraits(tmp_path: Path) -> Path:
     folder = tmp_path / "portraits"

@@ -1,6 +1,6 @@
 """Whether what was timed computes its stage: its outputs beside PyTorch's in fp32 on the same inputs.
 
-Drift looks at the generator's frames at batch 1. Engines of other stages and batches are others, so their outputs are
+Drift looks at frames rendered whole, at batch 1. Engines of other stages and batches are others, so their outputs are
 looked at where they are timed: not for how much they lose, but for what no precision explains.
 """
 

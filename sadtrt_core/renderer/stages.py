@@ -199,6 +199,8 @@ GRAPH_STAGES: tuple[str, ...] = tuple(name for name, stage in STAGES.items() if 
 #: The least parts of the generator, and the two that a clip runs: what depends on the source alone, and the rest.
 GENERATOR_PARTS: tuple[str, ...] = tuple(name for name, stage in STAGES.items() if stage.in_generator)
 SOURCE_AND_FRAME = ("appearance", "frame")
+#: The stages that drift is measured of, which render a frame of a clip whole; pictures are kept of the first.
+RENDERING: tuple[str, ...] = ("generator", "frame")
 
 
 def clip_parts() -> tuple[str, ...]:

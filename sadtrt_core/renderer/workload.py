@@ -236,6 +236,14 @@ def stage_inputs(
     Tensors that earlier stages make are computed by PyTorch in fp32, TF32 off. The source image and keypoints are
     repeated along the batch, except where the stage takes one for a whole clip.
     """
+    expanded = _expanded_inputs(renderer, workload, stage, batch, device)
+    return {name: tensor.contiguous() for name, tensor in expanded.items()}
+
+
+def _expanded_inputs(
+    renderer: Renderer, workload: Workload, stage: Stage, batch: int, device: torch.device
+) -> dict[str, Tensor]:
+    """`stage_inputs`, what is repeated being a view."""
     index = torch.arange(batch) % workload.kp_driving.shape[0]
     known = {
         "source_image": workload.source_image,
@@ -258,13 +266,14 @@ def stage_inputs(
         with torch.inference_mode(), matrix_arithmetic(tf32=False, benchmark=False):
             outputs = call_stage(module, inputs)
         known.update(zip((spec.name for spec in maker.outputs(renderer.config)), outputs, strict=True))
-    return {spec.name: known[spec.name].expand(spec.batched(batch)).contiguous() for spec in wanted}
+    return {spec.name: known[spec.name].expand(spec.batched(batch)) for spec in wanted}
 
 
 def frame_inputs(renderer: Renderer, workload: Workload, stage: Stage, device: torch.device) -> list[dict[str, Tensor]]:
     """The inputs of a per-frame stage at batch 1, one dict for each driving frame."""
     frames = workload.kp_driving.shape[0]
-    together = stage_inputs(renderer, workload, stage, frames, device)
+    # Slices of one frame: of what does not depend on the frame there is one copy.
+    together = _expanded_inputs(renderer, workload, stage, frames, device)
     return [{name: tensor[i : i + 1] for name, tensor in together.items()} for i in range(frames)]
 
 

@@ -10,6 +10,7 @@ from sadtrt_core.case import Case
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.records.measurements import PSNR_CEILING_DB
 from sadtrt_core.records.schema import Record, Run
+from sadtrt_core.renderer.stages import RENDERING
 from sadtrt_core.runners.registry import EAGER, RUNNERS
 
 #: How much lower a PyTorch row's lowest PSNR may be than the row's that is compared with it.
@@ -37,10 +38,13 @@ def best(record: Record, run: Run) -> Record | None:
 
     Strict fp32 where there is none, or where nothing is known of the record's picture.
     """
-    pictures = {(one.key.runner, one.key.precision): _lowest_psnr(one) for one in run.records if one.drift is not None}
+    drifts = [one for one in run.records if one.drift is not None]
+    pictures = {(one.key.stage, one.key.runner, one.key.precision): _lowest_psnr(one) for one in drifts}
 
     def picture(case: Case) -> float | None:
-        return PSNR_CEILING_DB if is_reference(case) else pictures.get((case.runner, case.precision))
+        stages = (stage for stage in (case.stage, *RENDERING) if (stage, case.runner, case.precision) in pictures)
+        found = next((pictures[stage, case.runner, case.precision] for stage in stages), None)
+        return PSNR_CEILING_DB if is_reference(case) else found
 
     own = picture(record.key)
     if own is None:

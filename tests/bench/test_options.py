@@ -66,6 +66,26 @@ def test_what_was_named_twice_is_measured_once(suite: SuiteProcess, options: tup
     assert once.count("::test_stage_latency[") == twice.count("::test_stage_latency[") == 1, twice
 
 
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        ((), ["generator-pytorch-fp16"]),
+        (("frame",), ["frame-pytorch-fp16"]),
+        (("decode", "frame", "generator"), ["frame-pytorch-fp16", "generator-pytorch-fp16"]),
+        (("decode",), ["none"]),
+    ],
+)
+def test_drift_is_of_the_stages_that_render_a_frame(
+    suite: SuiteProcess, stages: tuple[str, ...], expected: list[str]
+) -> None:
+    """Without a GPU the generator's alone, unless the frame is named."""
+    narrow = [word for stage in stages for word in ("--stage", stage)]
+    options = ("--device", "cpu", "--runner", "pytorch", "--precision", "fp16", *narrow, "--collect-only", "-q")
+    finished = suite.run(("bench/test_precision_drift.py", *options))
+    rows = sorted(line.split("[")[1].rstrip("]") for line in finished.output.splitlines() if "_drift[" in line)
+    assert rows == expected, finished.output
+
+
 def test_eight_bits_are_timed_on_a_cpu_only_when_asked_for_by_name(suite: SuiteProcess) -> None:
     narrow = ("--device", "cpu", "--stage", "mapping", "--runner", "onnxruntime", "-rs", "-k", "int8")
     finished = run(suite, *narrow)

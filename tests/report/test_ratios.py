@@ -70,6 +70,18 @@ def test_a_stage_or_batch_has_the_picture_of_its_runner_and_precision_and_its_ow
     assert best(frames[3], run) is frames[0], "nothing is known of its picture"
 
 
+def test_a_stage_with_drift_of_its_own_is_compared_by_that() -> None:
+    frames = [
+        row("pytorch fp32", 30.0, None, "frame"),
+        row("torch-compile fp16", 3.0, 70.0, "frame"),
+        row("torch-compile fp16-mixed", 4.0, 80.0, "frame"),
+        row("tensorrt fp16-mixed", 2.0, 79.0, "frame"),
+    ]
+    # By the generator's 66.5 dB torch.compile fp16 would be good enough.
+    run = run_of(*PYTORCH, row("tensorrt fp16-mixed", 4.0, 66.5), *frames)
+    assert best(frames[3], run) is frames[2]
+
+
 def test_drift_that_means_nothing_chooses_no_row() -> None:
     noise = [measured(one.key, latency=one.latency, drift=drift(meaningful=False)) for one in PYTORCH]
     record = measured(Case("generator", "tensorrt", "fp16", "plugin", 1), drift=drift(meaningful=False))
