@@ -78,7 +78,8 @@ def report(
 
 def history(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Runs: their folders or records.json, or folders of runs.")
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Runs: their folders or records.json, or folders of them, however deep."),
     ],
 ) -> None:
     """Show how each row's time and PSNR went over runs, oldest first, and where they changed."""

@@ -128,14 +128,14 @@ def read_run(path: Path) -> Run:
 
 
 def read_runs(paths: Iterable[Path]) -> tuple[Run, ...]:
-    """The runs at these paths, each what `read_run` takes, or a folder of runs: its folders, or else its .json files.
+    """The runs at these paths, each what `read_run` takes, or a folder: the runs anywhere below it, or its .json files.
 
     Each run once. Raises UserError where there is none, or one cannot be read.
     """
     found: dict[Path, Run] = {}
     for path in paths:
         whole = records_file(path)
-        files = [whole] if whole.is_file() else sorted(path.glob(f"*/{RECORDS_FILE}")) or sorted(path.glob("*.json"))
+        files = [whole] if whole.is_file() else sorted(path.rglob(RECORDS_FILE)) or sorted(path.glob("*.json"))
         if not files:
             raise UserError(f"{path} holds no run: name a run's folder, or a folder of runs")
         found |= {file.resolve(): read_run(file) for file in files}

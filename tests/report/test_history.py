@@ -85,8 +85,9 @@ def test_rows_that_stay_level_and_rows_of_one_run_are_not_marked() -> None:
 
 def test_the_command_reads_runs_and_folders_of_runs(tmp_path: Path) -> None:
     for index, one in enumerate(RUNS):
-        folder = tmp_path / f"2025020{index + 1}T120000Z-gpu"
-        folder.mkdir()
+        # The last lie deeper than the others.
+        folder = tmp_path / ("" if index < 5 else "baselines/h200") / f"2025020{index + 1}T120000Z-gpu"
+        folder.mkdir(parents=True)
         write_run(one, folder / "records.json")
     write_run(run_of(measured(key("decode"))), tmp_path / "decode.json")
     shown = CliRunner().invoke(app, ["history", str(tmp_path), str(tmp_path / "decode.json")], env={"COLUMNS": "200"})
