@@ -20,7 +20,7 @@ from sadtrt_core.case import Case, GridSample
 from sadtrt_core.engine.plugin import PluginLibrary, built_plugin
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import keep_file, read_file
-from sadtrt_core.graph.export import typed_graph
+from sadtrt_core.graph.export import typed_graph_file
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.precision import ComputeType, Precision
 from sadtrt_core.renderer.renderer import Renderer
@@ -114,8 +114,7 @@ def build_job(
     plugin = built_plugin() if grid_sample == "plugin" else None
 
     def describe(what: Stage, how: Precision, size: int, sampler: BuildJob | None) -> BuildJob:
-        content = typed_graph(renderer, what, how, grid_sample, cache, calibration)
-        path = stored_graph(content, cache, "typed")
+        path = typed_graph_file(renderer, what, how, grid_sample, cache, calibration)
         shapes = tuple((spec.name, spec.batched(size)) for spec in what.inputs(renderer.config))
         image_size = renderer.config.image_size
         case = Case(what.name, "tensorrt", how.name, grid_sample, size)

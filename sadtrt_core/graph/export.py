@@ -1,4 +1,4 @@
-"""From a stage and a precision to the bytes of a typed ONNX graph, the fp32 export cached on disk."""
+"""From a stage and a precision to the bytes of a typed ONNX graph; it and the fp32 export are cached on disk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -19,6 +20,7 @@ from sadtrt_core.files import code_digest, keep_file, read_file
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.graph.typed import apply_precision, unmatched_patterns
+from sadtrt_core.plan import precision_digest
 from sadtrt_core.precision import Precision
 from sadtrt_core.renderer.renderer import Renderer
 from sadtrt_core.renderer.stages import STAGES, Stage, stage_module
@@ -76,31 +78,73 @@ def typed_graph(
     precision that names nodes no graph has; a stage need not hold all that are named. Raises UserError
     for a precision that quantizes, where the calibration is missing or of other weights.
     """
+    return _typed(renderer, stage, precision, grid_sample, cache, calibration)[1]
+
+
+def typed_graph_file(
+    renderer: Renderer,
+    stage: Stage,
+    precision: Precision,
+    grid_sample: GridSample,
+    cache: Path,
+    calibration: Calibration | None = None,
+) -> Path:
+    """The file in the cache that holds `typed_graph`. Raises as that does."""
+    return _typed(renderer, stage, precision, grid_sample, cache, calibration)[0]
+
+
+def _typed(
+    renderer: Renderer,
+    stage: Stage,
+    precision: Precision,
+    grid_sample: GridSample,
+    cache: Path,
+    calibration: Calibration | None,
+) -> tuple[Path, bytes]:
     if calibration is not None:
         calibration.require_weights(renderer.weights.digest)
     opset = OPSET_BUILTIN if grid_sample == "builtin" else OPSET
-    exported = cached_export(renderer, stage, opset, cache)
-    if precision.names_nodes:
-        # The parts' nodes are the generator's; its graph is only asked for what this stage lacks.
-        wholes = [name for name in ("generator", "keypoints", "mapping") if name != stage.name]
-        others = (cached_export(renderer, STAGES[name], opset, cache) for name in wholes)
-        unknown = unmatched_patterns(itertools.chain([exported], others), precision)
-        if unknown:
-            raise ValueError(
-                f"precision {precision.name!r} names {unknown[0]!r}, which matches no node of the renderer's graphs: "
-                "it was made for another version or network, so search again"
-            )
-    typed = apply_precision(exported, precision, calibration, has_plugin=grid_sample == "plugin")
-    return resolve_grid_sample(typed, grid_sample).SerializeToString(deterministic=True)
+
+    def make() -> bytes:
+        exported = cached_export(renderer, stage, opset, cache)
+        if precision.names_nodes:
+            # The parts' nodes are the generator's; its graph is only asked for what this stage lacks.
+            wholes = [name for name in ("generator", "keypoints", "mapping") if name != stage.name]
+            others = (cached_export(renderer, STAGES[name], opset, cache) for name in wholes)
+            unknown = unmatched_patterns(itertools.chain([exported], others), precision)
+            if unknown:
+                raise ValueError(
+                    f"precision {precision.name!r} names {unknown[0]!r}, which matches no node of the renderer's "
+                    "graphs: it was made for another version or network, so search again"
+                )
+        typed = apply_precision(exported, precision, calibration, has_plugin=grid_sample == "plugin")
+        return resolve_grid_sample(typed, grid_sample).SerializeToString(deterministic=True)
+
+    # Typing takes many seconds at full size, and every run of an engine asks for its graph.
+    ranges = None if calibration is None or precision.quantize is None else calibration.digest
+    key = f"{_export_key(renderer, stage, opset)}|{precision_digest(precision)}|{grid_sample}|{ranges}"
+    return _kept(cache, f"typed-{stage.name}", key, make)
 
 
 def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> onnx.ModelProto:
     """The fp32 export of a stage, from `cache/graphs` where an earlier one of these weights lies unchanged."""
+
+    def make() -> bytes:
+        return export_stage(renderer, stage, opset).SerializeToString(deterministic=True)
+
+    return onnx.load_from_string(_kept(cache, stage.name, _export_key(renderer, stage, opset), make)[1])
+
+
+def _export_key(renderer: Renderer, stage: Stage, opset: int) -> str:
     # The exporter belongs to the key: another torch release, or other code of ours, may write another graph for the
     # same weights.
-    exporter = f"{torch.__version__}|{code_digest('graph')}"
-    key = f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{opset}|{exporter}"
-    path = cache / "graphs" / f"{stage.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.onnx"
+    exporter = f"{torch.__version__}|{onnx.__version__}|{code_digest('graph')}"
+    return f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{opset}|{exporter}"
+
+
+def _kept(cache: Path, name: str, key: str, make: Callable[[], bytes]) -> tuple[Path, bytes]:
+    """The file of a graph in the cache and its content, made where there is none of this key that is whole."""
+    path = cache / "graphs" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.onnx"
     beside = path.with_suffix(".sha256")
     with contextlib.suppress(UserError, OSError):
         # A graph that was damaged, changed since or is another key's would give figures of something else.
@@ -108,11 +152,11 @@ def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> 
         if kept.startswith(_beginning(key, os.path.getsize(path))):
             content = read_file(path, _SIZE_LIMIT)
             if kept == _sidecar(key, content):
-                return onnx.load_from_string(content)
-    content = export_stage(renderer, stage, opset).SerializeToString(deterministic=True)
+                return path, content
+    content = make()
     keep_file(path, content)
     keep_file(beside, _sidecar(key, content))
-    return onnx.load_from_string(content)
+    return path, content
 
 
 def _sidecar(key: str, content: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,8 +11,9 @@ import onnxruntime
 import pytest
 import torch
 
+from sadtrt_core.graph import export
 from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
-from sadtrt_core.graph.export import export_stage, typed_graph
+from sadtrt_core.graph.export import export_stage, typed_graph, typed_graph_file
 from sadtrt_core.graph.grid_sample import resolve_grid_sample
 from sadtrt_core.graph.instance_norm import decompose_instance_norm
 from sadtrt_core.graph.rounding import explicit_rounding
@@ -267,11 +269,27 @@ def test_the_clip_has_no_graph(tiny, cache):
 def test_a_graph_that_was_changed_in_the_cache_is_exported_again(tiny, tmp_path):
     stage = STAGES["mapping"]
     first = typed_graph(tiny, stage, PRECISIONS["fp32"], "native", tmp_path)
-    (kept,) = (tmp_path / "graphs").glob("mapping-*.onnx")
-    changed = onnx.load(kept)
+    (exported,) = (tmp_path / "graphs").glob("mapping-*.onnx")
+    (typed,) = (tmp_path / "graphs").glob("typed-mapping-*.onnx")
+    changed = onnx.load(exported)
     weight = next(tensor for tensor in changed.graph.initializer if len(tensor.raw_data) > 1024)
     weight.raw_data = bytes(len(weight.raw_data))
-    kept.write_bytes(changed.SerializeToString())
-    assert typed_graph(tiny, stage, PRECISIONS["fp32"], "native", tmp_path) == first
-    kept.write_bytes(b"no graph")
-    assert typed_graph(tiny, stage, PRECISIONS["fp32"], "native", tmp_path) == first
+    for content in (changed.SerializeToString(), b"no graph"):
+        exported.write_bytes(content)
+        # One that is whole needs no export; one that is not is made of an export that is.
+        assert typed_graph(tiny, stage, PRECISIONS["fp32"], "native", tmp_path) == first
+        typed.write_bytes(content)
+        assert typed_graph(tiny, stage, PRECISIONS["fp32"], "native", tmp_path) == first
+        assert typed.read_bytes() == first
+        assert exported.read_bytes() != content
+
+
+def test_a_typed_graph_is_kept_for_just_what_it_is_of(tiny, tmp_path, monkeypatch):
+    given = (tiny, STAGES["mapping"])
+    made = {name: typed_graph(*given, PRECISIONS[name], "native", tmp_path) for name in ("fp32", "fp16", "bf16")}
+    assert len(set(made.values())) == 3
+    renamed = replace(PRECISIONS["fp16"], name="other", why="another name of the same arithmetic")
+    monkeypatch.setattr(export, "apply_precision", None)  # Nothing is typed again.
+    assert {name: typed_graph(*given, PRECISIONS[name], "native", tmp_path) for name in made} == made
+    assert typed_graph(*given, renamed, "native", tmp_path) == made["fp16"]
+    assert typed_graph_file(*given, renamed, "native", tmp_path).read_bytes() == made["fp16"]
