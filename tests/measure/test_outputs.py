@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sadtrt_core import benchmark
 from sadtrt_core.benchmark import measure_latency
 from sadtrt_core.config import RunConfig
 from sadtrt_core.measure.interleave import Interleaver, take_samples
@@ -99,6 +100,31 @@ def test_a_row_that_computes_something_else_fails_and_keeps_its_times(
     assert suite.writer.run.records[0].latency is not None
     # One of the batch is the first.
     assert measured(suite, "mapping", 1).status == "measured"
+
+
+def test_what_a_process_keeps_of_an_engine_is_no_rows_memory(suite: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = {"libraries": 0, "engine": 0}
+
+    class Engine(PyTorchRunner):
+        def activate(self) -> None:
+            super().activate()
+            taken.update(libraries=105, engine=411)
+
+        def deactivate(self) -> None:
+            super().deactivate()
+            taken["engine"] = 0
+
+    def used(device: torch.device) -> float:
+        return float(sum(taken.values()))
+
+    monkeypatch.setattr(Session, "runner", lambda self, case: Engine(self.job(case)))
+    monkeypatch.setattr(Session, "on_gpu", True)
+    monkeypatch.setattr(benchmark, "device_memory_used", used)
+    monkeypatch.setattr(benchmark, "device_memory_free_of_leftovers", used)
+    for kept in ([], []):
+        case = suite.case("mapping", "onnxruntime", "fp32")
+        measure_latency(suite, case, Interleaver(suite.timing_plan), take_samples, kept.append, lambda error: None)
+        assert kept[-1].resources.gpu_memory_mb == 411, "whether it is the first of its process or not"
 
 
 def test_noise_has_no_outputs_to_be_right(suite: Session, monkeypatch: pytest.MonkeyPatch) -> None:
