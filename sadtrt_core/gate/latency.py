@@ -186,10 +186,10 @@ def tail_findings(
     What a level may change by (`effect`, in percent) its 99th percentile may too.
     """
     new, old = samples.all_new, samples.all_old
-    key = "p99_slowdown_percent" if metric == "device_ms" and not launch_bound else "host_p99_slowdown_percent"
+    whose = "" if metric == "device_ms" and not launch_bound else "host_"
     findings = []
     name = NAMES[metric]
-    if (limit := limits[key]) is not None:
+    if (limit := limits[f"{whose}p99_slowdown_percent"]) is not None:
         limit = max(limit, effect)
         before, now = stats.percentile(old, 99), stats.percentile(new, 99)
         change = 100 * (now / before - 1)
@@ -197,7 +197,7 @@ def tail_findings(
         sentence = f"{name}'s 99th percentile {before:.4g} to {now:.4g} ms ({change:+.1f}%), limit {limit:g}%"
         slow = change > limit and p_value < significance
         findings.append(_tail(f"{metric}_p99", slow, "slow_tail", sentence, (before, now, change, limit), p_value))
-    if (limit := limits["slow_samples_points"]) is not None:
+    if (limit := limits[f"{whose}slow_samples_points"]) is not None:
         usual = stats.median(old)
         before, now = (100 * stats.slow_share(times, usual) for times in (old, new))
         p_value = stats.more_above(samples.new, samples.old, stats.SLOW_FACTOR * usual)

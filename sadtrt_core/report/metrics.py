@@ -169,7 +169,7 @@ _ROWS = (
     Metric("best_pytorch", "latency", best_name),
     Metric("repetitions", "latency", _of("latency", lambda one: len(one.repetitions()))),
     *_tail("device_ms", (("p99_slowdown_percent", 20.0), ("slow_samples_points", 0.5))),
-    *_tail("host_ms", (("host_p99_slowdown_percent", 50.0),)),
+    *_tail("host_ms", (("host_p99_slowdown_percent", 50.0), ("host_slow_samples_points", 0.5))),
     Metric("samples", "latency", _of("latency", lambda one: len(one.judged_ms))),
     Metric("steady", "latency", _field("latency", "steady")),
     Metric("late", "latency", late),

@@ -46,11 +46,15 @@ def test_an_override_may_be_for_short_rows_only_and_the_default_one_gives_way_to
     for ms in (0.47, 14.4):
         limits = Thresholds().for_key(eager, ms)
         assert (limits["slowdown_percent"], limits["host_slowdown_percent"]) == (3.5, 25)
+        assert limits["host_p99_slowdown_percent"] is limits["host_slow_samples_points"] is None
+        assert (limits["p99_slowdown_percent"], limits["slow_samples_points"]) == (20, 0.5)
     for slow in (Thresholds().for_key(eager, 45.0), Thresholds().for_key(eager, None), Thresholds().for_key(eager)):
         assert slow == default_limits() | {"memory_growth_percent": 30.0}, "another device time, or none"
     assert Thresholds().for_key(key("warp"), 0.05) == default_limits() | {
         "slowdown_percent": 5.0,
         "host_slowdown_percent": 25.0,
+        "host_p99_slowdown_percent": None,
+        "host_slow_samples_points": None,
     }
     assert Thresholds().for_key(key("warp"), 0.5) == default_limits()
     text = "[[gate.override]]\nrunner = 'pytorch'\nbelow_ms = 0.5\nhost_slowdown_percent = 7"

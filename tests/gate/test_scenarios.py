@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from record_examples import measured, run_of
 
+from sadtrt_core.case import Case
 from sadtrt_core.gate.judge import compare_runs
 from sadtrt_core.gate.limits import Thresholds
 from sadtrt_core.gate.verdicts import GateResult, with_anchor
@@ -72,6 +73,29 @@ def run(times: Times, index: int = 0) -> Run:
 def judged(new: Times, *baseline: Times, thresholds: Thresholds = THRESHOLDS) -> GateResult:
     runs = [run(times, index) for index, times in enumerate((*baseline, new))]
     return compare_runs(runs[-1], runs[0], thresholds, runs[1:-1])
+
+
+@pytest.mark.parametrize(
+    ("runner", "device_ms", "verdict"),
+    [("pytorch", 0.4, "same"), ("tensorrt", 0.1, "same"), ("pytorch", 45.0, "slower"), ("tensorrt", 2.8, "slower")],
+)
+def test_slow_calls_of_the_host_alone_count_where_the_host_has_little_of_a_call(
+    runner: str, device_ms: float, verdict: str
+) -> None:
+    """Of identical code up to 5% of the calls were slow where it launches each kernel, and none elsewhere."""
+    draw = np.random.default_rng(0)
+
+    def of(host: Times, index: int) -> Run:
+        device = tuple(float(value) for value in device_ms * usual(draw).ravel())
+        called = tuple(float(value) for value in 1.2 * device_ms * host.ravel())
+        visits = tuple(range(0, 800, 100))
+        latency = Latency(device, called, 5, True, visits=visits)
+        case = Case("generator", runner, "fp16-mixed", "plugin", 1)
+        record = measured(case, latency=latency, drift=None, resources=None)
+        return run_of(record, started_utc=f"2025-01-31T12:00:{index:02}Z")
+
+    result = compare_runs(of(some_slow(draw, 0.05, 2), 1), of(usual(draw), 0), THRESHOLDS, ())
+    assert [row.verdict for row in result.rows] == [verdict], result.rows[0].detail
 
 
 @pytest.mark.parametrize(
