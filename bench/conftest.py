@@ -12,9 +12,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from sadtrt_core.benchmark import NOT_TIMED, failed, not_measured, skipped
+from sadtrt_core.benchmark import NOT_TIMED, failed, skipped
 from sadtrt_core.case import Case
 from sadtrt_core.environment import read_environment
+from sadtrt_core.left_out import not_measured
 from sadtrt_core.measure.graph_times import Launch, copies_beyond_cache, copy_rate, graph_time_us
 from sadtrt_core.measure.interleave import Interleaver
 from sadtrt_core.report.html import print_table

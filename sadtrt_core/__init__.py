@@ -24,6 +24,7 @@ LAYERS = (
     "report",
     "gate",
     "session",
+    "left_out",
     "benchmark",
     "compare",
     "accuracy",

@@ -15,11 +15,11 @@ from rich.console import Console
 from torch import Tensor
 
 from sadtrt_core.case import Case
-from sadtrt_core.engine import tensorrt_api as api
 from sadtrt_core.engine.job import BuildJob
 from sadtrt_core.engine.parallel import build_all
 from sadtrt_core.errors import BuildError, Unavailable, UserError, printable
 from sadtrt_core.files import write_file
+from sadtrt_core.left_out import not_measured
 from sadtrt_core.measure.drift import worst_frame_picture
 from sadtrt_core.measure.interleave import Interleaver, Repetitions
 from sadtrt_core.measure.outputs import output_fault
@@ -61,38 +61,6 @@ def failed(case: Case, error: BaseException) -> Record:
     return Record(case, "failed", reason=f"{type(error).__name__}: {words}"[:500], benchmark_version=BENCHMARK_VERSION)
 
 
-def not_measured(session: Session, case: Case, timed: bool) -> Unavailable | None:
-    """Why the case is left out: this machine cannot, or it takes minutes, or says nothing, unless it was named."""
-    missing = session.unavailable(case)
-    if missing is not None:
-        return missing
-    precision = session.precision(case.precision)
-    named = case.precision in session.options.precisions
-    if timed and precision.half_coordinates and not (named or case.runner.startswith("tensorrt")):
-        words = f"{case.precision} samples by separate operations here: its drift means something, its time does not"
-        return Unavailable(words, f"--precision {case.precision}")
-    compiled = case.runner.startswith("torch-compile")
-    if not session.on_gpu and compiled and case.runner not in session.options.runners:
-        return Unavailable("compiling takes minutes on a CPU", f"--runner {case.runner}")
-    quantized = precision.quantize is not None
-    if not session.on_gpu and timed and quantized and not named:
-        words = f"{case.precision} computes in fp32 on a CPU: its drift means something, its time does not"
-        return Unavailable(words, f"--precision {case.precision}")
-    return _quantizes_in_name_only(session, case) if quantized else None
-
-
-def _quantizes_in_name_only(session: Session, case: Case) -> Unavailable | None:
-    """Why a row of int8 or fp8 would not be what it is called; None where it is."""
-    if STAGES[case.stage].module is not None and not session.quantizes(case):
-        words = f"{case.precision} quantizes no convolution of the stage {case.stage}"
-        return Unavailable(f"{words}: the row would be another precision's under its name", "--stage decode")
-    trt = api.tensorrt_module() if case.runner.startswith("tensorrt") else None
-    if trt is None or isinstance(trt, Unavailable) or api.strongly_typed(trt) or session.grid_sample == "plugin":
-        return None
-    words = f"engines of TensorRT {api.version_text(trt)} in {case.precision} lose around the decoder's norms what"
-    return Unavailable(f"{words} their types hold: the plugin's norms are needed", "sadtrt build-plugin")
-
-
 def engine_cases(case: Case) -> list[Case]:
     """The cases whose engines a case of TensorRT loads: itself, or a clip's parts."""
     if case.stage != "clip":
@@ -107,8 +75,9 @@ def engines_for(session: Session, cases: Iterable[Case]) -> dict[Case, BuildJob]
 
 
 def prebuild(session: Session, cases: Iterable[Case], console: Console) -> None:
-    """Build what the cases need, in parallel, so that none of them builds while another is measured."""
-    engines = engines_for(session, [case for case in cases if case.runner.startswith("tensorrt")])
+    """Build what the cases need that will be measured, in parallel, so that none builds while another is measured."""
+    of_tensorrt = [case for case in cases if case.runner.startswith("tensorrt")]
+    engines = engines_for(session, [case for case in of_tensorrt if not_measured(session, case, timed=True) is None])
     failures = build_engines(list(engines.values()), session.options.jobs, console)
     for case, failure in zip(engines, failures, strict=True):
         if failure is not None:

@@ -12,12 +12,15 @@ import torch
 from PIL import Image
 from reports import Kept
 
-from sadtrt_core.benchmark import measure_drift, not_measured, skipped
+from sadtrt_core import benchmark
+from sadtrt_core.benchmark import measure_drift, skipped
 from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import UserError
+from sadtrt_core.left_out import not_measured
 from sadtrt_core.measure.drift import Reference
 from sadtrt_core.plan import precision_digest
 from sadtrt_core.precision import PRECISIONS
+from sadtrt_core.progress import make_console
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.picture import faces
 from sadtrt_core.records.schema import Record
@@ -81,6 +84,37 @@ def test_int8_without_the_norm_operator_is_left_out_on_the_tensorrt_that_spoils_
         assert missing is None if reason is None else reason in str(missing)
     mixed = session.case("decode", "tensorrt", "fp16-mixed")
     assert not_measured(session, mixed, timed=True) is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "flags", "named", "left_out"),
+    [
+        ((9, 0), {}, (), True),
+        ((9, 0), {}, ("int8",), False),
+        ((8, 9), {}, (), False),
+        ((9, 0), {"STRONGLY_TYPED": 1}, (), False),
+    ],
+)
+def test_int8_is_left_out_where_it_takes_longer_than_what_loses_less(
+    tiny: Renderer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    flags: dict[str, int],
+    named: tuple[str, ...],
+    left_out: bool,
+) -> None:
+    session = make_session(tiny, tmp_path, precisions=named)
+    monkeypatch.setattr(Session, "unavailable", lambda self, case: None)
+    monkeypatch.setattr(Session, "on_gpu", True)
+    monkeypatch.setattr(Session, "grid_sample", "plugin")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    flag = SimpleNamespace(**flags)
+    trt = SimpleNamespace(__version__="8.6.0", __name__="tensorrt", NetworkDefinitionCreationFlag=flag)
+    monkeypatch.setattr("sadtrt_core.engine.tensorrt_api.tensorrt_module", lambda: trt)
+    missing = not_measured(session, session.case("decode", "tensorrt", "int8"), timed=True)
+    assert (missing is not None) == left_out
+    assert missing is None or "has no convolutions in eight bits for this generation" in str(missing)
 
 
 def test_the_number_of_threads_is_recorded_where_it_sets_the_times(tiny_256: Renderer, tmp_path: Path) -> None:
@@ -252,3 +286,22 @@ def test_a_runner_that_loads_no_plugin_takes_the_native_form_where_the_plugin_is
     assert session.plain_job(session.case("decode", "onnxruntime", "fp32")).grid_sample == "native"
     asked = make_session(tiny_256, tmp_path, grid_sample="plugin")
     assert asked.case("warp", "onnxruntime", "fp32").grid_sample == "plugin"
+
+
+def test_no_engine_is_built_that_is_not_measured(
+    tiny: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = make_session(tiny, tmp_path)
+    monkeypatch.setattr(Session, "unavailable", lambda self, case: None)
+    monkeypatch.setattr(benchmark, "engine_job", lambda job: f"{job.stage.name} {job.precision.name}")
+    built: list[str] = []
+
+    def build(jobs: list[str], processes: int, console: object) -> tuple[None, ...]:
+        built.extend(jobs)
+        return (None,) * len(jobs)
+
+    monkeypatch.setattr(benchmark, "build_engines", build)
+    asked = [("decode", "fp16"), ("motion", "int8"), ("warp", "fp8")]
+    cases = [session.case(stage, "tensorrt", precision) for stage, precision in asked]
+    benchmark.prebuild(session, cases, make_console())
+    assert built == ["decode fp16"]
