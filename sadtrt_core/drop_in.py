@@ -22,6 +22,7 @@ from sadtrt_core.engine.plugin import plugin_absence
 from sadtrt_core.errors import UserError
 from sadtrt_core.graph.quantize import Calibration
 from sadtrt_core.plan import precision_named
+from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.renderer.checkpoint import load_checkpoint
 from sadtrt_core.renderer.config import IMAGE_SIZES, NUM_KEYPOINTS
 from sadtrt_core.renderer.picture import require_unit_range
@@ -41,9 +42,10 @@ class TensorRTGenerator(nn.Module):
     Give a `checkpoint` file of SadTalker's or a `renderer`. One engine makes the appearance volume of a source image,
     the other a frame of it. Each image of a call is compared, value by value, with the one that its place in the batch
     had before, and with its left neighbour: only an image that differs from both is encoded anew, so that a clip pays
-    for its source once. Engines have a fixed batch: a call with more frames is served in pieces of `batch`, the last
-    one filled up. `device` is the current GPU unless another is named; `calibration` has the ranges that int8 needs.
-    `make_runner` makes a runner that computes, from a job of the stage appearance or frame.
+    for its source once. That is done in fp32 whatever `precision` is, because every frame shows what it loses. Engines
+    have a fixed batch: a call with more frames is served in pieces of `batch`, the last one filled up. `device` is the
+    current GPU unless another is named; `calibration` has the ranges that int8 needs. `make_runner` makes a runner that
+    computes, from a job of the stage appearance or frame.
 
     Raises UserError for weights that cannot be used, RuntimeError with the reason where TensorRT cannot serve.
     """
@@ -93,7 +95,8 @@ class TensorRTGenerator(nn.Module):
         self._images = torch.full(image.batched(batch), torch.nan, device=self._job.device)
         self._volumes = torch.zeros(volume.batched(batch), device=self._job.device)
         with contextlib.ExitStack() as loaded:
-            one = replace(self._job, stage=STAGES["appearance"], batch=1)
+            fp32 = PRECISIONS["fp32"]
+            one = replace(self._job, stage=STAGES["appearance"], precision=fp32, calibration=None, batch=1)
             self._appearance = loaded.enter_context(make_runner(one))
             self._frame = loaded.enter_context(make_runner(self._job))
             self._loaded = loaded.pop_all()

@@ -85,6 +85,29 @@ def test_a_frame_outlives_the_next_call(tiny_256: Renderer, call: dict[str, Any]
     assert torch.equal(first, kept)
 
 
+def test_a_source_is_encoded_in_fp32_whatever_the_precision(
+    tiny_256: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
+) -> None:
+    """Every frame of a clip shows what its source has lost, and only one pays for it."""
+    made: dict[str, PyTorchRunner] = {}
+
+    class Kept(PyTorchRunner):
+        def activate(self) -> None:
+            super().activate()
+            made[self.job.stage.name] = self
+
+    generator = make(tiny_256, tmp_path, precision="bf16", make_runner=Kept)
+    assert {stage: runner.job.precision.name for stage, runner in made.items()} == {
+        "appearance": "fp32",
+        "frame": "bf16",
+    }
+    one = {name: call[name]["value"][:1] for name in ("kp_driving", "kp_source")}
+    generator(call["source_image"][:1], **one)
+    with torch.inference_mode():
+        exact = tiny_256.generator.appearance(call["source_image"][:1])
+    assert torch.equal(made["appearance"].fetch()["feature_3d"], exact)
+
+
 def test_an_image_is_encoded_when_it_is_new_and_not_again(
     tiny_256: Renderer, call: dict[str, Any], expected: Tensor, tmp_path: Path
 ) -> None:
