@@ -153,6 +153,7 @@ def false_alarms(name: str, pairs: list[Pair]) -> dict[str, Any]:
         "pairs": name,
         "decisions": len(results),
         "false alarms": codes[ExitCode.REGRESSION],
+        "by times": sum(any(row.verdict == "slower" for row in result.rows) for result in results),
         "not comparable": codes[ExitCode.NOT_COMPARABLE],
         "alarms": [f"{row.key.label()}: {row.detail}" for row in alarms],
     }

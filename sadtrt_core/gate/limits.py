@@ -56,8 +56,8 @@ class Override:
 
 
 #: Limits of such rows are no lower than these, whatever is set for all rows; a project's own overrides come after.
-#: Where the host has most of a call, its tails are what else it did: of eight runs of one code, 0.2 to 5% of the calls
-#: were slow (results/baselines/gate-experiment-h100).
+#: Where the host has most of a call, its tails are what else it did: identical runs differ manyfold in how many calls
+#: are slow (results/baselines/gate-experiment-h100).
 _HOSTS_OWN = {"host_slowdown_percent": 25.0, "host_p99_slowdown_percent": None, "host_slow_samples_points": None}
 DEFAULT_OVERRIDES = (
     *(Override(None, runner, None, _HOSTS_OWN, below_ms) for runner, below_ms in LAUNCH_BOUND_MS.items()),

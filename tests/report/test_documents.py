@@ -166,6 +166,7 @@ UNMARKED = {
     "under stand-in weights (45 s of fitting: 18.7 dB on held-out pairs)": "how the weights came about",
     "under stand-in weights (70 s of fitting on twelve portraits: 362 steps, 20.7 dB on held-out pairs)": "likewise",
     "Weights of another seed (361 steps, 20.5 dB on held-out pairs; [": "likewise",
+    "fitted for 65 s (333 steps, 20.4 dB on held-out pairs; [": "likewise",
     "a uint8 level near white": "arithmetic of half",
     "(95%: )": "an interval's coverage",
     "reads right to at 1 ms and to at 5 ms": "what was asked for",
@@ -177,6 +178,7 @@ UNMARKED = {
     "of 4% by longer times": "likewise",
     "of 3%, which is below the limit": "likewise",
     "twice the time in 2% of them": "likewise",
+    "of 2% of samples at twice the time": "likewise",
     "so 1 MB for 4 x 16 x 64 x 64 in fp16 and 4 MB for 32 channels": "sizes that follow from the shape",
     "under 20 us (16 grids) and under 10 us (1 grid)": "targets",
 }
