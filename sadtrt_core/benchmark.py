@@ -138,11 +138,9 @@ def measure_latency(
         timing.repeat(take)
         stretch, energy = _sustained(session, runner, timing.call_seconds)
         # Before what waits is repeated: what it takes anew would else be counted here.
+        load_s, first_call_ms = cold or (load_seconds, timing.sampler.first_call_ms)
         used = replace(
-            _resources(runner, before),
-            energy_mj_per_frame=energy,
-            load_s=cold[0] if cold else load_seconds,
-            first_call_ms=cold[1] if cold else timing.sampler.first_call_ms,
+            _resources(runner, before), energy_mj_per_frame=energy, load_s=load_s, first_call_ms=first_call_ms
         )
         notes = (*runner.notes, *seeded_notes(job.stage, job.renderer))
         if session.on_gpu and timing.watch.absence is not None:
@@ -240,7 +238,7 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
     version = BENCHMARK_VERSION
     record = Record(case, "measured", drift=drift, notes=notes, benchmark_version=version, calibration=calibration)
     record = session.writer.add(record)
-    if case.stage == next(name for name in RENDERING if name in (session.options.stages or STAGES)):
+    if case.stage == next((name for name in RENDERING if name in (session.options.stages or STAGES)), None):
         _save_frames(session, case, frames, drift)
     if all(drift.non_finite):
         raise RuntimeError(f"each of the {len(drift.non_finite)} frames holds NaN or infinity: there is no picture")

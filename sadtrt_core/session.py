@@ -230,7 +230,7 @@ class Session:
             self._exact[key] = exact_outputs(job, self.inputs(job))
         return self._exact[key]
 
-    @cached_property
+    @property
     def frame_inputs(self) -> list[dict[str, Tensor]]:
         """Inputs of the generator for every frame of the driving sequence, of each face in turn, on the device."""
         return self.inputs_of_frames("generator")

@@ -18,7 +18,7 @@ from sadtrt_core.config import RunConfig
 from sadtrt_core.errors import UserError
 from sadtrt_core.left_out import not_measured
 from sadtrt_core.measure.drift import Reference
-from sadtrt_core.plan import precision_digest
+from sadtrt_core.plan import Plan, Quantize, precision_digest, write_plan
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.progress import make_console
 from sadtrt_core.records.measurements import Drift
@@ -93,6 +93,7 @@ def test_int8_without_the_norm_operator_is_left_out_on_the_tensorrt_that_spoils_
         ((9, 0), {}, ("int8",), False),
         ((8, 9), {}, (), False),
         ((9, 0), {"STRONGLY_TYPED": 1}, (), False),
+        ((9, 0), {}, ("plan",), False),
     ],
 )
 def test_int8_is_left_out_where_it_takes_longer_than_what_loses_less(
@@ -104,6 +105,12 @@ def test_int8_is_left_out_where_it_takes_longer_than_what_loses_less(
     named: tuple[str, ...],
     left_out: bool,
 ) -> None:
+    asked = "int8"
+    if named == ("plan",):
+        asked = str(tmp_path / "mine.toml")
+        node = "/decoder/G_middle_0/conv_0/Conv"
+        write_plan(Plan("mine", "float16", "by hand", quantize=Quantize("int8", (node,), "by hand")), Path(asked))
+        named = (asked,)
     session = make_session(tiny, tmp_path, precisions=named)
     monkeypatch.setattr(Session, "unavailable", lambda self, case: None)
     monkeypatch.setattr(Session, "on_gpu", True)
@@ -112,7 +119,7 @@ def test_int8_is_left_out_where_it_takes_longer_than_what_loses_less(
     flag = SimpleNamespace(**flags)
     trt = SimpleNamespace(__version__="8.6.0", __name__="tensorrt", NetworkDefinitionCreationFlag=flag)
     monkeypatch.setattr("sadtrt_core.engine.tensorrt_api.tensorrt_module", lambda: trt)
-    missing = not_measured(session, session.case("decode", "tensorrt", "int8"), timed=True)
+    missing = not_measured(session, session.case("decode", "tensorrt", asked), timed=True)
     assert (missing is not None) == left_out
     assert missing is None or "has no convolutions in eight bits for this generation" in str(missing)
 
@@ -166,7 +173,7 @@ def test_a_reference_with_nan_in_any_frame_judges_no_row(tiny_256: Renderer, tmp
     session = make_session(tiny_256, tmp_path, frames=3)
     first, source = session.frame_inputs[0], session.frame_inputs[2]["source_image"]
     session.frame_inputs[2]["source_image"] = source.clone().fill_(math.nan)
-    session.__dict__["frame_inputs"] = [first, session.frame_inputs[2]]
+    session._frames["generator"] = [first, session.frame_inputs[2]]
     reference = session.reference
     assert (reference.good_for_db, reference.against_float64) == (-math.inf, None)
     words = "the reference cannot judge anything: it holds NaN or infinity in 1 of 2 frames, frame 1 first"

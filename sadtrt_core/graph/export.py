@@ -78,7 +78,7 @@ def typed_graph(
     precision that names nodes no graph has; a stage need not hold all that are named. Raises UserError
     for a precision that quantizes, where the calibration is missing or of other weights.
     """
-    return _typed(renderer, stage, precision, grid_sample, cache, calibration)[1]
+    return typed_graph_file(renderer, stage, precision, grid_sample, cache, calibration).read_bytes()
 
 
 def typed_graph_file(
@@ -90,17 +90,6 @@ def typed_graph_file(
     calibration: Calibration | None = None,
 ) -> Path:
     """The file in the cache that holds `typed_graph`. Raises as that does."""
-    return _typed(renderer, stage, precision, grid_sample, cache, calibration)[0]
-
-
-def _typed(
-    renderer: Renderer,
-    stage: Stage,
-    precision: Precision,
-    grid_sample: GridSample,
-    cache: Path,
-    calibration: Calibration | None,
-) -> tuple[Path, bytes]:
     if calibration is not None:
         calibration.require_weights(renderer.weights.digest)
     opset = OPSET_BUILTIN if grid_sample == "builtin" else OPSET
@@ -123,7 +112,7 @@ def _typed(
     # Typing takes many seconds at full size, and every run of an engine asks for its graph.
     ranges = None if calibration is None or precision.quantize is None else calibration.digest
     key = f"{_export_key(renderer, stage, opset)}|{precision_digest(precision)}|{grid_sample}|{ranges}"
-    return _kept(cache, f"typed-{stage.name}", key, make)
+    return _kept(cache, f"typed-{stage.name}", key, make)[0]
 
 
 def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> onnx.ModelProto:
@@ -139,7 +128,8 @@ def _export_key(renderer: Renderer, stage: Stage, opset: int) -> str:
     # The exporter belongs to the key: another torch release, or other code of ours, may write another graph for the
     # same weights.
     exporter = f"{torch.__version__}|{onnx.__version__}|{code_digest('graph')}"
-    return f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{opset}|{exporter}"
+    door = f"{stage.inputs(renderer.config)} {stage.outputs(renderer.config)}"
+    return f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{door}|{opset}|{exporter}"
 
 
 def _kept(cache: Path, name: str, key: str, make: Callable[[], bytes]) -> tuple[Path, bytes]:

@@ -130,15 +130,15 @@ def read_run(path: Path) -> Run:
 def read_runs(paths: Iterable[Path]) -> tuple[Run, ...]:
     """The runs at these paths, each what `read_run` takes, or a folder: the runs anywhere below it, or its .json files.
 
-    Each run once. Raises UserError where there is none, or one cannot be read.
+    Each run once, whether or not a baseline holds a copy. Raises UserError where there is none, or one cannot be read.
     """
-    found: dict[Path, Run] = {}
+    found: dict[str, Run] = {}
     for path in paths:
         whole = records_file(path)
         files = [whole] if whole.is_file() else sorted(path.rglob(RECORDS_FILE)) or sorted(path.glob("*.json"))
         if not files:
             raise UserError(f"{path} holds no run: name a run's folder, or a folder of runs")
-        found |= {file.resolve(): read_run(file) for file in files}
+        found |= {_digest(run.to_json()): run for run in map(read_run, files)}
     return tuple(found.values())
 
 

@@ -9,7 +9,7 @@ from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.schema import Record, Run, energy_problem
 from sadtrt_core.report.metrics import METRICS
 from sadtrt_core.report.ratios import best, is_reference, ratio, strict
-from sadtrt_core.report.tables import WHOLE
+from sadtrt_core.report.tables import judged_stage
 from sadtrt_core.report.text import decibels
 
 #: A precision can be shipped where the worst frame of the worst face has at least this PSNR, in dB.
@@ -88,7 +88,7 @@ def headline(run: Run) -> str:
 
 
 def unshipped(run: Run) -> tuple[str, ...]:
-    """Rows of the generator whose picture forbids to ship them, with their loss."""
+    """Rows whose picture forbids to ship them, with their loss."""
     return tuple(
         f"{record.key.runner} {record.key.precision} ({decibels(drift.psnr_min)} dB)"
         for record, drift in _judged(run)
@@ -97,6 +97,6 @@ def unshipped(run: Run) -> tuple[str, ...]:
 
 
 def _judged(run: Run) -> list[tuple[Record, Drift]]:
-    """The rows of the generator whose drift means something, and that drift."""
-    rows = [(one, one.drift) for one in run.records if one.key.stage == WHOLE]
+    """The rows of the run's judged stage whose drift means something, and that drift."""
+    rows = [(one, one.drift) for one in run.records if one.key.stage == judged_stage(run)]
     return [(record, drift) for record, drift in rows if drift is not None and drift.meaningful]

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from sadtrt_core import stats
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.report.ratios import best, ratio
-from sadtrt_core.report.tables import WHOLE, in_order
+from sadtrt_core.report.tables import in_order, judged_stage
 from sadtrt_core.report.text import decibels, milliseconds
 from sadtrt_core.runners.registry import RUNNERS
 
@@ -38,11 +38,12 @@ LETTER, LINE = 7.2, 14.0
 
 
 def choices(run: Run) -> list[Record]:
-    """The generators that have a time and a picture: no NaN, no drift that means nothing, no row that failed."""
+    """The rows of the judged stage that have a time and a picture: no NaN, and not failed."""
+    stage = judged_stage(run)
     return [
         record
         for record in in_order(run.records)
-        if record.key.stage == WHOLE
+        if record.key.stage == stage
         and record.status == "measured"
         and record.latency is not None
         and record.drift is not None
@@ -88,7 +89,7 @@ class Spot:
 
 
 def draw_pareto(run: Run) -> Markup | None:
-    """An SVG of a run's generators, or None where none has both a latency and a drift that means something."""
+    """An SVG of a run's `choices`, None where there are none."""
     clock, points = pareto_points(run)
     spots = [
         Spot(

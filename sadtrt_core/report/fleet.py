@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sadtrt_core.errors import UserError
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.report.chart import TEMPLATES, Spot, choices, draw_spots, frontier
-from sadtrt_core.report.tables import TextTable, breaks_of
+from sadtrt_core.report.tables import TextTable, breaks_of, judged_stage
 from sadtrt_core.report.text import decibels, milliseconds
 
 
@@ -60,11 +60,13 @@ def fleet_offers(runs: Sequence[Run], prices: Mapping[str, float]) -> tuple[Offe
     """Every GPU's offers, fastest first, GPU by GPU as given.
 
     A price is a GPU's where its name has those words: L4 is no L40S. Of several the longest counts. Raises UserError
-    for a price that is no run's, and for runs of several picture sizes, or of the small demo renderer beside full-size
-    ones.
+    for a price that is no run's, and for runs of several picture sizes or stages, or of the small demo renderer beside
+    full-size ones.
     """
     if len({run.workload.size for run in runs}) > 1:
         raise UserError("the runs render pictures of several sizes, so that neither times nor costs compare")
+    if len({judged_stage(run) for run in runs} - {None}) > 1:
+        raise UserError("some runs have pictures of the generator, others of the frame alone: give runs of one stage")
     if len({run.weights.kind == "demo" for run in runs}) > 1:
         small = ", ".join(gpu_name(run) for run in runs if run.weights.kind == "demo")
         raise UserError(
@@ -117,7 +119,7 @@ def fleet_table(offers: Sequence[Offer]) -> TextTable:
         costs = tuple("-" if value is None else f"{value:.3g}" for value in (offer.price, offer.cost)) if priced else ()
         rows.append((offer.gpu, key.runner, key.precision, offer.clock, *figures, *costs))
     headings += ("price an hour", "1,000 frames") if priced else ()
-    note = "Of each GPU the rows of the generator that no other beats in both time and picture."
+    note = "Of each GPU the rows that no other beats in both time and picture."
     return TextTable("GPUs", headings, tuple(rows), 4, breaks_of([offer.gpu for offer in offers]), note)
 
 
@@ -127,7 +129,7 @@ def fleet_sentences(runs: Sequence[Run], offers: Sequence[Offer], min_psnr: floa
     enough = [offer for offer in offers if offer.psnr >= min_psnr]
     priced = [(offer.cost, offer) for offer in enough if offer.cost is not None]
     if not offers:
-        said.append("no run has a generator with both a time and a drift that means something: nothing compares")
+        said.append("no run has a row with both a time and a drift that means something: nothing compares")
     elif not enough:
         said.append(f"no row holds {min_psnr:g} dB: the best has {decibels(max(offer.psnr for offer in offers))}")
     else:

@@ -40,10 +40,12 @@ def best(record: Record, run: Run) -> Record | None:
     """
     drifts = [one for one in run.records if one.drift is not None]
     pictures = {(one.key.stage, one.key.runner, one.key.precision): _lowest_psnr(one) for one in drifts}
+    case = record.key
+    stages = [stage for stage in (case.stage, *RENDERING) if (stage, case.runner, case.precision) in pictures]
 
     def picture(case: Case) -> float | None:
-        stages = (stage for stage in (case.stage, *RENDERING) if (stage, case.runner, case.precision) in pictures)
-        found = next((pictures[stage, case.runner, case.precision] for stage in stages), None)
+        # All of one stage, the one that the record's own is of.
+        found = pictures.get((stages[0], case.runner, case.precision)) if stages else None
         return PSNR_CEILING_DB if is_reference(case) else found
 
     own = picture(record.key)

@@ -11,7 +11,7 @@ from sadtrt_core.case import Case
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.records.picture import CODEC_LOSS_DB, NOTICEABLE_FLIP, visible
 from sadtrt_core.records.schema import Record, Run
-from sadtrt_core.renderer.stages import GENERATOR_PARTS, SOURCE_AND_FRAME, STAGES
+from sadtrt_core.renderer.stages import GENERATOR_PARTS, RENDERING, SOURCE_AND_FRAME, STAGES
 from sadtrt_core.report.metrics import CSV_ORDER, Value, Where, columns
 from sadtrt_core.report.ratios import NO_WORSE_DB
 from sadtrt_core.report.text import milliseconds
@@ -190,6 +190,14 @@ def _shorten(keys: list[Case]) -> str:
 
 
 WHOLE = "generator"
+
+
+def judged_stage(run: Run) -> str | None:
+    """The stage that a run's answer and chart are of: the first of RENDERING whose drift means something; else None."""
+    known = {record.key.stage for record in run.records if record.drift is not None and record.drift.meaningful}
+    return next((stage for stage in RENDERING if stage in known), None)
+
+
 TOLERANCE = 0.10
 """How far the sum may lie from the whole, as a fraction, before the report points at it.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from suite_runs import ROOT, Finished, SuiteProcess
@@ -84,6 +87,32 @@ def test_drift_is_of_the_stages_that_render_a_frame(
     finished = suite.run(("bench/test_precision_drift.py", *options))
     rows = sorted(line.split("[")[1].rstrip("]") for line in finished.output.splitlines() if "_drift[" in line)
     assert rows == expected, finished.output
+
+
+def test_on_a_gpu_drift_is_of_the_frame_too(tmp_path: Path) -> None:
+    with contextlib.closing(SuiteProcess(tmp_path, "import torch\ntorch.cuda.is_available = lambda: True\n")) as suite:
+        options = ("--runner", "tensorrt", "--precision", "fp16", "--collect-only", "-q")
+        finished = suite.run(("bench/test_precision_drift.py", *options))
+    rows = sorted(line.split("[")[1].rstrip("]") for line in finished.output.splitlines() if "_drift[" in line)
+    assert rows == ["frame-tensorrt-fp16", "generator-tensorrt-fp16"], finished.output
+
+
+def test_a_row_that_says_that_none_is_left_needs_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("suite_conftest", ROOT / "conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    suite_conftest = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(suite_conftest)
+    named = {"stage": "decode", "runner": "tensorrt", "precision": "fp16", "batch": 2}
+    none = dict.fromkeys(("stage", "runner", "precision"))
+    items = [SimpleNamespace(callspec=SimpleNamespace(params=params)) for params in (named, none)]
+    capture = SimpleNamespace(global_and_fixture_disabled=contextlib.nullcontext)
+    config = SimpleNamespace(pluginmanager=SimpleNamespace(getplugin=lambda name: capture))
+    built: list[object] = []
+    monkeypatch.setattr(suite_conftest, "prebuild", lambda session, cases, console: built.extend(cases))
+    session = SimpleNamespace(on_gpu=True, case=lambda *words: words)
+    suite_conftest._prebuild(session, SimpleNamespace(session=SimpleNamespace(items=items), config=config))
+    assert built == [("decode", "tensorrt", "fp16", 2)]
 
 
 def test_eight_bits_are_timed_on_a_cpu_only_when_asked_for_by_name(suite: SuiteProcess) -> None:

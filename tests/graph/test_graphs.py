@@ -288,6 +288,8 @@ def test_a_typed_graph_is_kept_for_just_what_it_is_of(tiny, tmp_path, monkeypatc
     given = (tiny, STAGES["mapping"])
     made = {name: typed_graph(*given, PRECISIONS[name], "native", tmp_path) for name in ("fp32", "fp16", "bf16")}
     assert len(set(made.values())) == 3
+    ways = [typed_graph(tiny, STAGES["warp"], PRECISIONS["fp32"], way, tmp_path) for way in ("native", "builtin")]
+    assert ways[0] != ways[1]
     renamed = replace(PRECISIONS["fp16"], name="other", why="another name of the same arithmetic")
     monkeypatch.setattr(export, "apply_precision", None)  # Nothing is typed again.
     assert {name: typed_graph(*given, PRECISIONS[name], "native", tmp_path) for name in made} == made

@@ -121,10 +121,42 @@ def test_what_a_process_keeps_of_an_engine_is_no_rows_memory(suite: Session, mon
     monkeypatch.setattr(Session, "on_gpu", True)
     monkeypatch.setattr(benchmark, "device_memory_used", used)
     monkeypatch.setattr(benchmark, "device_memory_free_of_leftovers", used)
-    for kept in ([], []):
-        case = suite.case("mapping", "onnxruntime", "fp32")
+    case = suite.case("mapping", "onnxruntime", "fp32")
+    for _ in range(2):
+        kept: list[Record] = []
         measure_latency(suite, case, Interleaver(suite.timing_plan), take_samples, kept.append, lambda error: None)
+        assert kept[-1].resources is not None
         assert kept[-1].resources.gpu_memory_mb == 411, "whether it is the first of its process or not"
+
+
+def test_the_load_time_and_the_first_call_are_those_of_the_first_load(
+    suite: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second, for the memory, finds everything in the caches."""
+    seconds = {"load": 5.0, "call": 3.0}
+    now = [0.0]
+
+    class Slow(PyTorchRunner):
+        def activate(self) -> None:
+            super().activate()
+            now[0] += seconds["load"]
+
+        def execute(self) -> None:
+            super().execute()
+            now[0] += seconds["call"]
+
+        def deactivate(self) -> None:
+            super().deactivate()
+            seconds.update(load=0.5, call=0.001)
+
+    monkeypatch.setattr(Session, "runner", lambda self, case: Slow(self.job(case)))
+    monkeypatch.setattr(Session, "on_gpu", True)
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now[0])
+    kept: list[Record] = []
+    case = suite.case("mapping", "onnxruntime", "fp32")
+    measure_latency(suite, case, Interleaver(suite.timing_plan), take_samples, kept.append, lambda error: None)
+    assert kept[-1].resources is not None
+    assert (kept[-1].resources.load_s, kept[-1].resources.first_call_ms) == (5.0, 3000.0)
 
 
 def test_noise_has_no_outputs_to_be_right(suite: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,12 @@ def test_a_row_that_another_of_its_gpu_beats_is_left_out_and_cost_is_price_times
     assert fleet_page(offers, ()).count('class="point"') == len(offers)
 
 
+def test_pictures_of_two_stages_do_not_compare():
+    frames = [dataclasses.replace(one, key=dataclasses.replace(one.key, stage="frame")) for one in H100.records]
+    with pytest.raises(UserError, match="give runs of one stage"):
+        fleet_offers([L4, dataclasses.replace(H100, records=tuple(frames))], {})
+
+
 def test_the_cheapest_is_another_than_the_fastest_and_changes_with_the_asked_picture():
     runs = [L4, L40S, H100]
     offers = fleet_offers(runs, parse_prices(PRICES))

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from sadtrt_core.cli import app
 from sadtrt_core.records.schema import Run
-from sadtrt_core.records.store import write_run
+from sadtrt_core.records.store import read_runs, write_run
 from sadtrt_core.report.history import history_tables, sparkline
 
 
@@ -89,6 +89,10 @@ def test_the_command_reads_runs_and_folders_of_runs(tmp_path: Path) -> None:
         folder = tmp_path / ("" if index < 5 else "baselines/h200") / f"2025020{index + 1}T120000Z-gpu"
         folder.mkdir(parents=True)
         write_run(one, folder / "records.json")
+    # A baseline is a copy of a run.
+    (tmp_path / "baselines" / "mine").mkdir()
+    write_run(RUNS[0], tmp_path / "baselines" / "mine" / "records.json")
+    assert len(read_runs([tmp_path])) == len(RUNS)
     write_run(run_of(measured(key("decode"))), tmp_path / "decode.json")
     shown = CliRunner().invoke(app, ["history", str(tmp_path), str(tmp_path / "decode.json")], env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output

@@ -80,6 +80,10 @@ def test_a_stage_with_drift_of_its_own_is_compared_by_that() -> None:
     # By the generator's 66.5 dB torch.compile fp16 would be good enough.
     run = run_of(*PYTORCH, row("tensorrt fp16-mixed", 4.0, 66.5), *frames)
     assert best(frames[3], run) is frames[2]
+    # Pictures of two stages say nothing of each other: of the frame alone nothing is known of torch.compile fp16-mixed.
+    unknown = row("torch-compile fp16-mixed", 4.0, None, "frame")
+    run = run_of(*PYTORCH, row("tensorrt fp16-mixed", 4.0, 66.5), frames[0], frames[1], unknown, frames[3])
+    assert best(frames[3], run) is frames[0]
 
 
 def test_drift_that_means_nothing_chooses_no_row() -> None:

@@ -191,6 +191,20 @@ def test_markdown_stays_markdown() -> None:
     assert not any(line.startswith("| warp") for line in tables)
 
 
+def test_a_run_of_the_frame_alone_is_answered_by_the_frame() -> None:
+    frame = Case("frame", "tensorrt", "fp16", "plugin", 1)
+    fp32 = Case("frame", "pytorch", "fp32", "torch", 1)
+    rows = [
+        measured(fp32, latency=latency(20.0), drift=drift((None, None), lsb=(0, 0))),
+        measured(frame, latency=latency(4.0), drift=drift((70.0, 71.0))),
+    ]
+    assert headline(run_of(*rows)).startswith("tensorrt fp16 renders a frame in 4.00 ms, 5.00 times as fast")
+    assert [point[2].key for point in pareto_points(run_of(*rows))[1]] == [rows[0].key, frame]
+    # Where there are pictures of both, they are the generator's.
+    both = run_of(*rows, measured(key(), latency=latency(5.0), drift=drift((80.0, 81.0))))
+    assert headline(both).startswith(f"{key().runner} {key().precision} renders a frame in 5.00 ms")
+
+
 def test_the_first_words_are_the_answer(tmp_path: Path) -> None:
     text = write_html(whole_run(), tmp_path).read_text("utf-8")
     page = " ".join(re.sub(r"<[^>]*>", " ", text[text.index("<body>") :]).split())
