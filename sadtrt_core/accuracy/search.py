@@ -35,6 +35,8 @@ PLANS_FOLDER = Path("plans")
 #: TensorRT chooses arithmetic of its own inside the types it is given, and loses some dB more or less than the rounded
 #: graph does. So plans that hold so many dB more than the budget there are built as well.
 MARGINS_DB = (3.0, 6.0)
+#: Of the code that was loaded.
+_CODE = code_digest("accuracy")
 #: Engines of the generator take minutes each.
 _MOST_FINALISTS = 6
 _BUILT_IN = PRECISIONS["fp16-mixed"]
@@ -147,7 +149,7 @@ def search_session(
     seen["graph"] = hashlib.sha256(simulator.graph.SerializeToString(deterministic=True)).hexdigest()
     key = {
         **seen,
-        "commit": code_digest("accuracy"),
+        "commit": _CODE,
         "weights": session.renderer.weights.digest,
         "workload": session.recorded_workload.digest,
         "base": base.compute if base.quantize is None else f"{base.name} {session.calibration.digest}",

@@ -32,6 +32,8 @@ KEY_VERSION = 2
 #: Bytes of an engine and of a timing cache; the largest seen have half a gigabyte and ten megabytes.
 _RECORD_LIMIT, _PLAN_LIMIT, _TIMING_LIMIT = 1 << 20, 8 << 30, 1 << 28
 _LONGEST = 1e9  # Seconds of a build.
+#: Of the code that was loaded.
+_CODE = code_digest("engine")
 Key = dict[str, Any]
 Builder = Callable[[Any, BuildJob, bytes, Reporter], BuiltEngine]
 
@@ -56,7 +58,7 @@ def engine_key(job: BuildJob, trt: Any, gpu: tuple[str, str]) -> Key:
     options = {"optimization_level": level, "workspace_mb": api.WORKSPACE_MB, "tf32": tf32}
     return {
         "key_version": KEY_VERSION,
-        "builder_sha256": code_digest("engine"),
+        "builder_sha256": _CODE,
         "graph_sha256": hashlib.sha256(job.graph.read_bytes()).hexdigest(),
         "inputs": {tensor: list(shape) for tensor, shape in job.input_shapes},
         "options": options,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sadtrt_core.case import Case
 from sadtrt_core.gate.comparable import other_measures, problems_of, processors_of, remarks_of
-from sadtrt_core.gate.latency import latency_findings, latency_tests
+from sadtrt_core.gate.latency import count_tails, latency_findings
 from sadtrt_core.gate.limits import Limits, Thresholds
 from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, Verdict, make_row
 from sadtrt_core.records.measurements import Latency
@@ -38,7 +38,7 @@ def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds, others: 
         rows = tuple(make_row(key, [Finding("run", "not comparable", reason, sentence)]) for key in keys)
         return GateResult(ExitCode.NOT_COMPARABLE, rows, tuple(text for _, text in problems), remarks)
     # Each time has two tests, of its tail.
-    significance = thresholds.false_alarm / max(1, 2 * _count_tests(new, old, thresholds))
+    significance = thresholds.false_alarm / max(1, _count_tests(new, old, thresholds))
     processors = (processors_of(baseline.environment), processors_of(candidate.environment))
     rows = tuple(
         _judge_row(key, new.get(key), old.get(key), times.get(key, []), thresholds, significance, processors)
@@ -72,7 +72,7 @@ def _count_tests(new: dict[Case, Record], old: dict[Case, Record], thresholds: T
     for key in new.keys() & old.keys():
         after, before = new[key].latency, old[key].latency
         if after is not None and before is not None:
-            count += len(latency_tests(after, before, _limits(old[key], thresholds)))
+            count += count_tails(after, before, _limits(old[key], thresholds))
     return count
 
 

@@ -29,10 +29,10 @@ FEWEST_UNITS = 3
 NAMES = {"device_ms": "device time", "host_ms": "host time"}
 
 
-def latency_tests(candidate: Latency, baseline: Latency, limits: Limits) -> dict[str, float]:
+def latency_tests(candidate: Latency, baseline: Latency, limits: Limits) -> dict[str, float | None]:
     """The metrics that `latency_findings` judges, "device_ms" and "host_ms" as far as they are there and have a limit,
-    with their smallest effects of interest in percent. Device times that include waiting for the host are judged by the
-    host's limit.
+    with their smallest effects of interest in percent, None where their tails alone have a limit. Device times that
+    include waiting for the host are judged by the host's limit.
     """
     both = candidate.device_ms is not None and baseline.device_ms is not None
     on_device, on_host = limits["slowdown_percent"], limits["host_slowdown_percent"]
@@ -42,7 +42,23 @@ def latency_tests(candidate: Latency, baseline: Latency, limits: Limits) -> dict
         "device_ms": on_device if both else None,
         "host_ms": on_host if both else limits["cpu_slowdown_percent"],
     }
-    return {metric: effect for metric, effect in effects.items() if effect is not None}
+    tails = {metric: both and tail_limits(metric, candidate.launch_bound, limits) != (None, None) for metric in effects}
+    return {metric: effect for metric, effect in effects.items() if effect is not None or tails[metric]}
+
+
+def tail_limits(metric: str, launch_bound: bool, limits: Limits) -> tuple[float | None, float | None]:
+    """The limits of a metric's 99th percentile and of its share of slow samples; where launch-bound, the host's."""
+    whose = "" if metric == "device_ms" and not launch_bound else "host_"
+    return limits[f"{whose}p99_slowdown_percent"], limits[f"{whose}slow_samples_points"]
+
+
+def count_tails(candidate: Latency, baseline: Latency, limits: Limits) -> int:
+    """How many tests of tails `latency_findings` may make of a row."""
+    if candidate.device_ms is None or baseline.device_ms is None:
+        return 0
+    metrics = latency_tests(candidate, baseline, limits)
+    found = [limit for metric in metrics for limit in tail_limits(metric, candidate.launch_bound, limits)]
+    return sum(limit is not None for limit in found)
 
 
 def latency_findings(
@@ -87,20 +103,21 @@ def latency_findings(
         elif on_device:
             problem = another_host(*processors) or busy
         else:
+            assert effect is not None  # Without device times no tail is judged.
             half = effect / 100 / 2
             new, *old = fastest_of_all([every.all_new, *(JudgedSamples(run, ()).all_new for run in every.old)])
             samples = JudgedSamples((new,), tuple((run,) for run in old), f"{every.remark} (fastest quarter)")
             noise = [found for run in (new, *old) if (found := noisy(run, half)) is not None]
             problem = busy or another_speed(*hosts, half) or (noise[0] if noise else None)
-        problem = problem or _unfit(samples, every, effect, thresholds)
+        problem = problem or _unfit(samples, every, math.inf if effect is None else effect, thresholds)
         if problem is not None:
             excused = beside and metric == "host_ms" and problem[0] in UNJUDGED
             findings.append(_unjudged(metric, *problem, instead=excused))
             continue
-        level = _judge_level(metric, samples, every.new, effect)
-        findings.append(level)
-        if on_device and level.verdict != "slower":
-            findings += tail_findings(metric, every, limits, effect, significance, candidate.launch_bound)
+        levels = [] if effect is None else [_judge_level(metric, samples, every.new, effect)]
+        findings += levels
+        if on_device and not any(level.verdict == "slower" for level in levels):
+            findings += tail_findings(metric, every, limits, effect or 0.0, significance, candidate.launch_bound)
     return findings
 
 
@@ -186,27 +203,27 @@ def tail_findings(
     What a level may change by (`effect`, in percent) its 99th percentile may too.
     """
     new, old = samples.all_new, samples.all_old
-    whose = "" if metric == "device_ms" and not launch_bound else "host_"
+    longest, slow_points = tail_limits(metric, launch_bound, limits)
     findings = []
     name = NAMES[metric]
-    if (limit := limits[f"{whose}p99_slowdown_percent"]) is not None:
-        limit = max(limit, effect)
+    if longest is not None:
+        limit = max(longest, effect)
         before, now = stats.percentile(old, 99), stats.percentile(new, 99)
         change = 100 * (now / before - 1)
         p_value = stats.more_above(samples.new, samples.old, before * (1 + limit / 200))
         sentence = f"{name}'s 99th percentile {before:.4g} to {now:.4g} ms ({change:+.1f}%), limit {limit:g}%"
         slow = change > limit and p_value < significance
         findings.append(_tail(f"{metric}_p99", slow, "slow_tail", sentence, (before, now, change, limit), p_value))
-    if (limit := limits[f"{whose}slow_samples_points"]) is not None:
+    if slow_points is not None:
         usual = stats.median(old)
         before, now = (100 * stats.slow_share(times, usual) for times in (old, new))
         p_value = stats.more_above(samples.new, samples.old, stats.SLOW_FACTOR * usual)
         sentence = (
             f"{before:.1f}% to {now:.1f}% of samples took more than {stats.SLOW_FACTOR:g} times the baseline's median "
-            f"{name}, limit {limit:g} points more"
+            f"{name}, limit {slow_points:g} points more"
         )
-        slow = now - before > limit and p_value < significance
-        figures = (before, now, now - before, limit)
+        slow = now - before > slow_points and p_value < significance
+        figures = (before, now, now - before, slow_points)
         findings.append(_tail(f"{metric}_slow", slow, "slow_samples", sentence, figures, p_value))
     return findings
 

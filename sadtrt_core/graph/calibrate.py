@@ -42,6 +42,8 @@ METHODS = {
 DIGEST = "sha256"
 _BINS = 512  # Of a histogram of one activation: finer ones take minutes to search for the least entropy.
 _SIZE_LIMIT = 1 << 20  # Bytes; a hundred convolutions take ten kilobytes.
+#: Of the code that was loaded.
+_CODE = code_digest("graph")
 
 
 def calibrated(
@@ -54,7 +56,7 @@ def calibrated(
     """
     frames = spread_frames(workloads[0].kp_driving.shape[0])
     workload = "+".join(one.digest for one in workloads)
-    exporter = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, {code_digest('graph')[:16]}"
+    exporter = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, {_CODE[:16]}"
     key = (method, frames, renderer.weights.digest, str(renderer.config), workload, exporter)
     path = cache / "calibrations" / f"generator-{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.json"
     with locked(path, waiting=lambda: report.log("waiting for another process that calibrates")):

@@ -32,6 +32,8 @@ OPSET_BUILTIN = 20
 BATCH_AXIS = "batch"
 #: Bytes of a graph (protobuf holds no more than two gigabytes) and of what stands beside it.
 _SIZE_LIMIT, _SIDECAR_LIMIT = 1 << 31, 1 << 10
+#: Of the code that was loaded: what lies on the disk later may have been edited.
+_CODE = code_digest("graph")
 
 
 def export_stage(renderer: Renderer, stage: Stage, opset: int = OPSET) -> onnx.ModelProto:
@@ -127,7 +129,7 @@ def cached_export(renderer: Renderer, stage: Stage, opset: int, cache: Path) -> 
 def _export_key(renderer: Renderer, stage: Stage, opset: int) -> str:
     # The exporter belongs to the key: another torch release, or other code of ours, may write another graph for the
     # same weights.
-    exporter = f"{torch.__version__}|{onnx.__version__}|{code_digest('graph')}"
+    exporter = f"{torch.__version__}|{onnx.__version__}|{_CODE}"
     door = f"{stage.inputs(renderer.config)} {stage.outputs(renderer.config)}"
     return f"{renderer.weights.digest}|{renderer.config}|{stage.name}|{door}|{opset}|{exporter}"
 

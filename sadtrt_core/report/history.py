@@ -58,7 +58,7 @@ def _time(record: Record) -> float | None:
 
 
 def _psnr(record: Record) -> float | None:
-    return None if record.drift is None else record.drift.psnr_min
+    return None if record.drift is None or not record.drift.meaningful else record.drift.psnr_min
 
 
 def _point(run: Run, record: Record, figure: Callable[[Record], float | None]) -> Point | None:

@@ -94,9 +94,10 @@ def is_reference(case: Case) -> bool:
 
 
 def _pytorch_rows(record: Record, run: Run) -> list[Record]:
-    """The timed PyTorch rows of the record's stage and batch."""
+    """The timed PyTorch rows of the record's stage and batch; what failed is none, whatever was timed of it before."""
     same = (record.key.stage, record.key.batch)
-    rows = [one for one in run.records if (one.key.stage, one.key.batch) == same and one.latency is not None]
+    timed = [one for one in run.records if one.status == "measured" and one.latency is not None]
+    rows = [one for one in timed if (one.key.stage, one.key.batch) == same]
     return [one for one in rows if one.key.runner in RUNNERS and not RUNNERS[one.key.runner].graph]
 
 

@@ -238,7 +238,7 @@ def parts_against_whole(run: Run) -> tuple[PartsSum, ...]:
 def _sums(run: Run, names: tuple[str, ...]) -> tuple[PartsSum, ...]:
     sums = []
     for whole in in_order(run.records):
-        if whole.key.stage != WHOLE or whole.latency is None:
+        if whole.key.stage != WHOLE or whole.status != "measured" or whole.latency is None:
             continue
         parts = [_part(run, whole, stage) for stage in names]
         latencies = [part.latency for part in parts if part is not None and part.latency is not None]
@@ -254,7 +254,7 @@ def _sums(run: Run, names: tuple[str, ...]) -> tuple[PartsSum, ...]:
 
 def _part(run: Run, whole: Record, stage: str) -> Record | None:
     wanted = replace(whole.key, stage=stage)
-    timed = [record for record in run.records if record.latency is not None]
+    timed = [record for record in run.records if record.status == "measured" and record.latency is not None]
     alike = [one for one in timed if replace(one.key, grid_sample=wanted.grid_sample) == wanted]
     exact = [one for one in alike if one.key == wanted]
     return exact[0] if exact else alike[0] if len(alike) == 1 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from record_examples import measured, run_of
 
 from sadtrt_core.case import Case
 from sadtrt_core.gate.judge import compare_runs
+from sadtrt_core.gate.latency import count_tails
 from sadtrt_core.gate.limits import Thresholds
 from sadtrt_core.gate.verdicts import GateResult, with_anchor
 from sadtrt_core.records.measurements import Latency
@@ -73,6 +75,33 @@ def run(times: Times, index: int = 0) -> Run:
 def judged(new: Times, *baseline: Times, thresholds: Thresholds = THRESHOLDS) -> GateResult:
     runs = [run(times, index) for index, times in enumerate((*baseline, new))]
     return compare_runs(runs[-1], runs[0], thresholds, runs[1:-1])
+
+
+@pytest.mark.parametrize("level", ["slowdown_percent", "host_slowdown_percent"])
+def test_a_tail_is_judged_where_the_level_is_not(level: str) -> None:
+    draw = np.random.default_rng(0)
+    limits = {**THRESHOLDS.limits, "slowdown_percent": None, "host_slowdown_percent": None}
+    both_off = Thresholds(limits=limits)
+    assert judged(1.1 * usual(draw), usual(draw), thresholds=both_off).rows[0].verdict == "same"
+    for thresholds in (both_off, Thresholds(limits={**THRESHOLDS.limits, level: None})):
+        (row,) = judged(some_slow(draw, 0.04, 3), usual(draw), thresholds=thresholds).rows
+        assert (row.verdict, row.reason) == ("slower", "slow_tail"), row.detail
+    tails = ("p99_slowdown_percent", "slow_samples_points", "host_p99_slowdown_percent", "host_slow_samples_points")
+    nothing = Thresholds(limits={**limits, **dict.fromkeys(tails)})
+    (row,) = judged(some_slow(draw, 0.04, 3), usual(draw), thresholds=nothing).rows
+    assert row.reason == "not_judged"
+
+
+def test_what_is_not_judged_makes_no_test_of_a_tail() -> None:
+    one = run(usual(np.random.default_rng(0))).records[0].latency
+    assert one is not None
+    tests = {
+        name: count_tails(one, one, THRESHOLDS.for_key(Case("generator", name, "fp16", "plugin", 1), 4.0))
+        for name in ("tensorrt", "pytorch")
+    }
+    assert tests == {"tensorrt": 4, "pytorch": 2}, "of the host's the second has none"
+    on_cpu = dataclasses.replace(one, device_ms=None)
+    assert count_tails(on_cpu, on_cpu, THRESHOLDS.limits) == 0
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,12 @@ def test_rows_that_stay_level_and_rows_of_one_run_are_not_marked() -> None:
     assert sparkline([1.0, 1.0, 3.0], (2,)) == "▁▁|█"
 
 
+def test_noise_has_no_picture_to_change() -> None:
+    row = measured(key(), drift=drift((70.0, 20.0), meaningful=False))
+    noise = [run_of(row, started_utc=f"2025-02-0{day}T12:00:00Z") for day in (1, 2)]
+    assert len(history_tables(noise)) == 1, "the times alone"
+
+
 def test_the_command_reads_runs_and_folders_of_runs(tmp_path: Path) -> None:
     for index, one in enumerate(RUNS):
         # The last lie deeper than the others.

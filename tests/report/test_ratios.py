@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from record_examples import drift, latency, measured, on_cpu, run_of
 
 from sadtrt_core.case import Case
 from sadtrt_core.records.schema import Record, Run
-from sadtrt_core.report.ratios import as_shipped, best, best_name, ratio, strict
+from sadtrt_core.report.ratios import Choice, as_shipped, best, best_name, ratio, strict
 from sadtrt_core.report.tables import latency_table, summary_rows
 
 
@@ -84,6 +85,17 @@ def test_a_stage_with_drift_of_its_own_is_compared_by_that() -> None:
     unknown = row("torch-compile fp16-mixed", 4.0, None, "frame")
     run = run_of(*PYTORCH, row("tensorrt fp16-mixed", 4.0, 66.5), frames[0], frames[1], unknown, frames[3])
     assert best(frames[3], run) is frames[0]
+
+
+@pytest.mark.parametrize("choice", [best, as_shipped, strict])
+def test_a_row_that_failed_is_compared_with_by_none(choice: Choice) -> None:
+    """Whatever was timed of it before it was seen not to compute its stage."""
+    record = row("tensorrt fp16", 4.0, 68.0)
+    before = choice(record, run_of(*PYTORCH, record))
+    assert before is not None
+    broken = dataclasses.replace(before, status="failed", reason="what was timed is not the stage")
+    after = choice(record, run_of(*(broken if one is before else one for one in PYTORCH), record))
+    assert after is None or after.status == "measured"
 
 
 def test_drift_that_means_nothing_chooses_no_row() -> None:
