@@ -21,7 +21,7 @@ def test_precision_drift(
     benchmark.group = f"{stage}, drift over the driving sequence"
 
     def render(active: StageRunner) -> Tensor:
-        inputs = session.inputs_of_frames(stage)
+        inputs = session.frame_inputs(stage)
         frames: Tensor = benchmark.pedantic(active.frames, args=(inputs,), rounds=1, iterations=1)
         if benchmark.disabled:
             pytest.skip(NOT_TIMED)

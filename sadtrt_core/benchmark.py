@@ -227,7 +227,7 @@ def measure_drift(session: Session, case: Case, render: Callable[[StageRunner], 
     if reference.good_for_db == -math.inf:
         raise UserError(f"the reference cannot judge anything: {reference.sentence()}")
     with session.runner(case) as runner:
-        runner.infer(session.inputs_of_frames(case.stage)[0])  # Loads, compiles and tunes outside the one timed round.
+        runner.infer(session.frame_inputs(case.stage)[0])  # Loads, compiles and tunes outside the one timed round.
         frames = render(runner)
         notes, calibration = (*runner.notes, *absences()), runner.job.calibration_digest
     drift = session.drift(frames)

@@ -97,11 +97,10 @@ class Session:
     @cached_property
     def workloads(self) -> tuple[Workload, ...]:
         """What drift is measured over: one workload for each source picture."""
-        options = self.options
+        options, config = self.options, self.renderer.config
         pictures = picture_files(options.source_images) or (None,)
         if len(pictures) * (options.frames or FRAMES) > MOST_FRAMES:
             raise UserError(f"{len(pictures)} source pictures make more than {MOST_FRAMES} frames: give less of either")
-        config = self.renderer.config
         return tuple(make_workload(config, options.frames, one, options.samples) for one in pictures)
 
     @property
@@ -230,13 +229,8 @@ class Session:
             self._exact[key] = exact_outputs(job, self.inputs(job))
         return self._exact[key]
 
-    @property
-    def frame_inputs(self) -> list[dict[str, Tensor]]:
-        """Inputs of the generator for every frame of the driving sequence, of each face in turn, on the device."""
-        return self.inputs_of_frames("generator")
-
-    def inputs_of_frames(self, stage: str) -> list[dict[str, Tensor]]:
-        """The same of any of RENDERING: what an earlier stage makes is made by PyTorch in fp32."""
+    def frame_inputs(self, stage: str = "generator") -> list[dict[str, Tensor]]:
+        """A stage's inputs for every frame of the driving sequence, of each face in turn, on the device."""
         if stage not in self._frames:
             faces = (frame_inputs(self.renderer, one, STAGES[stage], self.device) for one in self.workloads)
             self._frames[stage] = [frame for frames in faces for frame in frames]
@@ -246,7 +240,7 @@ class Session:
     def reference(self) -> Reference:
         """The frames that drift is measured against, checked before anything is judged by them."""
         job = self.plain_job(Case("generator", "pytorch", "fp32", "torch", 1))
-        return checked_reference(job, self.frame_inputs, self.drift_is_meaningful, self.report)
+        return checked_reference(job, self.frame_inputs(), self.drift_is_meaningful, self.report)
 
     @cached_property
     def encoded_reference(self) -> np.ndarray | None:

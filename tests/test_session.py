@@ -171,9 +171,9 @@ def test_a_weak_reference_judges_what_is_far_below_it(
 
 def test_a_reference_with_nan_in_any_frame_judges_no_row(tiny_256: Renderer, tmp_path: Path) -> None:
     session = make_session(tiny_256, tmp_path, frames=3)
-    first, source = session.frame_inputs[0], session.frame_inputs[2]["source_image"]
-    session.frame_inputs[2]["source_image"] = source.clone().fill_(math.nan)
-    session._frames["generator"] = [first, session.frame_inputs[2]]
+    first, source = session.frame_inputs()[0], session.frame_inputs()[2]["source_image"]
+    session.frame_inputs()[2]["source_image"] = source.clone().fill_(math.nan)
+    session._frames["generator"] = [first, session.frame_inputs()[2]]
     reference = session.reference
     assert (reference.good_for_db, reference.against_float64) == (-math.inf, None)
     words = "the reference cannot judge anything: it holds NaN or infinity in 1 of 2 frames, frame 1 first"
@@ -184,7 +184,7 @@ def test_a_reference_with_nan_in_any_frame_judges_no_row(tiny_256: Renderer, tmp
 
 def test_the_frames_own_rendering_is_judged_by_the_generators(tiny_256: Renderer, tmp_path: Path) -> None:
     session = make_session(tiny_256, tmp_path, frames=2, stages=("frame",))
-    inputs = session.inputs_of_frames("frame")
+    inputs = session.frame_inputs("frame")
     assert [sorted(frame) for frame in inputs] == [["feature_3d", "kp_driving", "kp_source"]] * 2
     assert inputs[0]["feature_3d"].data_ptr() == inputs[1]["feature_3d"].data_ptr(), "a source is encoded once"
     case = session.case("frame", "pytorch", "fp16")
@@ -215,7 +215,7 @@ def test_drift_is_over_every_face_and_says_which_is_the_worst(
     session = make_session(tiny_256, tmp_path, frames=2, source_images=(portraits, portraits / "a.png"))
     assert [workload.name for workload in session.workloads] == ["a.png", "b.png", "c.png"]
     assert session.workload.name == "a.png"
-    assert len(session.frame_inputs) == 6
+    assert len(session.frame_inputs()) == 6
     recorded = session.recorded_workload
     assert (recorded.name, recorded.frames) == ("a.png and 2 more", 2)
     alone = make_session(tiny_256, tmp_path, frames=2, source_images=(portraits / "a.png",)).recorded_workload

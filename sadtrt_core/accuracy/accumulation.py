@@ -91,7 +91,7 @@ def half_convolutions(session: Session, precision: Precision) -> tuple[dict[str,
     }
     shapes = {spec.name: spec.batched(1) for spec in stage.inputs(session.renderer.config)}
     graph, constants = rounded_graph(model, shapes, session.device)
-    inputs = [{name: t.to(session.device) for name, t in item.items()} for item in session.frame_inputs]
+    inputs = [{name: t.to(session.device) for name, t in item.items()} for item in session.frame_inputs()]
 
     def render(names: Collection[str], frames: Sequence[int]) -> Tensor:
         instead = dict.fromkeys(names, convolve_in_half)
@@ -118,7 +118,7 @@ def sum_losses(session: Session, precision: Precision, worst: int, reporter: Rep
     reporter.progress("drift: rendering the sequence", 0, None)
     products, render = half_convolutions(session, precision)
     reference = session.reference.frames
-    frames = worst_frames(measure_drift(reference, render(products, range(len(session.frame_inputs)))), worst)
+    frames = worst_frames(measure_drift(reference, render(products, range(len(session.frame_inputs())))), worst)
     chosen = reference[list(frames)]
 
     def loss(names: Collection[str]) -> Loss:

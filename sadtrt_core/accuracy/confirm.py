@@ -87,7 +87,7 @@ def confirm(session: Session, kind: RunnerKind, precision: Precision) -> Confirm
     Raises UserError with the reason where the runner cannot serve.
     """
     with kind.create(_job(session, kind, precision)) as active:
-        drift = session.drift(active.frames(session.frame_inputs))
+        drift = session.drift(active.frames(session.frame_inputs()))
         timing = Repetitions(active, session.timing_plan, session.sensors)
         while not timing.complete:
             timing.wait()

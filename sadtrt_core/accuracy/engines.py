@@ -133,7 +133,7 @@ def engine_losses(session: Session, precision: str, worst: int, reporter: Report
             backends["runner", stage] = by_runner(active.enter_context(kind.create(job)))
             backends["simulated", stage] = by_simulation(job)
             backends["fp32", stage] = by_pytorch(job, tf32=False)
-        frames, stages = measure_stages(backends, session.frame_inputs, worst, reporter)
+        frames, stages = measure_stages(backends, session.frame_inputs(), worst, reporter)
     findings = {
         "runner": kind.name,
         "grid_sample": session.grid_sample,

@@ -104,7 +104,7 @@ def simulator_of(session: Session, quantized: bool = False) -> Simulator:
     """
     calibration = session.calibration if quantized else None
     graph = cached_export(session.renderer, STAGES["generator"], OPSET, session.options.cache)
-    items = [{name: tensor.cpu() for name, tensor in item.items()} for item in session.frame_inputs]
+    items = [{name: tensor.cpu() for name, tensor in item.items()} for item in session.frame_inputs()]
     return Simulator(graph, items, session.device if session.on_gpu else None, calibration)
 
 

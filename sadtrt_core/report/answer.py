@@ -8,8 +8,7 @@ from sadtrt_core.case import Case
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.schema import Record, Run, energy_problem
 from sadtrt_core.report.metrics import METRICS
-from sadtrt_core.report.ratios import best, is_reference, ratio, strict
-from sadtrt_core.report.tables import judged_stage
+from sadtrt_core.report.ratios import best, is_reference, judged_stage, ratio, strict
 from sadtrt_core.report.text import decibels
 
 #: A precision can be shipped where the worst frame of the worst face has at least this PSNR, in dB.

@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from sadtrt_core import stats
 from sadtrt_core.records.schema import Record, Run
-from sadtrt_core.report.ratios import best, ratio
-from sadtrt_core.report.tables import in_order, judged_stage
+from sadtrt_core.report.ratios import best, judged_stage, ratio
+from sadtrt_core.report.tables import in_order
 from sadtrt_core.report.text import decibels, milliseconds
 from sadtrt_core.runners.registry import RUNNERS
 

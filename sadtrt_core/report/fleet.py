@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from sadtrt_core.errors import UserError
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.report.chart import TEMPLATES, Spot, choices, draw_spots, frontier
-from sadtrt_core.report.tables import TextTable, breaks_of, judged_stage
+from sadtrt_core.report.ratios import judged_stage
+from sadtrt_core.report.tables import TextTable, breaks_of
 from sadtrt_core.report.text import decibels, milliseconds
 
 

@@ -88,6 +88,12 @@ def best_name(record: Record, run: Run | None) -> str | None:
     return None if chosen is None else f"{chosen.key.runner} {chosen.key.precision}"
 
 
+def judged_stage(run: Run) -> str | None:
+    """The stage that a run's answer and chart are of: the first of RENDERING whose drift means something; else None."""
+    known = {record.key.stage for record in run.records if record.drift is not None and record.drift.meaningful}
+    return next((stage for stage in RENDERING if stage in known), None)
+
+
 def is_reference(case: Case) -> bool:
     """Whether the case is what drift is measured from."""
     return (case.runner, case.precision) == (EAGER, "fp32")

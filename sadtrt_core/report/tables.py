@@ -11,7 +11,7 @@ from sadtrt_core.case import Case
 from sadtrt_core.precision import PRECISIONS
 from sadtrt_core.records.picture import CODEC_LOSS_DB, NOTICEABLE_FLIP, visible
 from sadtrt_core.records.schema import Record, Run
-from sadtrt_core.renderer.stages import GENERATOR_PARTS, RENDERING, SOURCE_AND_FRAME, STAGES
+from sadtrt_core.renderer.stages import GENERATOR_PARTS, SOURCE_AND_FRAME, STAGES
 from sadtrt_core.report.metrics import CSV_ORDER, Value, Where, columns
 from sadtrt_core.report.ratios import NO_WORSE_DB
 from sadtrt_core.report.text import milliseconds
@@ -192,12 +192,6 @@ def _shorten(keys: list[Case]) -> str:
 WHOLE = "generator"
 
 
-def judged_stage(run: Run) -> str | None:
-    """The stage that a run's answer and chart are of: the first of RENDERING whose drift means something; else None."""
-    known = {record.key.stage for record in run.records if record.drift is not None and record.drift.meaningful}
-    return next((stage for stage in RENDERING if stage in known), None)
-
-
 TOLERANCE = 0.10
 """How far the sum may lie from the whole, as a fraction, before the report points at it.
 
@@ -237,14 +231,12 @@ def parts_against_whole(run: Run) -> tuple[PartsSum, ...]:
 
 def _sums(run: Run, names: tuple[str, ...]) -> tuple[PartsSum, ...]:
     sums = []
-    for whole in in_order(run.records):
-        if whole.key.stage != WHOLE or whole.status != "measured" or whole.latency is None:
+    timed = [one for one in in_order(run.records) if one.status == "measured" and one.latency is not None]
+    for whole in (one for one in timed if one.key.stage == WHOLE):
+        parts = [whole, *(_part(timed, whole, stage) for stage in names)]
+        everything = [part.latency for part in parts if part is not None and part.latency is not None]
+        if len(everything) < len(parts):
             continue
-        parts = [_part(run, whole, stage) for stage in names]
-        latencies = [part.latency for part in parts if part is not None and part.latency is not None]
-        if len(latencies) < len(names):
-            continue
-        everything = [whole.latency, *latencies]
         clock = "device" if all(latency.device_ms is not None for latency in everything) else "host"
         whole_ms, *times = (getattr(latency, f"{clock}_ms_median") for latency in everything)
         if whole_ms > 0:
@@ -252,9 +244,8 @@ def _sums(run: Run, names: tuple[str, ...]) -> tuple[PartsSum, ...]:
     return tuple(sums)
 
 
-def _part(run: Run, whole: Record, stage: str) -> Record | None:
+def _part(timed: Sequence[Record], whole: Record, stage: str) -> Record | None:
     wanted = replace(whole.key, stage=stage)
-    timed = [record for record in run.records if record.status == "measured" and record.latency is not None]
     alike = [one for one in timed if replace(one.key, grid_sample=wanted.grid_sample) == wanted]
     exact = [one for one in alike if one.key == wanted]
     return exact[0] if exact else alike[0] if len(alike) == 1 else None

@@ -140,7 +140,7 @@ def test_a_plan_file_holds_what_it_claims_when_it_is_used(found, small, tmp_path
         precision=precision_named(str(tmp_path / "reached.toml")),
     )
     with runner_named("onnxruntime").create(job) as runner:
-        drift = small.drift(runner.frames(small.frame_inputs))
+        drift = small.drift(runner.frames(small.frame_inputs()))
     assert drift.psnr_min == pytest.approx(plan.measured["psnr_min_db"], abs=1e-6)
     assert drift.max_lsb_worst == plan.measured["max_lsb"]
     assert drift.ssim_min == pytest.approx(plan.measured["ssim_min"], abs=1e-9)
@@ -421,7 +421,7 @@ def test_engines_are_compared_by_all_their_repetitions(small, monkeypatch):
             pass
 
     plan = TimingPlan(1, 0.0, 0.0, 18, 18, repetitions=3, rewarm_calls=1)
-    suite = SimpleNamespace(timing_plan=plan, sensors=Unavailable("none"), frame_inputs=[])
+    suite = SimpleNamespace(timing_plan=plan, sensors=Unavailable("none"), frame_inputs=list)
     suite.drift = lambda frames: Drift((60.0,), (1.0,), (1,), (False,))
     suite.case, suite.job = small.case, small.job
     kind = SimpleNamespace(name="onnxruntime", available=lambda job: None, create=lambda job: Noisy())

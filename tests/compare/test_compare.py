@@ -239,7 +239,7 @@ def test_frames_are_rendered_in_the_batch_that_is_compared():
             return torch.cat([item["kp"] for item in items])
 
     items = [{"kp": torch.full((1, 2), float(i))} for i in range(4)]
-    suite = SimpleNamespace(frame_inputs=items, timing_plan=TimingPlan(1, 0, 0, 1, 1))
+    suite = SimpleNamespace(frame_inputs=lambda: items, timing_plan=TimingPlan(1, 0, 0, 1, 1))
     assert LocalSide(Runner(), suite).render()[:, 0].tolist() == [0, 1, 2, 3]
 
 

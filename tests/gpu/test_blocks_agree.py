@@ -39,7 +39,7 @@ def test_every_block_of_the_engine_is_within_a_decibel_of_its_types(precision: s
     sampling = os.environ.get("SADTRT_BLOCKS_GRID_SAMPLE", "auto")
     session = Session(RunConfig(precisions=(precision,), grid_sample=sampling, optimization_level=2))
     job = session.job(session.case("generator", "tensorrt", precision))
-    inputs = session.frame_inputs[-1]
+    inputs = session.frame_inputs()[-1]
     shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
 
     def typed(how: str, grid_sample: str) -> onnx.ModelProto:

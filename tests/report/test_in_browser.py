@@ -49,7 +49,7 @@ def cpu_run(tiny_256: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Pat
     for runner, precision in ROWS:
         case = session.case("generator", runner, precision)
         measure_latency(session, case, interleaver, take_samples, lambda record: None, pytest.fail)
-        measure_drift(session, case, lambda active: active.frames(session.frame_inputs))
+        measure_drift(session, case, lambda active: active.frames(session.frame_inputs()))
     session.finish()
     return session.writer.folder
 
