@@ -15,7 +15,7 @@ from markupsafe import Markup
 from sadtrt_core import stats
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.report.ratios import best, judged_stage, ratio
-from sadtrt_core.report.tables import in_order
+from sadtrt_core.report.tables import WHOLE, in_order
 from sadtrt_core.report.text import decibels, milliseconds
 from sadtrt_core.runners.registry import RUNNERS
 
@@ -98,11 +98,11 @@ def draw_pareto(run: Run) -> Markup | None:
         )
         for time, psnr, record in points
     ]
-    return draw_spots(spots, f"median {clock} time")
+    return draw_spots(spots, f"median {clock} time", points[0][2].key.stage if points else WHOLE)
 
 
-def draw_spots(spots: Sequence[Spot], time: str) -> Markup | None:
-    """An SVG of points and of the line of those that none beats; None without a point. `time` says which it is."""
+def draw_spots(spots: Sequence[Spot], time: str, stage: str = WHOLE) -> Markup | None:
+    """An SVG of points and of the line of those that none beats; None without a point. `time` says which of `stage`."""
     spots = [spot for spot in spots if spot.ms > 0]
     if not spots:
         return None
@@ -125,6 +125,7 @@ def draw_spots(spots: Sequence[Spot], time: str) -> Markup | None:
     drawn = TEMPLATES.get_template("chart.svg.jinja").render(
         size=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
         time=time,
+        stage=stage,
         groups=_legend(groups),
         x_ticks=[(x(tick), f"{tick:g}") for tick in _ticks(low, high)],
         y_ticks=[(y(value), value) for value in range(bottom, int(top) + 1, step)],

@@ -158,7 +158,7 @@ def fleet_sentences(runs: Sequence[Run], offers: Sequence[Offer], min_psnr: floa
 def fleet_page(offers: Sequence[Offer], sentences: Sequence[str]) -> str:
     """One HTML page that needs no other: the choice, the chart with a mark a GPU, the table."""
     spots = [Spot(one.ms, one.psnr, one.gpu, one.record.key.precision, row=one.sentence()) for one in offers]
-    chart = draw_spots(spots, "time")
+    chart = draw_spots(spots, "time", *{offer.record.key.stage for offer in offers})
     return TEMPLATES.get_template("fleet.html.jinja").render(
         table=fleet_table(offers), sentences=sentences, chart=chart
     )
