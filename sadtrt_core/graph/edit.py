@@ -156,9 +156,10 @@ def drop_unused(model: onnx.ModelProto) -> None:
     """Remove nodes and initializers that no output depends on, and every stale shape annotation, in place."""
     needed = {value.name for value in model.graph.output}
     replace_nodes(model, needed_nodes(model.graph.node, needed))
-    used = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(used)
+    # One by one: a list of those that are left would be a copy of every weight.
+    for index in reversed(range(len(model.graph.initializer))):
+        if model.graph.initializer[index].name not in needed:
+            del model.graph.initializer[index]
     del model.graph.value_info[:]
 
 

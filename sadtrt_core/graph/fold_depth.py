@@ -7,7 +7,7 @@ a depth beside one another, which they are already; the convolution's weights ar
 
 from __future__ import annotations
 
-from copy import deepcopy
+import math
 
 import numpy as np
 import onnx
@@ -16,6 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from sadtrt_core.graph.edit import GraphIndex, attribute, drop_unused, integers, replace_nodes
 from sadtrt_core.graph.plugin_nodes import FOLD_DEPTH, PLUGIN_VERSION
 from sadtrt_core.renderer.sampling import NODE_TYPE
+
+#: A constant of more elements is no shape, nor what a shape is computed from.
+_LONGEST_SHAPE = 64
 
 
 def fold_depth(model: onnx.ModelProto) -> frozenset[str]:
@@ -73,7 +76,14 @@ def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
     Samplers' outputs are included, other operators' of ours are not.
     """
-    copy = deepcopy(model)
+    graph = model.graph
+    # Weights are inputs here: their values say nothing of a shape, and would be copied several times over.
+    weights = [tensor for tensor in graph.initializer if math.prod(tensor.dims) > _LONGEST_SHAPE]
+    shapes = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= _LONGEST_SHAPE]
+    doors = [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in weights]
+    plain = helper.make_graph(graph.node, graph.name, [*graph.input, *doors], graph.output, shapes)
+    plain.value_info.extend(graph.value_info)
+    copy = helper.make_model(plain, opset_imports=model.opset_import, ir_version=model.ir_version)
     for node in model.graph.node:
         if node.op_type == NODE_TYPE:
             sizes = [None, integers(node, "volume_shape")[0], *integers(node, "grid_shape")]
@@ -81,5 +91,5 @@ def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
     return {
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
+        for value in (*inferred.graph.value_info, *graph.input, *inferred.graph.output)
     }
