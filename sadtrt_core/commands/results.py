@@ -218,8 +218,8 @@ def compare(
 ) -> None:
     """Time two runners, precisions, engine files or checkouts in turn, A B B A, and give the ratio with its interval.
 
-    Of the generator, how far the two sides' pictures are apart as well. An engine file is one that `sadtrt build` or
-    the suite wrote into the cache, with its .json beside it.
+    Of the generator and, within one checkout, of the frame, how far the two sides' pictures are apart too. An engine
+    file is one that `sadtrt build` or the suite wrote into the cache, with its .json beside it.
     """
     import dataclasses
     import json

@@ -13,6 +13,7 @@ from sadtrt_core.compare.sides import Sampler, Samples, Side, local_side, remote
 from sadtrt_core.errors import UserError
 from sadtrt_core.measure.drift import measure_drift
 from sadtrt_core.records.measurements import Drift
+from sadtrt_core.renderer.stages import RENDERING
 from sadtrt_core.session import Session
 
 CONFIDENCE = 0.95
@@ -134,7 +135,8 @@ def compare_sides(a: Side, b: Side, session: Session, checkout: Path | None, sec
             if not remote.times_alike and session.on_gpu:
                 session.report.log(f"{checkout} takes device times in another way: host times are compared")
         found = compare_interleaved(here, other, seconds)
-        if a.case.stage != "generator" or not session.drift_is_meaningful:
+        # Of the generator alone with another checkout, which may know no other pictures.
+        if a.case.stage not in (RENDERING if checkout is None else RENDERING[:1]) or not session.drift_is_meaningful:
             return found
         if not same_frames:
             session.report.log("pictures are not compared: the other checkout renders other frames")

@@ -140,8 +140,8 @@ class LocalSide:
         return Samples(tuple(sampler.host_ms[begin:]), device, len(sampler.late) - late)
 
     def render(self) -> Tensor:
-        """The workload's frames (T, 3, H, W), float32 on the host. The runner has to be the generator's."""
-        items, batch = self._session.frame_inputs(), self._runner.job.batch
+        """The workload's frames (T, 3, H, W), float32 on the host. The runner has to be of a stage of RENDERING."""
+        items, batch = self._session.frame_inputs(self._runner.job.stage.name), self._runner.job.batch
         chunks = [items[i : i + batch] for i in range(0, len(items), batch)]
         together = [{name: torch.cat([item[name] for item in chunk]) for name in chunk[0]} for chunk in chunks]
         return self._runner.frames(together)

@@ -164,6 +164,16 @@ def test_another_checkout_is_sampled_in_a_process_of_its_own(tmp_path):
     assert found.b_ms >= 20, "the other checkout's code ran, which sleeps at least so long"
 
 
+@pytest.mark.parametrize(("stage", "shown"), [("generator", True), ("frame", True), ("warp", False)])
+def test_stages_that_render_a_frame_show_their_pictures(tiny, tmp_path, stage, shown):
+    own = Session(RunConfig(device="cpu", frames=2, cache=tmp_path))
+    own.__dict__["renderer"] = replace(tiny, weights=replace(tiny.weights, kind="demo"))
+    sides = [parse_side(name, stage, 1) for name in ("pytorch:fp32", "pytorch:bf16")]
+    found = compare_sides(*sides, own, None, 0.05)
+    assert (found.pictures is not None) == shown
+    assert found.pictures is None or len(found.pictures.psnr_db) == 2
+
+
 def test_a_checkout_that_cannot_take_part_is_named(tmp_path):
     with pytest.raises(ValueError, match="is no checkout of this project"):
         compare_sides(SIDE, SIDE, session(), tmp_path, 0.2)
@@ -227,7 +237,7 @@ def test_pictures_of_the_two_sides_are_compared_with_each_other():
 
 def test_frames_are_rendered_in_the_batch_that_is_compared():
     class Runner:
-        job = SimpleNamespace(batch=2)
+        job = SimpleNamespace(batch=2, stage=SimpleNamespace(name="frame"))
         stream = None
 
         def execute(self):
@@ -239,7 +249,7 @@ def test_frames_are_rendered_in_the_batch_that_is_compared():
             return torch.cat([item["kp"] for item in items])
 
     items = [{"kp": torch.full((1, 2), float(i))} for i in range(4)]
-    suite = SimpleNamespace(frame_inputs=lambda: items, timing_plan=TimingPlan(1, 0, 0, 1, 1))
+    suite = SimpleNamespace(frame_inputs={"frame": items}.get, timing_plan=TimingPlan(1, 0, 0, 1, 1))
     assert LocalSide(Runner(), suite).render()[:, 0].tolist() == [0, 1, 2, 3]
 
 
