@@ -21,9 +21,8 @@ def not_measured(session: Session, case: Case, timed: bool) -> Unavailable | Non
     if missing is not None:
         return missing
     precision = session.precision(case.precision)
-    # A plan is named by its file.
-    asked = next((name for name in session.options.precisions if session.precision(name).name == case.precision), None)
-    named = asked is not None
+    # A plan is asked for by its file.
+    named = case.precision in {session.precision(name).name for name in session.options.precisions}
     if timed and precision.half_coordinates and not (named or case.runner.startswith("tensorrt")):
         words = f"{case.precision} samples by separate operations here: its drift means something, its time does not"
         return Unavailable(words, f"--precision {case.precision}")

@@ -97,5 +97,6 @@ def unshipped(run: Run) -> tuple[str, ...]:
 
 def _judged(run: Run) -> list[tuple[Record, Drift]]:
     """The rows of the run's judged stage whose drift means something, and that drift."""
-    rows = [(one, one.drift) for one in run.records if one.key.stage == judged_stage(run)]
+    stage = judged_stage(run)
+    rows = [(one, one.drift) for one in run.records if one.key.stage == stage]
     return [(record, drift) for record, drift in rows if drift is not None and drift.meaningful]

@@ -40,13 +40,14 @@ def best(record: Record, run: Run) -> Record | None:
     """
     drifts = [one for one in run.records if one.drift is not None]
     pictures = {(one.key.stage, one.key.runner, one.key.precision): _lowest_psnr(one) for one in drifts}
-    case = record.key
-    stages = [stage for stage in (case.stage, *RENDERING) if (stage, case.runner, case.precision) in pictures]
+    way = (record.key.runner, record.key.precision)
+    # All pictures are of one stage, the one that the record's own is of.
+    stage = next((name for name in (record.key.stage, *RENDERING) if (name, *way) in pictures), None)
 
     def picture(case: Case) -> float | None:
-        # All of one stage, the one that the record's own is of.
-        found = pictures.get((stages[0], case.runner, case.precision)) if stages else None
-        return PSNR_CEILING_DB if is_reference(case) else found
+        if is_reference(case):
+            return PSNR_CEILING_DB
+        return None if stage is None else pictures.get((stage, case.runner, case.precision))
 
     own = picture(record.key)
     if own is None:

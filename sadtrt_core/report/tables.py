@@ -190,8 +190,6 @@ def _shorten(keys: list[Case]) -> str:
 
 
 WHOLE = "generator"
-
-
 TOLERANCE = 0.10
 """How far the sum may lie from the whole, as a fraction, before the report points at it.
 
