@@ -14,10 +14,12 @@ from sadtrt_core.graph.edit import FLOAT_TYPES, element_types
 
 #: Decibels beyond which values are called the same.
 CEILING = 90.0
+#: What moves values about rounds nothing, and may lay them out otherwise in one of two graphs.
+MOVING = frozenset({"Concat", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 def block_tensors(typed: onnx.ModelProto, simulated: onnx.ModelProto) -> dict[str, str]:
-    """Block to the last float tensor of its scope that both graphs make and a node reads, in the order of the graph.
+    """Block to the last float tensor of its scope that both graphs compute and a node reads, in the order of the graph.
 
     Scopes are those of the tensors' names: a residual sum bears its block's, whoever makes it.
     """
@@ -26,7 +28,7 @@ def block_tensors(typed: onnx.ModelProto, simulated: onnx.ModelProto) -> dict[st
     theirs = {name for node in simulated.graph.node for name in node.output if not name.startswith("/precision/")}
     read = {name for node in typed.graph.node for name in node.input}
     found: dict[str, str] = {}
-    for node in typed.graph.node:
+    for node in (node for node in typed.graph.node if node.op_type not in MOVING):
         for name in node.output:
             if name in theirs and name in read and types[name] in FLOAT_TYPES and name[:1] == "/":
                 block = "/".join(name.split("/")[:3])
@@ -63,9 +65,15 @@ def decibels(reference: Tensor, value: Tensor) -> float:
 def first_parting(
     exact: Mapping[str, Tensor], types: Mapping[str, Tensor], engine: Mapping[str, Tensor], within: float = 1.0
 ) -> tuple[str | None, list[str]]:
-    """The first block whose engine is `within` dB worse than its types, or None; and a line for every block."""
+    """The first block whose engine is `within` dB worse than its types, or None; and a line for every block.
+
+    A block that an operator lays out otherwise, depth as batch, is no reason.
+    """
     lines, parted = [], None
     for block, reference in exact.items():
+        if engine[block].shape != reference.shape:
+            lines.append(f"{block}: laid out as {list(engine[block].shape)}, not compared")
+            continue
         by_types, by_engine = decibels(reference, types[block]), decibels(reference, engine[block])
         lines.append(f"{block}: types {by_types:.1f} dB, engine {by_engine:.1f} dB")
         if parted is None and by_engine < by_types - within:

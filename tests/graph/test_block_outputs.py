@@ -55,6 +55,10 @@ def test_blocks_of_the_fused_graph_are_outputs_that_the_simulation_has_too(tiny:
         {"Name": "other", "Outputs": [{"Name": "/decoder/fc/Conv_output_0"}]},
     ]
     assert kernels_of(layers, str(parted)) == ["conv (sm90_x)"]
+    folded = {**types_values, list(blocks)[4]: types_values[list(blocks)[4]].flatten()}
+    parted, lines = first_parting(ordered, types_values, folded)
+    assert parted is None
+    assert [line for line in lines if "not compared" in line] == [lines[4]]
 
 
 def test_a_tensor_of_no_module_is_an_output_beside_itself() -> None:
@@ -65,3 +69,14 @@ def test_a_tensor_of_no_module_is_an_output_beside_itself() -> None:
     assert blocks == {"/Neg_output_0": "/Neg_output_0"}
     given = {"x": np.float32([2])}
     assert cpu_session(with_outputs(graph, blocks)).run(None, given) == [np.float32([2]), np.float32([-2])]
+
+
+def test_what_moves_values_is_not_compared() -> None:
+    nodes = [
+        helper.make_node("Neg", ["x"], ["/Neg_output_0"]),
+        helper.make_node("Transpose", ["/Neg_output_0"], ["/Transpose_output_0"]),
+        helper.make_node("Abs", ["/Transpose_output_0"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 2]) for name in "xy")
+    graph = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 17)])
+    assert list(block_tensors(graph, graph)) == ["/Neg_output_0"]

@@ -45,8 +45,20 @@ def worse(run: Run) -> Run:
     return dataclasses.replace(run, records=tuple(records))
 
 
+#: A number in more digits than are the same on every processor.
+_LONG = re.compile(r"\d+\.\d{8,}(?:e-?\d+)?")
+
+
 def texts(baselines: Path) -> Iterator[tuple[str, str]]:
-    """File name and text of every report of every baseline, and of every gate decision between two of them."""
+    """File name and text of every report of every baseline, and of every gate decision between two of them.
+
+    Numbers are in nine digits: what a logarithm or its exponential has in the sixteenth depends on the processor.
+    """
+    for name, text in _whole_texts(baselines):
+        yield name, _LONG.sub(lambda found: f"{float(found[0]):.9g}", text)
+
+
+def _whole_texts(baselines: Path) -> Iterator[tuple[str, str]]:
     runs = {path.parent.name: read_run(path) for path in sorted(baselines.glob("*/records.json"))}
     for name, run in runs.items():
         yield f"{name}/summary.csv", summary_csv(run)
