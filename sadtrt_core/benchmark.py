@@ -45,7 +45,7 @@ from sadtrt_core.runners.tensorrt import engine_job
 from sadtrt_core.session import Session
 
 #: Raised when the benchmarks measure something else than before; older baselines then do not compare.
-BENCHMARK_VERSION = 7
+BENCHMARK_VERSION = 8
 #: Why a benchmark that pytest-benchmark has switched off is skipped.
 NOT_TIMED = "nothing is timed with --benchmark-disable or pytest-xdist's -n: ran once, recorded nothing"
 

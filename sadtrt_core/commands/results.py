@@ -270,7 +270,10 @@ def docs(
     from sadtrt_core.report.documents import follow
 
     root, wrong = Path.cwd(), 0
-    for file in files or sorted(path for pattern in DOCUMENTS for path in root.glob(pattern)):
+    documents = files or sorted(path for pattern in DOCUMENTS for path in root.glob(pattern))
+    if not documents:
+        raise UserError(f"no document in {root}: expected {DOCUMENTS[0]} there, run this in a checkout or name files")
+    for file in documents:
         name = file.relative_to(root) if file.is_relative_to(root) else file
         try:
             text = read_file(file, 1024 * 1024).decode("utf-8", "surrogateescape")

@@ -23,10 +23,14 @@ from sadtrt_core.runners.clip import to_uint8
 from sadtrt_core.runners.pytorch import reference_frames
 
 
-def psnr(reference: Tensor, candidate: Tensor) -> float:
-    """10 log10(1 / mean squared error) at peak 1.0, in dB, in float64; infinite for equal tensors, NaN for NaN."""
-    error = (reference.double() - candidate.double()).square().mean().item()
-    return math.inf if error == 0 else -10 * math.log10(error)
+def decibels_of(error: float) -> float | None:
+    """10 log10(1 / error) of a mean squared error at peak 1.0, in dB; None for none, and for one that is not finite."""
+    return -10 * math.log10(error) if 0 < error < math.inf else None
+
+
+def psnr(reference: Tensor, candidate: Tensor) -> float | None:
+    """PSNR at peak 1.0 in dB, in float64; None for equal tensors and where one is not finite."""
+    return decibels_of((reference.double() - candidate.double()).square().mean().item())
 
 
 #: Side of a tile in pixels, and how far apart tiles begin: a fault of eight pixels lies whole in some tile.
@@ -81,12 +85,12 @@ def measure_drift(
     tiles = [_worst_tile(r, c) for r, c in zip(shown, seen, strict=True)]
     each = len(reference) // max(1, len(faces))
     moved = [
-        _decibels(r, c)
+        psnr(r, c)
         for start in range(0, len(reference), each)
         for r, c in zip(shown[start : start + each].diff(dim=0), seen[start : start + each].diff(dim=0), strict=True)
     ]
     return Drift(
-        psnr_db=tuple(_decibels(r, c) for r, c in zip(shown, seen, strict=True)),
+        psnr_db=tuple(psnr(r, c) for r, c in zip(shown, seen, strict=True)),
         ssim=tuple(
             None if bad else float(structural_similarity(r, c, channel_axis=-1, data_range=255))
             for r, c, bad in zip(old, new, broken, strict=True)
@@ -97,11 +101,11 @@ def measure_drift(
         meaningful=meaningful,
         reference=reference_name,
         faces=tuple(faces),
-        unclipped_db=tuple(_decibels(r, c) for r, c in zip(reference, candidate, strict=True)),
+        unclipped_db=tuple(psnr(r, c) for r, c in zip(reference, candidate, strict=True)),
         tile_db=tuple(decibels for decibels, _ in tiles),
         tile_at=tuple(place for _, place in tiles),
         face_db=tuple(
-            _decibels(r[:, y:lower, x:right], c[:, y:lower, x:right])
+            psnr(r[:, y:lower, x:right], c[:, y:lower, x:right])
             for r, c, (x, y, right, lower) in zip(shown, seen, boxes, strict=True)
         )
         if boxes
@@ -125,14 +129,7 @@ def _worst_tile(reference: Tensor, candidate: Tensor) -> tuple[float | None, tup
     tile = (min(TILE, errors.shape[1]), min(TILE, errors.shape[2]))
     means = F.avg_pool2d(errors, tile, TILE_STEP)[0]
     row, column = divmod(int(means.argmax()), means.shape[1])
-    worst = means[row, column].item()
-    decibels = None if worst == 0 or math.isinf(worst) else -10 * math.log10(worst)
-    return decibels, (column * TILE_STEP, row * TILE_STEP)
-
-
-def _decibels(reference: Tensor, candidate: Tensor) -> float | None:
-    value = psnr(reference, candidate)
-    return value if math.isfinite(value) else None
+    return decibels_of(means[row, column].item()), (column * TILE_STEP, row * TILE_STEP)
 
 
 def recorded_line(reference: Tensor, recorded: Tensor) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import io
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor
 
 from sadtrt_core.errors import Unavailable
-from sadtrt_core.measure.drift import TILE, face_boxes, measure_drift
+from sadtrt_core.measure.drift import TILE, decibels_of, face_boxes, measure_drift
 from sadtrt_core.records.measurements import Drift, capped
+from sadtrt_core.records.picture import NOTICEABLE_FLIP, codec_loss_db
 from sadtrt_core.runners.clip import to_uint8
 
 #: x264's own defaults, which most tools leave as they are. One thread: with more, other bits come out.
@@ -67,23 +67,24 @@ def seen_drift(
 
 
 def _with_flip(drift: Drift, reference: Tensor, candidate: Tensor) -> Drift:
-    """The drift with FLIP of two frames of each face: that of the lowest PSNR, and that of the worst tile.
+    """The drift with FLIP of every frame that is off by a level somewhere, and of each face's frames of the lowest PSNR
+    and of the worst tile.
 
-    FLIP takes a tenth of a second a frame, and a frame that is better in both hides no worse difference. At FLIP's own
+    FLIP takes a tenth of a second a frame, and of less than a level it makes less than NOTICEABLE_FLIP. At FLIP's own
     67 pixels a degree of the eye, a screen 0.7 m away. Frames are (T, 3, H, W) in 0..1.
     """
     if flip_absence() is not None or drift.has_non_finite:
         return drift
     import flip_evaluator
 
-    each = len(drift.psnr_db) // max(1, len(drift.faces))
-    chosen: set[int] = set()
+    each, shown, seen = drift.frames_per_face, reference.clamp(0, 1), candidate.clamp(0, 1)
+    chosen: set[int] = {index for index, error in enumerate(seen - shown) if error.abs().max() >= 1 / 255}
     for values in (capped(drift.psnr_db), capped(drift.tile_db)):
         chosen |= {values.index(min(values[i : i + each]), i) for i in range(0, len(values), each)}
     mean: list[float | None] = [None] * len(drift.psnr_db)
     most = list(mean)
-    for index in chosen:
-        old, new = (frames[index].clamp(0, 1).permute(1, 2, 0).numpy() for frames in (reference, candidate))
+    for index in sorted(chosen):
+        old, new = (frames[index].permute(1, 2, 0).numpy() for frames in (shown, seen))
         errors, mean[index], _ = flip_evaluator.evaluate(old, new, "LDR", applyMagma=False)
         most[index] = float(errors.max())
     return dataclasses.replace(drift, flip=tuple(mean), flip_most=tuple(most))
@@ -101,31 +102,37 @@ def encoded(frames: Tensor, faces: int) -> np.ndarray | None:
 
 
 def _with_encoded(drift: Drift, reference: Tensor, own: np.ndarray | None, codec: np.ndarray | None) -> Drift:
-    """The drift with what is left of it after H.264: of each frame, and in the worst tile of those frames.
+    """The drift with what is left of it after H.264: of each frame, and in one tile.
 
-    `own` and `codec` are the candidate and the reference (T, 3, H, W), both `encoded`, and each is compared with the
-    reference as it is.
+    That is the tile which the candidate loses most beyond the codec's own loss, of the worst tiles of those frames that
+    FLIP notices; of none the worst tile of all. `own` and `codec` are the candidate and the reference (T, 3, H, W),
+    both `encoded`, and each is compared with the reference as it is.
     """
     if own is None or codec is None:
         return drift
-    each = len(reference) // max(1, len(drift.faces))
-    chosen = [index for index in range(len(reference)) if index % each < MOST_ENCODED]
+    chosen = [index for index in range(len(reference)) if index % drift.frames_per_face < MOST_ENCODED]
     raw = to_uint8(reference)[chosen].numpy()
-    tiles = capped(drift.tile_db[index] for index in chosen)
-    worst = tiles.index(min(tiles))
-    x, y = drift.tile_at[chosen[worst]]
-    tile = (worst, slice(y, y + TILE), slice(x, x + TILE))
+    noticed = [
+        n for n, index in enumerate(chosen) if drift.flip_most and (drift.flip_most[index] or 0) >= NOTICEABLE_FLIP
+    ]
+    tiles = capped(drift.tile_db)
+    worst = min(range(len(chosen)), key=lambda n: tiles[chosen[n]])
+
+    def in_tile(n: int) -> tuple[float | None, float | None]:
+        x, y = drift.tile_at[chosen[n]]
+        tile = (n, slice(y, y + TILE), slice(x, x + TILE))
+        return _decibels(own[tile], raw[tile]), _decibels(codec[tile], raw[tile])
+
     return dataclasses.replace(
         drift,
         encoded_db=tuple(map(_decibels, own, raw)),
         codec_db=tuple(map(_decibels, codec, raw)),
-        tile_encoded_db=(_decibels(own[tile], raw[tile]), _decibels(codec[tile], raw[tile])),
+        tile_encoded_db=max(map(in_tile, noticed or [worst]), key=codec_loss_db),
     )
 
 
 def _decibels(pixels: np.ndarray, reference: np.ndarray) -> float | None:
-    error = float(np.square((pixels.astype(np.float64) - reference) / 255).mean())
-    return None if error == 0 else -10 * math.log10(error)
+    return decibels_of(float(np.square((pixels.astype(np.float64) - reference) / 255).mean()))
 
 
 def through_h264(pixels: np.ndarray) -> np.ndarray:

@@ -102,7 +102,7 @@ class Drift(JsonValue):
     each frame's worst tile of 16 x 16 pixels, and the x and y of its first pixel. face_db: PSNR of the face region.
     flip, flip_most: NVIDIA's FLIP, mean and largest pixel, None for a frame that was not looked at. encoded_db,
     codec_db: after H.264, the candidate's and the reference's own, both against the reference as it is, for the frames
-    that were encoded; tile_encoded_db: the same two in the worst tile of these frames.
+    that were encoded; tile_encoded_db: the same two in the worst tile of one of these frames (measure/seen.py).
     """
 
     psnr_db: tuple[float | None, ...]
@@ -131,6 +131,13 @@ class Drift(JsonValue):
         for name in ("psnr_db", "ssim", "max_lsb"):
             if len(getattr(self, name)) != frames:
                 raise ValueError(f"drift has {frames} frames but {len(getattr(self, name))} values of {name}")
+        for name in ("unclipped_db", "tile_db", "tile_at", "face_db", "flip", "flip_most"):
+            if len(getattr(self, name)) not in (0, frames):
+                raise ValueError(f"drift has {frames} frames but {len(getattr(self, name))} values of {name}")
+        if len(self.tile_at) != len(self.tile_db) or len(self.codec_db) != len(self.encoded_db):
+            raise ValueError("drift has tiles without places, or encoded frames without the codec's own")
+        if len(self.tile_encoded_db) not in (0, 2):
+            raise ValueError(f"tile_encoded_db is a pair but has {len(self.tile_encoded_db)} values")
         if self.faces and frames % len(self.faces):
             raise ValueError(f"drift has {frames} frames, which {len(self.faces)} faces cannot share evenly")
         for name in ("psnr_db", "unclipped_db", "tile_db", "face_db"):
@@ -169,6 +176,11 @@ class Drift(JsonValue):
 
     def _least(self, values: Iterable[float]) -> float:
         return math.nan if self.has_non_finite else min(values)
+
+    @property
+    def frames_per_face(self) -> int:
+        """How many frames each face has; all of them where none is named."""
+        return len(self.non_finite) // max(1, len(self.faces))
 
     @property
     def worst_frame(self) -> int:
@@ -256,6 +268,6 @@ class Telemetry(JsonValue):
         set_spreads(self, "sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "memory_used_mb")
 
 
-def capped(values: Iterable[float | None]) -> tuple[float, ...]:
-    """Decibels with PSNR_CEILING_DB for what is identical or above it."""
-    return tuple(PSNR_CEILING_DB if value is None else min(value, PSNR_CEILING_DB) for value in values)
+def capped(values: Iterable[float | None], ceiling: float = PSNR_CEILING_DB) -> tuple[float, ...]:
+    """Decibels with `ceiling` for what is identical or above it."""
+    return tuple(ceiling if value is None else min(value, ceiling) for value in values)

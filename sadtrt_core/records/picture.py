@@ -41,8 +41,7 @@ def faces(drift: Drift) -> tuple[tuple[float, str], ...]:
     """
     if not drift.faces or drift.has_non_finite:
         return ()
-    each = len(drift.psnr_db) // len(drift.faces)
-    values = capped(drift.psnr_db)
+    each, values = drift.frames_per_face, capped(drift.psnr_db)
     found = ((min(values[i * each : (i + 1) * each]), name) for i, name in enumerate(drift.faces))
     return tuple(sorted(found, key=lambda face: face[0]))
 
@@ -53,19 +52,18 @@ def median_face_db(drift: Drift) -> float | None:
     return statistics.median(decibels for decibels, _ in found) if len(found) > 1 else None
 
 
-def codec_loss_db(drift: Drift) -> float | None:
-    """What the worst tile loses after encoding beyond the codec's own loss, in dB; None where nothing was encoded."""
-    if not drift.tile_encoded_db or drift.has_non_finite:
-        return None
-    own, codec = capped(drift.tile_encoded_db)
+def codec_loss_db(tile_encoded_db: Iterable[float | None]) -> float:
+    """What a tile loses after encoding beyond the codec's own loss there, in dB: of `Drift.tile_encoded_db`."""
+    own, codec = capped(tile_encoded_db)
     return codec - own
 
 
 def visible(drift: Drift) -> Visible | None:
     """Whether a viewer sees the difference; None without FLIP, or without the encoded clip where that decides.
 
-    "no": no pixel reaches NOTICEABLE_FLIP. "not after encoding": some pixel does, but after H.264 the worst tile
-    loses no more than CODEC_LOSS_DB beyond what the reference itself does. "yes": else, or a frame is not finite.
+    "no": no pixel reaches NOTICEABLE_FLIP. "not after encoding": some pixel does, but after H.264 the worst tile of
+    every such frame loses no more than CODEC_LOSS_DB beyond what the reference itself does. "yes": else, or a frame is
+    not finite.
     """
     if drift.has_non_finite:
         return "yes"
@@ -74,7 +72,6 @@ def visible(drift: Drift) -> Visible | None:
         return None
     if max(looked_at) < NOTICEABLE_FLIP:
         return "no"
-    loss = codec_loss_db(drift)
-    if loss is None:
+    if not drift.tile_encoded_db:
         return None
-    return "yes" if loss > CODEC_LOSS_DB else "not after encoding"
+    return "yes" if codec_loss_db(drift.tile_encoded_db) > CODEC_LOSS_DB else "not after encoding"

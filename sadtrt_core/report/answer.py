@@ -8,7 +8,7 @@ from sadtrt_core.case import Case
 from sadtrt_core.records.measurements import Drift
 from sadtrt_core.records.schema import Record, Run, energy_problem
 from sadtrt_core.report.metrics import METRICS
-from sadtrt_core.report.ratios import best, is_reference, judged_stage, ratio, strict
+from sadtrt_core.report.ratios import best, frame_time, is_reference, judged_stage, ratio, strict
 from sadtrt_core.report.text import decibels
 
 #: A precision can be shipped where the worst frame of the worst face has at least this PSNR, in dB.
@@ -38,13 +38,16 @@ def answers(run: Run) -> tuple[Answer, ...]:
         latency, key = record.latency, record.key
         if record.status != "measured" or latency is None or is_reference(key) or not drift.psnr_min >= SHIPPED_DB:
             continue
-        time = (latency.device_ms_median or latency.host_ms_median) / key.batch
+        # Not by a device's time, which leaves out what the GPU waits for the host.
+        time, _ = frame_time(record)
         if key.precision not in fastest or time < fastest[key.precision][0]:
             fastest[key.precision] = (time, record)
-    return tuple(_answer(run, record, time) for time, record in sorted(fastest.values(), key=lambda one: one[0]))
+    return tuple(_answer(run, record) for _, record in sorted(fastest.values(), key=lambda one: one[0]))
 
 
-def _answer(run: Run, record: Record, time: float) -> Answer:
+def _answer(run: Run, record: Record) -> Answer:
+    assert record.latency is not None  # Of every answer.
+    time = (record.latency.device_ms_median or record.latency.host_ms_median) / record.key.batch
     faster, than = _times_faster(run, record)
     energy = METRICS["energy_mj_per_frame"].value(record, run)
     doubt = "" if energy_problem(record) is None else ", in doubt"

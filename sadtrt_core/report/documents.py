@@ -10,7 +10,8 @@ A figure says where its value is, and by a format specification of Python how it
     a frame takes <!-- = mixed device_ms_median .2f -->3.03<!-- / --> ms
 
 Of a table, the opening marker says what all cells have in common, the head of a column and the first cell of a row the
-rest. Cells of words stay as they are, and so do rows and columns that say nothing; a dash is where there is no value:
+rest. Cells that read `reference` or `n/a` stay, and so do rows and columns that say nothing; a dash is where there is
+no value:
 
     <!-- table run generator -->
     | generator | device ms <!-- device_ms_median .2f --> | GPU MB <!-- gpu_memory_mb .0f --> |
@@ -49,6 +50,8 @@ _TABLE, _TABLE_END = re.compile(r"<!--\s*table\s(.*?)-->", re.DOTALL), "<!-- end
 _COMMENT = re.compile(r"<!--\s*(.*?)\s*-->")
 _BAR = re.compile(r"(?<!\\)\|")
 
+#: Cells that say why there is no figure, and stay as they are.
+_WORDS_FOR_FIGURES = frozenset({"reference", "n/a"})
 #: What joins two values; `above` and `below` are parts of the second.
 _OPERATORS: dict[str, Callable[[float, float], float]] = {
     "+": lambda a, b: a + b,
@@ -132,8 +135,7 @@ def _table(sources: Mapping[str, Any], common: str, written: str) -> tuple[str, 
         path = functools.partial(_cell_path, sources, _words(common), _words(named[1]))
         for column in range(2, len(cells) - 1):
             figure, cell = head[column], cells[column].strip()
-            words_alone = re.search(r"[A-Za-z]", cell) and not re.search(r"\d", cell)
-            if figure is None or words_alone or _COMMENT.search(cell):
+            if figure is None or cell in _WORDS_FOR_FIGURES or _COMMENT.search(cell):
                 continue
             follows = _value(figure[1], path) or "-"
             if "**" in cells[1] and follows != "-":

@@ -32,9 +32,7 @@ def capped_mean(record: Record, limits: Any) -> float:
     """Mean PSNR in dB with each frame capped, so that one nearly identical frame cannot move the mean."""
     drift, enough = record.drift, limits["psnr_enough_db"]
     assert drift is not None  # The gate judges drift where both runs have it.
-    if enough is None:
-        return drift.psnr_mean
-    return math.fsum(enough if value is None else min(value, enough) for value in drift.psnr_db) / len(drift.psnr_db)
+    return drift.psnr_mean if enough is None else math.fsum(capped(drift.psnr_db, enough)) / len(drift.psnr_db)
 
 
 def of_frames(name: str, gather: Callable[[Sequence[float]], float]) -> Callable[[Drift], float | None]:
@@ -54,7 +52,7 @@ def largest(name: str) -> Callable[[Drift], float | None]:
 
 def frame_in_face(drift: Drift) -> str:
     """The worst frame, counted within its face."""
-    return str(drift.worst_frame % (len(drift.psnr_db) // max(1, len(drift.faces))))
+    return str(drift.worst_frame % drift.frames_per_face)
 
 
 def tile_place(drift: Drift) -> str | None:

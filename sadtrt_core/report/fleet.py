@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sadtrt_core.errors import UserError
 from sadtrt_core.records.schema import Record, Run
 from sadtrt_core.report.chart import TEMPLATES, Spot, choices, draw_spots, frontier
-from sadtrt_core.report.ratios import judged_stage
+from sadtrt_core.report.ratios import frame_time, judged_stage
 from sadtrt_core.report.tables import TextTable, breaks_of
 from sadtrt_core.report.text import decibels, milliseconds
 
@@ -94,19 +94,6 @@ def _offers(run: Run, prices: Mapping[str, float]) -> list[Offer]:
         ms, clock = frame_time(record)
         points.append((ms, record.drift.psnr_min, clock, record))
     return [Offer(gpu, record, clock, ms, psnr, price) for ms, psnr, clock, record in frontier(points)]
-
-
-def frame_time(record: Record) -> tuple[float, str]:
-    """The ms of a frame where one follows the other, which is what a GPU is paid for, and the clock.
-
-    "back to back" is without a pause (records.measurements.Sustained), "host" the median call and the wait for it where
-    that was not measured. A device time would leave out what the GPU waits for the host between the kernels of a row
-    that launches them one by one.
-    """
-    if record.sustained is not None:
-        return record.sustained.ms_per_frame, "back to back"
-    assert record.latency is not None  # Of every choice.
-    return record.latency.host_ms_median / record.key.batch, "host"
 
 
 def fleet_table(offers: Sequence[Offer]) -> TextTable:

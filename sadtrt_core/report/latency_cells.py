@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from sadtrt_core import stats
-from sadtrt_core.records.measurements import Latency, Spread
+from sadtrt_core.records.measurements import Spread
 from sadtrt_core.records.schema import Record, Run, energy_problem
 from sadtrt_core.report.ratios import best, best_name, ratio_words
 from sadtrt_core.report.text import megabytes, milliseconds, plain
@@ -53,18 +53,20 @@ def device_cell(record: Record, run: Run | None) -> str:
     latency = record.latency
     if latency is None or latency.device_ms is None:
         return "-"
-    return milliseconds(latency.device_ms_median) + _mark(latency) + (" +" if latency.launch_bound else "")
+    return milliseconds(latency.device_ms_median) + _mark(record) + (" +" if latency.launch_bound else "")
 
 
 def host_cell(record: Record, run: Run | None) -> str:
     latency = record.latency
     if latency is None:
         return "-"
-    return milliseconds(latency.host_ms_median) + (_mark(latency) if latency.device_ms is None else "")
+    return milliseconds(latency.host_ms_median) + (_mark(record) if latency.device_ms is None else "")
 
 
-def _mark(latency: Latency) -> str:
-    return "" if latency.steady and not latency.disturbed else " *"
+def _mark(record: Record) -> str:
+    if record.status != "measured":
+        return " (failed)"
+    return "" if record.latency is None or (record.latency.steady and not record.latency.disturbed) else " *"
 
 
 def best_cell(record: Record, run: Run | None) -> str:

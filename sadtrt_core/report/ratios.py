@@ -61,10 +61,10 @@ def best(record: Record, run: Run) -> Record | None:
 def ratio(record: Record, run: Run | None, choice: Choice) -> float | None:
     """How many times faster the record is than the chosen one, over repetitions (`stats.ratio`).
 
-    By device time, by host time where neither has the other. None where there is nothing to compare, or where one has
-    a device time and the other has not.
+    By device time, by host time where neither has the other. None where there is nothing to compare, where one has a
+    device time and the other has not, and for a row that failed: what was timed of it is no renderer.
     """
-    other = None if run is None or record.latency is None else choice(record, run)
+    other = None if run is None or record.status != "measured" else choice(record, run)
     if other is None or other.latency is None or record.latency is None:
         return None
     if (other.latency.device_ms is None) != (record.latency.device_ms is None):
@@ -93,6 +93,19 @@ def judged_stage(run: Run) -> str | None:
     """The stage that a run's answer and chart are of: the first of RENDERING whose drift means something; else None."""
     known = {record.key.stage for record in run.records if record.drift is not None and record.drift.meaningful}
     return next((stage for stage in RENDERING if stage in known), None)
+
+
+def frame_time(record: Record) -> tuple[float, str]:
+    """The ms of a frame where one follows the other, which is what a GPU is paid for, and the clock.
+
+    "back to back" is without a pause (records.measurements.Sustained), "host" the median call and the wait for it where
+    that was not measured. A device time would leave out what the GPU waits for the host between the kernels of a row
+    that launches them one by one.
+    """
+    if record.sustained is not None:
+        return record.sustained.ms_per_frame, "back to back"
+    assert record.latency is not None  # Of every choice.
+    return record.latency.host_ms_median / record.key.batch, "host"
 
 
 def is_reference(case: Case) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from torch import Tensor
 from sadtrt_core.measure.drift import face_boxes, measure_drift
 from sadtrt_core.measure.seen import encoded, seen_drift
 from sadtrt_core.records.measurements import PSNR_CEILING_DB, Drift
-from sadtrt_core.records.picture import faces, mean_error_db, median_face_db, visible, worst_tile
+from sadtrt_core.records.picture import NOTICEABLE_FLIP, faces, mean_error_db, median_face_db, visible, worst_tile
 from sadtrt_core.renderer.workload import portrait
 
 
@@ -118,6 +120,43 @@ def test_noise_that_the_codec_takes_away_is_not_visible_after_encoding(clip: Ten
     pytest.importorskip("av")
     signs = torch.randn(clip.shape, generator=torch.Generator().manual_seed(1)).sign()
     assert visible(seen(clip, clip + 3 / 255 * signs)) == "not after encoding"
+
+
+def test_a_spot_is_noticed_beside_a_frame_that_is_worse_by_every_other_figure(clip: Tensor) -> None:
+    pytest.importorskip("flip_evaluator")
+    candidate = clip[:2].clone()
+    candidate[0, 2] += 0.02 * torch.randn(128, 128, generator=torch.Generator().manual_seed(0)).sign()
+    candidate[1, :, 60:68, 60:68] += 0.02
+    drift = seen(clip[:2], candidate.clamp(0, 1))
+    assert drift.psnr_db[0] < drift.psnr_db[1]  # type: ignore[operator]
+    assert drift.tile_db[0] < drift.tile_db[1]  # type: ignore[operator]
+    assert drift.flip_most[1] > 0.1 > drift.flip_most[0]  # type: ignore[operator]
+    assert visible(drift) != "no"
+
+
+def test_less_than_a_level_is_never_noticed() -> None:
+    """FLIP leaves out frames that are off by less than a level, and may."""
+    flip = pytest.importorskip("flip_evaluator")
+    patch = np.zeros((48, 48, 1), np.float32)
+    patch[16:32, 16:32] = 1 / 255
+    for level, signs in itertools.product((0.05, 0.3, 0.6, 0.8, 0.99), itertools.product((-1, 0, 1), repeat=3)):
+        flat = np.full((48, 48, 3), level, np.float32)
+        errors, *_ = flip.evaluate(flat, np.clip(flat + patch * np.float32(signs), 0, 1), "LDR", applyMagma=False)
+        assert errors.max() < NOTICEABLE_FLIP
+
+
+def test_a_face_whose_noise_the_codec_takes_away_hides_no_spot_on_another(clip: Tensor) -> None:
+    pytest.importorskip("flip_evaluator")
+    pytest.importorskip("av")
+    candidate = clip[:2].clone()
+    candidate[0, 2] += 0.08 * torch.randn(128, 128, generator=torch.Generator().manual_seed(0)).sign()
+    candidate[1, :, 60:68, 60:68] += 0.08
+    candidate = candidate.clamp(0, 1)
+    faces = [("noisy", torch.zeros(1, 15, 3)), ("spotted", torch.zeros(1, 15, 3))]
+    for chosen in (slice(1, 2), slice(0, 2)):
+        reference = clip[:2][chosen]
+        codec = encoded(reference, len(reference))
+        assert visible(seen_drift(reference, candidate[chosen], codec, faces[chosen])) == "yes"
 
 
 def test_the_face_region_is_the_box_of_the_keypoints_and_a_margin() -> None:

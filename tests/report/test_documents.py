@@ -127,6 +127,16 @@ def test_a_new_column_is_filled_and_a_dash_stands_where_there_is_no_value(folder
     assert text == SOURCE + table.format(rows=rows.format("-", "66.5"))
 
 
+def test_words_are_compared_but_for_those_that_stand_for_no_figure(folder: Path) -> None:
+    head = "| | ms <!-- device_ms_median .2f --> | of <!-- stage s --> |\n|---|---|---|\n"
+    table = f"<!-- table run batch=1 -->\n{head}{{}}<!-- end -->\n"
+    row = "| a <!-- pytorch --> | {} | {} |\n"
+    assert not follow(SOURCE + table.format(row.format("reference", "n/a")), folder)[1]
+    text, differences = follow(SOURCE + table.format(row.format("identical", "decode")), folder)
+    assert [(one.written, one.follows) for one in differences] == [("identical", "40.00"), ("decode", "generator")]
+    assert text == SOURCE + table.format(row.format("40.00", "generator"))
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -153,6 +163,8 @@ def test_what_leads_nowhere_is_one_sentence(folder: Path, text: str, sentence: s
 def test_check_names_file_and_line_and_docs_writes_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     words = "run tensorrt fp16 device_ms_median .2f"
+    nothing = CliRunner().invoke(app, ["docs", "--check"])
+    assert nothing.exit_code != 0, "a check that read nothing says nothing"
     (folder / "README.md").write_text(figure(words, "4.99"))
     checked = CliRunner().invoke(app, ["docs", "--check"])
     assert (checked.exit_code, checked.output) == (1, "README.md, line 3: 4.99 is written, 5.00 follows\n")

@@ -98,6 +98,18 @@ def test_a_row_that_failed_is_compared_with_by_none(choice: Choice) -> None:
     assert after is None or after.status == "measured"
 
 
+@pytest.mark.parametrize("choice", [best, as_shipped, strict])
+def test_a_row_that_failed_is_no_times_faster_and_says_so(choice: Choice) -> None:
+    record = row("tensorrt fp16", 4.0, 68.0)
+    broken = dataclasses.replace(record, status="failed", reason="what was timed is not the stage")
+    run = run_of(*PYTORCH, broken)
+    assert ratio(record, run_of(*PYTORCH, record), choice) is not None
+    assert ratio(broken, run, choice) is None
+    cells = table_row(run, broken)
+    assert "faster" not in " ".join(cells.values())
+    assert cells["device ms"].endswith(" (failed)")
+
+
 def test_drift_that_means_nothing_chooses_no_row() -> None:
     noise = [measured(one.key, latency=one.latency, drift=drift(meaningful=False)) for one in PYTORCH]
     record = measured(Case("generator", "tensorrt", "fp16", "plugin", 1), drift=drift(meaningful=False))

@@ -206,6 +206,12 @@ def test_a_run_of_the_frame_alone_is_answered_by_the_frame() -> None:
     assert headline(both).startswith(f"{key().runner} {key().precision} renders a frame in 5.00 ms")
 
 
+def test_a_gpu_that_waits_for_its_host_is_not_the_answer() -> None:
+    waiting = measured(key(runner="tensorrt-enqueue"), latency=latency(4.9, 14.0))
+    row = measured(key(), latency=latency(5.0, 5.2))
+    assert headline(run_of(waiting, row)).startswith("tensorrt fp16 renders")
+
+
 def test_the_first_words_are_the_answer(tmp_path: Path) -> None:
     text = write_html(whole_run(), tmp_path).read_text("utf-8")
     page = " ".join(re.sub(r"<[^>]*>", " ", text[text.index("<body>") :]).split())
