@@ -158,7 +158,7 @@ def measure_latency(
         )
         on_record(session.writer.add(made))
         # Last, because it takes memory of its own.
-        _check_outputs(session, runner)
+        check_outputs(session, runner)
 
         def repeated() -> None:
             # At once, so that a run that is killed keeps what it measured.
@@ -189,7 +189,7 @@ def _first_load(runner: StageRunner, inputs: dict[str, Tensor]) -> tuple[float, 
         return loaded - begin, 1e3 * (time.perf_counter() - called)
 
 
-def _check_outputs(session: Session, runner: StageRunner) -> None:
+def check_outputs(session: Session, runner: StageRunner) -> None:
     """Raise RuntimeError where the runner's last call did not compute its stage; under noise nothing can be told."""
     job = runner.job
     if session.drift_is_meaningful and not seeded_notes(job.stage, job.renderer):

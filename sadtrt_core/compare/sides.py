@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sadtrt_core.benchmark import BENCHMARK_VERSION
+from sadtrt_core.benchmark import BENCHMARK_VERSION, check_outputs
 from sadtrt_core.case import GRAPH_GRID_SAMPLES, Case
 from sadtrt_core.config import RunConfig
 from sadtrt_core.engine.job import parse_file_name
@@ -149,7 +149,11 @@ class LocalSide:
 
 @contextlib.contextmanager
 def local_side(side: Side, session: Session) -> Iterator[LocalSide]:
-    """A side of this process. Raises UserError for a name that is not known, or saying why the runner cannot serve."""
+    """A side of this process.
+
+    Raises UserError for a name that is not known, saying why the runner cannot serve, and where it does not compute its
+    stage, an engine of other weights, say.
+    """
     asked = side.case
     case = session.case(asked.stage, asked.runner, asked.precision, asked.batch)
     if asked.grid_sample != AUTO:
@@ -160,7 +164,12 @@ def local_side(side: Side, session: Session) -> Iterator[LocalSide]:
         raise UserError(f"{side.label} cannot run {case.stage} here: {missing}")
     with session.runner(case) if side.engine is None else TensorRTRunner(job, engine_file=side.engine) as runner:
         runner.bind(session.inputs(job))
-        yield LocalSide(runner, session)
+        local = LocalSide(runner, session)
+        try:
+            check_outputs(session, runner)
+        except RuntimeError as error:
+            raise UserError(f"{side.label}: {error}") from error
+        yield local
 
 
 class RemoteSide:

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from sadtrt_core.codec import json_digest
 from sadtrt_core.errors import UserError
 from sadtrt_core.files import write_file
 from sadtrt_core.records.schema import Run
@@ -90,7 +91,7 @@ def add_run(run: Run, path: Path) -> Path:
     """Put `run`, of the same code, beside the baseline in the folder `path`; returns its file.
 
     Raises UserError where there is no such folder with a baseline, or the run could not serve as one, or is of another
-    commit: what code changed would pass for what runs vary by.
+    commit, or one of both of changes that no commit has: what code changed would pass for what runs vary by.
     """
     if not Path(path).is_dir():
         raise UserError(f"{path} is no folder with a baseline that a run could be added to: write one with --update")
@@ -101,11 +102,17 @@ def add_run(run: Run, path: Path) -> Path:
         raise UserError(
             f"the baseline {path} is of commit {commits[0]}, the run of {commits[1]}: add runs of the same code"
         )
+    for what, one in ((f"the baseline {path}", baseline), ("the run", run)):
+        if one.environment.dirty:
+            raise UserError(
+                f"{what} is of a checkout with changes that are not committed: commit them, and run it anew"
+            )
     if run in (baseline, *further_runs(path)):
         raise UserError(f"the baseline {path} holds this run already: add one that was measured anew")
     folder = Path(path) / FURTHER_FOLDER
     folder.mkdir(exist_ok=True)
-    written = folder / f"{run.started_utc.replace(':', '')}.json"
+    # Two may have begun in the same second.
+    written = folder / f"{run.started_utc.replace(':', '')}-{json_digest(run.to_json())[:8]}.json"
     write_run(run, written)
     return written
 

@@ -51,10 +51,15 @@ def other_measures(other: Run, baseline: Mapping[Case, Record]) -> list[tuple[st
     problems = []
     for record in other.records:
         own = baseline.get(record.key)
+        clocks = {one.latency.device_ms is None for one in (own, record) if one is not None and one.latency is not None}
+        if len(clocks) > 1:
+            problems.append(
+                ("clock_differs", f"{record.key.label()} has device times in some runs of the baseline only")
+            )
         for name, what in (("benchmark_version", "benchmark version"), ("calibration", "calibration")):
             was, now = (None if one is None else getattr(one, name) for one in (own, record))
-            if None not in (was, now) and was != now:
-                sentence = f"{record.key.label()} is of {what} {now}, the baseline's of {was}"
+            if own is not None and was != now:
+                sentence = f"{record.key.label()} is of {what} {now or 'unknown'}, the baseline's of {was or 'unknown'}"
                 problems.append((f"{name}_differs", sentence))
     return problems[:1]
 

@@ -117,8 +117,9 @@ def _refusal(new: Record, old: Record) -> Finding | None:
     if new.benchmark_version != old.benchmark_version:
         sentence = f"benchmark version {old.benchmark_version} in the baseline, {new.benchmark_version} now"
         return Finding("row", "not comparable", "benchmark_version", sentence)
-    if new.calibration != old.calibration and None not in (new.calibration, old.calibration):
-        sentence = f"ranges {old.calibration} in the baseline, {new.calibration} now: another calibration"
+    if new.calibration != old.calibration:
+        was, now = (one.calibration or "of no known calibration" for one in (old, new))
+        sentence = f"ranges {was} in the baseline, {now} now: another calibration"
         return Finding("row", "not comparable", "calibration", sentence)
     return None
 

@@ -12,7 +12,7 @@ from sadtrt_core.gate.judge import compare_runs
 from sadtrt_core.gate.limits import Thresholds
 from sadtrt_core.gate.verdicts import ExitCode, GateResult, with_anchor
 from sadtrt_core.records.schema import Run
-from sadtrt_core.records.store import LATEST, begun_after, read_run, records_file
+from sadtrt_core.records.store import LATEST, RECORDS_FILE, begun_after, read_run, records_file
 
 
 def gate_files(candidate: Path, baseline: Path, thresholds: Thresholds) -> GateResult:
@@ -35,8 +35,9 @@ def gate_files(candidate: Path, baseline: Path, thresholds: Thresholds) -> GateR
         problems.append(f"a further run of the baseline cannot be used: {error}")
     if not problems and runs[0] in (runs[1], *others):
         problems.append(f"the run and the baseline are the same run, {records_file(candidate)}: nothing was compared")
-    if candidate.name == LATEST and (later := begun_after(candidate)):
-        problems.append(f"{later} began after {candidate} and did not finish: run it again, or name the run to judge")
+    named = candidate.parent if candidate.name == RECORDS_FILE else candidate
+    if named.name == LATEST and (later := begun_after(named)):
+        problems.append(f"{later} began after {named} and did not finish: run it again, or name the run to judge")
     if problems:
         return GateResult(ExitCode.NOT_COMPARABLE, (), tuple(problems))
     return compare_runs(runs[0], runs[1], thresholds, others)

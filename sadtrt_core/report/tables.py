@@ -87,8 +87,8 @@ def drift_table(run: Run) -> TextTable:
     if any(record.drift and visible(record.drift) for record in measured):
         note += (
             " FLIP: the largest pixel. After H.264: the frames encoded, of the reference encoded. Visible: no where "
-            f"FLIP stays below {NOTICEABLE_FLIP:g}; not after encoding where H.264 leaves the worst tile of every frame "
-            f"in which it does not within {CODEC_LOSS_DB:g} dB of the reference's; else yes."
+            f"FLIP stays below {NOTICEABLE_FLIP:g}; not after encoding where of every frame in which it does not H.264 "
+            f"leaves the worst tile within {CODEC_LOSS_DB:g} dB of the reference's; else yes."
         )
     if any(record.drift and not record.drift.meaningful for record in measured):
         note += " Under seeded weights these figures say nothing about a trained renderer."

@@ -247,6 +247,12 @@ def test_runs_are_added_to_a_baseline_and_widen_its_limit() -> None:
     assert "is of commit abcdef1234567, the run of 0123456789ab: add runs of the same code" in refused.output.replace(
         "\n", " "
     )
+    changed = run_of(measured(latency=latency(6.0)), environment=dataclasses.replace(ENVIRONMENT, dirty=True))
+    refused = gate(stored(changed, "changed.json"), "--baseline", "h200", "--add")
+    assert (refused.exit_code, "changes that are not committed" in " ".join(refused.output.split())) == (2, True)
+    at_once = run_of(measured(latency=latency(6.0)), started_utc="2025-02-01T12:00:00Z")
+    assert gate(stored(at_once, "at-once.json"), "--baseline", "h200", "--add").exit_code == 0
+    assert len(list(Path("results/baselines/h200/runs").iterdir())) == 5, "another run began in that second"
     assert gate("run.json", "--baseline", "h200", "--add", "--anchor", "h200").exit_code == 2
     assert gate("run.json", "--baseline", "h200", "--update").exit_code == 0
     assert not Path("results/baselines/h200/runs").exists(), "another baseline has other runs"

@@ -554,9 +554,9 @@ def test_ranges_of_another_calibration_are_not_compared() -> None:
     row, code = judge(measured(calibration="a" * 16), measured(calibration="b" * 16))
     assert (row.verdict, row.reason, code) == ("not comparable", "calibration", ExitCode.NOT_COMPARABLE)
     assert "ranges bbbbbbbbbbbbbbbb in the baseline, aaaaaaaaaaaaaaaa now" in row.findings[0].sentence
-    # Records from before had none.
-    for known, other in (("a" * 16, "a" * 16), ("a" * 16, None), (None, "a" * 16)):
-        assert judge(measured(calibration=known), measured(calibration=other))[1] == ExitCode.PASS
+    assert judge(measured(calibration="a" * 16), measured(calibration=None))[1] == ExitCode.NOT_COMPARABLE
+    assert judge(measured(calibration=None), measured(calibration="a" * 16))[1] == ExitCode.NOT_COMPARABLE
+    assert judge(measured(calibration="a" * 16), measured(calibration="a" * 16))[1] == ExitCode.PASS
 
 
 def test_another_benchmark_version_is_not_compared() -> None:
@@ -741,6 +741,7 @@ def test_latest_is_not_judged_where_a_later_run_did_not_finish(tmp_path: Path) -
     result = gate_files(tmp_path / "latest", tmp_path / "baseline.json", THRESHOLDS)
     assert result.exit_code == ExitCode.NOT_COMPARABLE
     assert "20260102T000000Z-gpu-b began after" in result.problems[0]
+    assert gate_files(tmp_path / "latest" / "records.json", tmp_path / "baseline.json", THRESHOLDS) == result
     named = gate_files(tmp_path / "20260101T000000Z-gpu-a", tmp_path / "baseline.json", THRESHOLDS)
     assert named.exit_code == ExitCode.PASS
     (tmp_path / "latest").unlink()
@@ -826,6 +827,13 @@ def test_a_further_run_that_measured_something_else_judges_nothing(name: str, wa
         f"a further run of the baseline: generator/tensorrt/fp16/native/batch 1 is of {name.replace('_', ' ')} {now}"
         in (result.problems[0])
     )
+
+
+def test_a_further_run_without_device_times_judges_nothing() -> None:
+    others = [run_of(measured(latency=latency(None, ms, seed=int(10 * ms)))) for ms in (4.0, 5.0, 6.0, 7.0)]
+    result = compare_runs(run_of(measured(latency=latency(seed=9))), run_of(measured()), THRESHOLDS, others)
+    assert result.exit_code == ExitCode.NOT_COMPARABLE
+    assert "has device times in some runs of the baseline only" in result.problems[0]
 
 
 def test_what_was_ignored_is_said() -> None:
