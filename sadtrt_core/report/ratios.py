@@ -90,9 +90,11 @@ def best_name(record: Record, run: Run | None) -> str | None:
 
 
 def judged_stage(run: Run) -> str | None:
-    """The stage that a run's answer and chart are of: the first of RENDERING whose drift means something; else None."""
-    known = {record.key.stage for record in run.records if record.drift is not None and record.drift.meaningful}
-    return next((stage for stage in RENDERING if stage in known), None)
+    """The stage that a run's answer and chart are of: that of RENDERING with the most rows whose drift means something,
+    the first of several; None where no row's does.
+    """
+    drifts = [one.key.stage for one in run.records if one.drift is not None and one.drift.meaningful]
+    return max(RENDERING, key=drifts.count) if set(RENDERING) & set(drifts) else None
 
 
 def frame_time(record: Record) -> tuple[float, str]:

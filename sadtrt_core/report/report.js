@@ -56,8 +56,6 @@ if (player) {
     if (cut > 0) pair.drawImage(video, 0, 0, cut, side, 0, 0, cut, side);
     if (cut < side) pair.drawImage(video, side + cut, 0, side - cut, side, cut, 0, side - cut, side);
     map.drawImage(video, 2 * side, 0, side, side, 0, 0, side, side);
-    // A video is where it was sent before this is drawn.
-    both.dataset.frame = Math.floor(video.currentTime * rate);
   };
   const tell = (frame) => {
     slider.value = frame;
@@ -92,6 +90,13 @@ if (player) {
   slider.addEventListener("input", () => seek(slider.value));
   for (const clip of clips) {
     clip.video.addEventListener("seeked", () => draw(clip));
+    // A browser may call a video sought before it has the frame.
+    const follow = (now, { mediaTime }) => {
+      draw(clip);
+      clip.both.dataset.frame = Math.round(mediaTime * rate);
+      clip.video.requestVideoFrameCallback(follow);
+    };
+    clip.video.requestVideoFrameCallback?.(follow);
     clip.figure.querySelector(".worst").addEventListener("click", () => seek(clip.figure.dataset.worst));
     clip.divider.addEventListener("input", () => {
       clips.forEach((other) => { other.divider.value = clip.divider.value; });

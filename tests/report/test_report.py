@@ -201,8 +201,10 @@ def test_a_run_of_the_frame_alone_is_answered_by_the_frame() -> None:
     assert headline(run_of(*rows)).startswith("tensorrt fp16 renders a frame in 4.00 ms, 5.00 times as fast")
     assert [point[2].key for point in pareto_points(run_of(*rows))[1]] == [rows[0].key, frame]
     assert "time of the frame, ms a frame" in str(draw_pareto(run_of(*rows)))
-    # Where there are pictures of both, they are the generator's.
-    both = run_of(*rows, measured(key(), latency=latency(5.0), drift=drift((80.0, 81.0))))
+    # Of both, they are those of which there are more, then the generator's.
+    generator = measured(key(), latency=latency(5.0), drift=drift((80.0, 81.0)))
+    assert headline(run_of(*rows, generator)).startswith("tensorrt fp16 renders a frame in 4.00 ms")
+    both = run_of(*rows, generator, measured(key(precision="bf16"), latency=latency(9.0), drift=drift((50.0, 51.0))))
     assert headline(both).startswith(f"{key().runner} {key().precision} renders a frame in 5.00 ms")
 
 
