@@ -47,18 +47,21 @@ def _power_limit(run: Run) -> float | None:
 
 
 def other_measures(other: Run, baseline: Mapping[Case, Record]) -> list[tuple[str, str]]:
-    """What forbids taking another run's times for the same code's: another benchmark version, or other ranges."""
+    """What forbids taking another run's times for the same code's: another clock, benchmark version or other ranges."""
     problems = []
     for record in other.records:
         own = baseline.get(record.key)
-        clocks = {one.latency.device_ms is None for one in (own, record) if one is not None and one.latency is not None}
+        # Times of a row that either did not measure are not used.
+        if own is None or own.status != "measured" or record.status != "measured":
+            continue
+        clocks = {one.latency.device_ms is None for one in (own, record) if one.latency is not None}
         if len(clocks) > 1:
             problems.append(
                 ("clock_differs", f"{record.key.label()} has device times in some runs of the baseline only")
             )
         for name, what in (("benchmark_version", "benchmark version"), ("calibration", "calibration")):
-            was, now = (None if one is None else getattr(one, name) for one in (own, record))
-            if own is not None and was != now:
+            was, now = getattr(own, name), getattr(record, name)
+            if was != now:
                 sentence = f"{record.key.label()} is of {what} {now or 'unknown'}, the baseline's of {was or 'unknown'}"
                 problems.append((f"{name}_differs", sentence))
     return problems[:1]

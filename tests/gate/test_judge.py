@@ -34,7 +34,7 @@ from sadtrt_core.gate.limits import Override, Thresholds
 from sadtrt_core.gate.named import gate_files
 from sadtrt_core.gate.verdicts import ExitCode, GateResult, GateRow
 from sadtrt_core.records.measurements import Drift, Latency, Resources, Sustained, Telemetry
-from sadtrt_core.records.schema import Record, Run
+from sadtrt_core.records.schema import Record, Run, Status
 from sadtrt_core.records.store import read_run, write_run
 from sadtrt_core.report.metrics import METRICS, Limit, Metric, default_limits
 
@@ -834,6 +834,16 @@ def test_a_further_run_without_device_times_judges_nothing() -> None:
     result = compare_runs(run_of(measured(latency=latency(seed=9))), run_of(measured()), THRESHOLDS, others)
     assert result.exit_code == ExitCode.NOT_COMPARABLE
     assert "has device times in some runs of the baseline only" in result.problems[0]
+
+
+@pytest.mark.parametrize("status", ["skipped", "failed"])
+def test_a_row_that_a_further_run_did_not_measure_is_left_out_of_its_noise(status: Status) -> None:
+    old, new = (measured(latency=latency(seed=seed), calibration="a" * 16) for seed in (0, 9))
+    unmeasured, decode = Record(key(), status, reason="out of memory"), measured(key("decode"))
+    for baseline, other in ((old, unmeasured), (unmeasured, old)):
+        others = [run_of(other, measured(key("decode"), latency=latency(seed=seed))) for seed in (4, 5, 6, 7)]
+        result = compare_runs(run_of(new, decode), run_of(baseline, decode), THRESHOLDS, others)
+        assert (result.exit_code, result.problems) == (ExitCode.PASS, ())
 
 
 def test_what_was_ignored_is_said() -> None:
