@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sadtrt_core.case import Case
-from sadtrt_core.gate.samples import CLOCK_TOLERANCE
+from sadtrt_core.gate.samples import CLOCK_TOLERANCE, Problem
 from sadtrt_core.records.schema import Environment, Record, Run, Weights, Workload
 
 #: Options that change what a time means, and what they are where a run does not say.
@@ -81,7 +81,7 @@ def _identities(candidate: Run, baseline: Run) -> list[tuple[str, str, object, o
     ]
     if old.gpu is None and new.gpu is None:
         # Without a GPU it is the processor that sets the times.
-        entries.append(("cpu", "the processor", processors_of(old), processors_of(new)))
+        entries.append(("cpu", "the processor", _processors(old), _processors(new)))
     for name, usual in TIME_OPTIONS.items():
         was, now = (run.options.get(name, usual) for run in (baseline, candidate))
         # What an older run does not tell, and has no usual value, is not known to differ.
@@ -90,7 +90,13 @@ def _identities(candidate: Run, baseline: Run) -> list[tuple[str, str, object, o
     return entries
 
 
-def processors_of(environment: Environment) -> str:
+def another_host(candidate: Run, baseline: Run) -> Problem | None:
+    """That the processors are others than the baseline's, which forbids judging host times beside device times."""
+    was, now = (_processors(run.environment) for run in (baseline, candidate))
+    return None if was == now else ("host_differs", f"the processors changed from {was} to {now}")
+
+
+def _processors(environment: Environment) -> str:
     return f"{environment.cpu} x {environment.cpu_count}"
 
 

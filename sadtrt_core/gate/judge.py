@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 from sadtrt_core.case import Case
-from sadtrt_core.gate.comparable import other_measures, problems_of, processors_of, remarks_of
+from sadtrt_core.gate.comparable import another_host, other_measures, problems_of, remarks_of
 from sadtrt_core.gate.latency import count_tails, latency_findings
 from sadtrt_core.gate.limits import Limits, Thresholds
+from sadtrt_core.gate.samples import Problem
 from sadtrt_core.gate.verdicts import REGRESSIONS, ExitCode, Finding, GateResult, GateRow, Verdict, make_row
 from sadtrt_core.records.measurements import Latency
 from sadtrt_core.records.schema import Record, Run
@@ -39,10 +40,9 @@ def compare_runs(candidate: Run, baseline: Run, thresholds: Thresholds, others: 
         return GateResult(ExitCode.NOT_COMPARABLE, rows, tuple(text for _, text in problems), remarks)
     # Each time has two tests, of its tail.
     significance = thresholds.false_alarm / max(1, _count_tests(new, old, thresholds))
-    processors = (processors_of(baseline.environment), processors_of(candidate.environment))
+    moved = another_host(candidate, baseline)
     rows = tuple(
-        _judge_row(key, new.get(key), old.get(key), times.get(key, []), thresholds, significance, processors)
-        for key in keys
+        _judge_row(key, new.get(key), old.get(key), times.get(key, []), thresholds, significance, moved) for key in keys
     )
     code = _exit_code(rows)
     # Only a comparison of two figures has a limit.
@@ -88,7 +88,7 @@ def _judge_row(
     times: list[Latency],
     thresholds: Thresholds,
     significance: float,
-    processors: tuple[str, str],
+    moved: Problem | None,
 ) -> GateRow:
     if old is None or old.status != "measured":
         return make_row(key, _without_baseline(new, old))
@@ -103,7 +103,7 @@ def _judge_row(
             findings.append(Finding(part, "missing", "part_missing", f"{part} was measured in the baseline, not now"))
     if new.latency is not None and old.latency is not None:
         hosts = (new.telemetry, old.telemetry)
-        findings += latency_findings(new.latency, times, limits, thresholds, significance, hosts, processors)
+        findings += latency_findings(new.latency, times, limits, thresholds, significance, hosts, moved)
     findings += drift_findings(new, old, limits)
     findings += limit_findings(new, old, limits, ("latency", "resources", "telemetry"))
     return make_row(key, findings or [Finding("row", "same", "not_judged", "every limit of this row is switched off")])

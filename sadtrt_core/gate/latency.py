@@ -12,7 +12,6 @@ from sadtrt_core.gate.samples import (
     Problem,
     Repetitions,
     another_clock,
-    another_host,
     another_speed,
     busy_host,
     fastest_of_all,
@@ -67,17 +66,17 @@ def latency_findings(
     limits: Limits,
     thresholds: Thresholds,
     significance: float,
-    hosts: tuple[Telemetry | None, Telemetry | None] = (None, None),
-    processors: tuple[str, str] = ("", ""),
+    hosts: tuple[Telemetry | None, Telemetry | None],
+    moved: Problem | None,
 ) -> list[Finding]:
     """Findings on device and host time, by one or several runs of the baseline.
 
-    `hosts` is how the host was in the candidate's run and in the baseline's, `processors` what it has in the baseline's
-    and in the candidate's. Device times are not comparable where the GPU's clock never came near the other run's. Host
-    times are not judged where the host is another, was busy or they vary too much; without device times the row is
-    then not comparable. Without device times, host times are judged by their fastest quarter, and only where the
-    reference loop was as fast in both runs and most samples came within half the smallest effect of interest of the
-    fastest; their tails are the machine's, and not judged.
+    `hosts` is how the host was in the candidate's run and in the baseline's, `moved` that its processors are others.
+    Device times are not comparable where the GPU's clock never came near the other run's. Host times are not judged
+    where the host is another, was busy or they vary too much; without device times the row is then not comparable.
+    Without device times, host times are judged by their fastest quarter, and only where the reference loop was as fast
+    in both runs and most samples came within half the smallest effect of interest of the fastest; their tails are the
+    machine's, and not judged.
 
     Rows with repetitions in one run only are not comparable, nor are rows that are launch-bound in one run only, or in
     both where the host was busy. bench/README.md says when a level, a tail or a climb is slower.
@@ -101,7 +100,7 @@ def latency_findings(
             problem = _launch_bound_differs(candidate, baseline) or another_clock(*hosts)
             problem = problem or (busy if candidate.launch_bound else None)
         elif on_device:
-            problem = another_host(*processors) or busy
+            problem = moved or busy
         else:
             assert effect is not None  # Without device times no tail is judged.
             half = effect / 100 / 2

@@ -127,11 +127,6 @@ def another_clock(new: Telemetry | None, old: Telemetry | None) -> Problem | Non
     return None
 
 
-def another_host(old: str, new: str) -> Problem | None:
-    """That the processors are others than the baseline's."""
-    return None if old == new else ("host_differs", f"the processors changed from {old} to {new}")
-
-
 def another_speed(new: Telemetry | None, old: Telemetry | None, tolerance: float) -> Problem | None:
     """That a fixed computation took longer in one run than in the other by more than `tolerance` (a fraction), or was
     timed in one of them only: then a slower machine could pass for slower code, or a faster one hide it.
