@@ -119,7 +119,7 @@ def _refusal(new: Record, old: Record) -> Finding | None:
         return Finding("row", "not comparable", "benchmark_version", sentence)
     if new.calibration != old.calibration:
         was, now = (one.calibration or "of no known calibration" for one in (old, new))
-        sentence = f"ranges {was} in the baseline, {now} now: another calibration"
+        sentence = f"ranges {was} in the baseline, {now} now: measure both with one calibration"
         return Finding("row", "not comparable", "calibration", sentence)
     return None
 

@@ -250,6 +250,13 @@ def test_runs_are_added_to_a_baseline_and_widen_its_limit() -> None:
     changed = run_of(measured(latency=latency(6.0)), environment=dataclasses.replace(ENVIRONMENT, dirty=True))
     refused = gate(stored(changed, "changed.json"), "--baseline", "h200", "--add")
     assert (refused.exit_code, "changes that are not committed" in " ".join(refused.output.split())) == (2, True)
+    stored(dataclasses.replace(changed, started_utc="2025-02-09T12:00:00Z"), "results/baselines/mine/records.json")
+    refused = gate("run.json", "--baseline", "mine", "--add")
+    words = " ".join(refused.output.split())
+    assert (refused.exit_code, "the baseline results/baselines/mine is of a checkout with changes" in words) == (
+        2,
+        True,
+    )
     at_once = run_of(measured(latency=latency(6.0)), started_utc="2025-02-01T12:00:00Z")
     assert gate(stored(at_once, "at-once.json"), "--baseline", "h200", "--add").exit_code == 0
     assert len(list(Path("results/baselines/h200/runs").iterdir())) == 5, "another run began in that second"

@@ -554,7 +554,11 @@ def test_ranges_of_another_calibration_are_not_compared() -> None:
     row, code = judge(measured(calibration="a" * 16), measured(calibration="b" * 16))
     assert (row.verdict, row.reason, code) == ("not comparable", "calibration", ExitCode.NOT_COMPARABLE)
     assert "ranges bbbbbbbbbbbbbbbb in the baseline, aaaaaaaaaaaaaaaa now" in row.findings[0].sentence
-    assert judge(measured(calibration="a" * 16), measured(calibration=None))[1] == ExitCode.NOT_COMPARABLE
+    row, code = judge(measured(calibration="a" * 16), measured(calibration=None))
+    assert (row.reason, code) == ("calibration", ExitCode.NOT_COMPARABLE)
+    assert row.findings[0].sentence == (
+        "ranges of no known calibration in the baseline, aaaaaaaaaaaaaaaa now: measure both with one calibration"
+    )
     assert judge(measured(calibration=None), measured(calibration="a" * 16))[1] == ExitCode.NOT_COMPARABLE
     assert judge(measured(calibration="a" * 16), measured(calibration="a" * 16))[1] == ExitCode.PASS
 
