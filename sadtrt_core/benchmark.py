@@ -158,7 +158,8 @@ def measure_latency(
         )
         on_record(session.writer.add(made))
         # Last, because it takes memory of its own.
-        check_outputs(session, runner)
+        if (fault := stage_fault(session, runner)) is not None:
+            raise RuntimeError(fault)
 
         def repeated() -> None:
             # At once, so that a run that is killed keeps what it measured.
@@ -189,13 +190,13 @@ def _first_load(runner: StageRunner, inputs: dict[str, Tensor]) -> tuple[float, 
         return loaded - begin, 1e3 * (time.perf_counter() - called)
 
 
-def check_outputs(session: Session, runner: StageRunner) -> None:
-    """Raise RuntimeError where the runner's last call did not compute its stage; under noise nothing can be told."""
+def stage_fault(session: Session, runner: StageRunner) -> str | None:
+    """That the runner's last call did not compute its stage; None where it did, and under noise, which says nothing."""
     job = runner.job
-    if session.drift_is_meaningful and not seeded_notes(job.stage, job.renderer):
-        fault = output_fault(runner.fetch(), session.exact_outputs(job))
-        if fault is not None:
-            raise RuntimeError(f"what was timed is not the stage {job.stage.name}: {fault}")
+    if not session.drift_is_meaningful or seeded_notes(job.stage, job.renderer):
+        return None
+    fault = output_fault(runner.fetch(), session.exact_outputs(job))
+    return None if fault is None else f"what was timed is not the stage {job.stage.name}: {fault}"
 
 
 def _sustained(

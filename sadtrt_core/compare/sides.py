@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sadtrt_core.benchmark import BENCHMARK_VERSION, check_outputs
+from sadtrt_core.benchmark import BENCHMARK_VERSION, stage_fault
 from sadtrt_core.case import GRAPH_GRID_SAMPLES, Case
 from sadtrt_core.config import RunConfig
 from sadtrt_core.engine.job import parse_file_name
@@ -165,10 +165,9 @@ def local_side(side: Side, session: Session) -> Iterator[LocalSide]:
     with session.runner(case) if side.engine is None else TensorRTRunner(job, engine_file=side.engine) as runner:
         runner.bind(session.inputs(job))
         local = LocalSide(runner, session)
-        try:
-            check_outputs(session, runner)
-        except RuntimeError as error:
-            raise UserError(f"{side.label}: {error}") from error
+        if (fault := stage_fault(session, runner)) is not None:
+            advice = "" if side.engine is None else "; build the engine anew from these weights"
+            raise UserError(f"{side.label}: {fault}{advice}")
         yield local
 
 

@@ -26,6 +26,7 @@ from sadtrt_core.engine.job import parse_file_name
 from sadtrt_core.errors import UserError
 from sadtrt_core.measure.timing import TimingPlan
 from sadtrt_core.runners import tensorrt
+from sadtrt_core.runners.pytorch import PyTorchRunner
 from sadtrt_core.session import Session
 from sadtrt_core.stats import paired_ratio
 
@@ -153,9 +154,21 @@ def session(**given):
 SIDE = parse_side("pytorch", "mapping", 1)
 
 
-def test_another_checkout_is_sampled_in_a_process_of_its_own(tmp_path):
-    """A checkout whose mapping stage sleeps 20 ms more."""
-    checkout = tmp_path / "other"
+def test_an_engine_of_other_weights_is_not_timed(tmp_path, monkeypatch):
+    def of_other_weights(job, engine_file):
+        return PyTorchRunner(replace(job, renderer=session().renderer))
+
+    monkeypatch.setattr("sadtrt_core.compare.sides.engine_file_absence", lambda path, job: None)
+    monkeypatch.setattr("sadtrt_core.compare.sides.TensorRTRunner", of_other_weights)
+    engine = parse_side(str(engine_file(tmp_path)), "mapping", 1)
+    with pytest.raises(
+        UserError, match=rf"{engine.label}: what was timed is not the stage mapping.*; build the engine"
+    ):
+        compare_sides(SIDE, engine, session(weights="demo"), None, 0.1)
+
+
+def changed_checkout(checkout, runner, old, new):
+    """A checkout of this project with other words in one of its runners."""
     checkout.mkdir()
     for path in ROOT.iterdir():
         if path.name != "sadtrt_core" and not path.name.startswith("."):
@@ -168,13 +181,28 @@ def test_another_checkout_is_sampled_in_a_process_of_its_own(tmp_path):
     (package / "runners").mkdir()
     for path in (ROOT / "sadtrt_core" / "runners").glob("*.py"):
         (package / "runners" / path.name).write_text(path.read_text())
-    slower = package / "runners" / "pytorch.py"
-    marker = "    def execute(self) -> None:\n"
-    assert slower.read_text().count(marker) == 1
-    slower.write_text(slower.read_text().replace(marker, marker + '        __import__("time").sleep(0.02)\n'))
+    file = package / "runners" / f"{runner}.py"
+    assert file.read_text().count(old) == 1
+    file.write_text(file.read_text().replace(old, new))
+    return checkout
+
+
+def test_another_checkout_is_sampled_in_a_process_of_its_own(tmp_path):
+    """A checkout whose mapping stage sleeps 20 ms more."""
+    begin = "    def execute(self) -> None:\n"
+    sleeping = begin + '        __import__("time").sleep(0.02)\n'
+    checkout = changed_checkout(tmp_path / "other", "pytorch", begin, sleeping)
     found = compare_sides(SIDE, SIDE, session(), checkout, 0.2)
     assert found.pictures is None, "mapping makes none"
     assert found.b_ms >= 20, "the other checkout's code ran, which sleeps at least so long"
+
+
+def test_another_checkout_that_does_not_compute_its_stage_is_not_timed(tmp_path):
+    zeros = ("torch.from_numpy(value)", "torch.zeros(value.shape)")
+    checkout = changed_checkout(tmp_path / "other", "onnxruntime", *zeros)
+    side = parse_side("onnxruntime", "mapping", 1)
+    with pytest.raises(UserError, match="other says: onnxruntime:fp32: what was timed is not the stage mapping"):
+        compare_sides(side, side, session(weights="demo"), checkout, 0.1)
 
 
 @pytest.mark.parametrize(("stage", "shown"), [("generator", True), ("frame", True), ("warp", False)])
