@@ -79,19 +79,22 @@ def units(runs: Runs) -> np.ndarray:
     """One time for each unit that may be taken for independent, in the unit of the samples.
 
     Samples depend on their neighbours, repetitions less, processes and builds least. So of LEAST_RUNS runs or more the
-    units are the runs, each the mean of its repetitions' medians; of fewer the medians of their repetitions; of a
-    single repetition the medians of up to SEGMENTS contiguous segments, which stand for that stretch of time alone.
+    units are the runs, each the mean of its repetitions' medians; of fewer the medians of their repetitions; where a
+    run has a single one the medians of up to SEGMENTS contiguous segments, which stand for that stretch of time alone.
     Kalibera & Jones 2013 (Rigorous benchmarking in reasonable time, ISMM, 63-74): the spread of the highest level holds
     that of those below. Raises ValueError without samples.
     """
-    medians = [[median(repetition) for repetition in repetitions] for repetitions in runs]
-    if len(medians) >= LEAST_RUNS:
-        return np.array([np.mean(run) for run in medians])
-    if sum(map(len, medians)) > 1:
-        return np.concatenate(medians)
-    ((samples,),) = runs
-    parts = np.array_split(_checked(samples), max(1, min(SEGMENTS, len(samples) // 2)))
-    return np.array([np.median(part) for part in parts])
+    if len(runs) >= LEAST_RUNS:
+        return np.array([np.mean([median(repetition) for repetition in repetitions]) for repetitions in runs])
+    return np.array([median(part) for repetitions in runs for part in _parts(repetitions)])
+
+
+def _parts(repetitions: Repetitions) -> Repetitions:
+    """The repetitions of a run, or the segments of a single one."""
+    if len(repetitions) > 1:
+        return repetitions
+    (samples,) = map(_checked, repetitions)
+    return np.array_split(samples, max(1, min(SEGMENTS, len(samples) // 2)))
 
 
 def time_interval(times: np.ndarray, confidence: float = 0.95) -> Interval:

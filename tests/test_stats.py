@@ -95,6 +95,7 @@ def test_the_units_are_the_highest_level_there_is() -> None:
     assert list(stats.units([run, run])) == [2.0, 5.0, 2.0, 5.0], "of few runs the spread is not known"
     assert list(stats.units([run] * 4)) == [3.5] * 4
     assert list(stats.units([[np.repeat([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], 2)]])) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert len(stats.units([[np.arange(1.0, 17.0)]] * 2)) == 16, "a further run takes nothing away"
     assert stats.time_interval(stats.units([[[2.0]]])) == stats.Interval(2.0, 2.0, 0.0, 1)
 
 

@@ -54,7 +54,7 @@ class JudgedSamples:
     def words(self) -> str:
         """What is held against what: "8 repetitions against 5 runs"."""
         new = "repetitions" if len(self.new) > 1 else "segments"
-        old = "runs" if self.of_runs else "repetitions" if sum(map(len, self.old)) > 1 else "segments"
+        old = "runs" if self.of_runs else "repetitions" if max(map(len, self.old)) > 1 else "segments"
         return f"{len(self.new_units)} {new} against {len(self.old_units)} {old}"
 
 
